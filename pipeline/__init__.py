@@ -1,0 +1,1 @@
+"""The reading itself: pure functions over arrays and frozen dataclasses."""

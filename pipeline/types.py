@@ -1,0 +1,450 @@
+"""The words of the reading: what travels between the layers, as enums and frozen dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+UInt8Array = npt.NDArray[np.uint8]
+Float16Array = npt.NDArray[np.float16]
+Float32Array = npt.NDArray[np.float32]
+
+
+class Stage(StrEnum):
+    """The five steps of a chunk, in the order in which they run."""
+
+    PREPARE = "prepare"
+    CLASSIFY = "classify"
+    DETECT = "detect"
+    EXPLAIN = "explain"
+    REPORT = "report"
+
+
+STAGES: tuple[Stage, ...] = tuple(Stage)
+
+
+class BatchStatus(StrEnum):
+    """State of a batch; the last four are terminal."""
+
+    DRAFT = "draft"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ImageStatus(StrEnum):
+    """State of an image; `rejected` is the input's fault, `failed` is ours and can be retried."""
+
+    UPLOADED = "uploaded"
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL_IMAGE_STATUSES = frozenset(
+    {ImageStatus.DONE, ImageStatus.REJECTED, ImageStatus.FAILED, ImageStatus.CANCELLED}
+)
+TERMINAL_BATCH_STATUSES = frozenset(
+    {BatchStatus.DONE, BatchStatus.PARTIAL, BatchStatus.FAILED, BatchStatus.CANCELLED}
+)
+
+
+class Triage(StrEnum):
+    """What a person should do with the image; ordered by `TRIAGE_SEVERITY`."""
+
+    POSITIVE = "positive"
+    DOUBT = "doubt"
+    NOT_ASSESSABLE = "not_assessable"
+    NEGATIVE = "negative"
+
+
+#: A study is as bad as its worst image: the larger number wins.
+TRIAGE_SEVERITY: Mapping[Triage, int] = {
+    Triage.NEGATIVE: 0,
+    Triage.NOT_ASSESSABLE: 1,
+    Triage.DOUBT: 2,
+    Triage.POSITIVE: 3,
+}
+
+
+class Reason(StrEnum):
+    """Stable codes for why an input was refused, not read, flagged, or failed.
+
+    The same code stands in the API, the page, the CSV, the PDF and the log.
+    `REASONS` holds the sentence for the person and what to do next.
+    """
+
+    # rejected: the input is unusable
+    EMPTY_FILE = "empty_file"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_SMALL = "too_small"
+    TOO_LARGE = "too_large"
+    FILE_TOO_LARGE = "file_too_large"
+    ANIMATED = "animated"
+    NOT_A_RADIOGRAPH = "not_a_radiograph"
+    DUPLICATE_IN_STUDY = "duplicate_in_study"
+    DICOM_UNSUPPORTED_CLASS = "dicom_unsupported_class"
+    DICOM_UNSUPPORTED_SYNTAX = "dicom_unsupported_syntax"
+    DICOM_MULTIFRAME = "dicom_multiframe"
+    DICOM_NO_PIXELS = "dicom_no_pixels"
+    DICOM_CORRUPT = "dicom_corrupt"
+    BURNED_IN_ANNOTATION = "burned_in_annotation"
+    ARCHIVE_ENCRYPTED = "archive_encrypted"
+    ARCHIVE_NESTED = "archive_nested"
+    ARCHIVE_CORRUPT = "archive_corrupt"
+    ARCHIVE_UNSAFE_PATH = "archive_unsafe_path"
+    ARCHIVE_LINK = "archive_link"
+    ARCHIVE_BOMB = "archive_bomb"
+    ARCHIVE_TOO_MANY = "archive_too_many"
+    # skipped: not images of ours, counted and not failed
+    DICOM_NOT_AN_IMAGE = "dicom_not_an_image"
+    # not assessable: done, but not read by AI
+    REGION_UNSUPPORTED = "region_unsupported"
+    REGION_UNSURE = "region_unsure"
+    UNFAMILIAR_IMAGE = "unfamiliar_image"
+    STUDY_INCOMPLETE = "study_incomplete"
+    # flags: read, but a person must know
+    REGION_CONTRADICTS_HEADER = "region_contradicts_header"
+    SEVERAL_REGIONS = "several_regions"
+    BURNED_IN_FLAG = "burned_in_flag"
+    SOP_UID_CORRECTION = "sop_uid_correction"
+    PARTIAL_PICTURE = "partial_picture"
+    POOLED_MODEL = "pooled_model"
+    # failed: our fault
+    PROCESSING_ERROR = "processing_error"
+    PROCESSING_TIMEOUT = "processing_timeout"
+    WORKER_LOST = "worker_lost"
+    # cancelled
+    CANCELLED_BY_USER = "cancelled_by_user"
+
+
+@dataclass(frozen=True)
+class ReasonText:
+    """What a `Reason` says to a person: one sentence, and what to do next."""
+
+    sentence: str
+    advice: str
+
+
+REASONS: Mapping[Reason, ReasonText] = {
+    Reason.EMPTY_FILE: ReasonText("The file is empty.", "Export it again and resend it."),
+    Reason.NOT_AN_IMAGE: ReasonText(
+        "The file is not a PNG, JPEG, TIFF, WebP or DICOM image.",
+        "Send one of these formats, or a ZIP of them.",
+    ),
+    Reason.TRUNCATED: ReasonText(
+        "The picture data end before the picture does.", "Export the image again and resend it."
+    ),
+    Reason.CORRUPT: ReasonText(
+        "The picture data cannot be decoded.", "Export the image again and resend it."
+    ),
+    Reason.TOO_SMALL: ReasonText(
+        "The picture is smaller than 64 pixels on one side.", "Send the full-size image."
+    ),
+    Reason.TOO_LARGE: ReasonText(
+        "The picture has more pixels than this server accepts.",
+        "Send it at its acquisition size, or ask the operator to raise the limit.",
+    ),
+    Reason.FILE_TOO_LARGE: ReasonText(
+        "The file is larger than this server accepts.",
+        "Send fewer or smaller files, or ask the operator to raise the limit.",
+    ),
+    Reason.ANIMATED: ReasonText(
+        "The file holds several pictures.", "Send each picture as a file of its own."
+    ),
+    Reason.NOT_A_RADIOGRAPH: ReasonText(
+        "The picture does not look like a radiograph.", "Send the radiograph itself, in grey tones."
+    ),
+    Reason.DUPLICATE_IN_STUDY: ReasonText(
+        "The same bytes are already in this study.", "Nothing to do: the first copy is read."
+    ),
+    Reason.DICOM_UNSUPPORTED_CLASS: ReasonText(
+        "The DICOM object is not a plain radiograph (CR, DX or SC).",
+        "Send CR, DX or secondary-capture images.",
+    ),
+    Reason.DICOM_UNSUPPORTED_SYNTAX: ReasonText(
+        "The DICOM transfer syntax cannot be decoded here.",
+        "Send it as Explicit VR Little Endian, JPEG or JPEG 2000.",
+    ),
+    Reason.DICOM_MULTIFRAME: ReasonText(
+        "The DICOM object has more than one frame.", "Send each frame as an image of its own."
+    ),
+    Reason.DICOM_NO_PIXELS: ReasonText(
+        "The DICOM object has no pixel data.", "Send the object with its pixel data."
+    ),
+    Reason.DICOM_CORRUPT: ReasonText(
+        "The DICOM file cannot be read.", "Export the object again and resend it."
+    ),
+    Reason.BURNED_IN_ANNOTATION: ReasonText(
+        "The header says that patient data are burned into the picture.",
+        "Remove them first, or ask the operator to accept such images.",
+    ),
+    Reason.ARCHIVE_ENCRYPTED: ReasonText(
+        "The archive or this member is password-protected.", "Send it without a password."
+    ),
+    Reason.ARCHIVE_NESTED: ReasonText(
+        "An archive inside an archive is not opened.", "Unpack it and send its files."
+    ),
+    Reason.ARCHIVE_CORRUPT: ReasonText(
+        "The archive or this member is damaged.", "Make the archive again and resend it."
+    ),
+    Reason.ARCHIVE_UNSAFE_PATH: ReasonText(
+        "The member's path leads outside the archive.", "Make the archive with relative paths only."
+    ),
+    Reason.ARCHIVE_LINK: ReasonText(
+        "The member is a link or a device, not a file.", "Send the file itself."
+    ),
+    Reason.ARCHIVE_BOMB: ReasonText(
+        "The archive unpacks to more than this server accepts.",
+        "Send smaller archives, or the files one by one.",
+    ),
+    Reason.ARCHIVE_TOO_MANY: ReasonText(
+        "The archive has more members than this server accepts.", "Split it into several archives."
+    ),
+    Reason.DICOM_NOT_AN_IMAGE: ReasonText(
+        "A DICOM object without a picture (directory, report, presentation state).",
+        "Nothing to do: it is skipped.",
+    ),
+    Reason.REGION_UNSUPPORTED: ReasonText(
+        "This body part is not one that the model reads.", "Read the image without AI."
+    ),
+    Reason.REGION_UNSURE: ReasonText(
+        "The model cannot tell which body part this is.", "Read the image without AI."
+    ),
+    Reason.UNFAMILIAR_IMAGE: ReasonText(
+        "The image is unlike those that the model was trained on.", "Read the image without AI."
+    ),
+    Reason.STUDY_INCOMPLETE: ReasonText(
+        "Not every image of the study could be assessed.", "Read the images that were not assessed."
+    ),
+    Reason.REGION_CONTRADICTS_HEADER: ReasonText(
+        "The body part in the header differs from the one that the model sees.",
+        "Check the header and read the image yourself.",
+    ),
+    Reason.SEVERAL_REGIONS: ReasonText(
+        "The image seems to show several body regions.", "Read the whole image yourself."
+    ),
+    Reason.BURNED_IN_FLAG: ReasonText(
+        "The header says that patient data are burned into the picture.",
+        "Handle reports and exports of this image as identified data.",
+    ),
+    Reason.SOP_UID_CORRECTION: ReasonText(
+        "Another image with the same SOP Instance UID and other bytes is here too.",
+        "Decide which of the two is the right one.",
+    ),
+    Reason.PARTIAL_PICTURE: ReasonText(
+        "The end of the file is missing; most of the picture could be read.",
+        "Export the image again to have all of it read.",
+    ),
+    Reason.POOLED_MODEL: ReasonText(
+        "Read by a model for several regions, since this region had too few fractures to train its own.",
+        "Trust the result less than one of a region's own model.",
+    ),
+    Reason.PROCESSING_ERROR: ReasonText(
+        "The image could not be processed.", "Retry; if it fails again, tell the operator."
+    ),
+    Reason.PROCESSING_TIMEOUT: ReasonText(
+        "Processing took longer than allowed.", "Retry; if it fails again, tell the operator."
+    ),
+    Reason.WORKER_LOST: ReasonText(
+        "The worker process died while it read the image.",
+        "Retry; if it fails again, tell the operator.",
+    ),
+    Reason.CANCELLED_BY_USER: ReasonText("The batch was cancelled.", "Submit it again if needed."),
+}
+
+
+class Rejected(Exception):
+    """The input is unusable.
+
+    Parameters
+    ----------
+    reason
+        The stable code.
+    detail
+        Technical words for the operator's log; never holds file names or patient data.
+    """
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
+        self.reason = reason
+        self.detail = detail
+
+
+class Skipped(Exception):
+    """The file is valid but holds nothing to read (DICOMDIR, SR, PR, KO); counted, not failed."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What is kept of a header or a manifest row: pseudonymised, enough to file a report.
+
+    Attributes
+    ----------
+    study_date, study_time
+        DICOM DA (``YYYYMMDD``) and TM strings, or empty.
+    laterality
+        ``"L"``, ``"R"``, ``"B"`` or empty when not stated.
+    age_years
+        Whole years; 90 stands for 90 and more. None when unknown.
+    patient_hash
+        Hex HMAC-SHA256 of issuer and PatientID under the site's key, or empty.
+    body_part
+        BodyPartExamined (0018,0015) as in the header, upper case, or empty.
+    """
+
+    accession: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    sop_uid: str = ""
+    study_date: str = ""
+    study_time: str = ""
+    body_part: str = ""
+    laterality: str = ""
+    view: str = ""
+    age_years: int | None = None
+    patient_hash: str = ""
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """A decoded image, ready to be shown and read.
+
+    Attributes
+    ----------
+    pixels
+        uint8 array of shape (height, width), 0-255, bone bright, upright (EXIF honoured), never mirrored.
+    width, height
+        Size in pixels of the original, equal to `pixels`' shape: the frame of attention regions.
+    facts
+        What the header said; empty for plain images.
+    media_type
+        Of `stored`: ``image/jpeg``, ``image/png``, ``application/dicom`` ...
+    stored
+        The de-identified bytes to keep instead of the upload.
+    flags
+        Reasons that a person must know though the image was read.
+    """
+
+    pixels: UInt8Array
+    width: int
+    height: int
+    facts: StudyFacts
+    media_type: str
+    stored: bytes
+    flags: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Two operating points on the calibrated probability: below `low` negative, from `high` up positive."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Platt:
+    """Calibration ``p = sigmoid(slope * logit + intercept)`` (Platt 1999).
+
+    `prevalence` is the share of fractured images it was fitted at.
+    """
+
+    slope: float
+    intercept: float
+    prevalence: float
+
+
+@dataclass(frozen=True)
+class RegionModel:
+    """How one region is read: by which network, calibrated and cut how.
+
+    `pooled` tells that the network serves several regions.
+    """
+
+    region: str
+    network: str
+    calibration: Platt
+    thresholds: Thresholds
+    pooled: bool
+
+
+@dataclass(frozen=True)
+class RoutingRules:
+    """When an image is read, and when it is not.
+
+    Attributes
+    ----------
+    min_probability
+        Below this for the top region: `Reason.REGION_UNSURE`.
+    max_distance
+        Feature distance above this: `Reason.UNFAMILIAR_IMAGE`. None switches the test off.
+    second_region
+        A second region at or above this probability flags `Reason.SEVERAL_REGIONS`.
+    """
+
+    min_probability: float
+    max_distance: float | None
+    second_region: float
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where an image goes: the region, or why it is not assessed.
+
+    `region` is the most probable one even when the image is not assessable; `not_assessable` then says why.
+    `flags` force at least *doubt*: such an image is never negative.
+    """
+
+    region: str
+    probability: float
+    not_assessable: Reason | None
+    flags: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True)
+class AttentionRegion:
+    """Where the model looked, in original pixels; never a fracture box.
+
+    `x`, `y` is the top left corner; `score` is the mean of the heat map inside, 0-1.
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one bundle says of one image.
+
+    `probability` is calibrated, 0-1, and None when the image is not assessable.
+    """
+
+    region: str
+    region_probability: float
+    region_probabilities: Mapping[str, float]
+    probability: float | None
+    triage: Triage
+    reasons: tuple[Reason, ...] = ()
+    attention_regions: tuple[AttentionRegion, ...] = field(default=())

@@ -1,0 +1,138 @@
+"""One frozen, validated settings object, read from FRACTUREAI_* environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, get_type_hints
+
+PREFIX = "FRACTUREAI_"
+
+
+class SettingsError(ValueError):
+    """A setting is missing, malformed, or contradicts another one."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a person can set. ``FRACTUREAI_<NAME>`` sets ``name``.
+
+    Times are in seconds, sizes in bytes. Secrets never appear in `repr`.
+    """
+
+    # where things are
+    database_url: str = ""
+    broker_url: str = ""
+    blob_url: str = ""
+    secret_key: str = ""
+    site_name: str = "Demo hospital"
+    public_url: str = ""
+    # what reads
+    default_bundle: str = ""
+    scorer_backend: str = "auto"
+    precision: str = "float32"
+    scorer_threads: int = 0
+    # limits of what is taken in
+    max_request_bytes: int = 2 * 1024**3
+    max_file_bytes: int = 512 * 1024**2
+    max_archive_members: int = 100_000
+    max_archive_bytes: int = 20 * 1024**3
+    max_archive_ratio: int = 200
+    max_pixels: int = 100_000_000
+    burned_in_annotation: str = "flag"
+    # work
+    chunk_size: int = 32
+    lease_seconds: float = 30.0
+    lease_renew_seconds: float = 10.0
+    max_attempts: int = 3
+    resend_seconds: float = 60.0
+    reconcile_seconds: float = 1.0
+    in_flight_per_slot: int = 2
+    dispatch_timeout_seconds: float = 1.0
+    aging_seconds: float = 600.0
+    soft_time_limit: float = 540.0
+    hard_time_limit: float = 600.0
+    visibility_timeout: float = 3600.0
+    soft_shutdown_seconds: float = 8.0
+    heartbeat_seconds: float = 5.0
+    scratch_keep_seconds: float = 86_400.0
+    draft_keep_seconds: float = 7 * 86_400.0
+    # sessions
+    session_hours: float = 12.0
+    secure_cookies: bool = False
+    log_level: str = "INFO"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that would lose work."""
+        rules = {
+            "scorer_backend must be auto, tensorflow or openvino": self.scorer_backend
+            in {"auto", "tensorflow", "openvino"},
+            "precision must be float32 or bfloat16": self.precision in {"float32", "bfloat16"},
+            "burned_in_annotation must be flag or refuse": self.burned_in_annotation in {"flag", "refuse"},
+            "chunk_size must be 1 to 64": 1 <= self.chunk_size <= 64,
+            "lease_renew_seconds must be less than half of lease_seconds": 0
+            < self.lease_renew_seconds
+            < self.lease_seconds / 2,
+            "soft_time_limit must be at most 0.9 x hard_time_limit": 0
+            < self.soft_time_limit
+            <= 0.9 * self.hard_time_limit,
+            "visibility_timeout must exceed hard_time_limit": self.visibility_timeout > self.hard_time_limit,
+            "max_attempts must be at least 1": self.max_attempts >= 1,
+            "max_pixels must be at least 4096": self.max_pixels >= 64 * 64,
+        }
+        for sentence, holds in rules.items():
+            if not holds:
+                raise SettingsError(sentence)
+
+    def __repr__(self) -> str:
+        """Show the settings without the secrets."""
+        hidden = {"database_url", "broker_url", "blob_url", "secret_key"}
+        shown = ", ".join(
+            f"{f.name}={'***' if f.name in hidden else getattr(self, f.name)!r}" for f in fields(self)
+        )
+        return f"Settings({shown})"
+
+    def require(self, *names: str) -> Settings:
+        """Return self, or raise `SettingsError` naming the first empty one of `names`."""
+        for name in names:
+            if not getattr(self, name):
+                raise SettingsError(f"{PREFIX}{name.upper()} is not set")
+        return self
+
+
+def _parse(name: str, kind: Any, text: str) -> Any:
+    if kind is bool:
+        if text.lower() in {"1", "true", "yes", "on"}:
+            return True
+        if text.lower() in {"0", "false", "no", "off", ""}:
+            return False
+        raise SettingsError(f"{PREFIX}{name.upper()} must be true or false, not {text!r}")
+    try:
+        return kind(text)
+    except ValueError:
+        raise SettingsError(f"{PREFIX}{name.upper()} must be {kind.__name__}, not {text!r}") from None
+
+
+def from_environ(environ: Mapping[str, str]) -> Settings:
+    """Read settings from a mapping such as `os.environ`.
+
+    Raises
+    ------
+    SettingsError
+        A value is malformed or contradicts another one.
+    """
+    kinds = get_type_hints(Settings)
+    values = {
+        f.name: _parse(f.name, kinds[f.name], environ[PREFIX + f.name.upper()])
+        for f in fields(Settings)
+        if PREFIX + f.name.upper() in environ
+    }
+    return Settings(**values)
+
+
+@cache
+def get_settings() -> Settings:
+    """Return this process's settings, read once."""
+    return from_environ(os.environ)
