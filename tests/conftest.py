@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real radiographs that lie beside the repository and are never part of it; skips where they are absent."""
+    """Real radiographs beside the repository, never part of it; skips where they are absent."""
     folder = Path(os.environ.get("FRACTUREAI_SHARED_DATA") or ROOT.parent / "shared" / "data")
     if not (folder / "README.md").is_file():
         pytest.skip(f"no shared data at {folder}; set FRACTUREAI_SHARED_DATA")
