@@ -204,9 +204,7 @@ REASONS: Mapping[Reason, ReasonText] = {
     Reason.ARCHIVE_UNSAFE_PATH: ReasonText(
         "The member's path leads outside the archive.", "Make the archive with relative paths only."
     ),
-    Reason.ARCHIVE_LINK: ReasonText(
-        "The member is a link or a device, not a file.", "Send the file itself."
-    ),
+    Reason.ARCHIVE_LINK: ReasonText("The member is a link or a device, not a file.", "Send the file itself."),
     Reason.ARCHIVE_BOMB: ReasonText(
         "The archive unpacks to more than this server accepts.",
         "Send smaller archives, or the files one by one.",

@@ -1,0 +1,1 @@
+"""What outlives a process: tables, bytes, units of work, and their dispatch."""

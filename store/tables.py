@@ -1,0 +1,492 @@
+"""The tables. Every row that belongs to a site carries its `site_id`, and every query names it."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from pipeline.types import (
+    REASONS,
+    STAGES,
+    TERMINAL_BATCH_STATUSES,
+    TERMINAL_IMAGE_STATUSES,
+    BatchStatus,
+    ImageStatus,
+    Reason,
+    Stage,
+    StudyFacts,
+    Triage,
+)
+
+__all__ = [
+    "REASONS",
+    "STAGES",
+    "TERMINAL_BATCH_STATUSES",
+    "TERMINAL_IMAGE_STATUSES",
+    "ApiKey",
+    "Audit",
+    "Base",
+    "Batch",
+    "BatchReason",
+    "BatchStatus",
+    "Bundle",
+    "Finding",
+    "Image",
+    "ImageStatus",
+    "Priority",
+    "Reason",
+    "SignInToken",
+    "Site",
+    "Stage",
+    "Study",
+    "StudyFacts",
+    "StudyFinding",
+    "Triage",
+    "User",
+    "UserSession",
+    "Work",
+    "WorkKind",
+    "WorkState",
+    "Worker",
+]
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Priority(StrEnum):
+    """The requester's priority; `RANK` orders them, the smaller first."""
+
+    URGENT = "urgent"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def rank(self) -> int:
+        """Return the number that the database sorts by."""
+        return {"urgent": 0, "normal": 1, "low": 2}[self.value]
+
+
+class WorkKind(StrEnum):
+    """What a unit of work is."""
+
+    CHUNK = "chunk"
+    FINISH = "finish"
+
+
+class WorkState(StrEnum):
+    """`due` waits for dispatch, `published` lies in the broker, `running` was taken at least once."""
+
+    DUE = "due"
+    PUBLISHED = "published"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    metadata = MetaData(naming_convention=NAMES)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own protocol
+        uuid.UUID: UUID(as_uuid=True),
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+        str: Text,
+    }
+
+
+def _id() -> Mapped[uuid.UUID]:
+    return mapped_column(primary_key=True, default=uuid.uuid4)
+
+
+def _site() -> Mapped[uuid.UUID]:
+    return mapped_column(ForeignKey("sites.id"), nullable=False)
+
+
+def _now() -> Mapped[datetime]:
+    return mapped_column(server_default=func.now())
+
+
+def _zero() -> Mapped[int]:
+    return mapped_column(Integer, server_default=text("0"), default=0)
+
+
+class Site(Base):
+    """A tenant: a hospital or a department."""
+
+    __tablename__ = "sites"
+    id: Mapped[uuid.UUID] = _id()
+    name: Mapped[str] = mapped_column(unique=True)
+    default_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
+    created_at: Mapped[datetime] = _now()
+
+
+class User(Base):
+    """A person who signs in to the pages."""
+
+    __tablename__ = "users"
+    __table_args__ = (UniqueConstraint("site_id", "email"),)
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    email: Mapped[str]
+    password_hash: Mapped[str | None]
+    role: Mapped[str] = mapped_column(server_default="admin")
+    created_at: Mapped[datetime] = _now()
+    disabled_at: Mapped[datetime | None]
+
+
+class ApiKey(Base):
+    """A key for programs; only its hash is kept."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]
+    key_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = _now()
+    last_used_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class SignInToken(Base):
+    """A one-time link that signs a person in; only its hash is kept."""
+
+    __tablename__ = "sign_in_tokens"
+    id: Mapped[uuid.UUID] = _id()
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class UserSession(Base):
+    """A signed-in browser; only the hash of its cookie is kept."""
+
+    __tablename__ = "user_sessions"
+    id: Mapped[uuid.UUID] = _id()
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"), index=True)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    csrf_token: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime]
+
+
+class Audit(Base):
+    """Who did what; append-only by a trigger."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    site_id: Mapped[uuid.UUID] = _site()
+    user_id: Mapped[uuid.UUID | None]
+    action: Mapped[str]
+    object_id: Mapped[str | None]
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    at: Mapped[datetime] = _now()
+
+
+class Bundle(Base):
+    """A model version: its manifest here, its files in the blob store under ``bundles/<name>/``."""
+
+    __tablename__ = "bundles"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    manifest: Mapped[dict[str, Any]]
+    card: Mapped[str] = mapped_column(server_default="")
+    files: Mapped[dict[str, Any]]  # file name -> sha256
+    created_at: Mapped[datetime] = _now()
+
+
+class Batch(Base):
+    """A submission. Its counters make a poll one row's read; they change in the images' transactions.
+
+    ``s_<stage>`` counts the images that passed the stage or are terminal.
+    """
+
+    __tablename__ = "batches"
+    __table_args__ = (
+        UniqueConstraint("site_id", "idempotency_key"),
+        Index("ix_batches_site_created", "site_id", "created_at", "id"),
+        Index(
+            "ix_batches_active",
+            "status",
+            postgresql_where=text("status in ('queued','running','paused')"),
+        ),
+    )
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
+    label: Mapped[str] = mapped_column(server_default="")
+    status: Mapped[str] = mapped_column(server_default="draft", default=BatchStatus.DRAFT.value)
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="1", default=1)
+    bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
+    with_report: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
+    with_heatmap: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
+    idempotency_key: Mapped[str | None]
+    request_hash: Mapped[str | None] = mapped_column(String(64))
+    manifest_key: Mapped[str | None]
+    round: Mapped[int] = mapped_column(Integer, server_default=text("1"), default=1)
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"), default=1)
+    created_at: Mapped[datetime] = _now()
+    submitted_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    cancelled_at: Mapped[datetime | None]
+    paused_at: Mapped[datetime | None]
+    n_total: Mapped[int] = _zero()
+    n_queued: Mapped[int] = _zero()
+    n_running: Mapped[int] = _zero()
+    n_done: Mapped[int] = _zero()
+    n_rejected: Mapped[int] = _zero()
+    n_failed: Mapped[int] = _zero()
+    n_cancelled: Mapped[int] = _zero()
+    n_skipped: Mapped[int] = _zero()
+    n_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
+    t_positive: Mapped[int] = _zero()
+    t_doubt: Mapped[int] = _zero()
+    t_not_assessable: Mapped[int] = _zero()
+    t_negative: Mapped[int] = _zero()
+    s_prepare: Mapped[int] = _zero()
+    s_classify: Mapped[int] = _zero()
+    s_detect: Mapped[int] = _zero()
+    s_explain: Mapped[int] = _zero()
+    s_report: Mapped[int] = _zero()
+    rate: Mapped[float] = mapped_column(Float, server_default=text("0"), default=0.0)
+    rate_at: Mapped[datetime | None]
+
+
+class BatchReason(Base):
+    """How many images of a batch carry a reason; kept so that a poll need not count."""
+
+    __tablename__ = "batch_reasons"
+    batch_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True
+    )
+    reason: Mapped[str] = mapped_column(primary_key=True)
+    n: Mapped[int] = _zero()
+
+
+class Study(Base):
+    """Images that belong together. `key` says by what: ``uid:``, ``manifest:``, ``path:`` or ``image:``."""
+
+    __tablename__ = "studies"
+    __table_args__ = (
+        UniqueConstraint("site_id", "key"),
+        Index("ix_studies_site_accession", "site_id", "accession"),
+    )
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    key: Mapped[str]
+    study_uid: Mapped[str] = mapped_column(server_default="", default="")
+    accession: Mapped[str] = mapped_column(server_default="", default="")
+    study_date: Mapped[str] = mapped_column(server_default="", default="")
+    patient_hash: Mapped[str] = mapped_column(server_default="", default="")
+    created_at: Mapped[datetime] = _now()
+
+
+class StudyFinding(Base):
+    """One version of what one bundle says of a study, with its report. `basis` is a hash of what went in."""
+
+    __tablename__ = "study_findings"
+    __table_args__ = (
+        UniqueConstraint("study_id", "bundle", "version"),
+        Index("ix_study_findings_batch", "batch_id"),
+    )
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    study_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("studies.id"))
+    batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("batches.id"))
+    bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
+    version: Mapped[int]
+    basis: Mapped[str] = mapped_column(String(64))
+    triage: Mapped[str]
+    reasons: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
+    n_images: Mapped[int]
+    report_key: Mapped[str | None]
+    report_sha256: Mapped[str | None] = mapped_column(String(64))
+    report_size: Mapped[int | None]
+    created_at: Mapped[datetime] = _now()
+
+
+class Finding(Base):
+    """What a bundle says of some bytes; shared by every image of the site that has them.
+
+    `cam` is the float16 class-activation map of `cam_height` x `cam_width`, C order, or NULL.
+    """
+
+    __tablename__ = "findings"
+    __table_args__ = (UniqueConstraint("site_id", "sha256", "bundle", "precision"),)
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    sha256: Mapped[str] = mapped_column(String(64))
+    bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
+    precision: Mapped[str]
+    region: Mapped[str]
+    region_probability: Mapped[float]
+    region_probabilities: Mapped[dict[str, Any]]
+    distance: Mapped[float | None]
+    not_assessable: Mapped[str | None]
+    flags: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
+    network: Mapped[str | None]
+    logit: Mapped[float | None]
+    probability: Mapped[float | None]
+    triage: Mapped[str | None]
+    cam: Mapped[bytes | None] = mapped_column(LargeBinary)
+    cam_height: Mapped[int | None] = mapped_column(SmallInteger)
+    cam_width: Mapped[int | None] = mapped_column(SmallInteger)
+    created_at: Mapped[datetime] = _now()
+
+
+class Work(Base):
+    """One unit of work: the only thing that recovers. See ``store.work``."""
+
+    __tablename__ = "work"
+    __table_args__ = (
+        Index(
+            "uq_work_finish",
+            "batch_id",
+            "round",
+            unique=True,
+            postgresql_where=text("kind = 'finish'"),
+        ),
+        Index(
+            "ix_work_due",
+            "site_id",
+            "priority",
+            "due_at",
+            postgresql_where=text("state = 'due'"),
+        ),
+        Index(
+            "ix_work_in_flight",
+            "state",
+            "published_at",
+            postgresql_where=text("state in ('published','running')"),
+        ),
+        Index("ix_work_batch", "batch_id", "state"),
+    )
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
+    kind: Mapped[str]
+    round: Mapped[int]
+    stage: Mapped[str | None]  # the next stage of a chunk; NULL for other kinds
+    state: Mapped[str] = mapped_column(server_default="due", default=WorkState.DUE.value)
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    n_images: Mapped[int] = _zero()
+    attempt: Mapped[int] = _zero()
+    taken: Mapped[int] = _zero()
+    due_at: Mapped[datetime] = _now()
+    published_at: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    lease_token: Mapped[uuid.UUID | None]
+    scratch: Mapped[str | None]  # blob key of the chunk's input stack
+    error: Mapped[str | None]
+    error_code: Mapped[str | None]
+    created_at: Mapped[datetime] = _now()
+    finished_at: Mapped[datetime | None]
+
+
+class Image(Base):
+    """One path in one batch. `path` may hold names: it is shown to its owner alone and never logged."""
+
+    __tablename__ = "images"
+    __table_args__ = (
+        UniqueConstraint("batch_id", "path", "sha256"),
+        Index("ix_images_batch_seq", "batch_id", "seq"),
+        Index("ix_images_batch_status_seq", "batch_id", "status", "seq"),
+        Index("ix_images_batch_triage_seq", "batch_id", "triage", "seq"),
+        Index("ix_images_batch_region_seq", "batch_id", "region", "seq"),
+        Index("ix_images_work", "work_id"),
+        Index("ix_images_study", "study_id"),
+        Index("ix_images_site_sha", "site_id", "sha256"),
+        Index("ix_images_site_sop", "site_id", "sop_uid", postgresql_where=text("sop_uid <> ''")),
+    )
+    id: Mapped[uuid.UUID] = _id()
+    seq: Mapped[int] = mapped_column(BigInteger, Identity(), unique=True)
+    site_id: Mapped[uuid.UUID] = _site()
+    batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
+    study_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("studies.id"))
+    work_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("work.id", ondelete="SET NULL"))
+    finding_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("findings.id"))
+    path: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[str] = mapped_column(server_default="uploaded", default=ImageStatus.UPLOADED.value)
+    stage: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"), default=0)
+    reason: Mapped[str | None]
+    error: Mapped[str | None]
+    flags: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
+    region: Mapped[str | None]
+    region_probability: Mapped[float | None]
+    probability: Mapped[float | None]
+    triage: Mapped[str | None]
+    attention_regions: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
+    # what a manifest row says, before the header is known
+    manifest_study: Mapped[str] = mapped_column(server_default="", default="")
+    # what is kept of the header or the manifest (StudyFacts)
+    accession: Mapped[str] = mapped_column(server_default="", default="")
+    study_uid: Mapped[str] = mapped_column(server_default="", default="")
+    series_uid: Mapped[str] = mapped_column(server_default="", default="")
+    sop_uid: Mapped[str] = mapped_column(server_default="", default="")
+    study_date: Mapped[str] = mapped_column(server_default="", default="")
+    study_time: Mapped[str] = mapped_column(server_default="", default="")
+    body_part: Mapped[str] = mapped_column(server_default="", default="")
+    laterality: Mapped[str] = mapped_column(server_default="", default="")
+    view: Mapped[str] = mapped_column(server_default="", default="")
+    age_years: Mapped[int | None] = mapped_column(SmallInteger)
+    patient_hash: Mapped[str] = mapped_column(server_default="", default="")
+    # bytes
+    incoming_key: Mapped[str | None]
+    original_key: Mapped[str | None]
+    original_sha256: Mapped[str | None] = mapped_column(String(64))
+    media_type: Mapped[str | None]
+    display_key: Mapped[str | None]
+    display_sha256: Mapped[str | None] = mapped_column(String(64))
+    overlay_key: Mapped[str | None]
+    overlay_sha256: Mapped[str | None] = mapped_column(String(64))
+    overlay_size: Mapped[int | None]
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    created_at: Mapped[datetime] = _now()
+    finished_at: Mapped[datetime | None]
+
+
+class Worker(Base):
+    """A worker process that was alive lately; dispatch sizes its window by their slots."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    queues: Mapped[list[Any]]
+    slots: Mapped[int]
+    version: Mapped[str]
+    seen_at: Mapped[datetime] = _now()
