@@ -1,0 +1,1 @@
+"""The command `fractureai`: what a person types. Nothing imports this package."""
