@@ -109,6 +109,7 @@ class Reason(StrEnum):
     ARCHIVE_LINK = "archive_link"
     ARCHIVE_BOMB = "archive_bomb"
     ARCHIVE_TOO_MANY = "archive_too_many"
+    ARCHIVE_UNSUPPORTED = "archive_unsupported"
     # skipped: not images of ours, counted and not failed
     DICOM_NOT_AN_IMAGE = "dicom_not_an_image"
     # not assessable: done, but not read by AI
@@ -211,6 +212,10 @@ REASONS: Mapping[Reason, ReasonText] = {
     ),
     Reason.ARCHIVE_TOO_MANY: ReasonText(
         "The archive has more members than this server accepts.", "Split it into several archives."
+    ),
+    Reason.ARCHIVE_UNSUPPORTED: ReasonText(
+        "The member is packed in a way that is not opened here.",
+        "Make the archive with ordinary ZIP compression (Deflate).",
     ),
     Reason.DICOM_NOT_AN_IMAGE: ReasonText(
         "A DICOM object without a picture (directory, report, presentation state).",

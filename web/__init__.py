@@ -1,0 +1,1 @@
+"""The thin Flask front: takes uploads, queues them, shows and hands out results. It decodes no picture."""
