@@ -1,0 +1,47 @@
+# The commands of a developer and of somebody who wants to see it work. Each sets up what it needs.
+PY := .venv/bin/python
+IMAGES ?=
+EXIT ?=
+ARGS ?=
+
+.PHONY: help setup demo up test lint format lock
+
+help:
+	@echo "make demo [IMAGES=folder] [EXIT=1]  run a server here, read radiographs, keep serving (or end)"
+	@echo "make up [ARGS='--port 9000']        run a server here"
+	@echo "make test [ARGS='-k decode']        all tests"
+	@echo "make lint                           what the tests cannot see: style, types, import directions"
+	@echo "make format                         lay the code out"
+	@echo "make lock                           choose dependency versions anew"
+
+setup:
+	@scripts/setup.sh
+
+# exec: the command is a child of make itself, and ends when make is killed
+demo: setup
+	@exec .venv/bin/fractureai demo --end-with-make $(if $(IMAGES),--images "$(IMAGES)") $(if $(EXIT),--exit)
+
+up: setup
+	@exec .venv/bin/fractureai up $(ARGS)
+
+test:
+	@scripts/setup.sh test
+	@exec $(PY) -m pytest $(ARGS)
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+
+format: setup
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+# One lock for the machines without a GPU and for development, one for the image with CUDA; hashes, no index address.
+lock: setup
+	$(PY) -m pip install -q uv
+	$(PY) -m uv pip compile pyproject.toml --extra cpu --extra train --extra dev --universal --python-version 3.11 \
+	    --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q -o requirements.lock
+	$(PY) -m uv pip compile pyproject.toml --extra gpu --universal --python-version 3.11 \
+	    --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q -o requirements-gpu.lock

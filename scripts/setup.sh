@@ -1,0 +1,74 @@
+#!/bin/sh
+# Make .venv and install the locked dependencies into it; look for the system libraries. Does nothing when all is there.
+# Usage: scripts/setup.sh [test]   (test: also what the tests need: Chromium, poppler)
+set -eu
+cd "$(dirname "$0")/.."
+
+say() { printf '%s\n' "$*" >&2; }
+
+# Install Debian packages where we may; otherwise print the command and go on or end ($1: need or want).
+apt_install() {
+    how=$1; shift
+    if ! command -v apt-get >/dev/null; then
+        say "Please install what Debian calls: $*"
+    elif [ "$(id -u)" = 0 ]; then
+        as_root="env"
+    elif sudo -n true 2>/dev/null; then
+        as_root="sudo"
+    else
+        say "Missing system packages. Please run:  sudo apt-get install -y --no-install-recommends $*"
+    fi
+    if [ -n "${as_root:-}" ]; then
+        say "Installing system packages: $*"
+        export DEBIAN_FRONTEND=noninteractive
+        if $as_root apt-get install -y -q --no-install-recommends "$@" >/dev/null 2>&1 ||
+            { $as_root apt-get update -q >/dev/null && $as_root apt-get install -y -q --no-install-recommends "$@" >/dev/null; }
+        then return 0; fi
+        say "That did not work. Please run:  apt-get install -y --no-install-recommends $*"
+    fi
+    [ "$how" = want ] || exit 1
+}
+
+has_library() { { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q "$1"; }
+
+# 1. Python 3.11 to 3.13, with venv
+if [ ! -x .venv/bin/python ]; then
+    for python in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        if "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then
+            found=$python; break
+        fi
+    done
+    if [ -z "${found:-}" ]; then
+        say "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/python if it is not on the PATH."
+        exit 1
+    fi
+    if ! "$found" -c 'import ensurepip, venv' 2>/dev/null; then  # Debian ships it apart
+        apt_install need "python$("$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+    fi
+    rm -rf .venv
+    "$found" -m venv .venv
+fi
+
+# 2. What is locked, and the project itself; again only when the lock or the project's table of contents changed
+stamp=$(cat requirements.lock pyproject.toml | sha256sum | cut -d' ' -f1)
+if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
+    say "Installing the locked dependencies into .venv (a few minutes the first time)"
+    .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+    .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+    echo "$stamp" >.venv/installed
+fi
+
+# 3. Libraries that WeasyPrint opens: the text layout (needed), and the subsetter that makes reports four times faster
+missing=
+has_library libpango-1.0.so.0 || missing="$missing libpango-1.0-0"
+has_library libpangoft2-1.0.so.0 || missing="$missing libpangoft2-1.0-0"
+[ -z "$missing" ] || apt_install need $missing
+has_library libharfbuzz-subset.so.0 || apt_install want libharfbuzz-subset0
+
+# 4. For the tests: a browser, and pages of a PDF as pictures
+if [ "${1:-}" = test ]; then
+    missing=
+    command -v pdftoppm >/dev/null || missing="$missing poppler-utils"
+    command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing="$missing chromium"
+    [ -z "$missing" ] || apt_install want $missing
+fi
