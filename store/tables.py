@@ -56,6 +56,7 @@ __all__ = [
     "Finding",
     "Image",
     "ImageStatus",
+    "ManifestLine",
     "Priority",
     "Reason",
     "SignInToken",
@@ -254,7 +255,6 @@ class Batch(Base):
     with_heatmap: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
     idempotency_key: Mapped[str | None]
     request_hash: Mapped[str | None] = mapped_column(String(64))
-    manifest_key: Mapped[str | None]
     round: Mapped[int] = mapped_column(Integer, server_default=text("1"), default=1)
     version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"), default=1)
     created_at: Mapped[datetime] = _now()
@@ -453,6 +453,7 @@ class Image(Base):
     attention_regions: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
     # what a manifest row says, before the header is known
     manifest_study: Mapped[str] = mapped_column(server_default="", default="")
+    priority: Mapped[int | None] = mapped_column(SmallInteger)
     # what is kept of the header or the manifest (StudyFacts)
     accession: Mapped[str] = mapped_column(server_default="", default="")
     study_uid: Mapped[str] = mapped_column(server_default="", default="")
@@ -479,6 +480,21 @@ class Image(Base):
     height: Mapped[int | None]
     created_at: Mapped[datetime] = _now()
     finished_at: Mapped[datetime | None]
+
+
+class ManifestLine(Base):
+    """What the requester's CSV says of one path; applied to the image whenever it comes."""
+
+    __tablename__ = "manifest_lines"
+    batch_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True
+    )
+    path: Mapped[str] = mapped_column(primary_key=True)
+    accession: Mapped[str] = mapped_column(server_default="", default="")
+    study: Mapped[str] = mapped_column(server_default="", default="")
+    view: Mapped[str] = mapped_column(server_default="", default="")
+    laterality: Mapped[str] = mapped_column(server_default="", default="")
+    priority: Mapped[int | None] = mapped_column(SmallInteger)
 
 
 class Worker(Base):

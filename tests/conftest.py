@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
+from sqlalchemy import Engine, text
 
 from cli.embedded import Servers, embedded
+from settings import get_settings
+from store import blobs as blob_module
+from store import dispatch as dispatch_module
+from store import session as session_module
+from store.blobs import BlobStore
+from store.tables import Base
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,3 +48,59 @@ def servers(home: Path) -> Iterator[Servers]:
     """A real Postgres and a real Valkey for the whole run of one test process."""
     with embedded(home) as (addresses, _):
         yield addresses
+
+
+def _forget() -> None:
+    """Drop what this process keeps of its settings, so that the next test's count."""
+    get_settings.cache_clear()
+    blob_module.get_blobs.cache_clear()
+    dispatch_module._publisher.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def migrated(servers: Servers) -> None:
+    """The tables, made by the migrations themselves."""
+    environment = {**os.environ, **servers.environment()}
+    command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+
+
+@pytest.fixture
+def settings_env(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.MonkeyPatch]:
+    """This test's settings: real servers, a blob folder of its own. Set more with the monkeypatch returned."""
+    for name, value in servers.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FRACTUREAI_BLOB_URL", f"file://{tmp_path}/blobs")
+    monkeypatch.setenv("FRACTUREAI_SECRET_KEY", "a secret for tests alone")
+    _forget()
+    yield monkeypatch
+    _forget()
+
+
+@pytest.fixture
+def database(settings_env: pytest.MonkeyPatch, migrated: None) -> Iterator[Engine]:
+    """An empty, migrated database."""
+    engine = session_module.get_engine()
+    tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))  # audit refuses otherwise
+        connection.execute(text(f"TRUNCATE {tables} CASCADE"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def blobs(settings_env: pytest.MonkeyPatch) -> BlobStore:
+    """This test's blob store."""
+    return blob_module.get_blobs()
+
+
+@pytest.fixture
+def broker(settings_env: pytest.MonkeyPatch, servers: Servers) -> Iterator[redis.Redis]:
+    """An empty broker."""
+    client = redis.Redis.from_url(servers.broker_url)
+    client.flushall()
+    yield client
+    client.close()

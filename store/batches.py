@@ -1,0 +1,638 @@
+"""Every read and write of batches and images that the web and the workers do, as named functions."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from sqlalchemy import Row, Select, and_, func, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session, aliased
+
+from settings import get_settings
+from store import counters, studies
+from store.errors import (
+    BatchEmpty,
+    BatchNotDraft,
+    IdempotencyKeyReused,
+    InvalidCursor,
+    NotFound,
+    UnknownBundle,
+    WrongState,
+)
+from store.session import get_engine
+from store.tables import (
+    TERMINAL_BATCH_STATUSES,
+    Batch,
+    BatchReason,
+    BatchStatus,
+    Bundle,
+    Finding,
+    Image,
+    ImageStatus,
+    ManifestLine,
+    Priority,
+    Reason,
+    Site,
+    Study,
+    StudyFinding,
+    Work,
+    WorkState,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """One file that the web took in: where its bytes lie, or why they were refused."""
+
+    path: str
+    sha256: str
+    size: int
+    incoming_key: str | None
+    reason: Reason | None = None
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class FileAnswer:
+    """What became of one file: accepted, rejected, skipped or duplicate."""
+
+    path: str
+    status: str
+    image_id: uuid.UUID | None
+    reason: Reason | None
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One line of the requester's manifest; empty fields say nothing."""
+
+    path: str
+    accession: str = ""
+    study: str = ""
+    view: str = ""
+    laterality: str = ""
+    priority: Priority | None = None
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """An image with its study, its finding and the study's latest finding, where there are any."""
+
+    image: Image
+    study: Study | None
+    finding: Finding | None
+    study_finding: StudyFinding | None
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """Some items, and the cursor of those that follow (None at the end)."""
+
+    items: list[T]
+    next_cursor: str | None
+
+
+def _encode_cursor(*parts: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps([str(p) for p in parts]).encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str, n: int) -> list[str]:
+    try:
+        parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if not (isinstance(parts, list) and len(parts) == n and all(isinstance(p, str) for p in parts)):
+            raise ValueError(cursor)
+    except ValueError:
+        raise InvalidCursor from None
+    return parts
+
+
+def new_incoming_key(batch_id: uuid.UUID) -> str:
+    """Return a fresh blob key for bytes that `prepare` alone will read."""
+    return f"incoming/{batch_id}/{uuid.uuid4()}"
+
+
+# batches
+
+
+def create_batch(
+    session: Session,
+    *,
+    site_id: uuid.UUID,
+    user_id: uuid.UUID | None,
+    label: str = "",
+    bundle: str | None = None,
+    priority: Priority = Priority.NORMAL,
+    with_report: bool = True,
+    with_heatmap: bool = True,
+    idempotency_key: str | None = None,
+    request_hash: str = "",
+) -> tuple[Batch, bool]:
+    """Make a draft, or find the one that this `idempotency_key` made before.
+
+    Returns
+    -------
+    batch, created
+
+    Raises
+    ------
+    IdempotencyKeyReused
+        The key came with another request before.
+    UnknownBundle
+        There is no bundle of this name, or none at all.
+    """
+    if bundle is None:
+        bundle = session.scalar(select(Site.default_bundle).where(Site.id == site_id))
+    if bundle is None or session.get(Bundle, bundle) is None:
+        raise UnknownBundle(bundle or "no default bundle")
+    statement = (
+        insert(Batch)
+        .values(
+            id=uuid.uuid4(),
+            site_id=site_id,
+            user_id=user_id,
+            label=label,
+            bundle=bundle,
+            priority=priority.rank,
+            with_report=with_report,
+            with_heatmap=with_heatmap,
+            idempotency_key=idempotency_key,
+            request_hash=request_hash,
+        )
+        .on_conflict_do_nothing()
+        .returning(Batch.id)
+    )
+    created_id = session.scalar(statement)
+    if created_id is not None:
+        return session.get_one(Batch, created_id), True
+    batch = session.scalars(
+        select(Batch).where(Batch.site_id == site_id, Batch.idempotency_key == idempotency_key)
+    ).one()
+    if batch.request_hash != request_hash:
+        raise IdempotencyKeyReused
+    return batch, False
+
+
+def get_batch(session: Session, site_id: uuid.UUID, batch_id: uuid.UUID, *, lock: bool = False) -> Batch:
+    """Return one batch of the site. Raises `NotFound`."""
+    query = select(Batch).where(Batch.id == batch_id, Batch.site_id == site_id)
+    batch = session.scalar(
+        query.with_for_update().execution_options(populate_existing=True) if lock else query
+    )
+    if batch is None:
+        raise NotFound
+    return batch
+
+
+def list_batches(
+    session: Session, site_id: uuid.UUID, *, cursor: str | None = None, limit: int = 50
+) -> Page[Batch]:
+    """Return the site's batches, the newest first."""
+    query = select(Batch).where(Batch.site_id == site_id)
+    if cursor:
+        at, id_ = _decode_cursor(cursor, 2)
+        try:
+            query = query.where(
+                tuple_(Batch.created_at, Batch.id) < (datetime.fromisoformat(at), uuid.UUID(id_))
+            )
+        except ValueError:
+            raise InvalidCursor from None
+    rows = list(session.scalars(query.order_by(Batch.created_at.desc(), Batch.id.desc()).limit(limit + 1)))
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return Page(rows, _encode_cursor(rows[-1].created_at.isoformat(), rows[-1].id) if more else None)
+
+
+def reasons(session: Session, batch_id: uuid.UUID) -> dict[str, int]:
+    """Return how many images carry each reason."""
+    rows = session.execute(
+        select(BatchReason.reason, BatchReason.n).where(BatchReason.batch_id == batch_id, BatchReason.n > 0)
+    )
+    return {reason: n for reason, n in rows}
+
+
+def set_manifest(
+    session: Session, batch_id: uuid.UUID, site_id: uuid.UUID, rows: Sequence[ManifestRow]
+) -> None:
+    """Keep what the requester says of paths; a later manifest's line replaces an earlier one's."""
+    batch = get_batch(session, site_id, batch_id, lock=True)
+    if batch.status != BatchStatus.DRAFT:
+        raise BatchNotDraft
+    lines = {
+        row.path: {
+            "batch_id": batch_id,
+            "path": row.path,
+            "accession": row.accession,
+            "study": row.study,
+            "view": row.view,
+            "laterality": row.laterality,
+            "priority": row.priority.rank if row.priority else None,
+        }
+        for row in rows
+    }
+    values = list(lines.values())
+    for start in range(0, len(values), 1000):
+        statement = insert(ManifestLine).values(values[start : start + 1000])
+        session.execute(
+            statement.on_conflict_do_update(
+                index_elements=["batch_id", "path"],
+                set_={
+                    c: statement.excluded[c] for c in ("accession", "study", "view", "laterality", "priority")
+                },
+            )
+        )
+    _apply_manifest(session, batch_id)
+
+
+def _apply_manifest(session: Session, batch_id: uuid.UUID) -> None:
+    session.execute(
+        update(Image)
+        .where(
+            Image.batch_id == batch_id,
+            ManifestLine.batch_id == batch_id,
+            Image.path == ManifestLine.path,
+        )
+        .values(
+            accession=ManifestLine.accession,
+            manifest_study=ManifestLine.study,
+            view=ManifestLine.view,
+            laterality=ManifestLine.laterality,
+            priority=ManifestLine.priority,
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
+def add_files(
+    session: Session, batch_id: uuid.UUID, site_id: uuid.UUID, files: Sequence[NewFile]
+) -> list[FileAnswer]:
+    """Add files to a draft. The same path with the same bytes again is a no-op, answered *duplicate*.
+
+    Raises
+    ------
+    NotFound, BatchNotDraft
+    """
+    batch = get_batch(session, site_id, batch_id, lock=True)
+    if batch.status != BatchStatus.DRAFT:
+        raise BatchNotDraft
+    kept = [file for file in files if not file.skipped]
+    ids: dict[tuple[str, str], uuid.UUID] = {}
+    new: dict[tuple[str, str], NewFile] = {}
+    for start in range(0, len(kept), 1000):
+        part = kept[start : start + 1000]
+        values = [
+            {
+                "id": uuid.uuid4(),
+                "site_id": site_id,
+                "batch_id": batch_id,
+                "path": file.path,
+                "sha256": file.sha256,
+                "size": file.size,
+                "incoming_key": file.incoming_key if file.reason is None else None,
+                "status": (ImageStatus.UPLOADED if file.reason is None else ImageStatus.REJECTED).value,
+                "stage": 0 if file.reason is None else counters.PASSED_ALL,
+                "reason": file.reason.value if file.reason else None,
+                "finished_at": None if file.reason is None else func.clock_timestamp(),
+            }
+            for file in part
+        ]
+        inserted = session.execute(
+            insert(Image)
+            .values(values)
+            .on_conflict_do_nothing(index_elements=["batch_id", "path", "sha256"])
+            .returning(Image.id, Image.path, Image.sha256)
+        ).all()
+        ids.update({(path, sha): id_ for id_, path, sha in inserted})
+    answers = []
+    delta: Counter[str] = Counter()
+    for file in files:
+        key = (file.path, file.sha256)
+        if file.skipped:
+            delta["n_skipped"] += 1
+            answers.append(FileAnswer(file.path, "skipped", None, file.reason, file.sha256, file.size))
+        elif key in ids and key not in new:
+            new[key] = file
+            delta.update(
+                counters.tally(
+                    [
+                        (
+                            ("uploaded", 0, None, None)
+                            if file.reason is None
+                            else ("rejected", counters.PASSED_ALL, None, file.reason.value),
+                            1,
+                        )
+                    ]
+                )
+            )
+            delta["n_total"] += 1
+            delta["n_bytes"] += file.size
+            status = "accepted" if file.reason is None else "rejected"
+            answers.append(FileAnswer(file.path, status, ids[key], file.reason, file.sha256, file.size))
+        else:
+            known = ids.get(key) or session.scalar(
+                select(Image.id).where(
+                    Image.batch_id == batch_id, Image.path == file.path, Image.sha256 == file.sha256
+                )
+            )
+            answers.append(FileAnswer(file.path, "duplicate", known, file.reason, file.sha256, file.size))
+    if session.scalar(select(ManifestLine.path).where(ManifestLine.batch_id == batch_id).limit(1)):
+        _apply_manifest(session, batch_id)
+    counters.apply(session, batch_id, delta)
+    return answers
+
+
+def _chunk_size(n: int) -> int:
+    """Return how many images travel together: small batches still spread over the stages."""
+    return min(get_settings().chunk_size, max(8, math.ceil(n / 8)))
+
+
+_CUT = text(
+    """
+    WITH todo AS (
+        SELECT id, coalesce(priority, :priority) AS p,
+               (row_number() OVER (PARTITION BY coalesce(priority, :priority)
+                                   ORDER BY path COLLATE "C", seq) - 1) / :size AS k
+        FROM images WHERE batch_id = :batch AND status = :status AND work_id IS NULL
+    ), groups AS MATERIALIZED (
+        SELECT p, k, gen_random_uuid() AS work_id, count(*) AS n FROM todo GROUP BY p, k
+    ), made AS (
+        INSERT INTO work (id, site_id, batch_id, kind, round, stage, priority, n_images)
+        SELECT work_id, :site, :batch, 'chunk', :round, 'prepare', p, n FROM groups RETURNING id
+    )
+    UPDATE images SET work_id = groups.work_id, status = 'queued'
+    FROM todo JOIN groups USING (p, k)
+    WHERE images.id = todo.id AND EXISTS (SELECT 1 FROM made)
+    """
+)
+
+
+def _cut_into_chunks(session: Session, batch: Batch, n: int, status: ImageStatus) -> None:
+    session.execute(
+        _CUT,
+        {
+            "batch": batch.id,
+            "site": batch.site_id,
+            "round": batch.round,
+            "priority": batch.priority,
+            "size": _chunk_size(n),
+            "status": status.value,
+        },
+    )
+
+
+def submit(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
+    """Cut a draft into chunks and queue them; one transaction. Submitting again changes nothing.
+
+    Raises
+    ------
+    NotFound, BatchEmpty
+    """
+    batch = get_batch(session, site_id, batch_id, lock=True)
+    if batch.status != BatchStatus.DRAFT:
+        return batch
+    if batch.n_total == 0:
+        raise BatchEmpty
+    waiting = batch.n_total - batch.n_rejected
+    batch.status = BatchStatus.QUEUED.value
+    batch.submitted_at = func.clock_timestamp()
+    session.flush()
+    _cut_into_chunks(session, batch, waiting, ImageStatus.UPLOADED)
+    studies.assign_rejected(session, batch)
+    counters.apply(session, batch.id, Counter(n_queued=waiting))
+    session.refresh(batch)
+    return batch
+
+
+def cancel(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
+    """Cancel what has not ended. Chunks in a worker's hands end at their next step.
+
+    Done images stay done. Cancelling a batch that has ended changes nothing.
+    """
+    batch = get_batch(session, site_id, batch_id, lock=True)
+    if batch.status in TERMINAL_BATCH_STATUSES:
+        return batch
+    batch.cancelled_at = func.clock_timestamp()
+    batch.paused_at = None
+    reason = Reason.CANCELLED_BY_USER.value
+    if batch.status == BatchStatus.DRAFT:
+        batch.status = BatchStatus.CANCELLED.value
+        batch.finished_at = func.clock_timestamp()
+        session.flush()
+        counters.end_images(session, batch.id, None, ImageStatus.CANCELLED, reason)
+    else:
+        if batch.status == BatchStatus.PAUSED:
+            batch.status = BatchStatus.RUNNING.value
+        session.flush()
+        # a locked row is in a stage's hands: that stage sees cancelled_at and ends the chunk itself
+        ids = list(
+            session.scalars(
+                select(Work.id)
+                .where(
+                    Work.batch_id == batch_id,
+                    Work.kind == "chunk",
+                    Work.state.in_([WorkState.DUE, WorkState.PUBLISHED, WorkState.RUNNING]),
+                    Work.lease_token.is_(None),
+                )
+                .with_for_update(skip_locked=True)
+            )
+        )
+        if ids:
+            session.execute(
+                update(Work)
+                .where(Work.id.in_(ids))
+                .values(state=WorkState.CANCELLED.value, finished_at=func.clock_timestamp())
+                .execution_options(synchronize_session=False)
+            )
+            counters.end_images(session, batch_id, ids, ImageStatus.CANCELLED, reason)
+    session.refresh(batch)
+    return batch
+
+
+def _touch(session: Session, batch: Batch) -> Batch:
+    batch.version += 1
+    session.flush()
+    session.refresh(batch)
+    return batch
+
+
+def pause(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
+    """Stop taking up this batch's chunks; those in a worker's hands end their stage. Raises `WrongState`."""
+    batch = get_batch(session, site_id, batch_id, lock=True)
+    if batch.status == BatchStatus.PAUSED:
+        return batch
+    if batch.status not in {BatchStatus.QUEUED, BatchStatus.RUNNING} or batch.cancelled_at:
+        raise WrongState
+    batch.status = BatchStatus.PAUSED.value
+    batch.paused_at = func.clock_timestamp()
+    return _touch(session, batch)
+
+
+def resume(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
+    """Take a paused batch up again. Raises `WrongState`."""
+    batch = get_batch(session, site_id, batch_id, lock=True)
+    if batch.status in {BatchStatus.QUEUED, BatchStatus.RUNNING}:
+        return batch
+    if batch.status != BatchStatus.PAUSED:
+        raise WrongState
+    batch.status = (BatchStatus.RUNNING if batch.started_at else BatchStatus.QUEUED).value
+    batch.paused_at = None
+    batch.rate = 0.0
+    batch.rate_at = None
+    return _touch(session, batch)
+
+
+def set_priority(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID, priority: Priority) -> Batch:
+    """Change the priority of a batch and of its chunks that wait."""
+    batch = get_batch(session, site_id, batch_id, lock=True)
+    batch.priority = priority.rank
+    session.execute(
+        update(Work)
+        .where(Work.batch_id == batch_id, Work.state == WorkState.DUE)
+        .values(priority=priority.rank)
+        .execution_options(synchronize_session=False)
+    )
+    return _touch(session, batch)
+
+
+def retry(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
+    """Queue the failed and the cancelled images of an ended batch again, as a new round.
+
+    Raises
+    ------
+    WrongState
+        The batch has not ended, or nothing in it failed or was cancelled.
+    """
+    batch = get_batch(session, site_id, batch_id, lock=True)
+    if batch.status not in TERMINAL_BATCH_STATUSES or batch.submitted_at is None:
+        raise WrongState
+    again = [ImageStatus.FAILED.value, ImageStatus.CANCELLED.value]
+    columns = (Image.status, Image.stage, Image.triage, Image.reason)
+    where = (Image.batch_id == batch_id, Image.status.in_(again))
+    before = [
+        ((str(s), int(g), t, r), int(n))
+        for s, g, t, r, n in session.execute(select(*columns, func.count()).where(*where).group_by(*columns))
+    ]
+    n = sum(count for _, count in before)
+    if not n:
+        raise WrongState
+    session.execute(
+        update(Image)
+        .where(*where)
+        .values(
+            status=ImageStatus.UPLOADED.value,
+            stage=0,
+            reason=None,
+            error=None,
+            work_id=None,
+            finished_at=None,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    batch.round += 1
+    batch.status = BatchStatus.QUEUED.value
+    batch.finished_at = batch.cancelled_at = batch.paused_at = None
+    batch.rate, batch.rate_at = 0.0, None
+    session.flush()
+    _cut_into_chunks(session, batch, n, ImageStatus.UPLOADED)
+    delta = Counter(n_queued=n)
+    delta.subtract(counters.tally(before))
+    counters.apply(session, batch.id, delta)
+    session.refresh(batch)
+    return batch
+
+
+# images
+
+
+def _image_rows(site_id: uuid.UUID) -> Select[Image, Study, Finding, StudyFinding]:
+    latest = aliased(StudyFinding)
+    newest = (
+        select(func.max(latest.version))
+        .where(latest.study_id == StudyFinding.study_id, latest.bundle == StudyFinding.bundle)
+        .correlate(StudyFinding)
+        .scalar_subquery()
+    )
+    return (
+        select(Image, Study, Finding, StudyFinding)
+        .join(Batch, Batch.id == Image.batch_id)
+        .outerjoin(Study, Study.id == Image.study_id)
+        .outerjoin(Finding, Finding.id == Image.finding_id)
+        .outerjoin(
+            StudyFinding,
+            and_(
+                StudyFinding.study_id == Image.study_id,
+                StudyFinding.bundle == Batch.bundle,
+                StudyFinding.version == newest,
+            ),
+        )
+        .where(Image.site_id == site_id)
+    )
+
+
+def _image_row(row: Row[Image, Study, Finding, StudyFinding]) -> ImageRow:
+    image, study, finding, study_finding = row
+    return ImageRow(image, study, finding, study_finding)
+
+
+def list_images(
+    session: Session,
+    site_id: uuid.UUID,
+    batch_id: uuid.UUID,
+    *,
+    status: str | None = None,
+    triage: str | None = None,
+    region: str | None = None,
+    cursor: str | None = None,
+    limit: int = 100,
+) -> Page[ImageRow]:
+    """Return a batch's images in the order of their arrival. Raises `NotFound`, `InvalidCursor`."""
+    get_batch(session, site_id, batch_id)
+    query = _image_rows(site_id).where(Image.batch_id == batch_id)
+    for column, value in ((Image.status, status), (Image.triage, triage), (Image.region, region)):
+        if value is not None:
+            query = query.where(column == value)
+    if cursor:
+        after = _decode_cursor(cursor, 1)[0]
+        if not re.fullmatch(r"\d{1,18}", after):
+            raise InvalidCursor
+        query = query.where(Image.seq > int(after))
+    rows = [_image_row(row) for row in session.execute(query.order_by(Image.seq).limit(limit + 1))]
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return Page(rows, _encode_cursor(rows[-1].image.seq) if more else None)
+
+
+def get_image(session: Session, site_id: uuid.UUID, image_id: uuid.UUID) -> ImageRow:
+    """Return one image of the site. Raises `NotFound`."""
+    row = session.execute(_image_rows(site_id).where(Image.id == image_id)).first()
+    if row is None:
+        raise NotFound
+    return _image_row(row)
+
+
+def iter_results(site_id: uuid.UUID, batch_id: uuid.UUID) -> Iterator[ImageRow]:
+    """Yield every image of a batch in the order of arrival; memory stays flat whatever the number.
+
+    Opens a session of its own, read-only, that sees one moment of the database.
+    """
+    with Session(get_engine()) as session:
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        session.execute(text("SET TRANSACTION READ ONLY"))
+        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        query = _image_rows(site_id).where(Image.batch_id == batch_id).order_by(Image.seq)
+        for part in session.execute(query.execution_options(yield_per=500)).partitions():
+            for row in part:
+                yield _image_row(row)
+            session.expunge_all()

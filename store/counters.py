@@ -1,0 +1,159 @@
+"""A batch's counters follow its images' rows, in the same transaction, so that a poll is one row's read."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import case, func, literal, or_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store.tables import (
+    STAGES,
+    TERMINAL_IMAGE_STATUSES,
+    Batch,
+    BatchReason,
+    BatchStatus,
+    Image,
+    ImageStatus,
+    Work,
+    WorkKind,
+)
+
+PASSED_ALL = len(STAGES)
+TERMINAL = tuple(status.value for status in TERMINAL_IMAGE_STATUSES)
+
+#: Seconds over which the shown rate is averaged.
+RATE_WINDOW = 20.0
+
+_Row = tuple[str, int, str | None, str | None]  # status, stage, triage, reason
+
+
+def tally(rows: Iterable[tuple[_Row, int]]) -> Counter[str]:
+    """Count what `rows` of ((status, stage, triage, reason), n) add to the counters' columns."""
+    counts: Counter[str] = Counter()
+    for (status, stage, triage, reason), n in rows:
+        if status != ImageStatus.UPLOADED:
+            counts[f"n_{status}"] += n
+        for passed in STAGES[:stage]:
+            counts[f"s_{passed}"] += n
+        if triage is not None and status == ImageStatus.DONE:
+            counts[f"t_{triage}"] += n
+        if reason is not None:
+            counts[f"reason:{reason}"] += n
+    return counts
+
+
+def tally_images(images: Iterable[Image]) -> Counter[str]:
+    """Count loaded images."""
+    return tally(((i.status, i.stage, i.triage, i.reason), 1) for i in images)
+
+
+def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
+    """Add `delta` to the batch's counters; when the last image ends, make the round's finish row.
+
+    The batch's row is locked last in every transaction, after work, images and studies.
+    """
+    ended = sum(delta[f"n_{status}"] for status in TERMINAL)
+    columns = {
+        name: getattr(Batch, name) + n for name, n in delta.items() if n and not name.startswith("reason:")
+    }
+    now = func.clock_timestamp()
+    seconds = func.greatest(
+        func.extract("epoch", now - func.coalesce(Batch.rate_at, Batch.started_at, now)), 0.1
+    )
+    weight = func.exp(-seconds / RATE_WINDOW)
+    if ended > 0:
+        average = Batch.rate * weight + (1 - weight) * (literal(float(ended)) / seconds)
+        columns["rate"] = case((Batch.rate > 0, average), else_=literal(float(ended)) / seconds)
+        columns["rate_at"] = now
+    result = session.execute(
+        update(Batch)
+        .where(Batch.id == batch_id)
+        .values(version=Batch.version + 1, **columns)
+        .returning(
+            Batch.site_id,
+            Batch.status,
+            Batch.round,
+            Batch.priority,
+            Batch.n_total,
+            Batch.n_done + Batch.n_rejected + Batch.n_failed + Batch.n_cancelled,
+        )
+        .execution_options(synchronize_session=False)
+    ).one()
+    site_id, status, round_, priority, total, terminal = result
+    for name, n in sorted(delta.items()):
+        if name.startswith("reason:") and n:
+            row = insert(BatchReason).values(batch_id=batch_id, reason=name.removeprefix("reason:"), n=n)
+            session.execute(
+                row.on_conflict_do_update(
+                    index_elements=["batch_id", "reason"], set_={"n": BatchReason.n + row.excluded.n}
+                )
+            )
+    active = {BatchStatus.QUEUED, BatchStatus.RUNNING, BatchStatus.PAUSED}
+    if terminal == total and status in active:
+        session.execute(
+            insert(Work)
+            .values(
+                id=uuid.uuid4(),
+                site_id=site_id,
+                batch_id=batch_id,
+                kind=WorkKind.FINISH.value,
+                round=round_,
+                priority=priority,
+            )
+            .on_conflict_do_nothing()
+        )
+
+
+@contextmanager
+def counted(session: Session, batch_id: uuid.UUID, images: list[Image]) -> Iterator[None]:
+    """Let the block change `images`; then write the rows and what that does to the counters."""
+    before = tally_images(images)
+    yield
+    session.flush()
+    delta = tally_images(images)
+    delta.subtract(before)
+    apply(session, batch_id, delta)
+
+
+def end_images(
+    session: Session, batch_id: uuid.UUID, work_ids: list[uuid.UUID] | None, status: ImageStatus, reason: str
+) -> int:
+    """End every image that is not terminal, of the given work rows or (None) of the whole batch.
+
+    One statement whatever their number. Returns how many ended.
+    """
+    where = [Image.batch_id == batch_id, Image.status.not_in(TERMINAL)]
+    if work_ids is not None:
+        where.append(or_(Image.work_id.in_(work_ids)))
+    columns = (Image.status, Image.stage, Image.triage, Image.reason)
+    from sqlalchemy import select
+
+    before = [
+        ((str(s), int(g), t, r), int(n))
+        for s, g, t, r, n in session.execute(
+            select(*columns, func.count()).where(*where).group_by(*columns)
+        ).all()
+    ]
+    ended = sum(n for _, n in before)
+    if ended:
+        session.execute(
+            update(Image)
+            .where(*where)
+            .values(
+                status=status.value,
+                stage=PASSED_ALL,
+                reason=reason,
+                triage=None,
+                finished_at=func.clock_timestamp(),
+            )
+            .execution_options(synchronize_session=False)
+        )
+        delta = tally([((status.value, PASSED_ALL, None, reason), ended)])
+        delta.subtract(tally(before))
+        apply(session, batch_id, delta)
+    return ended

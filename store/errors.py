@@ -1,0 +1,108 @@
+"""Errors that a person sees: a stable code, an HTTP status, a sentence, and what to do next."""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """Something was asked that cannot be done; the subclasses say what.
+
+    Attributes
+    ----------
+    code
+        Stable; the same in the API, the page, the command line and the log.
+    status
+        The HTTP status.
+    title
+        One sentence for the person.
+    advice
+        What to do next.
+    """
+
+    code = "internal_error"
+    status = 500
+    title = "Something went wrong on our side."
+    advice = "Try again; if it stays, tell the operator."
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail
+
+
+class NotFound(ServiceError):
+    """There is no such object, or it belongs to another site."""
+
+    code, status = "not_found", 404
+    title = "There is nothing at this address."
+    advice = "Check the id; objects of other sites are not shown."
+
+
+class BatchNotDraft(ServiceError):
+    """Files or a manifest were sent to a batch that was submitted."""
+
+    code, status = "batch_not_draft", 409
+    title = "The batch was submitted already and takes no more files."
+    advice = "Create a new batch for more files."
+
+
+class BatchEmpty(ServiceError):
+    """A batch without files was submitted."""
+
+    code, status = "batch_empty", 409
+    title = "The batch has no files."
+    advice = "Send files first, then submit."
+
+
+class WrongState(ServiceError):
+    """The batch is in a state that does not allow this."""
+
+    code, status = "wrong_state", 409
+    title = "The batch is in a state that does not allow this."
+    advice = "Look at the batch's status first."
+
+
+class IdempotencyKeyReused(ServiceError):
+    """One Idempotency-Key came with two different requests."""
+
+    code, status = "idempotency_key_reused", 422
+    title = "This Idempotency-Key was used with another request."
+    advice = "Use a new key for a new request."
+
+
+class UnknownBundle(ServiceError):
+    """The bundle named is not installed here, or none is."""
+
+    code, status = "unknown_bundle", 422
+    title = "There is no such model bundle on this server."
+    advice = "See the list of bundles; the operator adds one with 'fractureai bundles add'."
+
+
+class InvalidCursor(ServiceError):
+    """The cursor is not one that this server gave."""
+
+    code, status = "invalid_cursor", 422
+    title = "The cursor is not one that this server gave."
+    advice = "Start again from the first page."
+
+
+class BlobMissing(ServiceError):
+    """The bytes are not in the blob store."""
+
+    code, status = "bytes_missing", 404
+    title = "The stored bytes are missing."
+    advice = "Tell the operator to run 'fractureai fsck'."
+
+
+class BlobUnavailable(ServiceError):
+    """The blob store does not answer."""
+
+    code, status = "storage_unavailable", 503
+    title = "The storage does not answer."
+    advice = "Try again in a minute."
+
+
+class BlobFull(ServiceError):
+    """No room is left for bytes."""
+
+    code, status = "storage_full", 507
+    title = "No room is left on the server's storage."
+    advice = "Tell the operator; nothing was half-written, so send the same again later."

@@ -1,0 +1,285 @@
+"""Units of work: due, taken under a lease, done. The work row is the only thing that recovers.
+
+A worker takes a row by writing a fresh token and a lease by the database's clock into it. Every later write
+of that worker names the token; when another worker has taken the row meanwhile, the write is refused.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session
+
+from settings import get_settings
+from store import counters
+from store.tables import (
+    STAGES,
+    TERMINAL_BATCH_STATUSES,
+    Batch,
+    BatchStatus,
+    Image,
+    ImageStatus,
+    Reason,
+    Stage,
+    Work,
+    WorkKind,
+    WorkState,
+)
+
+
+class StaleLease(Exception):
+    """Another worker has taken this unit meanwhile; nothing may be written for it any more."""
+
+
+class Verdict(StrEnum):
+    """What a message that did not get the lease does: pass on to the next stage, or end its chain."""
+
+    PASS = "pass"  # noqa: S105 - not a password
+    END = "end"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A unit of work in this worker's hands."""
+
+    work_id: uuid.UUID
+    token: uuid.UUID
+    batch_id: uuid.UUID
+    site_id: uuid.UUID
+    kind: WorkKind
+    stage: Stage | None
+    round: int
+    attempt: int
+    scratch: str | None
+
+
+def _later(seconds: float) -> ColumnElement[datetime]:
+    return func.clock_timestamp() + timedelta(seconds=seconds)
+
+
+def take(session: Session, work_id: uuid.UUID, stage: Stage | None) -> Lease | Verdict:
+    """Take a unit for one stage.
+
+    State before: *published* (or *running* between two stages), no live lease, the unit's next stage is
+    `stage`. State after: *running*, leased. Anything else gives a `Verdict` and changes nothing, but that a
+    cancelled or paused batch's unit is put away.
+    """
+    work = session.scalar(select(Work).where(Work.id == work_id).with_for_update())
+    if work is None or work.state in {WorkState.DONE, WorkState.CANCELLED}:
+        return Verdict.END
+    now = session.scalar(select(func.clock_timestamp()))
+    if work.lease_until is not None and now is not None and work.lease_until > now:
+        return Verdict.END
+    if work.lease_until is not None:
+        return Verdict.END  # expired: reconcile counts the attempt first
+    if stage is not None and work.stage is not None:
+        position, wanted = STAGES.index(Stage(work.stage)), STAGES.index(stage)
+        if position > wanted:
+            return Verdict.PASS
+        if position < wanted:
+            return Verdict.END
+    batch = session.get_one(Batch, work.batch_id)
+    if batch.cancelled_at is not None and work.kind == WorkKind.CHUNK:
+        _cancel(session, work)
+        return Verdict.END
+    if batch.paused_at is not None and work.kind == WorkKind.CHUNK:
+        work.state = WorkState.DUE.value
+        work.published_at = None
+        return Verdict.END
+    work.state = WorkState.RUNNING.value
+    work.taken += 1
+    work.lease_token = uuid.uuid4()
+    work.lease_until = _later(get_settings().lease_seconds)
+    session.flush()
+    return Lease(
+        work_id=work.id,
+        token=work.lease_token,
+        batch_id=work.batch_id,
+        site_id=work.site_id,
+        kind=WorkKind(work.kind),
+        stage=Stage(work.stage) if work.stage else None,
+        round=work.round,
+        attempt=work.attempt,
+        scratch=work.scratch,
+    )
+
+
+def start_batch(session: Session, batch_id: uuid.UUID) -> None:
+    """Mark a queued batch as running."""
+    session.execute(
+        update(Batch)
+        .where(Batch.id == batch_id, Batch.status == BatchStatus.QUEUED)
+        .values(
+            status=BatchStatus.RUNNING.value,
+            started_at=func.coalesce(Batch.started_at, func.clock_timestamp()),
+            rate_at=func.clock_timestamp(),
+            version=Batch.version + 1,
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _cancel(session: Session, work: Work) -> None:
+    work.state = WorkState.CANCELLED.value
+    work.lease_token = work.lease_until = None
+    work.finished_at = func.clock_timestamp()
+    session.flush()
+    counters.end_images(
+        session, work.batch_id, [work.id], ImageStatus.CANCELLED, Reason.CANCELLED_BY_USER.value
+    )
+
+
+def renew(session: Session, lease: Lease) -> bool:
+    """Extend the lease; False when it is another worker's now."""
+    renewed = session.execute(
+        update(Work)
+        .where(Work.id == lease.work_id, Work.lease_token == lease.token)
+        .values(lease_until=_later(get_settings().lease_seconds))
+        .returning(Work.id)
+    ).first()
+    return renewed is not None
+
+
+def hold(session: Session, lease: Lease) -> Work:
+    """Lock the unit's row for a write under `lease`; the first thing every such transaction does.
+
+    Raises
+    ------
+    StaleLease
+    """
+    work = session.scalar(
+        select(Work).where(Work.id == lease.work_id, Work.lease_token == lease.token).with_for_update()
+    )
+    if work is None:
+        raise StaleLease
+    return work
+
+
+def images_of(session: Session, work_id: uuid.UUID) -> list[Image]:
+    """Return the images of a chunk that have not ended, in the order of their arrival."""
+    query = select(Image).where(Image.work_id == work_id, Image.status.not_in(counters.TERMINAL))
+    return list(session.scalars(query.order_by(Image.seq)))
+
+
+def cancelled_meanwhile(session: Session, work: Work) -> bool:
+    """If the batch was cancelled, end the chunk and say so; called inside a stage's save."""
+    if session.scalar(select(Batch.cancelled_at).where(Batch.id == work.batch_id)) is None:
+        return False
+    _cancel(session, work)
+    return True
+
+
+def pass_stage(session: Session, work: Work, next_stage: Stage | None) -> None:
+    """End a stage: hand the unit to `next_stage`, or end it (None)."""
+    work.lease_token = work.lease_until = None
+    work.error = work.error_code = None
+    if next_stage is None:
+        work.state = WorkState.DONE.value
+        work.finished_at = func.clock_timestamp()
+    else:
+        work.stage = next_stage.value
+        work.published_at = func.clock_timestamp()
+    session.flush()
+
+
+def release(session: Session, lease: Lease, delay: float) -> None:
+    """Give a unit back untouched: the worker shuts down, or something it stands on is away."""
+    session.execute(
+        update(Work)
+        .where(Work.id == lease.work_id, Work.lease_token == lease.token)
+        .values(
+            state=WorkState.DUE.value,
+            lease_token=None,
+            lease_until=None,
+            published_at=None,
+            due_at=_later(delay),
+        )
+    )
+
+
+def fail(session: Session, lease: Lease, reason: Reason, error: str) -> None:
+    """Count a failed attempt of the stage that holds `lease`. A stale lease changes nothing."""
+    try:
+        work = hold(session, lease)
+    except StaleLease:
+        return
+    _failed_attempt(session, work, reason, error)
+
+
+def expire_leases(session: Session, limit: int = 100) -> int:
+    """Count a failed attempt of every unit whose worker let its lease run out; return how many."""
+    rows = session.scalars(
+        select(Work)
+        .where(
+            Work.state.in_([WorkState.PUBLISHED, WorkState.RUNNING]),
+            Work.lease_until < func.clock_timestamp(),
+        )
+        .order_by(Work.lease_until)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for work in rows:
+        if work.kind == WorkKind.CHUNK and cancelled_meanwhile(session, work):
+            continue
+        _failed_attempt(session, work, Reason.WORKER_LOST, "the lease ran out")
+    return len(rows)
+
+
+def _failed_attempt(session: Session, work: Work, reason: Reason, error: str) -> None:
+    work.attempt += 1
+    work.lease_token = work.lease_until = None
+    work.error, work.error_code = error[:2000], reason.value
+    work.state = WorkState.DUE.value
+    work.published_at = None
+    work.due_at = _later(min(30.0, 0.5 * 2**work.attempt))
+    if work.kind == WorkKind.CHUNK and work.attempt >= get_settings().max_attempts:
+        images = images_of(session, work.id)
+        work.state = WorkState.DONE.value
+        work.finished_at = func.clock_timestamp()
+        if len(images) > 1:
+            _split(session, work, images)
+        else:
+            _fail_images(session, work, images, reason, error)
+    session.flush()
+
+
+def _split(session: Session, work: Work, images: Sequence[Image]) -> None:
+    """Give each image a unit of its own, from the start: its neighbours must not die with it."""
+    with counters.counted(session, work.batch_id, list(images)):
+        for image in images:
+            single = Work(
+                id=uuid.uuid4(),
+                site_id=work.site_id,
+                batch_id=work.batch_id,
+                kind=WorkKind.CHUNK.value,
+                round=work.round,
+                stage=STAGES[0].value,
+                priority=work.priority,
+                n_images=1,
+            )
+            session.add(single)
+            session.flush()
+            image.work_id = single.id
+            image.stage = 0
+            image.status = ImageStatus.QUEUED.value
+
+
+def _fail_images(session: Session, work: Work, images: Sequence[Image], reason: Reason, error: str) -> None:
+    with counters.counted(session, work.batch_id, list(images)):
+        for image in images:
+            image.status = ImageStatus.FAILED.value
+            image.stage = counters.PASSED_ALL
+            image.reason = reason.value
+            image.error = error[:2000]
+            image.finished_at = func.clock_timestamp()
+
+
+def batch_is_over(session: Session, batch_id: uuid.UUID) -> bool:
+    """Tell whether the batch has ended."""
+    status = session.scalar(select(Batch.status).where(Batch.id == batch_id))
+    return status is None or status in TERMINAL_BATCH_STATUSES
