@@ -1,0 +1,1 @@
+"""Offline only: data sets, phantoms, fitting, calibration, evaluation, bundle export."""

@@ -1,0 +1,785 @@
+"""Synthetic radiographs whose fracture is known exactly: `make_phantom`, files of them, and the command.
+
+Bones are 3-D solids (`training.anatomy`). A ray's way through each is known in closed form, so a picture is a
+few array operations a bone: line integrals of attenuation, Beer-Lambert's law, scatter, focal blur, quantum
+noise, then the logarithm and the window of a digital system. The same seed, region and fracture give the same
+pixels.
+
+    python -m training.phantoms OUT --count 100 --seed 0 --regions hand leg --format png dicom
+    python -m training.phantoms --time
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import struct
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from training.anatomy import BUILDERS, STATIONS, Anatomy, Bone, Break, Plate, Solid, turn_about
+
+REGIONS: tuple[str, ...] = tuple(BUILDERS)
+FORMATS: tuple[str, ...] = ("png", "jpeg", "dicom")
+NOTICE = "SYNTHETIC PHANTOM: not a patient. Made by training.phantoms of FractureAI."
+
+# linear attenuation per mm at the effective energy of a 55-70 kVp beam; those of bone are in excess of muscle
+_MU_MUSCLE = 0.0215
+_MU_FAT = 0.0175
+_MU_CORTICAL = 0.058
+_MU_CANCELLOUS = 0.0115
+_MU_GAS = -0.0205
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A synthetic radiograph and the truth about it.
+
+    Attributes
+    ----------
+    pixels
+        uint8 array of shape (height, width), bone bright.
+    box
+        x, y, width, height in pixels around the fracture, inside the picture; None without one.
+    polygon
+        Corners (x, y) in pixels of the fracture zone; empty without one.
+    bone
+        Name of the broken bone, or empty.
+    laterality
+        ``"L"`` or ``"R"``, as the marker in the picture says.
+    view
+        DICOM ViewPosition.
+    spacing
+        Millimetres a pixel.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    region: str
+    fractured: bool
+    box: tuple[int, int, int, int] | None
+    polygon: tuple[tuple[float, float], ...]
+    bone: str
+    laterality: str
+    view: str
+    seed: int
+    spacing: float
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The axis of a solid as seen in the picture: pixels = origin + along * t + aside * d."""
+
+    origin: npt.NDArray[np.float64]
+    along: npt.NDArray[np.float64]  # the whole length, pixels
+    aside: npt.NDArray[np.float64]  # one mm, pixels
+    outer: npt.NDArray[np.float32]  # (STATIONS, 3): half-width mm, chord mm, centre mm
+    inner: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Crack:
+    """A fracture in the frame of one solid, and the motion of the far fragment (2x3, pixels)."""
+
+    frame: _Frame
+    position: float
+    slope: float
+    gap: float
+    teeth: npt.NDArray[np.float64]
+    motion: npt.NDArray[np.float64]
+    carries: tuple[str, ...]
+
+    def beyond(self, x: FloatArray, y: FloatArray) -> FloatArray:
+        """Return the signed distance in pixels of picture points beyond the crack line."""
+        along, aside = self.frame.along, self.frame.aside
+        length, unit = np.hypot(*along), np.hypot(*aside)
+        dx, dy = x - self.frame.origin[0], y - self.frame.origin[1]
+        s = (dx * along[0] + dy * along[1]) / length - self.position * length
+        d = (dx * aside[0] + dy * aside[1]) / unit**2
+        line = self.slope * d
+        for amplitude, rate, phase in self.teeth:
+            line = line + amplitude * np.sin(rate * d + phase)
+        return np.asarray(s - line * unit, np.float32)
+
+
+class _Screen:
+    """The picture plane: where a solid falls, and how long the rays' way through it is."""
+
+    def __init__(self, width: int, height: int, scale: float, centre: npt.NDArray[np.float64]) -> None:
+        self.width, self.height, self.scale = width, height, scale
+        self.shift = np.array([width, height]) / 2 - centre[:2] * scale
+
+    def frame(self, solid: Solid) -> _Frame:
+        """Project a solid; its volume is kept, whatever the view.
+
+        A tilted elliptical cylinder casts a shadow as wide as the ellipse seen from that side, and its
+        chords grow as its shadow shortens: exact for ellipsoids, close for long bones.
+        """
+        axis = solid.end - solid.start
+        length = float(np.linalg.norm(axis))
+        axis = axis / length
+        seen = float(np.hypot(axis[0], axis[1]))
+        direction = axis[:2] / seen if seen > 1e-6 else np.array([0.0, 1.0])
+        normal = np.array([-direction[1], direction[0], 0.0])
+        across = solid.across - axis * (solid.across @ axis)
+        across = across / np.linalg.norm(across)
+        deep = np.cross(across, axis)
+        cu, cv = float(normal @ across), float(normal @ deep)
+        table = solid.shape.table
+        w, z = table[:, 0] * solid.girth[0], table[:, 1] * solid.girth[1]
+        facing = np.sqrt((w * cv) ** 2 + (z * cu) ** 2)
+        reach = float(np.sqrt(seen**2 + (1 - seen**2) * (2 * facing.max() / length) ** 2))
+        offset = table[:, 2] * cu + table[:, 3] * cv
+        lean = np.sqrt(1 + (np.gradient(offset) * (STATIONS - 1) / (length * reach)) ** 2)
+
+        def outline(shrink: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float32]:
+            a, b = np.maximum(w - shrink, 0), np.maximum(z - shrink, 0)
+            half = np.sqrt((a * cu) ** 2 + (b * cv) ** 2)
+            chord = 2 * a * b / np.maximum(half, 1e-6) / reach
+            return np.stack([half * lean, chord, offset], axis=1).astype(np.float32)
+
+        cortex = table[:, 4] * solid.cortex
+        inner = outline(cortex)
+        ends = round(STATIONS * min(0.4, float(cortex[[0, -1]].min()) / length))
+        inner[:ends, :2] = 0
+        inner[STATIONS - ends :, :2] = 0
+        middle = (solid.start + solid.end)[:2] / 2 * self.scale + self.shift
+        along = direction * length * reach * self.scale
+        aside = normal[:2] * self.scale
+        return _Frame(middle - along / 2, along, aside, outline(0.0), inner)
+
+    def chords(
+        self, frame: _Frame, motion: npt.NDArray[np.float64] | None
+    ) -> tuple[slice, slice, FloatArray, FloatArray] | None:
+        """Return rows, columns, and the rays' way in mm through the solid and through its inside there."""
+        widest = float(np.abs(frame.outer[:, 2]).max() + frame.outer[:, 0].max())
+        corners = np.array(
+            [frame.origin + t * frame.along + s * widest * frame.aside for t in (0, 1) for s in (-1, 1)]
+        )
+        if motion is not None:
+            corners = corners @ motion[:, :2].T + motion[:, 2]
+        left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
+        right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, (self.width, self.height))
+        if left >= right or top >= bottom:
+            return None
+        rows, columns = slice(top, bottom), slice(left, right)
+        x = np.arange(left, right, dtype=np.float32)[None, :]
+        y = np.arange(top, bottom, dtype=np.float32)[:, None]
+        t_row, d_row = self._axes(frame, motion)
+        t = (t_row[0] * x + t_row[2]) + t_row[1] * y
+        d = (d_row[0] * x + d_row[2]) + d_row[1] * y
+        index = np.clip(t, 0, 1)
+        outside = index != t
+        index = (index * (STATIONS - 1)).astype(np.int32)
+        ways = []
+        for table in (frame.outer, frame.inner):
+            here = table.take(index, axis=0)
+            u = (d - here[..., 2]) / np.maximum(here[..., 0], np.float32(1e-3))
+            way = here[..., 1] * np.sqrt(np.maximum(1 - u * u, 0))
+            way[outside] = 0
+            ways.append(way)
+        return rows, columns, ways[0], ways[1]
+
+    @staticmethod
+    def _axes(
+        frame: _Frame, motion: npt.NDArray[np.float64] | None
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return the rows (x, y, 1) -> t and -> d; a motion of the solid is undone first."""
+        t = frame.along / (frame.along @ frame.along)
+        d = frame.aside / (frame.aside @ frame.aside)
+        rows = np.array([[*t, -(t @ frame.origin)], [*d, -(d @ frame.origin)], [0, 0, 1]])
+        if motion is not None:
+            rows = rows @ np.linalg.inv(np.vstack([motion, [0, 0, 1]]))
+        return rows[0].astype(np.float32), rows[1].astype(np.float32)
+
+    def merged(
+        self, solids: Sequence[Solid], motion: npt.NDArray[np.float64] | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the way through the union of solids, and through its inside; overlaps count once."""
+        outer = np.zeros((self.height, self.width), np.float32)
+        inner = np.zeros_like(outer)
+        for solid in solids:
+            found = self.chords(self.frame(solid), motion)
+            if found:
+                rows, columns, whole, inside = found
+                np.maximum(outer[rows, columns], whole, out=outer[rows, columns])
+                np.maximum(inner[rows, columns], inside, out=inner[rows, columns])
+        return outer, inner
+
+    def plate(self, plate: Plate) -> FloatArray | None:
+        """Return the way through a flat bone, thick at its rim; all of it counts as cortex."""
+        points = plate.outline[:, :2] * self.scale + self.shift
+        closed = np.vstack([points[-2:], points, points[:3]])
+        steps = np.linspace(0, 1, 8, endpoint=False)[None, :, None]
+        p0, p1, p2, p3 = (closed[i : i + len(points) + 1, None, :] for i in range(4))
+        curve = 0.5 * (
+            2 * p1
+            + (p2 - p0) * steps
+            + (2 * p0 - 5 * p1 + 4 * p2 - p3) * steps**2
+            + (3 * p1 - p0 - 3 * p2 + p3) * steps**3
+        )  # Catmull-Rom
+        mask = np.zeros((self.height, self.width), np.uint8)
+        cv2.fillPoly(mask, [np.round(curve.reshape(-1, 2)).astype(np.int32)], 1)
+        if not mask.any():
+            return None
+        depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3) / self.scale
+        way = (plate.thickness + plate.rim * np.exp(-((depth / 2.2) ** 2))) * np.minimum(depth / 1.2, 1)
+        return np.asarray(way, np.float32)
+
+
+def _choose_break(anatomy: Anatomy, screen: _Screen, rng: np.random.Generator) -> tuple[Bone, Break, float]:
+    """Choose where a bone breaks: well inside the picture."""
+    places = []
+    for bone in anatomy.bones:
+        for site in bone.breaks:
+            frame = screen.frame(bone.solids[site.solid])
+            for position in np.linspace(site.low, site.high, 5):
+                x, y = frame.origin + position * frame.along
+                inside = 0.14 < x / screen.width < 0.86 and 0.12 < y / screen.height < 0.88
+                if inside and np.hypot(*frame.along) / screen.scale > 12:
+                    places.append((bone, site, float(position)))
+    if not places:
+        raise ValueError("no bone of this view can break inside the picture")
+    sites = sorted({id(site) for _, site, _ in places}, key=[id(site) for _, site, _ in places].index)
+    chosen = sites[int(rng.integers(len(sites)))]
+    here = [place for place in places if id(place[1]) == chosen]
+    return here[int(rng.integers(len(here)))]
+
+
+def _crack(frame: _Frame, site: Break, position: float, rng: np.random.Generator) -> _Crack:
+    """Draw a fracture's course and displacement: hairline, displaced, angulated or impacted."""
+    width = 2 * float(frame.outer[round(position * (STATIONS - 1)), 0])
+    kind = rng.choice(["hairline", "displaced", "angulated", "impacted"], p=[0.2, 0.35, 0.3, 0.15])
+    slope = rng.uniform(-0.9, 0.9) if kind != "impacted" else rng.uniform(-0.3, 0.3)
+    gap = rng.uniform(0.06, 0.11) * width + 0.5
+    degrees, aside, shorten = 0.0, 0.0, 0.0
+    sign = rng.choice([-1.0, 1.0])
+    if kind == "hairline":
+        gap, degrees = gap * 0.8, rng.uniform(0, 2)
+    elif kind == "displaced":
+        aside, degrees = rng.uniform(0.15, 0.55) * width, rng.uniform(0, 8)
+        shorten = rng.uniform(-0.1, 0.2) * width
+    elif kind == "angulated":
+        aside, degrees = rng.uniform(0.05, 0.25) * width, rng.uniform(9, 22)
+    else:
+        gap, shorten, degrees = 0.3, rng.uniform(0.1, 0.22) * width, rng.uniform(2, 9)
+    teeth = np.array(
+        [
+            (rng.uniform(0.01, 0.035) * width, rng.uniform(2, 9) * 2 / width, rng.uniform(0, 6.3))
+            for _ in range(3)
+        ]
+    )
+    pivot = frame.origin + position * frame.along
+    angle = np.radians(sign * degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    unit = frame.along / np.hypot(*frame.along) * np.hypot(*frame.aside)
+    shift = sign * aside * frame.aside - shorten * unit
+    motion = np.column_stack([turn, pivot - turn @ pivot + shift])
+    return _Crack(frame, position, slope, gap, teeth, motion, site.carries)
+
+
+def _zone(crack: _Crack) -> npt.NDArray[np.float64]:
+    """Return the convex polygon of the fracture: both fragments' ends where they part."""
+    frame = crack.frame
+    half, _, centre = frame.outer[round(crack.position * (STATIONS - 1))]
+    length = np.hypot(*frame.along) / np.hypot(*frame.aside)
+    margin = crack.gap + 0.12 * half + 1.0
+    corners = []
+    for side in (-1.1, 1.1):
+        d = centre + side * half
+        for step in (-margin, margin):
+            t = crack.position + (crack.slope * d + step) / length
+            corners.append(frame.origin + t * frame.along + d * frame.aside)
+    near = np.array(corners)
+    far = near @ crack.motion[:, :2].T + crack.motion[:, 2]
+    return np.asarray(cv2.convexHull(np.vstack([near, far]).astype(np.float32))[:, 0, :], np.float64)
+
+
+def _bones(
+    anatomy: Anatomy, screen: _Screen, broken: str, crack: _Crack | None, texture: FloatArray
+) -> FloatArray:
+    """Return the line integral of what the bones attenuate beyond soft tissue."""
+    total = np.zeros((screen.height, screen.width), np.float32)
+
+    def add(outer: FloatArray, inner: FloatArray) -> None:
+        np.add(total, _MU_CORTICAL * (outer - inner) + _MU_CANCELLOUS * inner * texture, out=total)
+
+    for bone in anatomy.bones:
+        if crack and bone.name == broken:
+            x = np.arange(screen.width, dtype=np.float32)[None, :]
+            y = np.arange(screen.height, dtype=np.float32)[:, None]
+            edge = crack.gap * screen.scale / 2
+            near = np.clip(0.5 - crack.beyond(x, y) - edge, 0, 1)
+            outer, inner = screen.merged(bone.solids)
+            add(outer * near, inner * near)
+            undo = cv2.invertAffineTransform(crack.motion)
+            far = crack.beyond(
+                (undo[0, 0] * x + undo[0, 1] * y + undo[0, 2]).astype(np.float32),
+                (undo[1, 0] * x + undo[1, 1] * y + undo[1, 2]).astype(np.float32),
+            )
+            far = np.clip(far - edge + 0.5, 0, 1)
+            outer, inner = screen.merged(bone.solids, crack.motion)
+            add(outer * far, inner * far)
+            continue
+        motion = crack.motion if crack and bone.name in crack.carries else None
+        if len(bone.solids) > 1:
+            add(*screen.merged(bone.solids, motion))
+        else:
+            found = screen.chords(screen.frame(bone.solids[0]), motion)
+            if found:
+                rows, columns, whole, inside = found
+                total[rows, columns] += (
+                    _MU_CORTICAL * (whole - inside) + _MU_CANCELLOUS * inside * texture[rows, columns]
+                )
+        for plate in bone.plates:
+            way = screen.plate(plate)
+            if way is not None:
+                total += _MU_CORTICAL * 0.8 * way * texture
+    return total
+
+
+def _flesh(anatomy: Anatomy, screen: _Screen, rng: np.random.Generator) -> FloatArray:
+    """Return the line integral of soft tissue, at half the resolution: its edges are soft anyway."""
+    half = _Screen((screen.width + 1) // 2, (screen.height + 1) // 2, screen.scale / 2, np.zeros(2))
+    half.shift = screen.shift / 2
+    total = np.zeros((half.height, half.width), np.float32)
+    for group in anatomy.flesh:
+        outer, inner = half.merged(group)
+        total += _MU_FAT * (outer - inner) + _MU_MUSCLE * inner
+    streaks = rng.standard_normal((half.height // 8 + 1, half.width // 8 + 1), np.float32)
+    streaks = cv2.resize(
+        cv2.GaussianBlur(streaks, (0, 0), 1), (half.width, half.height), interpolation=cv2.INTER_CUBIC
+    )
+    total *= 1 + 0.05 * streaks
+    for solid in anatomy.air:
+        gas, _ = half.merged((solid,))
+        total += np.maximum(_MU_GAS * gas, -0.75 * total)
+    total = cv2.GaussianBlur(total, (0, 0), max(0.6, 1.2 * half.scale))
+    return np.asarray(
+        cv2.resize(total, (screen.width, screen.height), interpolation=cv2.INTER_LINEAR), np.float32
+    )
+
+
+def _noise(rng: np.random.Generator, height: int, width: int) -> FloatArray:
+    return rng.standard_normal((height, width), np.float32)
+
+
+def _trabeculae(rng: np.random.Generator, screen: _Screen) -> FloatArray:
+    """Return the texture of cancellous bone: band-limited noise around 1."""
+    grain = _noise(rng, screen.height, screen.width)
+    fine = cv2.GaussianBlur(grain, (0, 0), max(0.6, 0.35 * screen.scale))
+    coarse = cv2.GaussianBlur(grain, (0, 0), max(1.2, 1.3 * screen.scale))
+    band = fine - coarse
+    return np.asarray(1 + 0.28 * band / (band.std() + 1e-6), np.float32)
+
+
+def _collimation(rng: np.random.Generator, width: int, height: int) -> tuple[FloatArray, float]:
+    """Return the transmission of the collimator, 0-1, and the grey that its shadow is shown in."""
+    kind = rng.random()
+    grey = 0.0 if kind < 0.85 else 0.96
+    open_ = np.ones((height, width), np.float32)
+    if kind < 0.35:
+        return open_, grey
+    margins = rng.uniform(0.0, 0.07, 4) * (rng.random(4) < 0.7)
+    left, top, right, bottom = margins * (width, height, width, height)
+    middle = ((width + left - right) / 2, (height + top - bottom) / 2)
+    turned = float(rng.normal(0, 2.0)) if rng.random() < 0.5 else 0.0
+    box = cv2.boxPoints((middle, (width - left - right, height - top - bottom), turned))
+    mask = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(mask, [np.round(box).astype(np.int32)], 255)
+    return cv2.GaussianBlur(mask, (0, 0), 0.8).astype(np.float32) / 255, grey
+
+
+def _marker(total: FloatArray, text: str, rng: np.random.Generator) -> None:
+    """Add a lead letter to the line integrals, where little else is in its way."""
+    height, width = total.shape
+    size = max(0.35, min(height, width) / 480)
+    (w, h), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+    inset = 0.11
+    spots = [
+        (int((width - w) * fx), int((height - h) * fy) + h)
+        for fx in (inset, 1 - inset)
+        for fy in (inset, 0.3, 0.7, 1 - inset)
+    ]
+    load = [float(total[max(0, y - h) : y + 1, x : x + w].mean()) + rng.uniform(0, 0.05) for x, y in spots]
+    letter = np.zeros((height, width), np.uint8)
+    thick = max(1, round(size * 2))
+    cv2.putText(
+        letter, text, spots[int(np.argmin(load))], cv2.FONT_HERSHEY_SIMPLEX, size, 255, thick, cv2.LINE_AA
+    )
+    total += letter.astype(np.float32) * np.float32(2.6 / 255)
+
+
+def _expose(
+    total: FloatArray, open_: FloatArray, grey: float, rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """Turn line integrals into the picture: Beer-Lambert, scatter, blur, noise, logarithm, window."""
+    height, width = total.shape
+    primary = np.exp(-total) * open_
+    small = cv2.resize(primary, (max(1, width // 8), max(1, height // 8)), interpolation=cv2.INTER_AREA)
+    haze = cv2.resize(cv2.GaussianBlur(small, (0, 0), max(1.0, width / 80)), (width, height))
+    signal = primary + rng.uniform(0.03, 0.12) * haze
+    signal = cv2.GaussianBlur(signal, (0, 0), rng.uniform(0.45, 0.8) * max(1.0, min(height, width) / 400))
+    body = total > 0.12
+    inside = body & (open_ > 0.5)
+    typical = float(np.exp(-np.median(total[inside]))) if inside.any() else 0.5
+    quanta = 10 ** rng.uniform(3.0, 4.0) / typical
+    # a Poisson count of more than a few dozen is normal with variance equal to its mean
+    signal += np.sqrt(np.maximum(signal, 0) / quanta) * _noise(rng, height, width)
+    density = -np.log(np.maximum(signal, 2e-4 * typical))
+    flat = cv2.resize(density, (small.shape[1], small.shape[0]), interpolation=cv2.INTER_AREA)
+    flat = cv2.resize(cv2.GaussianBlur(flat, (0, 0), max(1.0, small.shape[1] / 10)), (width, height))
+    density = density - rng.uniform(0.15, 0.5) * flat
+    sample = density[::3, ::3][inside[::3, ::3]]
+    low, high = (
+        np.percentile(sample, (1.0, 99.6))
+        if sample.size > 64
+        else (float(density.min()), float(density.max()))
+    )
+    span = max(float(high - low), 0.1)
+    foot = rng.uniform(0.02, 0.16)
+    shown = foot + (density - low) / span * (rng.uniform(0.72, 0.97) - foot)
+    shown = np.clip(shown, rng.uniform(0.0, 0.1), 1) ** rng.uniform(0.85, 1.35)
+    shown = shown * open_ + grey * (1 - open_)
+    return np.asarray(np.round(np.clip(shown, 0, 1) * 255), np.uint8)
+
+
+def _default_size(anatomy: Anatomy) -> tuple[int, int]:
+    tall, wide = anatomy.field
+    longest = 448
+    if tall >= wide:
+        return round(longest * max(wide / tall, 0.7)), longest
+    return longest, round(longest * max(tall / wide, 0.7))
+
+
+def make_phantom(
+    seed: int, region: str, *, fracture: bool | None = None, size: tuple[int, int] | None = None
+) -> Phantom:
+    """Make one synthetic radiograph.
+
+    Parameters
+    ----------
+    seed
+        The same seed, region, fracture and size give the same pixels; with and without a fracture the
+        anatomy, the pose and the exposure are the same.
+    region
+        One of `REGIONS`.
+    fracture
+        Whether a bone is broken; None leaves it to the seed.
+    size
+        Width and height in pixels, at least 64 each; None takes what the view asks for, 448 on the long side.
+
+    Raises
+    ------
+    ValueError
+        The region is unknown or the size too small.
+    """
+    if region not in BUILDERS:
+        raise ValueError(f"region must be one of {', '.join(REGIONS)}, not {region!r}")
+    if size is not None and min(size) < 64:
+        raise ValueError(f"a phantom is at least 64 pixels wide and high, not {size[0]} x {size[1]}")
+    key = [seed, REGIONS.index(region)]
+    rng = np.random.default_rng([*key, 0])
+    anatomy = BUILDERS[region](rng)
+    build, mirror = rng.uniform(0.88, 1.12), rng.random() < 0.5
+    tilt = rng.normal(0, 7 if region in {"hand", "elbow", "leg"} else 3)
+    if region == "elbow":
+        tilt = rng.uniform(-180, 180)
+    pose = turn_about(np.array([0.0, 0.0, 1.0]), tilt) @ np.diag([-1.0 if mirror else 1.0, 1, 1])
+    anatomy = anatomy.moved(pose * build, np.zeros(3))
+    width, height = size or _default_size(anatomy)
+    scale = min(height / anatomy.field[0], width / anatomy.field[1])
+    screen = _Screen(width, height, scale, anatomy.centre + rng.normal(0, 0.02, 3) * anatomy.field[0])
+    fractured = bool(rng.random() < 0.5) if fracture is None else fracture
+    crack, broken = None, ""
+    if fractured:
+        fate = np.random.default_rng([*key, 1])
+        bone, site, position = _choose_break(anatomy, screen, fate)
+        crack, broken = _crack(screen.frame(bone.solids[site.solid]), site, position, fate), bone.name
+    total = _flesh(anatomy, screen, rng) + _bones(anatomy, screen, broken, crack, _trabeculae(rng, screen))
+    side = {"L": "R", "R": "L"}[anatomy.side] if mirror else anatomy.side
+    open_, grey = _collimation(rng, width, height)
+    _marker(total, side, rng)
+    pixels = _expose(total, open_, grey, rng)
+    font = max(0.28, min(width, height) / 1400)
+    cv2.putText(pixels, "SYNTHETIC", (4, height - 5), cv2.FONT_HERSHEY_SIMPLEX, font, 150, 1, cv2.LINE_AA)
+    box, polygon = None, np.zeros((0, 2))
+    if crack is not None:
+        polygon = np.clip(_zone(crack), 0, (width - 1, height - 1))
+        left, top = np.floor(polygon.min(axis=0)).astype(int)
+        right, bottom = np.ceil(polygon.max(axis=0)).astype(int)
+        box = (int(left), int(top), int(max(right - left, 1)), int(max(bottom - top, 1)))
+    corners = tuple((round(float(x), 1), round(float(y), 1)) for x, y in polygon)
+    return Phantom(pixels, region, fractured, box, corners, broken, side, anatomy.view, seed, 1 / scale)
+
+
+def _png(pixels: npt.NDArray[np.uint8], text: str) -> bytes:
+    data = cv2.imencode(".png", pixels)[1].tobytes()
+    body = b"tEXtDescription\0" + text.encode("latin-1")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data[:33] + chunk + data[33:]  # after the signature and IHDR
+
+
+def _jpeg(pixels: npt.NDArray[np.uint8], text: str) -> bytes:
+    data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    comment = text.encode("latin-1")
+    return data[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + data[2:]  # after SOI
+
+
+def _dicom(phantom: Phantom, study: str, number: int) -> bytes:
+    def uid(*parts: object) -> str:
+        return generate_uid(entropy_srcs=["phantom", *map(str, parts)])
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    meta.MediaStorageSOPInstanceUID = uid(study, number, phantom.region, phantom.seed, phantom.fractured)
+    out = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    out.SOPClassUID = meta.MediaStorageSOPClassUID
+    out.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    out.StudyInstanceUID, out.SeriesInstanceUID = uid("study", study), uid("series", study)
+    out.ImageType = ["DERIVED", "SECONDARY"]
+    out.StudyDate, out.StudyTime, out.Modality = "20260105", "090000", "CR"
+    out.Manufacturer, out.ConversionType = "FractureAI phantom", "SYN"
+    out.StudyDescription = out.SeriesDescription = "SYNTHETIC PHANTOM"
+    out.ImageComments = NOTICE
+    number_of_study = zlib.crc32(study.encode())
+    out.PatientName, out.PatientID = "SYNTHETIC^PHANTOM", f"SYN{number_of_study:010d}"
+    out.PatientAge, out.PatientBirthDate, out.PatientSex = "045Y", "", ""
+    out.AccessionNumber, out.StudyID, out.ReferringPhysicianName = f"SYN{number_of_study:010d}", "", ""
+    out.SeriesNumber, out.InstanceNumber = 1, number
+    out.BodyPartExamined, out.ViewPosition = phantom.region.upper(), phantom.view
+    out.Laterality, out.PatientOrientation = phantom.laterality, ""
+    out.BurnedInAnnotation = "NO"
+    out.PixelSpacing = [f"{phantom.spacing:.4f}"] * 2
+    out.Rows, out.Columns = phantom.pixels.shape
+    out.SamplesPerPixel, out.PhotometricInterpretation = 1, "MONOCHROME2"
+    out.BitsAllocated = out.BitsStored = 8
+    out.HighBit, out.PixelRepresentation = 7, 0
+    data = phantom.pixels.tobytes()
+    out.PixelData = data + b"\0" * (len(data) % 2)
+    target = io.BytesIO()
+    out.save_as(target, enforce_file_format=True)
+    return target.getvalue()
+
+
+def encode_phantom(
+    phantom: Phantom,
+    format: str = "png",
+    *,
+    study: str | None = None,
+    number: int = 1,
+) -> bytes:
+    """Return the bytes of a file that says in itself that it is synthetic.
+
+    Parameters
+    ----------
+    format
+        ``png`` (a tEXt chunk says it), ``jpeg`` (a comment) or ``dicom`` (CR; in its description).
+    study, number
+        DICOM only: images of one `study` share StudyInstanceUID and accession; `number` counts them.
+
+    Raises
+    ------
+    ValueError
+        The format is none of these.
+    """
+    text = f"{NOTICE} region={phantom.region} seed={phantom.seed}"
+    if format == "png":
+        return _png(phantom.pixels, text)
+    if format == "jpeg":
+        return _jpeg(phantom.pixels, text)
+    if format == "dicom":
+        return _dicom(phantom, study or f"{phantom.region}-{phantom.seed}-{phantom.fractured}", number)
+    raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
+
+
+_SUFFIX = {"png": ".png", "jpeg": ".jpg", "dicom": ".dcm"}
+
+
+def write_phantoms(
+    folder: Path | str,
+    count: int,
+    *,
+    seed: int = 0,
+    regions: Sequence[str] = REGIONS,
+    fracture_share: float = 0.5,
+    formats: Sequence[str] = ("png",),
+    labels: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Path]:
+    """Write phantoms of seeds `seed`, `seed` + 1 ..., regions and formats in turn; return their paths.
+
+    Parameters
+    ----------
+    fracture_share
+        Chance of a fracture, 0-1.
+    labels
+        Whether to write ``labels.csv`` beside them: file, region, fracture, its box and polygon.
+    on_progress
+        Called with the number written so far.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths, rows = [], []
+    for i in range(count):
+        region, kind = regions[i % len(regions)], formats[i // len(regions) % len(formats)]
+        fracture = bool(np.random.default_rng([seed + i, 99]).random() < fracture_share)
+        phantom = make_phantom(seed + i, region, fracture=fracture)
+        path = folder / f"{region}_{seed + i:06d}{_SUFFIX[kind]}"
+        path.write_bytes(encode_phantom(phantom, kind))
+        paths.append(path)
+        box = phantom.box or ("", "", "", "")
+        corners = " ".join(f"{x},{y}" for x, y in phantom.polygon)
+        where = (phantom.bone, *box, corners, phantom.laterality, phantom.view, f"{phantom.spacing:.4f}")
+        rows.append((path.name, region, int(fracture), *where, phantom.seed))
+        if on_progress:
+            on_progress(i + 1)
+    if labels:
+        with (folder / "labels.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            head = "filename,region,fractured,bone,x,y,width,height,polygon,laterality,view,spacing_mm,seed"
+            writer.writerow(head.split(","))
+            writer.writerows(rows)
+    return paths
+
+
+def _photograph(seed: int) -> npt.NDArray[np.uint8]:
+    """Paint something like a holiday photograph: sky, sun, sea, a house. Not a radiograph."""
+    rng = np.random.default_rng([seed, 7])
+    height, width = 360, 480
+    rise = np.linspace(0, 1, height)[:, None, None]
+    picture = (
+        (1 - rise) * np.array([210, 140, 60.0]) + rise * np.array([90, 190, 250.0]) + np.zeros((1, width, 1))
+    )
+    picture[220:] = np.array([120, 110, 20.0]) + 18 * np.sin(np.arange(140) * 0.7)[:, None, None]
+    picture = np.asarray(np.clip(picture + rng.normal(0, 4, picture.shape), 0, 255), np.uint8)
+    cv2.circle(picture, (360, 150), 34, (60, 220, 255), -1, cv2.LINE_AA)
+    cv2.rectangle(picture, (60, 170), (170, 260), (60, 60, 200), -1)
+    cv2.fillPoly(picture, [np.array([(50, 170), (115, 120), (180, 170)])], (40, 90, 40))
+    cv2.rectangle(picture, (100, 210), (130, 260), (30, 60, 90), -1)
+    return picture
+
+
+#: What the demo shows: region, seeds with a fracture, seeds without.
+_DEMO = (
+    ("hand", 3, 3),
+    ("leg", 3, 2),
+    ("hip", 1, 2),
+    ("shoulder", 1, 2),
+    ("elbow", 1, 1),
+)
+
+
+def demo_images(folder: Path | str, *, seed: int = 2026) -> list[Path]:
+    """Write the demo's sample set, one file or more for each kind of outcome, and return their paths.
+
+    Single phantoms of every region (the shipped bundle knows no elbow), two DICOM studies of two views,
+    in one of them a copy of the same bytes, a cut-off file, a colour picture, and a text file.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+
+    def save(name: str, data: bytes) -> None:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        paths.append(path)
+
+    count = 0
+    for region, broken, whole in _DEMO:
+        for i in range(broken + whole):
+            kind = ("png", "jpeg")[count % 2]
+            phantom = make_phantom(seed + count, region, fracture=i < broken)
+            save(f"{region}_{i + 1}{_SUFFIX[kind]}", encode_phantom(phantom, kind))
+            count += 1
+    for region, broken in (("hand", 1), ("leg", 0)):
+        views: dict[str, Phantom] = {}
+        attempt = seed + 100
+        while len(views) < 2:
+            phantom = make_phantom(attempt, region, fracture=len(views) < broken)
+            views.setdefault(phantom.view, phantom)
+            attempt += 1
+        for i, phantom in enumerate(views.values(), 1):
+            save(
+                f"study_{region}/view_{i}.dcm",
+                encode_phantom(phantom, "dicom", study=f"demo-{region}", number=i),
+            )
+    save("study_leg/view_1_copy.dcm", (folder / "study_leg" / "view_1.dcm").read_bytes())
+    cut = encode_phantom(make_phantom(seed + 200, "leg", fracture=False), "jpeg")
+    save("cut_off.jpg", cut[: len(cut) // 3])
+    save("holiday.jpg", cv2.imencode(".jpg", _photograph(seed))[1].tobytes())
+    save(
+        "notes.txt", b"This is not an image. It is here so that the demo shows how such a file is refused.\n"
+    )
+    return paths
+
+
+def _time(count: int) -> None:
+    """Print the time a picture takes, region by region."""
+    print(f"{'region':<10}{'ms/image':>9}{'images/s':>10}   ({count} each, 448 px long side, one process)")
+    for region in REGIONS:
+        make_phantom(0, region)
+        began = time.perf_counter()
+        for seed in range(count):
+            make_phantom(seed, region)
+        each = (time.perf_counter() - began) / count
+        print(f"{region:<10}{each * 1e3:>9.1f}{1 / each:>10.1f}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.phantoms", description="Write synthetic radiographs with known fractures."
+    )
+    parser.add_argument("out", nargs="?", type=Path, metavar="OUT", help="folder to write into")
+    parser.add_argument("--count", type=int, default=100, help="how many (default: 100)")
+    parser.add_argument("--seed", type=int, default=0, help="first seed (default: 0)")
+    parser.add_argument("--regions", nargs="+", choices=REGIONS, default=REGIONS, help="default: all")
+    parser.add_argument("--fracture-share", type=float, default=0.5, help="0-1 (default: 0.5)")
+    parser.add_argument(
+        "--format", nargs="+", choices=FORMATS, default=["png"], help="in turn (default: png)"
+    )
+    parser.add_argument("--labels", action="store_true", help="write labels.csv too")
+    parser.add_argument("--demo", action="store_true", help="write the demo's sample set instead")
+    parser.add_argument("--time", action="store_true", help="print ms/image and write nothing")
+    args = parser.parse_args(arguments)
+    if args.time:
+        _time(20)
+        return
+    if args.out is None:
+        parser.error("OUT is missing")
+    if args.demo:
+        print(f"{len(demo_images(args.out))} files in {args.out}")
+        return
+    from rich.progress import Progress  # here, so that importing this module stays light
+
+    with Progress() as progress:
+        task = progress.add_task("phantoms", total=args.count)
+        paths = write_phantoms(
+            args.out,
+            args.count,
+            seed=args.seed,
+            regions=args.regions,
+            fracture_share=args.fracture_share,
+            formats=args.format,
+            labels=args.labels,
+            on_progress=lambda done: progress.update(task, completed=done),
+        )
+    print(f"{len(paths)} files in {args.out}")
+
+
+if __name__ == "__main__":
+    main()
