@@ -1,0 +1,451 @@
+"""The HTTP client of the command line: one server, its errors as sentences, retries with back-off."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
+
+import click
+import httpx
+
+Json = dict[str, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TERMINAL = frozenset({"done", "partial", "failed", "cancelled"})
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+TRANSIENT = {429, 502, 503, 504}
+
+# Exit codes, stable; docs/cli.md explains them.
+OK, SOME_FAILED, USAGE, UNREACHABLE, REFUSED, INTERRUPTED = range(6)
+
+
+class ClientError(click.ClickException):
+    """An error with an exit code of its own; click prints its sentence and ends with the code."""
+
+    exit_code = SOME_FAILED
+
+
+class UsageProblem(ClientError):
+    """What was asked cannot be meant: an ambiguous id, a path that is not there."""
+
+    exit_code = USAGE
+
+
+class ServerUnreachable(ClientError):
+    """No answer, for as long as the client's patience lasted."""
+
+    exit_code = UNREACHABLE
+
+
+class Interrupted(ClientError):
+    """Ctrl-C, SIGTERM, or the time that the person gave is over."""
+
+    exit_code = INTERRUPTED
+
+
+class Refused(ClientError):
+    """The server answered, and the answer is no.
+
+    Attributes
+    ----------
+    status
+        The HTTP status.
+    code
+        The server's stable code, such as ``batch_not_draft``.
+    """
+
+    exit_code = REFUSED
+
+    def __init__(self, status: int, code: str, sentence: str, advice: str = "") -> None:
+        super().__init__(f"{sentence} {advice}".strip() + f" [{code}]")
+        self.status = status
+        self.code = code
+        self.sentence = sentence
+        self.advice = advice
+
+
+def _refusal(response: httpx.Response) -> Refused:
+    """Return the server's problem document as an error; other bodies give the status alone."""
+    try:
+        problem = response.json()
+        sentence = problem.get("detail") or problem["title"]
+        return Refused(
+            response.status_code, str(problem["code"]), str(sentence), str(problem.get("advice") or "")
+        )
+    except (ValueError, KeyError, AttributeError):
+        pass
+    if response.is_redirect:
+        target = response.headers.get("location", "another address")
+        return Refused(response.status_code, "redirected", f"The server redirects to {target}.")
+    return Refused(
+        response.status_code,
+        f"http_{response.status_code}",
+        f"The server answered {response.status_code} {response.reason_phrase}.",
+        "Is FRACTUREAI_URL the address of a FractureAI server?",
+    )
+
+
+def find_server(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
+    """Return the server's address and the API key.
+
+    They come from FRACTUREAI_URL and FRACTUREAI_API_KEY. Without a key, what `fractureai up` left for this
+    machine's user in ``client.json`` is taken, and only for the address that stands there.
+    """
+    url = environ.get("FRACTUREAI_URL", "").rstrip("/")
+    key = environ.get("FRACTUREAI_API_KEY", "")
+    if not key:
+        from cli.embedded import default_home
+
+        with suppress(OSError, ValueError, KeyError):
+            local = json.loads((default_home() / "client.json").read_text())
+            if url in {"", local["url"].rstrip("/")}:
+                return str(local["url"]).rstrip("/"), str(local["api_key"])
+    return url or DEFAULT_URL, key
+
+
+class Client:
+    """Talks to one server's ``/api/v1``; safe to share between threads.
+
+    Parameters
+    ----------
+    url, api_key
+        See `find_server`.
+    patience
+        Seconds for which a request is tried again while the server does not answer, or answers that it is
+        busy. Every request that is sent again is one that the server takes only once.
+    on_wait
+        Called with a sentence when a request fails and will be tried again.
+    """
+
+    def __init__(
+        self, url: str, api_key: str, *, patience: float = 60.0, on_wait: Callable[[str], None] | None = None
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.patience = patience
+        self.on_wait = on_wait
+        self.stopped = threading.Event()
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise UsageProblem(f"FRACTUREAI_URL must be an http or https address, not {url!r}.")
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(30.0, connect=5.0),
+            trust_env=parts.hostname
+            not in LOOPBACK,  # a company's proxy does not know this machine's loopback
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    # one request
+
+    def _address(self, path: str) -> str:
+        """Return the address of an API path, or of a link of the server's, which never leads elsewhere."""
+        if path.startswith("/"):
+            return f"{self.url}/api/v1{path}"
+        link, own = urlsplit(path), urlsplit(self.url)
+        return f"{own.scheme}://{own.netloc}{link.path}" + (f"?{link.query}" if link.query else "")
+
+    def _retrying(self, attempt: Callable[[], T]) -> T:
+        """Call `attempt` until it neither loses the connection nor is told to come back later.
+
+        Raises
+        ------
+        ServerUnreachable
+            Patience is over.
+        Interrupted
+            `stopped` was set.
+        """
+        started, tries = time.monotonic(), 0
+        while True:
+            pause = min(0.3 * 2**tries, 10.0) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+            try:
+                return attempt()
+            except httpx.UnsupportedProtocol as error:
+                raise UsageProblem(str(error)) from error
+            except httpx.TransportError as error:
+                last: ClientError = ServerUnreachable(
+                    f"No answer from {self.url} ({type(error).__name__}). "
+                    "Is it running, and is FRACTUREAI_URL right? `fractureai up` starts a local one."
+                )
+            except _ComeBack as busy:
+                last = ServerUnreachable(f"{self.url} is busy: {busy.refusal.message}")
+                pause = max(pause, busy.after)
+            if time.monotonic() - started + pause > self.patience:
+                raise last
+            if tries == 1 and self.on_wait:
+                self.on_wait(f"{self.url} does not answer; trying again for {self.patience:.0f} s")
+            tries += 1
+            if self.stopped.wait(pause):
+                raise Interrupted("Interrupted.")
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Json | None = None,
+        headers: Mapping[str, str] | None = None,
+        parts: Callable[[ExitStack], Sequence[tuple[str, Any]]] | None = None,
+        read_timeout: float = 30.0,
+    ) -> httpx.Response:
+        """Send one request and return its good answer (2xx or 304).
+
+        Parameters
+        ----------
+        parts
+            Opens the multipart fields anew for each try; what it puts on the stack is closed afterwards.
+
+        Raises
+        ------
+        ServerUnreachable, Refused, Interrupted
+        """
+
+        def attempt() -> httpx.Response:
+            with ExitStack() as opened:
+                response = self._http.request(
+                    method,
+                    self._address(path),
+                    json=body,
+                    headers=headers,
+                    files=parts(opened) if parts else None,
+                    timeout=httpx.Timeout(30.0, connect=5.0, read=read_timeout),
+                )
+            _come_back(response)
+            return response
+
+        response = self._retrying(attempt)
+        if not response.is_success and response.status_code != 304:
+            raise _refusal(response)
+        return response
+
+    def _json(self, method: str, path: str, **arguments: Any) -> Json:
+        response = self.request(method, path, **arguments)
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise Refused(response.status_code, "not_fractureai", f"{self.url} is not a FractureAI server.")
+        return answer
+
+    # batches
+
+    def create_batch(self, options: Json, idempotency_key: str) -> Json:
+        """Create a draft; the same key gives the same batch."""
+        return self._json("POST", "/batches", body=options, headers={"Idempotency-Key": idempotency_key})
+
+    def send_files(self, batch_id: str, parts: Callable[[ExitStack], Sequence[tuple[str, Any]]]) -> Json:
+        """Send files of a draft; those that are there already are answered `duplicate`."""
+        # A ZIP of gigabytes is unpacked and stored before the server answers.
+        return self._json("POST", f"/batches/{batch_id}/files", parts=parts, read_timeout=1800.0)
+
+    def act(self, batch_id: str, verb: str) -> Json:
+        """Do ``submit``, ``cancel``, ``retry``, ``pause`` or ``resume``."""
+        return self._json("POST", f"/batches/{batch_id}/{verb}", body={})
+
+    def batch(self, batch_id: str) -> Json:
+        """Return a batch."""
+        return self._json("GET", f"/batches/{batch_id}")
+
+    def batch_if_changed(self, batch_id: str, etag: str | None) -> tuple[Json | None, str | None]:
+        """Return a batch and its ETag, or None and the same ETag when nothing changed."""
+        response = self.request(
+            "GET", f"/batches/{batch_id}", headers={"If-None-Match": etag} if etag else None
+        )
+        if response.status_code == 304:
+            return None, etag
+        return response.json(), response.headers.get("etag")
+
+    def _pages(self, path: str) -> Iterator[Json]:
+        following: str | None = path
+        while following:
+            page = self._json("GET", following)
+            yield from page["items"]
+            following = page.get("next")
+
+    def batches(self) -> Iterator[Json]:
+        """Yield the batches, newest first."""
+        return self._pages("/batches")
+
+    def images(self, batch_id: str, **filters: str) -> Iterator[Json]:
+        """Yield a batch's images, optionally of one `status`, `triage` or `region`."""
+        query = httpx.QueryParams({"limit": "200", **filters})
+        return self._pages(f"/batches/{batch_id}/images?{query}")
+
+    def bundles(self) -> list[Json]:
+        """Return the model bundles that the server has."""
+        answer = self.request("GET", "/bundles").json()
+        items = answer["items"] if isinstance(answer, dict) else answer
+        return list(items)
+
+    def resolve(self, word: str) -> str:
+        """Return the id of the batch that `word` means: an id, a unique beginning of one, or ``latest``.
+
+        Raises
+        ------
+        UsageProblem
+            None fits, or several do.
+        """
+        word = word.strip().lower()
+        if len(word) == 36:
+            return word
+        if word == "latest":
+            newest = next(self.batches(), None)
+            if newest is None:
+                raise UsageProblem("There is no batch yet.")
+            return str(newest["id"])
+        if not word.replace("-", "").isalnum():
+            raise UsageProblem(f"{word!r} is not a batch id, a beginning of one, or `latest`.")
+        fitting = [batch["id"] for batch in self.batches() if batch["id"].startswith(word)]
+        if not fitting:
+            raise UsageProblem(f"No batch begins with {word!r}; `fractureai status` lists them.")
+        if len(fitting) > 1:
+            raise UsageProblem(f"{len(fitting)} batches begin with {word!r}: give more of the id.")
+        return str(fitting[0])
+
+    def wait_for(
+        self, batch_id: str, on_change: Callable[[Json], None], *, timeout: float | None = None
+    ) -> Json:
+        """Poll until the batch is terminal; slower while nothing changes.
+
+        Raises
+        ------
+        Interrupted
+            `timeout` seconds are over, or `stopped` was set; the server goes on with the batch.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        etag, pause = None, 0.25
+        while True:
+            batch, etag = self.batch_if_changed(batch_id, etag)
+            if batch is None:
+                pause = min(pause * 1.5, 5.0)
+            else:
+                on_change(batch)
+                pause = 0.5
+                if batch["status"] in TERMINAL:
+                    return batch
+            if deadline is not None:
+                pause = min(pause, deadline - time.monotonic())
+                if pause <= 0:
+                    raise Interrupted(
+                        f"Not finished within {timeout:g} s; the server goes on. "
+                        f"`fractureai status {batch_id[:8]} --watch` follows it."
+                    )
+            if self.stopped.wait(pause):
+                raise Interrupted("Interrupted.")
+
+    # bytes
+
+    def download(
+        self,
+        path: str,
+        target: Path,
+        *,
+        on_bytes: Callable[[int], None] | None = None,
+        verify: Callable[[Path], None] | None = None,
+    ) -> None:
+        """Stream an address into a file that appears whole, verified, or not at all.
+
+        Raises
+        ------
+        ServerUnreachable, Refused, Interrupted, OSError
+            And what `verify` raises.
+        """
+        partial = target.with_name(f".{target.name}.part")
+
+        def attempt() -> httpx.Response:
+            with self._http.stream("GET", self._address(path)) as response:
+                if not response.is_success:
+                    response.read()
+                    _come_back(response)
+                    raise _refusal(response)
+                done = 0
+                with partial.open("wb") as file:
+                    for piece in response.iter_bytes(1 << 18):
+                        if self.stopped.is_set():
+                            raise Interrupted("Interrupted.")
+                        file.write(piece)
+                        done += len(piece)
+                        if on_bytes:
+                            on_bytes(done)
+                    file.flush()
+                    os.fsync(file.fileno())
+            return response
+
+        try:
+            self._retrying(attempt)
+            if verify:
+                verify(partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class _ComeBack(Exception):
+    """The server is busy; `after` is the number of seconds that it asked for."""
+
+    def __init__(self, refusal: Refused, after: float) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+        self.after = after
+
+
+def _come_back(response: httpx.Response) -> None:
+    if response.status_code in TRANSIENT:
+        wish = response.headers.get("retry-after", "")
+        raise _ComeBack(_refusal(response), min(float(wish), 60.0) if wish.isdigit() else 0.0)
+
+
+@contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Make SIGTERM end the command in the way Ctrl-C does, while the block runs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def client_command(function: Callable[P, None]) -> Callable[P, None]:
+    """Give a command the exit code of an interruption, and of a local file that cannot be used."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            with _ending_on_signals():
+                function(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted.") from None
+        except OSError as error:
+            raise UsageProblem(f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")) from error
+
+    return run
+
+
+def open_client(*, patience: float = 60.0) -> Client:
+    """Return a client of the server that the environment names; its waiting is told on standard error."""
+    url, key = find_server()
+    return Client(url, key, patience=patience, on_wait=lambda sentence: click.echo(sentence, err=True))

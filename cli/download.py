@@ -1,0 +1,92 @@
+"""`fractureai download`: save a batch's results, and check that every byte arrived."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from cli.client import Client, ClientError, Json, client_command, open_client
+from cli.output import byte_bar, open_console, shown
+
+
+def verify_zip(path: Path) -> None:
+    """Check a ZIP of results against the hashes in its own ``manifest.json``.
+
+    Raises
+    ------
+    ClientError
+        Something is damaged, missing, or there without being named.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            promised: dict[str, str] = json.loads(archive.read("manifest.json"))["members"]
+            names = archive.namelist()
+            if sorted(names) != sorted([*promised, "manifest.json"]):
+                raise ClientError("The ZIP does not hold exactly the members that its manifest names.")
+            for name, sha256 in promised.items():
+                digest = hashlib.sha256()
+                with archive.open(name) as member:
+                    while piece := member.read(1 << 20):
+                        digest.update(piece)
+                if digest.hexdigest() != sha256:
+                    raise ClientError(
+                        f"In the ZIP, {shown(name)} does not have the hash that its manifest names."
+                    )
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise ClientError(f"The ZIP is damaged ({error}); download it again.") from error
+
+
+def save_zip(client: Client, batch: Json, out: Path, console: Console) -> Path:
+    """Save a batch's ZIP, which appears whole and verified or not at all; return its path."""
+    received = 0
+    with byte_bar(console, "Receiving", 0, 0) as add:
+
+        def on_bytes(total: int) -> None:
+            nonlocal received
+            add(0, total - received)
+            received = total
+
+        client.download(f"/batches/{batch['id']}/results.zip", out, on_bytes=on_bytes, verify=verify_zip)
+    console.print(
+        f"Saved {out} ({out.stat().st_size / 1e6:.1f} MB, every member's hash checked)", soft_wrap=True
+    )
+    return out
+
+
+@click.command()
+@click.argument("batch")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write, or a folder to write it in.")
+@click.option("--csv", "as_csv", is_flag=True, help="Save the table alone, as CSV.")
+@client_command
+def download(batch: str, out: Path | None, as_csv: bool) -> None:
+    """Save the results of BATCH (an id, a unique beginning of one, or `latest`) as a ZIP.
+
+    The file appears once it is complete; every member is checked against the hash in the ZIP's manifest.
+
+    \b
+    Examples:
+      fractureai download latest
+      fractureai download 3f2a --out results.zip
+      fractureai download latest --csv --out table.csv
+
+    \b
+    Exit codes: 0 saved; 1 the ZIP is damaged; 2 usage, or it cannot be written;
+    3 no answer from the server; 4 refused by the server; 5 interrupted.
+    """  # noqa: D301
+    console = open_console()
+    with open_client() as client:
+        found = client.batch(client.resolve(batch))
+        target = out or Path()
+        if target.is_dir():
+            target /= f"fractureai-{found['id'][:8]}.{'csv' if as_csv else 'zip'}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if as_csv:
+            client.download(f"/batches/{found['id']}/results.csv", target)
+            console.print(f"Saved {target}", soft_wrap=True)
+        else:
+            save_zip(client, found, target, console)

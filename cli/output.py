@@ -1,0 +1,214 @@
+"""What the client commands print: live bars and tables on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from cli.client import Client, Json
+
+STYLES = {
+    "positive": "bold red",
+    "doubt": "yellow",
+    "not_assessable": "magenta",
+    "negative": "green",
+    "failed": "bold red",
+    "partial": "yellow",
+    "done": "green",
+    "rejected": "magenta",
+}
+#: What a person should look at first: (images' filter, the word for it).
+WORST_FIRST: Sequence[tuple[dict[str, str], str]] = (
+    ({"status": "done", "triage": "positive"}, "positive"),
+    ({"status": "done", "triage": "doubt"}, "doubt"),
+    ({"status": "failed"}, "failed"),
+    ({"status": "done", "triage": "not_assessable"}, "not_assessable"),
+    ({"status": "rejected"}, "rejected"),
+    ({"status": "cancelled"}, "cancelled"),
+    ({"status": "done", "triage": "negative"}, "negative"),
+)
+LINE_SECONDS = 15.0  # between two lines of progress in a log
+
+
+def shown(text: object) -> str:
+    """Return text that a terminal cannot mistake for commands; file names may hold any byte."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(text))
+
+
+def open_console(*, as_json: bool = False) -> Console:
+    """Return the console for people: standard output, or standard error when that carries JSON."""
+    return Console(stderr=as_json, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on standard output."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} GB"
+
+
+@contextmanager
+def byte_bar(console: Console, what: str, files: int, size: int) -> Iterator[Callable[[int, int], None]]:
+    """Show how many files and bytes were moved; yields a function that takes what was added."""
+    done_files = done_bytes = 0
+    lock = threading.Lock()
+    last = time.monotonic()
+    with _bars(console, TextColumn("{task.fields[files]}"), DownloadColumn(), TransferSpeedColumn()) as bars:
+        bar = bars.add_task(what, total=size or None, files="")
+
+        def add(n_files: int, n_bytes: int) -> None:
+            nonlocal done_files, done_bytes, last
+            with lock:
+                done_files += n_files
+                done_bytes += n_bytes
+                bars.update(bar, completed=done_bytes, files=f"{done_files}/{files} files" if files else "")
+                if not console.is_terminal and time.monotonic() - last > LINE_SECONDS:
+                    last = time.monotonic()
+                    console.print(f"{what}: {done_files}/{files} files, {_size(done_bytes)} of {_size(size)}")
+
+        yield add
+
+
+@contextmanager
+def batch_bar(console: Console) -> Iterator[Callable[[Json], None]]:
+    """Show a batch's progress; yields a function that takes its newest state."""
+    last = 0.0
+    task: TaskID | None = None
+    with _bars(
+        console, TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[note]}")
+    ) as bars:
+
+        def update(batch: Json) -> None:
+            nonlocal last, task
+            counts = batch["counts"]
+            ended = sum(counts[word] for word in ("done", "rejected", "failed", "cancelled"))
+            if console.is_terminal:
+                if task is None:
+                    task = bars.add_task("", note="")
+                bars.update(
+                    task,
+                    description=batch["status"],
+                    completed=ended,
+                    total=counts["total"],
+                    note=_batch_note(batch),
+                )
+            elif time.monotonic() - last > LINE_SECONDS:
+                last = time.monotonic()
+                console.print(f"{batch['status']}: {ended}/{counts['total']} {_batch_note(batch)}".rstrip())
+
+        yield update
+
+
+def _bars(console: Console, *columns: ProgressColumn) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _batch_note(batch: Json) -> str:
+    words = []
+    if batch["status"] == "running" and batch.get("rate"):
+        words.append(f"{batch['rate']:.1f} images/s")
+        if batch.get("eta_seconds") is not None:
+            words.append(f"{duration(batch['eta_seconds'])} left")
+    return ", ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as people say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def print_rows(console: Console, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on a terminal, and lines of tab-separated fields elsewhere."""
+    if not console.is_terminal:
+        for row in rows:
+            console.print("\t".join(shown(cell) for cell in row), soft_wrap=True)
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, overflow="fold", justify="right" if heading == "probability" else "left")
+    for row in rows:
+        table.add_row(*(Text(shown(cell), style=STYLES.get(cell, "")) for cell in row))
+    console.print(table)
+
+
+def worst_images(client: Client, batch_id: str, limit: int | None) -> Iterator[tuple[str, Json]]:
+    """Yield a batch's images with the word for their outcome, those to look at first coming first.
+
+    At most `limit` images are kept in memory, however many the batch has; None keeps one outcome's.
+    """
+    left = limit
+    for filters, word in WORST_FIRST:
+        found = client.images(batch_id, **filters)
+        ordered = (
+            sorted(found, key=_probability, reverse=True)
+            if left is None
+            else heapq.nlargest(left, found, key=_probability)
+        )
+        yield from ((word, image) for image in ordered)
+        if left is not None:
+            left -= len(ordered)
+            if left <= 0:
+                return
+
+
+def _probability(image: Json) -> float:
+    return float(image["probability"]) if image.get("probability") is not None else -1.0
+
+
+def print_images(client: Client, console: Console, batch: Json, *, limit: int = 20) -> None:
+    """Print what was found (file, region, probability, triage), worst first; all of it off a terminal."""
+
+    def row(word: str, image: Json) -> tuple[str, str, str, str]:
+        p = image.get("probability")
+        reason = image.get("reason")
+        outcome = f"{word}: {reason['sentence']}" if reason and image["status"] != "done" else word
+        return image["filename"], image.get("region") or "", "" if p is None else f"{p:.2f}", outcome
+
+    rows = [row(*item) for item in worst_images(client, batch["id"], limit if console.is_terminal else None)]
+    print_rows(console, ("file", "region", "probability", "triage"), rows)
+    more = batch["counts"]["total"] - len(rows)
+    if more > 0:
+        console.print(f"... and {more} more: {batch['links']['page']}", soft_wrap=True)
+
+
+def summary(batch: Json) -> str:
+    """Return a batch's counts in words, the zeros left out."""
+    counts = batch["counts"]
+    words = ("done", "rejected", "failed", "cancelled", "skipped", "running", "queued", "uploaded")
+    parts = [f"{counts[word]} {word}" for word in words if counts.get(word)]
+    triage = [f"{n} {word.replace('_', ' ')}" for word, n in batch["triage"].items() if n]
+    return ", ".join(parts or ["no files"]) + (f" ({', '.join(triage)})" if triage else "")

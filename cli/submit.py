@@ -1,0 +1,276 @@
+"""`fractureai submit`: send files, folders and ZIPs as one batch, and wait for the results if asked."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from cli.client import (
+    OK,
+    SOME_FAILED,
+    Client,
+    ClientError,
+    Interrupted,
+    Json,
+    UsageProblem,
+    client_command,
+    open_client,
+)
+from cli.download import save_zip
+from cli.local_files import find_files
+from cli.output import (
+    batch_bar,
+    byte_bar,
+    open_console,
+    print_images,
+    print_json,
+    shown,
+    summary,
+    worst_images,
+)
+from cli.upload import FileProblem, upload
+
+SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class SubmitOptions:
+    """How a batch is read, and whether its results are waited for.
+
+    Attributes
+    ----------
+    out
+        Where the ZIP of the results goes; implies `wait`.
+    timeout
+        Seconds to wait at most; None waits as long as it takes.
+    """
+
+    label: str = ""
+    manifest: Path | None = None
+    report: bool = True
+    heatmap: bool = True
+    bundle: str | None = None
+    priority: str = "normal"
+    wait: bool = False
+    out: Path | None = None
+    timeout: float | None = None
+
+    def as_request(self) -> Json:
+        """Return the body of ``POST /batches``."""
+        body: Json = {"priority": self.priority, "report": self.report, "heatmap": self.heatmap}
+        if self.label:
+            body["label"] = self.label
+        if self.bundle:
+            body["bundle"] = self.bundle
+        return body
+
+
+@dataclass(frozen=True)
+class SubmitResult:
+    """What came of it.
+
+    Attributes
+    ----------
+    batch
+        The batch's last known state, as the server's JSON.
+    problems
+        The files that were refused on upload.
+    images
+        The images' JSON, those to look at first coming first; empty unless waited for.
+    zip
+        The saved results, or None.
+    """
+
+    batch: Json
+    counts: Json
+    problems: tuple[FileProblem, ...]
+    images: tuple[Json, ...] = ()
+    zip: Path | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0, or 1 when a file was rejected, failed or cancelled; a copy within a study is none."""
+        if any(problem.code != "duplicate_in_study" for problem in self.problems):
+            return SOME_FAILED
+        return batch_exit_code(self.batch)
+
+
+def batch_exit_code(batch: Json) -> int:
+    """Return 1 when an image of the batch was rejected, failed or cancelled, else 0."""
+    counts = batch["counts"]
+    bad = counts["rejected"] + counts["failed"] + counts["cancelled"]
+    return SOME_FAILED if bad > batch["reasons"].get("duplicate_in_study", 0) else OK
+
+
+def _print_problems(console: Console, problems: Sequence[FileProblem]) -> None:
+    listed = problems[:SHOWN_PROBLEMS] if console.is_terminal else problems
+    for problem in listed:
+        console.print(
+            f"Rejected: {shown(problem.name)}: {problem.sentence} {problem.advice}".rstrip(), soft_wrap=True
+        )
+    if len(problems) > len(listed):
+        console.print(f"... and {len(problems) - len(listed)} more rejected files.")
+
+
+def run_submit(
+    client: Client,
+    paths: Sequence[Path],
+    options: SubmitOptions,
+    console: Console,
+    *,
+    keep_images: bool = False,
+) -> SubmitResult:
+    """Send the files as a new batch, submit it, and wait for its results if the options say so.
+
+    Parameters
+    ----------
+    keep_images
+        Put every image of a finished batch into the result instead of printing a table of the worst ones.
+
+    Raises
+    ------
+    UsageProblem
+        A path is not there, or there is nothing to send.
+    ServerUnreachable, Refused, Interrupted
+        Before the batch was submitted, its draft is cancelled; afterwards the server goes on with it.
+    """
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)  # now, and not after an hour's reading
+    found = find_files(paths)
+    for path in found.left_out:
+        console.print(f"Left out (a link, a device, or not readable): {shown(path)}", soft_wrap=True)
+    if not found.files:
+        raise UsageProblem("There are no files to send.")
+    size = sum(file.size for file in found.files)
+    batch = client.create_batch(options.as_request(), str(uuid.uuid4()))
+    try:
+        with byte_bar(console, "Sending", len(found.files), size) as add:
+            sent = upload(client, batch["id"], found.files, manifest=options.manifest, on_progress=add)
+        batch = client.act(batch["id"], "submit")
+    except (ClientError, KeyboardInterrupt):
+        client.patience = 2.0
+        with suppress(ClientError):
+            client.act(batch["id"], "cancel")
+        raise
+    _print_problems(console, sent.problems)
+    counts = sent.counts
+    console.print(
+        f"Batch {batch['id']}: {counts['accepted']} accepted, {counts['rejected']} rejected"
+        + (f", {counts['skipped']} skipped" if counts["skipped"] else "")
+    )
+    console.print(batch["links"]["page"], soft_wrap=True)
+    if not (options.wait or options.out):
+        return SubmitResult(batch, counts, sent.problems)
+    try:
+        with batch_bar(console) as update:
+            batch = client.wait_for(batch["id"], update, timeout=options.timeout)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Interrupted; the server goes on. `fractureai status {batch['id'][:8]} --watch` follows it."
+        ) from None
+    images: tuple[Json, ...] = ()
+    if keep_images:
+        images = tuple(image for _, image in worst_images(client, batch["id"], None))
+    else:
+        print_images(client, console, batch)
+    console.print(f"{batch['status']}: {summary(batch)}", soft_wrap=True)
+    saved = save_zip(client, batch, options.out, console) if options.out else None
+    return SubmitResult(batch, counts, sent.problems, images, saved)
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how images are read; `submit` and `watch` share them."""
+    for option in reversed(
+        [
+            click.option("--label", default="", help="A name for the batch, shown on its page."),
+            click.option(
+                "--manifest",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                help="CSV with the columns path, accession, study, view, laterality, priority; "
+                "path as in the results: relative to the folder that is sent.",
+            ),
+            click.option("--no-report", is_flag=True, help="Make no PDF reports."),
+            click.option("--no-heatmap", is_flag=True, help="Make no attention-map pictures."),
+            click.option("--bundle", help="Model bundle to read with; see `fractureai bundles`."),
+            click.option("--priority", type=click.Choice(["urgent", "normal", "low"]), default="normal"),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@reading_options
+@click.option("--wait", is_flag=True, help="Wait until every image is read, then print a table.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Save the results as this ZIP; implies --wait.",
+)
+@click.option("--timeout", type=click.FloatRange(min=0), help="Wait at most so many seconds (exit code 5).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+@click.pass_context
+@client_command
+def submit(
+    ctx: click.Context,
+    *,
+    paths: tuple[Path, ...],
+    label: str,
+    manifest: Path | None,
+    no_report: bool,
+    no_heatmap: bool,
+    bundle: str | None,
+    priority: str,
+    wait: bool,
+    out: Path | None,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Send files, folders and ZIPs to the server as one batch.
+
+    Folders are searched for all files; hidden ones, __MACOSX and Thumbs.db are passed over. Several PATHs are
+    named relative to the deepest folder that holds them all.
+
+    \b
+    Examples:
+      fractureai submit scan.dcm
+      fractureai submit night-shift/ --label "night shift" --priority urgent --wait
+      fractureai submit MURA/valid --no-report --out results.zip
+      fractureai submit images.zip --manifest accessions.csv --json --wait
+
+    \b
+    Exit codes: 0 all well; 1 some images were rejected, failed or cancelled;
+    2 usage; 3 no answer from the server; 4 refused by the server; 5 interrupted.
+    """  # noqa: D301 - \b is click's mark for "do not rewrap"
+    options = SubmitOptions(
+        label=label,
+        manifest=manifest,
+        report=not no_report,
+        heatmap=not no_heatmap,
+        bundle=bundle,
+        priority=priority,
+        wait=wait,
+        out=out,
+        timeout=timeout,
+    )
+    with open_client() as client:
+        result = run_submit(client, paths, options, open_console(as_json=as_json), keep_images=as_json)
+    if as_json:
+        print_json(
+            {
+                "batch": result.batch,
+                "upload": result.counts,
+                "problems": [vars(problem) for problem in result.problems],
+                "images": list(result.images),
+                "zip": str(result.zip) if result.zip else None,
+            }
+        )
+    ctx.exit(result.exit_code)
