@@ -75,11 +75,17 @@ def make_home(home: Path) -> Path:
 def kept_secret(path: Path) -> str:
     """Return the secret in the file, made on the first call and readable by its owner alone."""
     if not path.exists():
-        fresh = path.with_name(f"{path.name}.{os.getpid()}")
-        fresh.touch(mode=0o600)
-        fresh.write_text(secrets.token_urlsafe(32))
-        fresh.rename(path)
+        write_private(path, secrets.token_urlsafe(32))
     return path.read_text().strip()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone can read, whole or not at all."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    fresh.touch(mode=0o600)
+    fresh.write_text(text)
+    fresh.rename(path)
 
 
 def free_port() -> int:
@@ -132,15 +138,6 @@ def running_servers(home: Path) -> Servers | None:
     return None
 
 
-def announce(home: Path, servers: Servers) -> None:
-    """Write the addresses down for `fsck` and `backup`, readable by the owner alone."""
-    fresh = home / "servers.json.new"
-    fresh.unlink(missing_ok=True)
-    fresh.touch(mode=0o600)
-    fresh.write_text(json.dumps(asdict(servers)))
-    fresh.rename(home / "servers.json")
-
-
 @contextmanager
 def embedded(
     home: Path, *, postgres: bool = True, valkey: bool = True
@@ -177,7 +174,7 @@ def embedded(
         if valkey:
             _await(children[0], lambda: _valkey_answers(broker_url))
         servers = Servers(database_url, broker_url)
-        announce(home, servers)
+        write_private(home / "servers.json", json.dumps(asdict(servers)))  # for `fsck` and `backup`
         yield servers, children
 
 
@@ -194,10 +191,10 @@ def _start_valkey(home: Path, lock: int, children: list[Child]) -> str:
     folder.mkdir(mode=0o700, exist_ok=True)
     port, password = free_port(), secrets.token_urlsafe(24)
     conf = folder / "valkey.conf"  # not the command line, which everyone can read
-    conf.touch(mode=0o600)
-    conf.write_text(
+    write_private(
+        conf,
         f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {json.dumps(str(folder))}\n"
-        'appendonly yes\nappendfsync everysec\nsave ""\nmaxmemory-policy noeviction\nloglevel notice\n'
+        'appendonly yes\nappendfsync everysec\nsave ""\nmaxmemory-policy noeviction\nloglevel notice\n',
     )
     child = Child(
         "valkey",

@@ -1,0 +1,70 @@
+"""The command `fractureai`: a table of its commands, each imported only when it is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+# name: (module:attribute, what `fractureai --help` says of it)
+COMMANDS = {
+    "up": ("cli.supervise:up", "Run a whole server here, until Ctrl-C."),
+    "demo": ("cli.demo:demo", "Run a server here, read some radiographs, keep serving."),
+    "submit": ("cli.submit:submit", "Send files, folders and ZIPs to a server, as one batch."),
+    "watch": ("cli.watch:watch", "Send whatever arrives in a folder; file its reports in another."),
+    "status": ("cli.status:status", "Show a batch, or the latest ones."),
+    "download": ("cli.download:download", "Save a batch's results as one ZIP."),
+    "cancel": ("cli.control:cancel", "Stop a batch; what is read already stays."),
+    "retry": ("cli.control:retry", "Read a batch's failed images again."),
+    "pause": ("cli.control:pause", "Hold a batch back."),
+    "resume": ("cli.control:resume", "Let a paused batch go on."),
+    "bundles": ("cli.bundles:bundles", "List the model bundles, or bring one into a server."),
+    "fsck": ("cli.fsck:fsck", "Find missing, altered and orphaned files."),
+    "migrate": ("cli.prepare:migrate", "Make or update a server's tables, bucket, bundles, first site."),
+    "doctor": ("cli.doctor:doctor", "Say what is missing on this machine, and what to do."),
+    "backup": ("cli.backup:backup", "Save a server's database, files and secret as one archive."),
+    "restore": ("cli.backup:restore", "Bring an archive of `backup` back."),
+    "phantoms": ("training.phantoms:main", "Make synthetic radiographs."),
+    "train": ("training.train:main", "Fit a model."),
+    "evaluate": ("training.evaluate:main", "Measure a bundle on a data set."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="fractureai")
+def main() -> None:
+    """Read bone X-rays in batches: findings, attention maps, PDF reports.
+
+    Not a medical device. AI output, to be verified by a clinician.
+
+    submit, watch, status, download, cancel, retry, pause and resume talk to the server that FRACTUREAI_URL
+    and FRACTUREAI_API_KEY name. The others work on this machine.
+    """
+
+
+if __name__ == "__main__":
+    main()

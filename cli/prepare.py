@@ -1,0 +1,83 @@
+"""What has to be there before a server runs: tables, bucket, bundles, the first site and administrator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLES = ROOT / "models" / "bundles"
+ADMIN = "admin@localhost"
+
+
+@dataclass(frozen=True)
+class Access:
+    """How the administrator gets in: a one-time link for the browser, a key for programs."""
+
+    sign_in: str
+    api_key: str
+
+
+def prepare() -> None:
+    """Make or update everything; safe to repeat, and to run twice at once."""
+    from alembic import command
+    from alembic.config import Config
+
+    from settings import get_settings
+    from store.bundles import add_bundle
+    from store.session import session_scope
+    from store.sites import bootstrap
+
+    settings = get_settings().require("database_url", "blob_url", "secret_key")
+    command.upgrade(Config(str(ROOT / "alembic.ini")), "head")
+    make_bucket()
+    for manifest in sorted(BUNDLES.glob("*/manifest.json")):
+        add_bundle(manifest.parent)
+    with session_scope() as session:
+        bootstrap(session, settings.site_name, ADMIN)
+
+
+def let_in(known_key: str | None = None) -> Access:
+    """Return a fresh sign-in link for the administrator, and the known API key, or a new one in its place."""
+    from settings import get_settings
+    from store.accounts import create_api_key, create_sign_in_token, identify_key
+    from store.session import session_scope
+    from store.sites import bootstrap
+
+    settings = get_settings()
+    with session_scope() as session:
+        _, admin, _ = bootstrap(session, settings.site_name, ADMIN)
+        token = create_sign_in_token(session, admin)
+        if known_key is None or identify_key(session, known_key) is None:
+            known_key = create_api_key(session, admin, "this machine")[1]
+    return Access(f"{settings.public_url.rstrip('/')}/sign-in/{token}", known_key)
+
+
+def make_bucket() -> None:
+    """Make the bucket that FRACTUREAI_BLOB_URL names, where it names one that is not there."""
+    from botocore.exceptions import ClientError
+
+    from store.blobs import S3Store, get_blobs
+
+    blobs = get_blobs()
+    if isinstance(blobs, S3Store):
+        try:
+            blobs.client.head_bucket(Bucket=blobs.bucket)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise
+            blobs.client.create_bucket(Bucket=blobs.bucket)
+
+
+@click.command()
+def migrate() -> None:
+    """Make or update a server's tables, bucket, bundles, first site.
+
+    Works on the servers that FRACTUREAI_DATABASE_URL and FRACTUREAI_BLOB_URL name. Prints a one-time sign-in
+    link for the administrator and a new API key. `fractureai up` does the same by itself.
+    """
+    prepare()
+    access = let_in()
+    click.echo(f"Ready.\nSign in: {access.sign_in}\nAPI key: {access.api_key}")

@@ -1,0 +1,289 @@
+"""`fractureai up`: every process of a server as a child of this one, started again when it ends by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from cli.child import Child
+from cli.embedded import EmbeddedError, default_home, embedded, kept_secret, write_private
+from cli.prepare import ROOT, Access, let_in, prepare
+
+TICK_SECONDS = 0.5
+STEADY_SECONDS = 30.0
+HOPELESS_DEATHS = 5
+STOP_SECONDS = 6.0  # then the servers stop, in three more: nothing runs ten seconds after Ctrl-C
+PORT = 8000
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "OPENCV_FOR")}
+
+
+class Supervisor:
+    """Watches children and starts again, ever more slowly, those that end by themselves."""
+
+    def __init__(self, children: Sequence[Child], say: Callable[[str], None]) -> None:
+        self.children = list(children)
+        self._say = say
+        self._deaths: dict[str, int] = {}
+        self._due: dict[str, float] = {}
+        self._started: dict[str, float] = {}
+
+    def start(self, child: Child) -> None:
+        """Start a child; from the main thread only."""
+        self._due.pop(child.name, None)
+        self._started[child.name] = time.monotonic()
+        child.start()
+        if child not in self.children:
+            self.children.append(child)
+
+    def tick(self) -> None:
+        """Look at every child once."""
+        now = time.monotonic()
+        for child in self.children:
+            child.trim_log()
+            if child.running:
+                if now - self._started.get(child.name, now) > STEADY_SECONDS:
+                    self._deaths[child.name] = 0
+            elif child.name not in self._due:
+                deaths = self._deaths[child.name] = self._deaths.get(child.name, 0) + 1
+                wait = min(30.0, 0.5 * 2 ** (deaths - 1))
+                self._due[child.name] = now + wait
+                self._say(
+                    f"{child.name} ended by itself (status {child.status}); starting it again in {wait:g} s"
+                )
+                if deaths == HOPELESS_DEATHS:
+                    self._say(f"{child.name} keeps ending. The end of {child.log}:\n{child.log_tail()}")
+            elif now >= self._due[child.name]:
+                self.start(child)
+
+    def hopeless(self) -> str | None:
+        """Return the name of a child that keeps ending, if one does."""
+        return next((name for name, deaths in self._deaths.items() if deaths >= HOPELESS_DEATHS), None)
+
+    def run(self, until: threading.Event | None = None) -> None:
+        """Watch until the event, or for ever."""
+        until = until or threading.Event()
+        while not until.wait(TICK_SECONDS):
+            self.tick()
+
+    @staticmethod
+    def stop(children: Sequence[Child]) -> None:
+        """Ask all to stop, wait, then kill those that did not."""
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in children:
+            child.ask_to_stop()
+        for child in children:
+            child.wait_or_kill(deadline)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs: where it is, how to get in, and who watches it."""
+
+    address: str
+    access: Access
+    supervisor: Supervisor
+    home: Path
+
+
+def interruptible() -> None:
+    """Treat a request to end, and a closed terminal, like Ctrl-C; a second one does not cut the stop short."""
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signals = {each for each in signals if signal.getsignal(each) is not signal.SIG_IGN}  # as under nohup
+
+    def interrupt(_signal: int, _frame: object) -> NoReturn:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for each in signals:
+        signal.signal(each, interrupt)
+
+
+def listen(host: str, port: int | None) -> socket.socket:
+    """Return a listening socket: on the port asked for, or on the first free one from 8000.
+
+    Every web process of this run inherits it, so nobody else can take the port between two of them.
+
+    Raises
+    ------
+    EmbeddedError
+        `port_in_use`.
+    """
+    for candidate in [port] if port is not None else range(PORT, PORT + 100):
+        try:
+            return socket.create_server((host, candidate), backlog=128)
+        except OSError as error:
+            last = error
+    raise EmbeddedError(
+        "port_in_use", f"Cannot listen on {host}:{port or PORT}: {last.strerror}. Try another --port."
+    )
+
+
+def processes(home: Path, listener: int, workers: int) -> list[Child]:
+    """Return the processes of a server that are ours."""
+    python = [sys.executable, "-m"]
+    web = [
+        *(*python, "gunicorn", "web.factory:create_app()", "--bind", f"fd://{listener}"),
+        *("--worker-class", "gthread", "--workers", "2", "--threads", "16"),
+        *("--timeout", "120", "--graceful-timeout", "4", "--worker-tmp-dir", "/dev/shm"),  # noqa: S108 - gunicorn's own advice
+    ]
+
+    def child(name: str, argv: Sequence[str], **extra: str) -> Child:
+        return Child(
+            name,
+            argv,
+            home / "logs" / f"{name}.log",
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "2", **extra},
+            cwd=ROOT,
+        )
+
+    def worker(queue: str, slots: int, **extra: str) -> Child:
+        name = f"worker-{queue}"
+        argv = [
+            *python,
+            "celery",
+            "-A",
+            "worker.app",
+            "worker",
+            "-Q",
+            queue,
+            "-c",
+            str(slots),
+            "-n",
+            f"{queue}@%h",
+        ]
+        return child(name, [*argv, "--without-gossip", "--without-mingle"], **extra)
+
+    front = child("web", web)
+    front.keep_open = (listener,)
+    return [
+        front,
+        worker("gpu", 1),
+        worker("cpu", workers, **ONE_THREAD),
+        worker("report", workers, **ONE_THREAD),
+        child("reconcile", [*python, "worker.reconcile"]),
+    ]
+
+
+def _leave_key(home: Path, address: str) -> Access:
+    """Let the administrator in; leave an API key in the home, where this user's client commands find it."""
+    note = home / "client.json"
+    known = json.loads(note.read_text())["api_key"] if note.exists() else None
+    access = let_in(known)
+    write_private(note, json.dumps({"url": address, "api_key": access.api_key}))
+    return access
+
+
+@contextmanager
+def server(
+    home: Path,
+    *,
+    host: str,
+    port: int | None,
+    workers: int | None,
+    say: Callable[[str], None],
+) -> Iterator[Server]:
+    """Run a whole server while the block runs; from the main thread only.
+
+    Parameters
+    ----------
+    home
+        Data, logs and secrets.
+    host, port
+        Where it listens; without a port the first free one from 8000.
+    workers
+        Processes that decode, and as many that write reports; by default half of the cores each.
+    say
+        Takes a line for the person.
+
+    Raises
+    ------
+    EmbeddedError
+        A server does not start, the folder or the port is in use.
+    """
+    named = {
+        name: os.environ.get(f"FRACTUREAI_{name}") for name in ("DATABASE_URL", "BROKER_URL", "BLOB_URL")
+    }
+    with ExitStack() as stack:
+        servers, children = stack.enter_context(
+            embedded(home, postgres=not named["DATABASE_URL"], valkey=not named["BROKER_URL"])
+        )
+        listener = stack.enter_context(listen(host, port))
+        address = os.environ.get("FRACTUREAI_PUBLIC_URL") or f"http://{host}:{listener.getsockname()[1]}"
+        os.environ.update(servers.environment())
+        os.environ.setdefault("FRACTUREAI_BLOB_URL", (home / "blobs").as_uri())
+        os.environ.setdefault("FRACTUREAI_SECRET_KEY", kept_secret(home / "secret_key"))
+        os.environ.setdefault("FRACTUREAI_PUBLIC_URL", address)
+        os.environ.setdefault("FRACTUREAI_SOFT_SHUTDOWN_SECONDS", str(STOP_SECONDS - 2))
+
+        prepare()
+        access = _leave_key(home, address)
+        supervisor = Supervisor(children, say)
+        ours = processes(home, listener.fileno(), workers or max(1, (os.cpu_count() or 2) // 2))
+        stack.callback(Supervisor.stop, ours)
+        for child in ours:
+            supervisor.start(child)
+        yield Server(address, access, supervisor, home)
+
+
+def wait_until_answering(running: Server, seconds: float = 60.0) -> None:
+    """Wait until the web process answers.
+
+    Raises
+    ------
+    EmbeddedError
+        `web_not_started`.
+    """
+    local = f"{running.address}/healthz"
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not running.supervisor.hopeless():
+        running.supervisor.tick()
+        try:
+            urllib.request.urlopen(local, timeout=2).close()  # noqa: S310 - our own address
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise EmbeddedError(
+        "web_not_started", f"The web process does not answer; see {running.home / 'logs' / 'web.log'}."
+    )
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on.  [default: the first free one from 8000]")
+@click.option("--workers", type=click.IntRange(1), help="Decoding processes, and as many for reports.")
+@click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="Folder for data and logs.")
+def up(host: str, port: int | None, workers: int | None, home: Path | None) -> None:
+    """Run a whole server here, until Ctrl-C.
+
+    Postgres and Valkey come out of the installed packages, unless FRACTUREAI_DATABASE_URL and
+    FRACTUREAI_BROKER_URL name others; files go below the home folder, unless FRACTUREAI_BLOB_URL says where.
+    """
+    interruptible()
+    folder = home.resolve() if home else default_home()
+    try:
+        with server(folder, host=host, port=port, workers=workers, say=click.echo) as running:
+            wait_until_answering(running)
+            click.echo(
+                f"Serving at {running.address}\nSign in:   {running.access.sign_in}\nData, logs: {folder}"
+            )
+            click.echo("Ctrl-C ends it.")
+            running.supervisor.run()
+    except KeyboardInterrupt:
+        click.echo("\nStopped.")
+    except EmbeddedError as error:
+        raise click.ClickException(f"{error} [{error.code}]") from None
