@@ -1,0 +1,50 @@
+"""Logit to calibrated probability, and calibrated probability to triage."""
+
+from __future__ import annotations
+
+import math
+
+from pipeline.types import Platt, Thresholds, Triage
+
+
+def calibrate(logit: float, platt: Platt) -> float:
+    """Return the calibrated probability ``sigmoid(slope * logit + intercept)``, 0-1 (Platt 1999).
+
+    Raises
+    ------
+    ValueError
+        The logit is not a finite number.
+    """
+    if not math.isfinite(logit):
+        raise ValueError(f"a logit must be finite, not {logit}")
+    z = platt.slope * logit + platt.intercept
+    # each branch takes exp of a number <= 0, which cannot overflow
+    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+
+def triage(probability: float, thresholds: Thresholds, *, never_negative: bool = False) -> Triage:
+    """Cut a calibrated probability at the two operating points.
+
+    Parameters
+    ----------
+    probability
+        Calibrated, 0-1.
+    thresholds
+        Below `low` negative, from `high` up positive, doubt between.
+    never_negative
+        A flag forbids *negative* for this image: it becomes *doubt*.
+
+    Raises
+    ------
+    ValueError
+        The probability lies outside 0-1, or the thresholds are out of order.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"a probability lies within 0-1, not {probability}")
+    if thresholds.low > thresholds.high:
+        raise ValueError(f"threshold low {thresholds.low} exceeds high {thresholds.high}")
+    if probability >= thresholds.high:
+        return Triage.POSITIVE
+    if probability >= thresholds.low or never_negative:
+        return Triage.DOUBT
+    return Triage.NEGATIVE
