@@ -17,9 +17,9 @@ help:
 setup:
 	@scripts/setup.sh
 
-# exec: the command is a child of make itself, and ends when make is killed
+# exec: a child of make itself, which ends when make is killed
 demo: setup
-	@exec .venv/bin/fractureai demo --end-with-make $(if $(IMAGES),--images "$(IMAGES)") $(if $(EXIT),--exit)
+	@exec .venv/bin/fractureai demo --end-with $$PPID $(if $(IMAGES),--images "$(IMAGES)") $(if $(EXIT),--exit)
 
 up: setup
 	@exec .venv/bin/fractureai up $(ARGS)

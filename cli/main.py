@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 
 import click
@@ -43,13 +44,23 @@ class LazyGroup(click.Group):
             return None
         module, attribute = COMMANDS[cmd_name][0].split(":")
         command = getattr(import_module(module), attribute)
-        assert isinstance(command, click.Command)
-        return command
+        return command if isinstance(command, click.Command) else _passing_on(cmd_name, command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def _passing_on(name: str, main_function: Callable[[list[str]], object]) -> click.Command:
+    """Return a command that hands all its arguments to a module's own `main`."""
+    return click.Command(
+        name,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        add_help_option=False,
+        params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
+        callback=lambda arguments: main_function(list(arguments)),
+    )
 
 
 @click.group(

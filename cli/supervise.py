@@ -27,6 +27,10 @@ STEADY_SECONDS = 30.0
 HOPELESS_DEATHS = 5
 STOP_SECONDS = 6.0  # then the servers stop, in three more: nothing runs ten seconds after Ctrl-C
 PORT = 8000
+WEB_OPTIONS = (
+    *("--worker-class", "gthread", "--workers", "2", "--threads", "16"),
+    *("--timeout", "120", "--graceful-timeout", "4", "--no-control-socket"),
+)
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "OPENCV_FOR")}
 
 
@@ -99,7 +103,7 @@ class Server:
 
 
 def interruptible() -> None:
-    """Treat a request to end, and a closed terminal, like Ctrl-C; a second one does not cut the stop short."""
+    """Treat SIGTERM and a closed terminal like Ctrl-C, and let no second one cut the stop short."""
     signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     signals = {each for each in signals if signal.getsignal(each) is not signal.SIG_IGN}  # as under nohup
 
@@ -135,11 +139,7 @@ def listen(host: str, port: int | None) -> socket.socket:
 def processes(home: Path, listener: int, workers: int) -> list[Child]:
     """Return the processes of a server that are ours."""
     python = [sys.executable, "-m"]
-    web = [
-        *(*python, "gunicorn", "web.factory:create_app()", "--bind", f"fd://{listener}"),
-        *("--worker-class", "gthread", "--workers", "2", "--threads", "16"),
-        *("--timeout", "120", "--graceful-timeout", "4", "--worker-tmp-dir", "/dev/shm"),  # noqa: S108 - gunicorn's own advice
-    ]
+    web = [*python, "gunicorn", "web.factory:create_app()", "--bind", f"fd://{listener}", *WEB_OPTIONS]
 
     def child(name: str, argv: Sequence[str], **extra: str) -> Child:
         return Child(
@@ -224,6 +224,7 @@ def server(
         listener = stack.enter_context(listen(host, port))
         address = os.environ.get("FRACTUREAI_PUBLIC_URL") or f"http://{host}:{listener.getsockname()[1]}"
         os.environ.update(servers.environment())
+        (home / "blobs").mkdir(mode=0o700, exist_ok=True)
         os.environ.setdefault("FRACTUREAI_BLOB_URL", (home / "blobs").as_uri())
         os.environ.setdefault("FRACTUREAI_SECRET_KEY", kept_secret(home / "secret_key"))
         os.environ.setdefault("FRACTUREAI_PUBLIC_URL", address)
