@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import Any, get_type_hints
 
 PREFIX = "FRACTUREAI_"
@@ -34,6 +35,7 @@ class Settings:
     scorer_backend: str = "auto"
     precision: str = "float32"
     scorer_threads: int = 0
+    cache_dir: str = ""
     # limits of what is taken in
     max_request_bytes: int = 2 * 1024**3
     max_file_bytes: int = 512 * 1024**2
@@ -93,6 +95,13 @@ class Settings:
             f"{f.name}={'***' if f.name in hidden else getattr(self, f.name)!r}" for f in fields(self)
         )
         return f"Settings({shown})"
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where files are kept that can be made again: fetched bundles, converted networks."""
+        if self.cache_dir:
+            return Path(self.cache_dir)
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fractureai"
 
     def require(self, *names: str) -> Settings:
         """Return self, or raise `SettingsError` naming the first empty one of `names`."""

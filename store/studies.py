@@ -280,7 +280,11 @@ def needs_finding(session: Session, batch: Batch, after: uuid.UUID | None, limit
     has = exists().where(and_(StudyFinding.study_id == Image.study_id, StudyFinding.bundle == batch.bundle))
     query = (
         select(Image.study_id)
-        .where(Image.batch_id == batch.id, Image.study_id.is_not(None), or_(several, ~has))
+        .where(
+            Image.batch_id == batch.id,
+            Image.study_id.is_not(None),
+            or_(several, and_(~has, Image.finding_id.is_not(None))),
+        )
         .distinct()
         .order_by(Image.study_id)
         .limit(limit)

@@ -1,0 +1,713 @@
+"""The five stages and the end of a batch: load, call `pipeline` and `models`, save under the lease.
+
+Each stage computes with no transaction open, then writes rows, counters and the handing-on of the unit in one
+transaction that first locks the unit under this lease. Whatever is written twice comes out the same.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache, lru_cache
+from typing import cast
+
+import cv2
+import numpy as np
+from models.bundle import Bundle, load_bundle
+from models.scorer import Scorer, open_scorer
+from pipeline.routing import route
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from pipeline.decode import decode
+from pipeline.explain import attention_regions, overlay_jpeg
+from pipeline.preprocess import display_jpeg, model_input
+from pipeline.report.render import render_report
+from pipeline.report.types import BundleCard, ReportImage, StudyReport
+from pipeline.study import ImageOutcome, study_finding
+from pipeline.triage import calibrate, triage
+from pipeline.types import (
+    AttentionRegion,
+    Float16Array,
+    ImageStatus,
+    Radiograph,
+    Reason,
+    RegionModel,
+    Rejected,
+    Skipped,
+    Stage,
+    StudyFacts,
+    Triage,
+    UInt8Array,
+)
+from pipeline.types import Finding as ReadFinding
+from settings import get_settings
+from store import counters, studies, work
+from store.blobs import get_blobs
+from store.bundles import fetch_bundle
+from store.errors import BlobMissing
+from store.session import session_scope
+from store.sites import pseudonymiser
+from store.tables import Batch, BatchStatus, Finding, Image, Site, Study, Work
+from store.work import Lease
+from worker.app import VERSION
+
+log = logging.getLogger("fractureai.stages")
+
+#: With one of these an image is never negative.
+NEVER_NEGATIVE = frozenset({Reason.REGION_CONTRADICTS_HEADER, Reason.SEVERAL_REGIONS, Reason.PARTIAL_PICTURE})
+
+FACTS = tuple(StudyFacts.__dataclass_fields__)
+FINISH_PAGE = 200
+
+
+# what a process keeps
+
+
+@lru_cache(maxsize=4)
+def _bundle(name: str) -> Bundle:
+    return load_bundle(fetch_bundle(name, get_settings().cache_folder / "bundles"))
+
+
+@lru_cache(maxsize=2)
+def _scorer(name: str) -> Scorer:
+    settings = get_settings()
+    return open_scorer(
+        _bundle(name),
+        backend=settings.scorer_backend,
+        precision=settings.precision,
+        threads=settings.scorer_threads,
+    )
+
+
+@cache
+def _pseudonymiser(site_id: uuid.UUID):  # noqa: ANN202 - a callable
+    return pseudonymiser(site_id)
+
+
+# what all stages do
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A chunk's images that have not ended, and what is asked for them."""
+
+    images: list[Image]
+    batch: Batch
+    bundle: Bundle
+
+
+def _load(lease: Lease) -> _Chunk:
+    with session_scope() as session:
+        images = work.images_of(session, lease.work_id)
+        batch = session.get_one(Batch, lease.batch_id)
+    return _Chunk(images, batch, _bundle(batch.bundle))
+
+
+@contextmanager
+def _saving(lease: Lease) -> Iterator[tuple[Session, Work]]:
+    """Open the transaction of a stage's end: the unit locked under the lease.
+
+    Raises
+    ------
+    StaleLease
+    """
+    with session_scope() as session:
+        yield session, work.hold(session, lease)
+
+
+def _locked_images(session: Session, lease: Lease) -> dict[uuid.UUID, Image]:
+    return {image.id: image for image in work.images_of(session, lease.work_id)}
+
+
+def _pack(stacks: dict[int, UInt8Array], ids: list[uuid.UUID]) -> bytes:
+    buffer = io.BytesIO()
+    arrays = {f"s{size}": stack for size, stack in stacks.items()}
+    np.savez(buffer, ids=np.frombuffer(b"".join(i.bytes for i in ids), np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+class _Stacks:
+    """A chunk's model inputs, read back from the blob store."""
+
+    def __init__(self, lease: Lease) -> None:
+        if lease.scratch is None:
+            raise BlobMissing("the chunk has no input stack")
+        with np.load(io.BytesIO(get_blobs().get(lease.scratch)), allow_pickle=False) as arrays:
+            raw = arrays["ids"].tobytes()
+            self._rows = {uuid.UUID(bytes=raw[n : n + 16]): n // 16 for n in range(0, len(raw), 16)}
+            self._stacks = {int(name[1:]): arrays[name] for name in arrays.files if name != "ids"}
+
+    def take(self, images: Iterable[Image], size: int) -> UInt8Array:
+        """Return uint8 (n, size, size), a row an image."""
+        return self._stacks[size][[self._rows[image.id] for image in images]]
+
+
+def _drop_scratch(key: str | None) -> None:
+    if key is not None:
+        get_blobs().delete(key)
+
+
+# prepare
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    radiograph: Radiograph
+    display_sha256: str
+    stored_sha256: str
+
+
+def _key(image: Image, name: str) -> str:
+    return f"images/{image.site_id}/{image.id}/{name}"
+
+
+def _prepare_one(image: Image) -> _Prepared | Rejected | Skipped:
+    settings = get_settings()
+    blobs = get_blobs()
+    source = image.incoming_key or image.original_key
+    if source is None:
+        raise BlobMissing("the image has neither an upload nor a kept copy")
+    try:
+        radiograph = decode(
+            blobs.get(source),
+            max_pixels=settings.max_pixels,
+            pseudonymise=_pseudonymiser(image.site_id),
+            refuse_burned_in=settings.burned_in_annotation == "refuse",
+        )
+    except (Rejected, Skipped) as verdict:
+        return verdict
+    if image.original_key is None:
+        stored, _ = blobs.put(_key(image, "original"), radiograph.stored)
+    else:
+        stored = image.original_sha256 or ""
+    display, _ = blobs.put(_key(image, "display.jpg"), display_jpeg(radiograph.pixels))
+    return _Prepared(radiograph, display, stored)
+
+
+def _apply_facts(image: Image, facts: StudyFacts) -> None:
+    """Take over what the header says; where it is silent the manifest's word stays."""
+    for name in FACTS:
+        said = getattr(facts, name)
+        if said not in ("", None):
+            setattr(image, name, said)
+
+
+def prepare(lease: Lease) -> bool:
+    """Decode, gate, de-identify and keep each image; stack the model inputs."""
+    with _saving(lease) as (session, _):
+        images = list(_locked_images(session, lease).values())
+        work.start_batch(session, lease.batch_id)
+        with counters.counted(session, lease.batch_id, images):
+            for image in images:
+                image.status = ImageStatus.RUNNING.value
+    chunk = _load(lease)
+    sizes = chunk.bundle.input_sizes
+    results: dict[uuid.UUID, _Prepared | Rejected | Skipped] = {}
+    inputs: dict[int, list[UInt8Array]] = {size: [] for size in sizes}
+    ids: list[uuid.UUID] = []
+    for image in chunk.images:
+        result = results[image.id] = _prepare_one(image)
+        if isinstance(result, _Prepared):
+            ids.append(image.id)
+            for size in sizes:
+                inputs[size].append(model_input(result.radiograph.pixels, size))
+            # the pixels of a whole chunk need not be held
+            results[image.id] = _Prepared(
+                _without_pixels(result.radiograph), result.display_sha256, result.stored_sha256
+            )
+    scratch: str | None = None
+    if ids:
+        scratch = f"scratch/{lease.work_id}/{lease.token}.npz"
+        get_blobs().put(scratch, _pack({size: np.stack(rows) for size, rows in inputs.items()}, ids))
+    uploads = [image.incoming_key for image in chunk.images if image.incoming_key]
+    with _saving(lease) as (session, unit):
+        if work.cancelled_meanwhile(session, unit):
+            _drop_scratch(scratch)
+            return False
+        old_scratch, unit.scratch = unit.scratch, scratch
+        images = list(_locked_images(session, lease).values())
+        _save_prepared(session, lease, images, results)
+        goes_on = any(image.status == ImageStatus.RUNNING for image in images if image.id in results)
+        work.pass_stage(session, unit, Stage.CLASSIFY if goes_on else None)
+    for key in uploads:
+        get_blobs().delete(key)
+    if old_scratch != scratch:
+        _drop_scratch(old_scratch)
+    if not goes_on:
+        _drop_scratch(scratch)
+    return goes_on
+
+
+def _without_pixels(radiograph: Radiograph) -> Radiograph:
+    values = {**radiograph.__dict__, "pixels": np.zeros((0, 0), np.uint8), "stored": b""}
+    return Radiograph(**values)
+
+
+def _save_prepared(
+    session: Session,
+    lease: Lease,
+    images: list[Image],
+    results: dict[uuid.UUID, _Prepared | Rejected | Skipped],
+) -> None:
+    skipped = [image for image in images if isinstance(results[image.id], Skipped)]
+    if skipped:
+        gone = counters.tally_images(skipped)
+        gone["n_total"] += len(skipped)
+        delta: Counter[str] = Counter({"n_skipped": len(skipped)})
+        delta.subtract(gone)
+        for image in skipped:
+            images.remove(image)
+            session.delete(image)
+        session.flush()
+        if not images:
+            counters.apply(session, lease.batch_id, delta)
+            return
+        counters.apply(session, lease.batch_id, delta)
+    with counters.counted(session, lease.batch_id, images):
+        for image in images:
+            result = results[image.id]
+            if isinstance(result, _Prepared):
+                _keep_prepared(image, result)
+            elif isinstance(result, Rejected):
+                _reject(image, result.reason, result.detail)
+        studies.assign(session, images)
+        session.flush()
+        running = [image for image in images if image.status == ImageStatus.RUNNING]
+        if running:
+            for copy in studies.first_copies(session, running):
+                twin = next(image for image in running if image.id == copy)
+                _reject(twin, Reason.DUPLICATE_IN_STUDY, "")
+            session.flush()
+            studies.flag_corrections(session, running)
+
+
+def _keep_prepared(image: Image, prepared: _Prepared) -> None:
+    radiograph = prepared.radiograph
+    if image.original_key is None:
+        _apply_facts(image, radiograph.facts)
+        image.original_key, image.original_sha256 = _key(image, "original"), prepared.stored_sha256
+        image.media_type = radiograph.media_type
+        image.flags = sorted({*image.flags, *(flag.value for flag in radiograph.flags)})
+    image.incoming_key = None
+    image.display_key, image.display_sha256 = _key(image, "display.jpg"), prepared.display_sha256
+    image.width, image.height = radiograph.width, radiograph.height
+    image.stage = 1
+
+
+def _reject(image: Image, reason: Reason, detail: str) -> None:
+    image.status = ImageStatus.REJECTED.value
+    image.reason = reason.value
+    image.error = detail or None
+    image.stage = counters.PASSED_ALL
+    image.incoming_key = None
+    image.finished_at = func.clock_timestamp()
+
+
+# classify
+
+
+def _shared_findings(session: Session, images: Iterable[Image], bundle: str) -> dict[str, Finding]:
+    listed = list(images)
+    rows = session.scalars(
+        select(Finding).where(
+            Finding.site_id == listed[0].site_id,
+            Finding.bundle == bundle,
+            Finding.precision == get_settings().precision,
+            Finding.sha256.in_({image.sha256 for image in listed}),
+        )
+    )
+    return {row.sha256: row for row in rows}
+
+
+def classify(lease: Lease) -> bool:
+    """Tell each image's region, or why it is not assessed; what this bundle has said of the bytes stands."""
+    chunk = _load(lease)
+    bundle = chunk.bundle
+    with session_scope() as session:
+        known = _shared_findings(session, chunk.images, bundle.name) if chunk.images else {}
+    todo = list({image.sha256: image for image in chunk.images if image.sha256 not in known}.values())
+    rows = []
+    if todo:
+        scores = _scorer(bundle.name).classify(_Stacks(lease).take(todo, bundle.region_input_size))
+        for image, row, distance in zip(todo, scores.probabilities, scores.distances, strict=True):
+            probabilities = {region: float(p) for region, p in zip(bundle.regions, row, strict=True)}
+            way = route(
+                probabilities,
+                float(distance),
+                bundle.routing,
+                body_part=image.body_part,
+                regions=tuple(r for r in bundle.regions if bundle.model_for(r) is not None),
+            )
+            rows.append(
+                {
+                    "id": uuid.uuid4(),
+                    "site_id": lease.site_id,
+                    "sha256": image.sha256,
+                    "bundle": bundle.name,
+                    "precision": get_settings().precision,
+                    "region": way.region,
+                    "region_probability": way.probability,
+                    "region_probabilities": probabilities,
+                    "distance": float(distance),
+                    "not_assessable": way.not_assessable.value if way.not_assessable else None,
+                    "triage": Triage.NOT_ASSESSABLE.value if way.not_assessable else None,
+                    "flags": [flag.value for flag in way.flags],
+                }
+            )
+    with _saving(lease) as (session, unit):
+        if work.cancelled_meanwhile(session, unit):
+            return False
+        if rows:
+            rows.sort(key=lambda row: str(row["sha256"]))
+            session.execute(insert(Finding).values(rows).on_conflict_do_nothing())
+        images = list(_locked_images(session, lease).values())
+        findings = _shared_findings(session, images, bundle.name)
+        with counters.counted(session, lease.batch_id, images):
+            for image in images:
+                image.finding_id = findings[image.sha256].id
+                image.stage = max(image.stage, 2)
+        work.pass_stage(session, unit, Stage.DETECT)
+    return True
+
+
+# detect
+
+
+@dataclass(frozen=True)
+class _Score:
+    logit: float
+    cam: Float16Array
+
+
+def detect(lease: Lease) -> bool:
+    """Read each image by its region's network: probability and class-activation map in one pass."""
+    chunk = _load(lease)
+    bundle = chunk.bundle
+    with session_scope() as session:
+        findings = _shared_findings(session, chunk.images, bundle.name)
+    groups: dict[str, dict[str, Image]] = defaultdict(dict)
+    for image in chunk.images:
+        finding = findings[image.sha256]
+        if finding.not_assessable is None and finding.logit is None:
+            groups[_reader(bundle, finding.region).network][image.sha256] = image
+    scores: dict[str, _Score] = {}
+    if groups:
+        stacks = _Stacks(lease)
+        for network, images_by_sha in groups.items():
+            images = list(images_by_sha.values())
+            answer = _scorer(bundle.name).detect(network, stacks.take(images, bundle.input_size(network)))
+            for image, logit, cam in zip(images, answer.logits, answer.cams, strict=True):
+                scores[image.sha256] = _Score(float(logit), cam)
+    with _saving(lease) as (session, unit):
+        if work.cancelled_meanwhile(session, unit):
+            return False
+        for sha256 in sorted(scores):
+            _save_score(session, findings[sha256], _reader(bundle, findings[sha256].region), scores[sha256])
+        images = list(_locked_images(session, lease).values())
+        findings = _shared_findings(session, images, bundle.name)
+        with counters.counted(session, lease.batch_id, images):
+            for image in images:
+                _apply_finding(image, findings[image.sha256], bundle)
+        work.pass_stage(session, unit, Stage.EXPLAIN)
+    return True
+
+
+def _reader(bundle: Bundle, region: str) -> RegionModel:
+    model = bundle.model_for(region)
+    if model is None:
+        raise LookupError(f"bundle {bundle.name} has no network for {region}")
+    return model
+
+
+def _save_score(session: Session, finding: Finding, reader: RegionModel, score: _Score) -> None:
+    probability = calibrate(score.logit, reader.calibration)
+    session.execute(
+        update(Finding)
+        .where(Finding.id == finding.id, Finding.logit.is_(None))  # the first to score it has said it
+        .values(
+            network=reader.network,
+            logit=score.logit,
+            probability=probability,
+            triage=triage(probability, reader.thresholds).value,
+            cam=score.cam.astype(np.float16).tobytes(),
+            cam_height=score.cam.shape[0],
+            cam_width=score.cam.shape[1],
+        )
+    )
+
+
+def _apply_finding(image: Image, finding: Finding, bundle: Bundle) -> None:
+    """Put the shared finding beside the image, with this image's own flags."""
+    image.finding_id = finding.id
+    image.region, image.region_probability = finding.region, finding.region_probability
+    image.stage = max(image.stage, 3)
+    flags = {Reason(flag) for flag in (*image.flags, *finding.flags)}
+    if finding.not_assessable is not None:
+        image.reason = finding.not_assessable
+        image.triage, image.probability = Triage.NOT_ASSESSABLE.value, None
+    elif finding.probability is not None:
+        reader = _reader(bundle, finding.region)
+        if reader.pooled:
+            flags.add(Reason.POOLED_MODEL)
+        image.probability = finding.probability
+        image.triage = triage(
+            finding.probability, reader.thresholds, never_negative=bool(flags & NEVER_NEGATIVE)
+        ).value
+    image.flags = sorted(flag.value for flag in flags)
+
+
+# explain
+
+
+def _cam(finding: Finding) -> Float16Array | None:
+    if finding.cam is None or finding.cam_height is None or finding.cam_width is None:
+        return None
+    return np.frombuffer(finding.cam, np.float16).reshape(finding.cam_height, finding.cam_width)
+
+
+def _grey(jpeg: bytes) -> UInt8Array:
+    return cast(UInt8Array, cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE))
+
+
+def explain(lease: Lease) -> bool:
+    """Draw each read image's attention map, and name its attention regions in original pixels."""
+    chunk = _load(lease)
+    blobs = get_blobs()
+    with session_scope() as session:
+        findings = _shared_findings(session, chunk.images, chunk.bundle.name)
+    regions: dict[uuid.UUID, tuple[AttentionRegion, ...]] = {}
+    overlays: dict[uuid.UUID, tuple[str, int]] = {}
+    for image in chunk.images:
+        cam = _cam(findings[image.sha256])
+        if cam is None or image.width is None or image.height is None or image.display_key is None:
+            continue
+        regions[image.id] = attention_regions(cam, width=image.width, height=image.height)
+        if chunk.batch.with_heatmap:
+            picture = overlay_jpeg(_grey(blobs.get(image.display_key)), cam)
+            overlays[image.id] = blobs.put(_key(image, "overlay.jpg"), picture)
+    with _saving(lease) as (session, unit):
+        if work.cancelled_meanwhile(session, unit):
+            return False
+        images = list(_locked_images(session, lease).values())
+        with counters.counted(session, lease.batch_id, images):
+            for image in images:
+                image.attention_regions = [asdict(region) for region in regions.get(image.id, ())]
+                if image.id in overlays:
+                    image.overlay_key = _key(image, "overlay.jpg")
+                    image.overlay_sha256, image.overlay_size = overlays[image.id]
+                image.stage = max(image.stage, 4)
+        work.pass_stage(session, unit, Stage.REPORT)
+    return True
+
+
+# report
+
+
+def report(lease: Lease) -> bool:
+    """Say what each study of the chunk amounts to, and write its PDF once all its images are explained."""
+    chunk = _load(lease)
+    for study_id in sorted({image.study_id for image in chunk.images if image.study_id}, key=str):
+        _write_study(study_id, chunk.batch)
+    with _saving(lease) as (session, unit):
+        if work.cancelled_meanwhile(session, unit):
+            return False
+        images = list(_locked_images(session, lease).values())
+        with counters.counted(session, lease.batch_id, images):
+            for image in images:
+                image.status = ImageStatus.DONE.value
+                image.stage = counters.PASSED_ALL
+                image.finished_at = func.clock_timestamp()
+        work.pass_stage(session, unit, None)
+    _drop_scratch(lease.scratch)
+    return False
+
+
+def _write_study(study_id: uuid.UUID, batch: Batch) -> None:
+    """Write a new version of the study's finding and report if what it stands on has changed."""
+    with session_scope() as session:
+        if not studies.is_ready(session, study_id, batch.id):
+            return  # whoever explains its last image writes it
+        state = studies.study_state(session, study_id, batch.bundle)
+        latest = studies.latest_finding(session, study_id, batch.bundle)
+        current = latest is not None and latest.basis == state.basis
+        if current and latest is not None and (latest.report_key is not None or not batch.with_report):
+            return
+        if not any(image.finding_id for image in state.images):
+            return  # nothing was read: the rows say why
+        version = latest.version + 1 if latest else 1
+        site = session.get_one(Site, batch.site_id)
+        study = session.get_one(Study, study_id)
+        ids = [image.finding_id for image in state.images if image.finding_id]
+        findings = {f.id: f for f in session.scalars(select(Finding).where(Finding.id.in_(ids)))}
+    said = study_finding([_outcome(image) for image in state.images])
+    kept: studies.Report | None = None
+    if batch.with_report:
+        document = _study_report(
+            site, study, batch, version, said.triage, said.reasons, state.images, findings
+        )
+        pdf = render_report(document)
+        name = f"{batch.bundle}-v{version}-{uuid.uuid4().hex[:8]}.pdf"
+        key = f"reports/{batch.site_id}/{study_id}/{name}"
+        sha256, size = get_blobs().put(key, pdf)
+        kept = studies.Report(key, sha256, size)
+    with session_scope() as session:
+        saved = studies.save_finding(
+            session,
+            study_id=study_id,
+            batch=batch,
+            basis=state.basis,
+            triage=said.triage,
+            reasons=said.reasons,
+            n_images=len(state.images),
+            version=version,
+            report=kept,
+        )
+    if not saved and kept is not None:
+        get_blobs().delete(kept.key)  # another worker wrote this version; its key differs
+
+
+def _status(image: Image) -> ImageStatus:
+    """Return how the image counts in a study: once it is read it is as good as done."""
+    return ImageStatus.DONE if image.finding_id else ImageStatus(image.status)
+
+
+def _reasons(image: Image) -> tuple[Reason, ...]:
+    codes = ([image.reason] if image.reason else []) + [f for f in image.flags if f != image.reason]
+    return tuple(Reason(code) for code in codes)
+
+
+def _outcome(image: Image) -> ImageOutcome:
+    return ImageOutcome(
+        status=_status(image),
+        triage=Triage(image.triage) if image.triage and image.finding_id else None,
+        probability=image.probability,
+        reasons=_reasons(image),
+    )
+
+
+def _facts(image: Image) -> StudyFacts:
+    return StudyFacts(**{name: getattr(image, name) for name in FACTS})
+
+
+def _study_report(
+    site: Site,
+    study: Study,
+    batch: Batch,
+    version: int,
+    worst: Triage,
+    reasons: tuple[Reason, ...],
+    images: list[Image],
+    findings: dict[uuid.UUID, Finding],
+) -> StudyReport:
+    bundle = _bundle(batch.bundle)
+    pages = tuple(
+        _report_image(n, image, findings.get(image.finding_id) if image.finding_id else None, bundle, batch)
+        for n, image in enumerate(images, 1)
+    )
+    first = images[0]
+    facts = StudyFacts(
+        accession=study.accession or first.accession,
+        study_uid=study.study_uid,
+        study_date=study.study_date or first.study_date,
+        study_time=first.study_time,
+        laterality=first.laterality if len({image.laterality for image in images}) == 1 else "",
+        age_years=next((image.age_years for image in images if image.age_years is not None), None),
+        patient_hash=study.patient_hash,
+        body_part=first.body_part,
+        view=first.view if len(images) == 1 else "",
+    )
+    return StudyReport(
+        site_name=site.name,
+        study_id=str(study.id),
+        version=version,
+        created_at=datetime.now(UTC),
+        facts=facts,
+        triage=worst,
+        reasons=reasons,
+        images=pages,
+        bundle=BundleCard(
+            name=bundle.name,
+            sha256=bundle.sha256,
+            label_meaning=bundle.label_meaning,
+            trained_on=bundle.trained_on,
+            limits=bundle.limits,
+        ),
+        software_version=VERSION,
+    )
+
+
+def _report_image(
+    number: int, image: Image, finding: Finding | None, bundle: Bundle, batch: Batch
+) -> ReportImage:
+    blobs = get_blobs()
+    reader = bundle.model_for(finding.region) if finding and finding.not_assessable is None else None
+    read = None
+    if finding is not None and image.triage is not None:
+        read = ReadFinding(
+            region=finding.region,
+            region_probability=finding.region_probability,
+            region_probabilities=finding.region_probabilities,
+            probability=finding.probability,
+            triage=Triage(image.triage),
+            reasons=_reasons(image),
+            attention_regions=tuple(AttentionRegion(**region) for region in image.attention_regions),
+        )
+    return ReportImage(
+        number=number,
+        image_id=str(image.id),
+        status=_status(image),
+        facts=_facts(image),
+        width=image.width or 0,
+        height=image.height or 0,
+        reason=Reason(image.reason) if image.reason else None,
+        finding=read,
+        thresholds=reader.thresholds if reader else None,
+        prevalence=reader.calibration.prevalence if reader else None,
+        network=reader.network if reader else "",
+        pooled=reader.pooled if reader else False,
+        flags=tuple(Reason(flag) for flag in image.flags),
+        original_jpeg=blobs.get(image.display_key) if image.display_key else None,
+        overlay_jpeg=blobs.get(image.overlay_key) if image.overlay_key and batch.with_heatmap else None,
+    )
+
+
+# finish
+
+
+def finish(lease: Lease) -> bool:
+    """End a round of a batch: what is left of study findings, then its final status."""
+    with session_scope() as session:
+        batch = session.get_one(Batch, lease.batch_id)
+    current = batch.round == lease.round
+    after: uuid.UUID | None = None
+    while current:
+        with session_scope() as session:
+            page = studies.needs_finding(session, batch, after, FINISH_PAGE)
+        if not page:
+            break
+        for study_id in page:
+            _write_study(study_id, batch)
+        after = page[-1]
+    with _saving(lease) as (session, unit):
+        batch = session.get_one(Batch, lease.batch_id, with_for_update=True, populate_existing=True)
+        ended = batch.n_done + batch.n_rejected + batch.n_failed + batch.n_cancelled
+        if batch.round == lease.round and ended == batch.n_total:
+            if batch.cancelled_at is not None:
+                status = BatchStatus.CANCELLED
+            elif batch.n_failed:
+                status = BatchStatus.FAILED if batch.n_failed == batch.n_total else BatchStatus.PARTIAL
+            else:
+                status = BatchStatus.DONE
+            batch.status = status.value
+            batch.finished_at = func.clock_timestamp()
+            batch.version += 1
+        work.pass_stage(session, unit, None)
+    return False

@@ -1,0 +1,88 @@
+"""The Celery tasks: a few lines each; the work is in `worker.stages`, what follows what in `worker.flow`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from celery import Task
+
+from store.dispatch import FINISH_QUEUE, QUEUES, task_name
+from store.tables import Stage, WorkKind
+from store.work import Lease
+from worker import flow
+from worker.app import app
+
+
+def unit_task(step: Stage | WorkKind) -> Callable[[Callable[[Lease], bool]], Task[Any, Any]]:
+    """Make a task of a function that works on a lease; fixes name, queue, and that Celery never retries.
+
+    The function returns whether the chain goes on; if not, what is left of the chain is dropped.
+    """
+
+    def decorate(execute: Callable[[Lease], bool]) -> Task[Any, Any]:
+        stage = step if isinstance(step, Stage) else None
+
+        def body(self: Task[Any, Any], *, work_id: str) -> None:
+            if not flow.run(uuid.UUID(work_id), stage, execute):
+                self.request.chain = None
+
+        body.__doc__ = execute.__doc__
+        return app.task(
+            body,
+            bind=True,
+            name=task_name(step),
+            queue=QUEUES[step] if isinstance(step, Stage) else FINISH_QUEUE,
+            max_retries=0,
+        )
+
+    return decorate
+
+
+@unit_task(Stage.PREPARE)
+def prepare(lease: Lease) -> bool:
+    """Decode, gate and keep the chunk's images. Before: due at *prepare*; after: at *classify*, or done."""
+    from worker import stages
+
+    return stages.prepare(lease)
+
+
+@unit_task(Stage.CLASSIFY)
+def classify(lease: Lease) -> bool:
+    """Tell the region of each image. Before: at *classify*; after: at *detect*."""
+    from worker import stages
+
+    return stages.classify(lease)
+
+
+@unit_task(Stage.DETECT)
+def detect(lease: Lease) -> bool:
+    """Read each image by its region's network. Before: at *detect*; after: at *explain*."""
+    from worker import stages
+
+    return stages.detect(lease)
+
+
+@unit_task(Stage.EXPLAIN)
+def explain(lease: Lease) -> bool:
+    """Draw attention maps and regions. Before: at *explain*; after: at *report*."""
+    from worker import stages
+
+    return stages.explain(lease)
+
+
+@unit_task(Stage.REPORT)
+def report(lease: Lease) -> bool:
+    """Write study findings and PDFs. Before: at *report*; after: the unit is done, its images too."""
+    from worker import stages
+
+    return stages.report(lease)
+
+
+@unit_task(WorkKind.FINISH)
+def finish(lease: Lease) -> bool:
+    """End a round of a batch. Before: every image has ended; after: the batch is terminal."""
+    from worker import stages
+
+    return stages.finish(lease)
