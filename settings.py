@@ -64,6 +64,7 @@ class Settings:
     # sessions
     session_hours: float = 12.0
     secure_cookies: bool = False
+    trusted_proxies: int = 0
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:

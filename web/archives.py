@@ -32,7 +32,7 @@ _BROKEN = (
 )
 
 
-class ArchiveRefused(Exception):  # noqa: N818 - a verdict, not a fault
+class ArchiveRefused(Exception):
     """The archive or a member cannot be taken.
 
     Parameters

@@ -1,0 +1,236 @@
+"""Who asks, by API key or browser session, checked before every request; CSRF; the pages to sign in and out."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Flask, Response, current_app, g, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as BaseResponse
+
+from settings import Settings
+from store import accounts
+from store.accounts import Identity
+from store.session import session_scope
+from web.errors import CsrfFailed, TooManyAttempts, Unauthorized
+
+SESSION_COOKIE = "fractureai_session"
+FORM_COOKIE = "fractureai_form"
+#: Failed sign-ins in a quarter of an hour, in each process. Many people may sit behind one address.
+MOST_PER_ADDRESS, MOST_PER_PERSON = 100, 10
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+auth = Blueprint("auth", __name__)
+View = TypeVar("View", bound=Callable[..., object])
+
+
+def is_public(view: View) -> View:
+    """Mark a view that anyone may see."""
+    view.is_public = True  # type: ignore[attr-defined]
+    return view
+
+
+class Throttle:
+    """Counts failures of this process by address and by person, over a sliding window."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._failures: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._lock = threading.Lock()
+
+    def check(self, limits: Iterable[tuple[str, int]]) -> None:
+        """Raise `TooManyAttempts` when a key has failed as often lately as it may."""
+        with self._lock:
+            if any(len(self._recent(key)) >= most for key, most in limits):
+                raise TooManyAttempts
+
+    def fail(self, keys: Iterable[str]) -> None:
+        """Note a failure of each of `keys`."""
+        with self._lock:
+            for key in keys:
+                self._recent(key).append(time.monotonic())
+            if len(self._failures) > 10_000:
+                for key in list(self._failures):
+                    if not self._recent(key):
+                        del self._failures[key]
+
+    def _recent(self, key: str) -> deque[float]:
+        times = self._failures[key]
+        while times and times[0] < time.monotonic() - self._seconds:
+            times.popleft()
+        return times
+
+
+def _throttle() -> Throttle:
+    throttle: Throttle = current_app.extensions["sign_in_throttle"]
+    return throttle
+
+
+def identity() -> Identity:
+    """Return who asks. Raises `Unauthorized`."""
+    known: Identity | None = g.get("identity")
+    if known is None:
+        raise Unauthorized
+    return known
+
+
+def identify() -> Identity | None:
+    """Return whose key or session came with the request, or None."""
+    header = request.headers.get("Authorization", "")
+    token = request.cookies.get(SESSION_COOKIE, "")
+    if header:
+        kind, _, key = header.partition(" ")
+        if kind.lower() != "bearer" or not key.strip().isascii():
+            return None
+        with session_scope() as session:
+            return accounts.identify_key(session, key.strip())
+    if token:
+        with session_scope() as session:
+            return accounts.identify_session(session, token)
+    return None
+
+
+def check_csrf(sent: str) -> None:
+    """Compare the token that a page sent with its session's. Raises `CsrfFailed`."""
+    known = identity().csrf_token
+    if known is not None and not hmac.compare_digest(known.encode(), sent.encode()):
+        raise CsrfFailed
+
+
+def _protect() -> BaseResponse | None:
+    """Set `g.identity`, turn strangers away, and check the token of every form."""
+    view = current_app.view_functions.get(request.endpoint or "")
+    if view is None or request.endpoint == "static":
+        return None
+    g.identity = None
+    if getattr(view, "is_public", False):
+        return None
+    g.identity = identify()
+    if g.identity is None:
+        if request.path.startswith("/api/") or request.method not in SAFE_METHODS:
+            raise Unauthorized
+        return redirect(url_for("auth.sign_in", next=request.full_path.rstrip("?")))
+    if request.method not in SAFE_METHODS and not getattr(view, "checks_csrf", False):
+        check_csrf(request.headers.get("X-CSRF-Token") or _form_token())
+    return None
+
+
+def _form_token() -> str:
+    if g.identity.csrf_token is None or request.mimetype != "application/x-www-form-urlencoded":
+        return ""
+    return request.form.get("csrf", "")
+
+
+def checks_csrf(view: View) -> View:
+    """Mark a view that checks the token itself, since its form is a stream."""
+    view.checks_csrf = True  # type: ignore[attr-defined]
+    return view
+
+
+def _local(address: str) -> str:
+    """Return an address to go to after signing in, only if it lies on this server."""
+    parts = urlsplit(address)
+    safe = address.startswith("/") and not parts.netloc and not address.startswith(("//", "/\\"))
+    return address if safe and "\\" not in address else url_for("pages.batches")
+
+
+def _signed_in(token: str, target: str) -> BaseResponse:
+    settings: Settings = current_app.extensions["settings"]
+    response = redirect(target, 303)
+    response.set_cookie(
+        SESSION_COOKIE,
+        token,
+        max_age=int(settings.session_hours * 3600),
+        httponly=True,
+        samesite="Lax",
+        secure=settings.secure_cookies,
+    )
+    response.delete_cookie(FORM_COOKIE, path="/sign-in")
+    return response
+
+
+def _sign_in_page(*, token: str = "", error: str = "", status: int = 200) -> Response:
+    """Show the form; nobody is signed in yet, so its CSRF token is a cookie's twin."""
+    settings: Settings = current_app.extensions["settings"]
+    twin = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(24)
+    page = render_template(
+        "sign_in.html", twin=twin, token=token, error=error, next=request.values.get("next", "")
+    )
+    response = Response(page, status)
+    response.set_cookie(
+        FORM_COOKIE,
+        twin,
+        path="/sign-in",
+        max_age=3600,
+        httponly=True,
+        samesite="Strict",
+        secure=settings.secure_cookies,
+    )
+    return response
+
+
+@auth.get("/sign-in")
+@is_public
+def sign_in() -> BaseResponse:
+    """Ask for address and password, or, with a one-time link, for one press of a button.
+
+    The link is used up by the button and not by being looked at: mail scanners look at links.
+    """
+    if not request.args.get("token") and identify() is not None:
+        return redirect(_local(request.args.get("next", "")))
+    return _sign_in_page(token=request.args.get("token", ""))
+
+
+@auth.post("/sign-in")
+@is_public
+def sign_in_send() -> BaseResponse:
+    """Sign in by password or by a one-time link's token."""
+    twin = request.cookies.get(FORM_COOKIE, "")
+    if not twin or not hmac.compare_digest(twin.encode(), request.form.get("csrf", "").encode()):
+        raise CsrfFailed
+    settings: Settings = current_app.extensions["settings"]
+    token, email = request.form.get("token", ""), request.form.get("email", "").strip()
+    keys = [(f"address {request.remote_addr}", MOST_PER_ADDRESS)]
+    if email:
+        keys.append((f"person {email.lower()}", MOST_PER_PERSON))
+    _throttle().check(keys)
+    with session_scope() as session:
+        user = (
+            accounts.use_sign_in_token(session, token)
+            if token
+            else accounts.check_password(session, email, request.form.get("password", ""))
+        )
+        opened = accounts.open_session(session, user, hours=settings.session_hours) if user else None
+    if opened is None:
+        _throttle().fail([key for key, _ in keys])
+        said = (
+            "This link was used already or has run out. Ask for a new one."
+            if token
+            else "The address or the password is wrong."
+        )
+        return _sign_in_page(error=said, status=401)
+    return _signed_in(opened, _local(request.form.get("next", "")))
+
+
+@auth.post("/sign-out")
+def sign_out() -> BaseResponse:
+    """End this browser's session."""
+    with session_scope() as session:
+        accounts.close_session(session, request.cookies.get(SESSION_COOKIE, ""))
+        accounts.write_audit(session, identity().site_id, identity().user_id, "signed_out")
+    response = redirect(url_for("auth.sign_in"), 303)
+    response.delete_cookie(SESSION_COOKIE)
+    return response
+
+
+def register(app: Flask) -> None:
+    """Check every request of the application, and serve the sign-in pages."""
+    app.extensions["sign_in_throttle"] = Throttle(seconds=900.0)
+    app.before_request(_protect)
+    app.register_blueprint(auth)

@@ -1,0 +1,204 @@
+"""The errors that the web itself raises, and how any error is told: problem+json (RFC 9457) or a page."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import sqlalchemy.exc
+from flask import Flask, Response, current_app, json, render_template, request
+from werkzeug.exceptions import HTTPException
+
+from store.errors import ServiceError
+
+
+class InvalidRequest(ServiceError):
+    """The body does not say what the API understands."""
+
+    code, status = "invalid_request", 422
+    title = "The request's body is not one that this address takes."
+    advice = "Compare it with the API's description at /api/v1/docs."
+
+
+class InvalidQuery(ServiceError):
+    """The query string does not say what the API understands."""
+
+    code, status = "invalid_query", 422
+    title = "The query holds a parameter or a value that this address does not take."
+    advice = "Compare it with the API's description at /api/v1/docs."
+
+
+class ManifestInvalid(ServiceError):
+    """The manifest has lines that cannot be used; `errors` names each.
+
+    Attributes
+    ----------
+    errors
+        Pairs of line number (the header is line 1) and what is wrong with it.
+    """
+
+    code, status = "manifest_invalid", 422
+    title = "The manifest has lines that cannot be used."
+    advice = "Correct these lines and send the manifest again; files that were sent before are kept."
+
+    def __init__(self, errors: list[tuple[int, str]]) -> None:
+        super().__init__("; ".join(f"line {line}: {what}" for line, what in errors))
+        self.errors = errors
+
+
+class Unauthorized(ServiceError):
+    """Nobody is signed in, or the key is not valid."""
+
+    code, status = "unauthorized", 401
+    title = "This needs a valid API key or a signed-in session."
+    advice = "Send 'Authorization: Bearer KEY', or sign in."
+
+
+class CsrfFailed(ServiceError):
+    """A form without the session's token: sent by another site, or after the session changed."""
+
+    code, status = "csrf_failed", 403
+    title = "The form does not belong to this session."
+    advice = "Load the page again and repeat."
+
+
+class TooManyAttempts(ServiceError):
+    """Too many failed sign-ins from one place or for one person."""
+
+    code, status = "too_many_attempts", 429
+    title = "Too many failed attempts."
+    advice = "Wait a quarter of an hour, then try again."
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body is of a kind that the address does not take."""
+
+    code, status = "unsupported_media_type", 415
+    title = "The body is of a kind that this address does not take."
+    advice = "Send JSON as application/json, and files as multipart/form-data."
+
+
+class MalformedForm(ServiceError):
+    """The multipart body breaks off or is not one."""
+
+    code, status = "malformed_form", 400
+    title = "The form data cannot be read; the connection may have broken off."
+    advice = "Send the files again; those that arrived whole are kept."
+
+
+class DatabaseUnavailable(ServiceError):
+    """Postgres does not answer."""
+
+    code, status = "database_unavailable", 503
+    title = "The database does not answer."
+    advice = "Try again in a minute; nothing that was accepted is lost."
+
+
+class InternalError(ServiceError):
+    """A defect of ours."""
+
+
+class RequestFailed(ServiceError):
+    """What HTTP itself refuses: unknown address, wrong method, too large a body."""
+
+    def __init__(self, status: int) -> None:
+        phrase = HTTPStatus(status)
+        self.status = status
+        self.code = phrase.name.lower()
+        self.title, self.advice = _HTTP.get(
+            status, (f"{phrase.phrase}.", "Compare the request with the API's description at /api/v1/docs.")
+        )
+        super().__init__()
+
+
+_HTTP = {
+    404: (
+        "There is nothing at this address.",
+        "Check the address and the id; objects of other sites are not shown.",
+    ),
+    405: ("This address does not take that method.", "See which methods it takes in the 'Allow' header."),
+    413: (
+        "The request is larger than this server accepts.",
+        "Send the files in several smaller requests, or ask the operator to raise the limit.",
+    ),
+}
+
+#: Codes of `RequestFailed` that the API's description lists.
+HTTP_CODES = {HTTPStatus(s).name.lower(): (s, *text) for s, text in _HTTP.items()}
+
+_DATABASE_GONE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError)
+
+
+def problem(error: ServiceError) -> dict[str, Any]:
+    """Return the error as the members of an RFC 9457 problem."""
+    body: dict[str, Any] = {
+        "type": f"/api/v1/docs#error-{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail or error.title,
+        "code": error.code,
+        "advice": error.advice,
+    }
+    if isinstance(error, ManifestInvalid):
+        body["errors"] = [{"line": line, "message": what} for line, what in error.errors]
+    return body
+
+
+def _drain() -> None:
+    """Read what is left of a refused body, up to a bound.
+
+    A connection that closes with bytes unread resets, and the client never sees why.
+    """
+    left = 64 << 20
+    try:
+        while left > 0 and (piece := request.stream.read(1 << 16)):
+            left -= len(piece)
+    except (HTTPException, OSError, ValueError):
+        return
+
+
+def respond(error: ServiceError) -> Response:
+    """Tell the error in the way of the address that was asked: JSON under /api, else a page."""
+    _drain()
+    if request.path.startswith("/api/"):
+        response = Response(json.dumps(problem(error)), error.status, content_type="application/problem+json")
+    else:
+        response = Response(render_template("error.html", error=error), error.status)
+    response.headers["Cache-Control"] = "no-store"
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="fractureai"'
+    if error.status in {429, 503}:
+        response.headers["Retry-After"] = "900" if error.status == 429 else "10"
+    return response
+
+
+def register(app: Flask) -> None:
+    """Make every error of the application end in `respond`."""
+
+    @app.errorhandler(ServiceError)
+    def service_error(error: ServiceError) -> Response:
+        if error.status >= 500:
+            current_app.logger.error("%s: %s", error.code, error.detail)
+        return respond(error)
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        if error.code is None or error.code < 400:
+            return error.get_response()  # type: ignore[return-value]
+        response = respond(RequestFailed(error.code))
+        for name, value in error.get_headers():
+            if name == "Allow":
+                response.headers[name] = value
+        return response
+
+    @app.errorhandler(sqlalchemy.exc.SQLAlchemyError)
+    def database_error(error: sqlalchemy.exc.SQLAlchemyError) -> Response:
+        gone = isinstance(error, _DATABASE_GONE)
+        # the error's own text may quote a row: only its kind is logged
+        current_app.logger.error("database: %s", type(getattr(error, "orig", None) or error).__name__)
+        return respond(DatabaseUnavailable() if gone else InternalError())
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        current_app.logger.exception("%s on %s", type(error).__name__, request.url_rule)
+        return respond(InternalError())

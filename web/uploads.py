@@ -1,0 +1,350 @@
+"""Takes uploads in: multipart parts stream to the blob store, hashed and measured on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, Protocol, cast
+
+from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.sansio import multipart
+
+from settings import Settings
+from store import batches
+from store.blobs import get_blobs
+from store.errors import BlobFull, ServiceError
+from store.media import HEAD_BYTES, is_archive, is_zip, sniff
+from store.session import session_scope
+from store.tables import REASONS, Reason
+from web.archives import MAX_PATH, ArchiveRefused, Limits, is_ignored, open_members
+from web.errors import InvalidRequest, MalformedForm
+from web.manifests import MAX_BYTES as MAX_MANIFEST_BYTES
+from web.manifests import read_manifest
+
+CHUNK = 1 << 16
+MAX_FIELD = 4096
+MAX_PART_HEADERS = 1 << 20
+#: Rows written together: few enough to be kept soon, enough to be cheap.
+GROUP = 200
+
+
+class Readable(Protocol):
+    """Anything that gives its bytes in pieces."""
+
+    def read(self, n: int = -1, /) -> bytes:
+        """Return at most `n` bytes, none at the end."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A plain field of a form."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """A file of a form; its bytes must be read before the next part is asked for."""
+
+    name: str
+    filename: str
+    reader: Readable
+
+
+class _PartReader:
+    """The bytes of the current part, pulled from the request as they are asked for."""
+
+    def __init__(self, events: Iterator[multipart.Event]) -> None:
+        self._events = events
+        self._buffer = b""
+        self._more = True
+
+    def read(self, n: int = -1) -> bytes:
+        """Return at most `n` bytes, none at the end."""
+        while not self._buffer and self._more:
+            event = next(self._events)
+            if not isinstance(event, multipart.Data):
+                raise MalformedForm
+            self._buffer = event.data
+            self._more = event.more_data
+        size = len(self._buffer) if n < 0 else n
+        piece, self._buffer = self._buffer[:size], self._buffer[size:]
+        return piece
+
+
+def _events(stream: Readable, boundary: bytes, max_parts: int) -> Iterator[multipart.Event]:
+    decoder = multipart.MultipartDecoder(boundary, MAX_PART_HEADERS, max_parts=max_parts)
+    while True:
+        try:
+            event = decoder.next_event()
+            if isinstance(event, multipart.NeedData):
+                decoder.receive_data(stream.read(CHUNK) or None)
+                continue
+        except (ValueError, ClientDisconnected) as error:
+            raise MalformedForm from error
+        yield event
+        if isinstance(event, multipart.Epilogue):
+            return
+
+
+def read_form(stream: Readable, boundary: str, max_parts: int) -> Iterator[Field | FilePart]:
+    """Yield the parts of a multipart body one by one, reading no further than needed.
+
+    Raises
+    ------
+    MalformedForm
+        The body breaks off, or is not multipart.
+    """
+    events = _events(stream, boundary.encode("latin-1", "replace"), max_parts)
+    for event in events:
+        if isinstance(event, multipart.File):
+            reader = _PartReader(events)
+            yield FilePart(event.name or "", event.filename, reader)
+            while reader.read(CHUNK):
+                pass
+        elif isinstance(event, multipart.Field):
+            value, reader = b"", _PartReader(events)
+            while piece := reader.read(CHUNK):
+                value += piece
+                if len(value) > MAX_FIELD:
+                    raise RequestEntityTooLarge
+            yield Field(event.name or "", value.decode("utf-8", "replace"))
+
+
+class _Measured:
+    """Hashes and counts what is read through it; raises `ArchiveRefused` beyond the size of one file."""
+
+    def __init__(self, source: Readable, limit: int) -> None:
+        self._source = source
+        self._limit = limit
+        self._digest = hashlib.sha256()
+        self._head = b""
+        self.size = 0
+
+    def _pull(self, n: int) -> bytes:
+        piece = self._source.read(n)
+        self._digest.update(piece)
+        self.size += len(piece)
+        return piece
+
+    def peek(self) -> bytes:
+        """Return the first bytes; they are read again afterwards."""
+        while len(self._head) < HEAD_BYTES and (piece := self._pull(CHUNK)):
+            self._head += piece
+        return self._head
+
+    def read(self, n: int = -1) -> bytes:
+        """Return at most `n` bytes, none at the end."""
+        if self._head:
+            size = len(self._head) if n < 0 else n
+            piece, self._head = self._head[:size], self._head[size:]
+        else:
+            piece = self._pull(n)
+        if self.size > self._limit:
+            raise ArchiveRefused(Reason.FILE_TOO_LARGE)
+        return piece
+
+    def drain(self) -> None:
+        """Read to the end, for the hash of what is refused."""
+        self._head = b""
+        while self._pull(CHUNK):
+            pass
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of all that was read so far."""
+        return self._digest.hexdigest()
+
+
+class Answers:
+    """What became of each file, kept on disk when they are many, and told as one JSON document."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._spool = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115 - closed by `stream`
+
+    def add(self, answer: batches.FileAnswer) -> None:
+        """Note one answer."""
+        reason = answer.reason
+        line = {
+            "filename": answer.path,
+            "status": answer.status,
+            "image_id": str(answer.image_id) if answer.image_id else None,
+            "sha256": answer.sha256 or None,
+            "size": answer.size,
+            "reason": reason and {"code": reason.value, **vars(REASONS[reason])},
+        }
+        if self.counts.total():
+            self._spool.write(b",\n")
+        self._spool.write(json.dumps(line).encode())
+        self.counts[answer.status] += 1
+
+    def stream(self) -> Iterator[bytes]:
+        """Yield the document in pieces and let go of the disk."""
+        counts = {name: self.counts[name] for name in ("accepted", "rejected", "skipped", "duplicate")}
+        with self._spool:
+            self._spool.seek(0)
+            yield b'{"files": [\n'
+            while piece := self._spool.read(CHUNK):
+                yield piece
+            yield b'\n], "counts": ' + json.dumps(counts | {"total": self.counts.total()}).encode() + b"}\n"
+
+
+def printable(path: str) -> str:
+    """Return a path that a database takes and a page shows: no control characters, no boundless length."""
+    shown = "".join(
+        "\N{REPLACEMENT CHARACTER}" if ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF else c for c in path
+    )
+    return shown[-MAX_PATH:] or "unnamed"
+
+
+class Intake:
+    """Takes the files of one request into one draft; what was taken is kept when the block ends, even badly.
+
+    Raises
+    ------
+    NotFound, BatchNotDraft, BlobFull, BlobUnavailable
+        From any method.
+    """
+
+    def __init__(self, site_id: uuid.UUID, batch_id: uuid.UUID, settings: Settings) -> None:
+        self._site_id = site_id
+        self._batch_id = batch_id
+        self._limits = Limits.of(settings)
+        self._pending: list[batches.NewFile] = []
+        self.answers = Answers()
+
+    def __enter__(self) -> Intake:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.flush()
+            return
+        with suppress(ServiceError, SQLAlchemyError):
+            self.flush()
+
+    def take(self, part: FilePart) -> None:
+        """Take one file: an image, or a ZIP whose members are taken one by one."""
+        path = printable(part.filename.replace("\\", "/").removeprefix("./"))
+        source = _Measured(part.reader, self._limits.member_bytes)
+        head = source.peek()
+        if not head and not part.filename:
+            return  # a browser sends an empty part for an empty file field
+        if is_ignored(path):
+            source.drain()
+            self.answers.add(batches.FileAnswer(path, "skipped", None, None, source.sha256, source.size))
+        elif is_zip(head):
+            self._take_archive(path, part.reader, head)
+        else:
+            self._take_image(path, source, inside_archive=False)
+
+    def _take_archive(self, path: str, reader: Readable, head: bytes) -> None:
+        digest, size = hashlib.sha256(), 0
+        with tempfile.TemporaryFile() as file:
+            piece = head
+            while piece:
+                try:
+                    file.write(piece)
+                except OSError as error:
+                    raise BlobFull from error
+                digest.update(piece)
+                size += len(piece)
+                piece = reader.read(CHUNK)
+            try:
+                for member in open_members(file, self._limits):
+                    if member.reader is None:
+                        self._note(
+                            batches.NewFile(printable(member.path), "", member.size, None, member.reason)
+                        )
+                    else:
+                        source = _Measured(member.reader, self._limits.member_bytes)
+                        self._take_image(printable(member.path), source, inside_archive=True)
+            except ArchiveRefused as refused:
+                self._note(batches.NewFile(path, digest.hexdigest(), size, None, refused.reason))
+
+    def _take_image(self, path: str, source: _Measured, *, inside_archive: bool) -> None:
+        key, reason = None, None
+        try:
+            head = source.peek()
+            if not head:
+                reason = Reason.EMPTY_FILE
+            elif inside_archive and is_archive(head):
+                reason = Reason.ARCHIVE_NESTED
+            elif sniff(head) is None:
+                reason = Reason.NOT_AN_IMAGE
+            else:
+                key = batches.new_incoming_key(self._batch_id)
+                get_blobs().put(key, cast(IO[bytes], source))  # only `read` is called
+        except ArchiveRefused as refused:
+            key, reason = None, refused.reason
+        sha256 = source.sha256
+        if reason is not None:
+            try:
+                source.drain()
+                sha256 = source.sha256
+            except ArchiveRefused:
+                sha256 = ""  # its bytes cannot be had to the end
+        self._note(batches.NewFile(path, sha256, source.size, key, reason))
+
+    def _note(self, file: batches.NewFile) -> None:
+        self._pending.append(file)
+        if len(self._pending) >= GROUP:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows of the files that were taken since the last time."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        try:
+            with session_scope() as session:
+                answers = batches.add_files(session, self._batch_id, self._site_id, pending)
+        except Exception:
+            self._forget(pending)
+            raise
+        self._forget([f for f, a in zip(pending, answers, strict=True) if a.status != "accepted"])
+        for answer in answers:
+            self.answers.add(answer)
+
+    @staticmethod
+    def _forget(files: list[batches.NewFile]) -> None:
+        for file in files:
+            if file.incoming_key is not None:
+                with suppress(ServiceError):  # `fsck` finds what could not be deleted now
+                    get_blobs().delete(file.incoming_key)
+
+    def take_manifest(self, part: FilePart) -> None:
+        """Take the manifest. Raises `ManifestInvalid`; the files that came before it are kept."""
+        self.flush()
+        with tempfile.TemporaryFile() as file:
+            size = 0
+            while (piece := part.reader.read(CHUNK)) and size <= MAX_MANIFEST_BYTES:
+                file.write(piece)
+                size += len(piece)
+            file.seek(0)
+            rows = read_manifest(file)
+        if rows:
+            with session_scope() as session:
+                batches.set_manifest(session, self._batch_id, self._site_id, rows)
+
+    def take_part(self, part: FilePart) -> None:
+        """Take a part by the name of its field. Raises `InvalidRequest` for an unknown one."""
+        if part.name == "files":
+            self.take(part)
+        elif part.name == "manifest":
+            if part.filename:
+                self.take_manifest(part)
+        else:
+            raise InvalidRequest(f"unknown field {part.name[:40]!r}; files are sent as 'files'")
