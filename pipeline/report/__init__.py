@@ -1,0 +1,1 @@
+"""The PDF report: findings of one study in, one printable PDF out."""

@@ -1,0 +1,217 @@
+"""Lays a study report out and writes it as a PDF: `render_report`."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import jinja2
+from markupsafe import Markup
+
+from pipeline.report import words
+from pipeline.report.drawings import probability_scale, region_marks
+from pipeline.report.types import ReportImage, StudyReport
+from pipeline.types import REASONS
+
+HERE = Path(__file__).parent
+FONTS = ("Inter-Regular.woff2", "Inter-SemiBold.woff2")
+#: Width of the text and gap between two pictures, in millimetres; style.css has the same.
+PAGE_WIDTH, GAP = 178.0, 6.0
+#: Pictures wider than this stand one above the other, where they can be larger.
+STACK_FROM = 2.4
+#: Control characters, lone surrogates, direction overrides: they break XML, or make text read as another.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+PANGO_ADVICE = (
+    "PDF reports need the Pango library. Debian and Ubuntu: "
+    "apt-get install libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0"
+)
+
+
+class ReportUnavailable(RuntimeError):
+    """The machine lacks what WeasyPrint needs; the message says what to install."""
+
+
+class NotInMemoryError(ValueError):
+    """The page asked for something outside the report's own pictures and fonts."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a picture stands: its size in millimetres, and whether the overlay goes below it."""
+
+    width: float
+    height: float
+    stacked: bool
+
+
+def place(width: int, height: int, *, pair: bool, max_height: float) -> Placement:
+    """Fit a picture of `width` x `height` pixels, aspect kept.
+
+    Parameters
+    ----------
+    pair
+        Whether a second picture of the same size stands with it.
+    max_height
+        Height in millimetres for the picture, or for both where they are stacked.
+    """
+    stacked = pair and width / height >= STACK_FROM
+    room_x = (PAGE_WIDTH - GAP) / 2 if pair and not stacked else PAGE_WIDTH
+    room_y = max_height / 2 if stacked else max_height
+    scale = min(room_x / width, room_y / height)
+    return Placement(width * scale, height * scale, stacked)
+
+
+def picture_room(report: StudyReport, image: ReportImage, *, first: bool, last: bool) -> float:
+    """Estimate the height in millimetres that a page leaves to its pictures, so that an image fills one page.
+
+    Too high an estimate costs a page, too low a one costs size; nothing is lost either way.
+    """
+    single = len(report.images) == 1
+    regions = len(image.finding.attention_regions) if image.finding else 0
+    used = 22.0 + max(34, 34 + 5 * regions if image.overlay_jpeg else 18)
+    used += 9 * len(words.notes(image))
+    if first:
+        used += 75 + 5 * (report.version > 1) + 9 * len(report.reasons)
+    if first and not single:
+        used += 10 + 10 * len(report.images)
+    if last:
+        used += 22 + len(" ".join((report.bundle.trained_on, *report.bundle.limits))) / 32
+    return min(max(262.0 - used, 45.0), 140.0)
+
+
+class _Renderer:
+    """One process's WeasyPrint: fonts loaded and style sheet parsed once."""
+
+    def __init__(self) -> None:
+        try:
+            import weasyprint
+            from weasyprint.text.fonts import FontConfiguration
+            from weasyprint.urls import URLFetcher, URLFetcherResponse
+        except (ImportError, OSError) as error:
+            raise ReportUnavailable(f"{PANGO_ADVICE} ({error})") from error
+
+        class MemoryFetcher(URLFetcher):  # type: ignore[misc]
+            """Serves ``memory:NAME`` out of a mapping and refuses every other address."""
+
+            def __init__(self, assets: Mapping[str, bytes]) -> None:
+                super().__init__(allowed_protocols=("memory",), allow_redirects=False)
+                self._assets = assets
+
+            def fetch(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
+                scheme, _, name = url.partition(":")
+                if scheme != "memory" or name not in self._assets:
+                    raise NotInMemoryError("a report fetches nothing from outside")
+                return URLFetcherResponse(url, self._assets[name])
+
+        self._weasyprint = weasyprint
+        self.fetcher = MemoryFetcher
+        self._font_config = FontConfiguration()
+        self._css = weasyprint.CSS(
+            string=(HERE / "style.css").read_text("utf-8"),
+            font_config=self._font_config,
+            url_fetcher=MemoryFetcher({name: (HERE / "fonts" / name).read_bytes() for name in FONTS}),
+        )
+        environment = jinja2.Environment(
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+            finalize=_printable,
+            loader=jinja2.FileSystemLoader(HERE),
+        )
+        environment.globals.update(
+            {name: value for name, value in vars(words).items() if not name.startswith("_")}
+        )
+        environment.globals.update(
+            REASONS=REASONS,
+            place=place,
+            picture_room=picture_room,
+            probability_scale=probability_scale,
+            region_marks=region_marks,
+        )
+        self._template = environment.get_template("template.html")
+
+    def html(self, report: StudyReport, pictures: dict[str, bytes]) -> str:
+        """Return the page as HTML, and add its drawings to `pictures`."""
+
+        def draw(svg: bytes) -> str:
+            name = f"drawing-{len(pictures)}"
+            pictures[name] = svg
+            return f"memory:{name}"
+
+        return self._template.render(report=report, created=report.created_at.astimezone(UTC), draw=draw)
+
+    def pdf(self, html: str, pictures: Mapping[str, bytes]) -> bytes:
+        """Lay `html` out; its pictures are the ``memory:`` addresses in `pictures`."""
+        document = self._weasyprint.HTML(string=html, url_fetcher=self.fetcher(pictures))
+        written = document.write_pdf(
+            font_config=self._font_config, stylesheets=[self._css], pdf_variant="pdf/ua-1"
+        )
+        return cast(bytes, written)
+
+
+def _printable(value: object) -> object:
+    return _UNPRINTABLE.sub("", value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+#: Pango's font map is not safe in two threads at once.
+_lock = threading.Lock()
+
+
+@cache
+def _renderer() -> _Renderer:
+    return _Renderer()
+
+
+def render_report(report: StudyReport) -> bytes:
+    """Write one study's report as a tagged PDF (PDF/UA-1), A4.
+
+    Equal input gives equal bytes on one machine. Threads take turns; the first call of a process also
+    loads the fonts (about a third of a second).
+
+    Returns
+    -------
+    bytes
+        The PDF.
+
+    Raises
+    ------
+    ReportUnavailable
+        Pango is missing on this machine.
+    ValueError
+        `created_at` has no time zone, a picture is not a JPEG, or an image that was read lacks its
+        thresholds or its size.
+    """
+    pictures = _pictures(report)
+    with _lock:
+        renderer = _renderer()
+        return renderer.pdf(renderer.html(report, pictures), pictures)
+
+
+def _pictures(report: StudyReport) -> dict[str, bytes]:
+    """Check what the page relies on, and name its pictures: a report must not lose one silently."""
+    if report.created_at.tzinfo is None:
+        raise ValueError("created_at must be aware")
+    pictures = {}
+    for image in report.images:
+        for kind, data in (("original", image.original_jpeg), ("overlay", image.overlay_jpeg)):
+            if data is None:
+                continue
+            if not data.startswith(b"\xff\xd8\xff") or min(image.width, image.height) < 1:
+                raise ValueError(f"the {kind} of image {image.number} is not a JPEG with a known size")
+            pictures[f"{image.number}-{kind}"] = data
+        _check_finding(image)
+    return pictures
+
+
+def _check_finding(image: ReportImage) -> None:
+    probability = image.finding.probability if image.finding else None
+    if probability is not None and (image.thresholds is None or not 0 <= probability <= 1):
+        raise ValueError(f"image {image.number} needs thresholds and a probability of 0 to 1")

@@ -1,0 +1,98 @@
+"""What a report is made from: everything that one PDF may say, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from pipeline.types import Finding, ImageStatus, Reason, StudyFacts, Thresholds, Triage
+
+
+@dataclass(frozen=True)
+class BundleCard:
+    """The bundle that read the study, in its own words.
+
+    Attributes
+    ----------
+    label_meaning
+        What a positive label says of an image: ``"fractured"`` or ``"abnormal"``; the report uses this word.
+    trained_on
+        The data that it learnt from, one sentence.
+    limits
+        Known limits, one sentence each.
+    """
+
+    name: str
+    sha256: str
+    label_meaning: str
+    trained_on: str
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReportImage:
+    """One image of the study; without its file name, which may hold a person's name.
+
+    Attributes
+    ----------
+    number
+        Place in the study, from 1.
+    reason
+        Why the image was rejected, failed or cancelled.
+    width, height
+        Size of the original in pixels: the frame of the attention regions.
+    thresholds, prevalence
+        Operating points of the region's model, and the share of positive images it was calibrated at.
+    network
+        Name of the network that read the image.
+    pooled
+        Whether that network serves several regions.
+    original_jpeg, overlay_jpeg
+        Pictures in the original's aspect, never mirrored; the overlay is None where heat maps are off.
+    """
+
+    number: int
+    image_id: str
+    status: ImageStatus
+    facts: StudyFacts
+    width: int = 0
+    height: int = 0
+    reason: Reason | None = None
+    finding: Finding | None = None
+    thresholds: Thresholds | None = None
+    prevalence: float | None = None
+    network: str = ""
+    pooled: bool = False
+    flags: tuple[Reason, ...] = ()
+    original_jpeg: bytes | None = None
+    overlay_jpeg: bytes | None = None
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """One study as read by one bundle.
+
+    Attributes
+    ----------
+    version
+        From 1; each later version replaces the earlier ones.
+    created_at
+        Aware, in UTC; also the date inside the PDF, so that equal input gives equal bytes.
+    facts
+        Of the study as a whole; each image has its own as well.
+    triage, reasons
+        The study's finding: that of its worst image, and why it is not better.
+    images
+        In the order of their numbers, the unreadable ones among them.
+    """
+
+    site_name: str
+    study_id: str
+    version: int
+    created_at: datetime
+    facts: StudyFacts
+    triage: Triage
+    reasons: tuple[Reason, ...]
+    images: tuple[ReportImage, ...]
+    bundle: BundleCard
+    software_version: str

@@ -1,0 +1,198 @@
+"""What the report says, in words: only what was computed, never a clinical fact of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from pipeline.report.types import ReportImage, StudyReport
+from pipeline.types import Finding, ImageStatus, Reason, StudyFacts, Thresholds, Triage
+
+NOTICE = "AI output, to be verified by a clinician"
+
+#: The noun for a bundle's label; a label that is not listed is its own noun.
+_NOUNS = {"fractured": "fracture", "abnormal": "abnormality"}
+_LATERALITY = {"L": "Left", "R": "Right", "B": "Both sides"}
+_TRIAGE = {
+    Triage.POSITIVE: "Positive",
+    Triage.DOUBT: "In doubt",
+    Triage.NEGATIVE: "Negative",
+    Triage.NOT_ASSESSABLE: "Not assessable",
+}
+#: Shapes that tell the triages apart in greyscale and to the colour-blind.
+_GLYPHS = {Triage.POSITIVE: "▲", Triage.DOUBT: "◆", Triage.NEGATIVE: "○", Triage.NOT_ASSESSABLE: "□"}
+_STATUS = {ImageStatus.REJECTED: "Rejected", ImageStatus.FAILED: "Failed", ImageStatus.CANCELLED: "Cancelled"}
+
+
+def noun(label_meaning: str) -> str:
+    """Return what the bundle looks for, as a noun: ``"fractured"`` gives ``"fracture"``."""
+    return _NOUNS.get(label_meaning, label_meaning)
+
+
+def with_article(label_meaning: str) -> str:
+    """Return the noun with its article: ``"a fracture"``, ``"an abnormality"``."""
+    thing = noun(label_meaning)
+    return f"{'an' if thing[:1].lower() in tuple('aeiou') else 'a'} {thing}"
+
+
+def headline(triage: Triage, label_meaning: str, *, partly_read: bool = False) -> str:
+    """Return the finding in one line, in the bundle's own word.
+
+    Parameters
+    ----------
+    partly_read
+        Of a study that is not assessable though some of its images were read.
+    """
+    thing = noun(label_meaning)
+    if triage is Triage.POSITIVE:
+        return f"{thing.capitalize()} suspected by AI"
+    if triage is Triage.NEGATIVE:
+        return f"No {thing} suspected by AI"
+    if triage is Triage.DOUBT:
+        return f"In doubt: AI cannot tell whether {with_article(label_meaning)} is present"
+    return "Not fully read by AI" if partly_read else "Not read by AI"
+
+
+def study_headline(report: StudyReport) -> str:
+    """Return the headline of the whole study."""
+    return headline(
+        report.triage, report.bundle.label_meaning, partly_read=any(was_read(i) for i in report.images)
+    )
+
+
+def was_read(image: ReportImage) -> bool:
+    """Tell whether the image has a finding with a probability."""
+    return image.finding is not None and image.finding.probability is not None
+
+
+def deciding_image(report: StudyReport) -> ReportImage | None:
+    """Return the first image that is as bad as the study, or None when it is not an image that decides."""
+    return next((i for i in report.images if i.finding and i.finding.triage is report.triage), None)
+
+
+def standing(finding: Finding, thresholds: Thresholds) -> str:
+    """Say where the probability stands between the thresholds, and why that may still not be negative."""
+    probability = finding.probability
+    if probability is None:
+        return ""
+    if probability >= thresholds.high:
+        return "The probability is at or above the upper threshold."
+    if probability >= thresholds.low:
+        return "The probability lies between the two thresholds."
+    sentence = "The probability is below the lower threshold"
+    if finding.triage is Triage.NEGATIVE:
+        return sentence + "."
+    return sentence + ", but the notes above forbid a negative result."
+
+
+def notes(image: ReportImage, first: Sequence[Reason] = ()) -> tuple[Reason, ...]:
+    """Return `first`, then every reason and flag of the image, once each."""
+    found = [*first, *([image.reason] if image.reason else [])]
+    if image.finding:
+        found += image.finding.reasons
+    found += image.flags
+    if image.pooled and was_read(image):
+        found.append(Reason.POOLED_MODEL)
+    return tuple(dict.fromkeys(found))
+
+
+def percents(values: Sequence[float]) -> list[str]:
+    """Format shares (0-1) as percentages, with as many decimals (1 to 3) as keep unequal ones apart.
+
+    The ends are never rounded to certainty: 0.9999 is ``"> 99.9%"``.
+    """
+    texts: list[str] = []
+    for digits in (1, 2, 3):
+        texts = [_percent(value, digits) for value in values]
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts
+
+
+def _percent(value: float, digits: int) -> str:
+    step = 10.0**-digits
+    if 0 < 100 * value < step:
+        return f"< {step:.{digits}f}%"
+    if 100 - step < 100 * value < 100:
+        return f"> {100 - step:.{digits}f}%"
+    return f"{100 * value:.{digits}f}%"
+
+
+def age(years: int | None) -> str:
+    """Return the age as a person would say it; 90 stands for 90 and more."""
+    if years is None:
+        return "Not stated"
+    if years < 1:
+        return "Under 1 year"
+    return "90 years or more" if years >= 90 else f"{years} year{'s' if years > 1 else ''}"
+
+
+def youngest(report: StudyReport) -> int | None:
+    """Return the lowest age that the study or any image of it states, in years."""
+    ages = [f.age_years for f in (report.facts, *(i.facts for i in report.images)) if f.age_years is not None]
+    return min(ages, default=None)
+
+
+def children_note(years: int | None) -> str:
+    """Warn where the patient is, or may be, a child; empty for adults."""
+    if years is None:
+        return "Age not stated. The AI is not validated in children (under 18 years)."
+    return "Not validated in children: the patient is under 18 years of age." if years < 18 else ""
+
+
+def laterality(code: str) -> str:
+    """Return the side in words."""
+    return _LATERALITY.get(code, code or "Not stated")
+
+
+def sides(report: StudyReport) -> str:
+    """Return the side of every image that was decoded, else of the study."""
+    return _stated(report, lambda facts: laterality(facts.laterality))
+
+
+def views(report: StudyReport) -> str:
+    """Return the view of every image that was decoded, else of the study."""
+    return _stated(report, lambda facts: facts.view or "Not stated")
+
+
+def _stated(report: StudyReport, word: Callable[[StudyFacts], str]) -> str:
+    of_images = dict.fromkeys(word(image.facts) for image in report.images if image.finding)
+    return ", ".join(of_images) if set(of_images) - {"Not stated"} else word(report.facts)
+
+
+def date(facts: StudyFacts) -> str:
+    """Return the study date as ``YYYY-MM-DD``, with the time where known; malformed dates as they stand."""
+    text = re.sub(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", facts.study_date)
+    time = re.match(r"(\d\d)(\d\d)", facts.study_time)
+    return (f"{text} {time[1]}:{time[2]}" if text and time else text) or "Not stated"
+
+
+def moment(when: datetime) -> str:
+    """Return an aware time in UTC, to the minute."""
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def short(identifier: str) -> str:
+    """Return the first characters of an id or a hash: enough to find it by."""
+    return identifier[:12]
+
+
+def triage_word(triage: Triage) -> str:
+    """Return the triage as a word."""
+    return _TRIAGE[triage]
+
+
+def glyph(triage: Triage) -> str:
+    """Return the triage's shape."""
+    return _GLYPHS[triage]
+
+
+def status_word(status: ImageStatus) -> str:
+    """Return why the image has no finding, in a word."""
+    return _STATUS.get(status, "Not finished")
+
+
+def dicom_uid(text: str) -> str:
+    """Return a DICOM UID, or nothing: a study id out of a manifest or a folder may hold a name."""
+    return text if re.fullmatch(r"[0-9.]{5,64}", text) else ""
