@@ -80,10 +80,9 @@ def _refusal(response: httpx.Response) -> Refused:
     """Return the server's problem document as an error; other bodies give the status alone."""
     try:
         problem = response.json()
-        sentence = problem.get("detail") or problem["title"]
-        return Refused(
-            response.status_code, str(problem["code"]), str(sentence), str(problem.get("advice") or "")
-        )
+        title, detail = str(problem["title"]), str(problem.get("detail") or "")
+        sentence = title if detail in {"", title} else f"{title} {detail.rstrip('.')}."
+        return Refused(response.status_code, str(problem["code"]), sentence, str(problem.get("advice") or ""))
     except (ValueError, KeyError, AttributeError):
         pass
     if response.is_redirect:
@@ -184,7 +183,9 @@ class Client:
                     "Is it running, and is FRACTUREAI_URL right? `fractureai up` starts a local one."
                 )
             except _ComeBack as busy:
-                last = ServerUnreachable(f"{self.url} is busy: {busy.refusal.message}")
+                last = busy.refusal
+                if busy.refusal.status != 429:  # too many requests is an answer, the others are absences
+                    last = ServerUnreachable(f"{self.url} is not ready: {busy.refusal.message}")
                 pause = max(pause, busy.after)
             if time.monotonic() - started + pause > self.patience:
                 raise last
@@ -409,7 +410,7 @@ class _ComeBack(Exception):
 def _come_back(response: httpx.Response) -> None:
     if response.status_code in TRANSIENT:
         wish = response.headers.get("retry-after", "")
-        raise _ComeBack(_refusal(response), min(float(wish), 60.0) if wish.isdigit() else 0.0)
+        raise _ComeBack(_refusal(response), float(wish) if wish.isdigit() else 0.0)
 
 
 @contextmanager

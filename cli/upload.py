@@ -83,7 +83,7 @@ class _Upload:
         self.batch_id = batch_id
         self.on_progress = on_progress
         self.lock = threading.Lock()
-        self.counts: Json = dict.fromkeys(("accepted", "rejected", "skipped", "duplicate"), 0)
+        self.counts: Json = dict.fromkeys(("accepted", "rejected", "skipped"), 0)
         self.problems: list[FileProblem] = []
 
     def send(self, group: list[LocalFile]) -> None:
@@ -144,9 +144,13 @@ class _Upload:
     def _take(self, files: Iterable[Json]) -> None:
         with self.lock:
             for file in files:
-                self.counts[file["status"]] += 1
                 reason = file.get("reason")
-                if file["status"] == "rejected" and reason:
+                if file["status"] == "skipped":
+                    self.counts["skipped"] += 1
+                elif not reason:  # accepted; or `duplicate`, when the first try's answer was lost
+                    self.counts["accepted"] += 1
+                else:
+                    self.counts["rejected"] += 1
                     self.problems.append(
                         FileProblem(file["filename"], reason["code"], reason["sentence"], reason["advice"])
                     )

@@ -1,0 +1,90 @@
+"""`fractureai bundles`: list a server's model bundles; bring one into a server, or verify one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.client import ClientError, client_command, open_client
+from cli.operate import home_option, server_parts
+from cli.output import open_console, print_json, print_rows
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the server's JSON.")
+@click.pass_context
+def bundles(ctx: click.Context, as_json: bool) -> None:
+    """List the model bundles that the server reads with.
+
+    `bundles add` and `bundles verify` are the operator's, and work on this machine.
+
+    \b
+    Examples:
+      fractureai bundles
+      fractureai bundles verify models/bundles/NAME
+      fractureai bundles add models/bundles/NAME
+
+    \b
+    Exit codes: 0 done; 1 a bundle is damaged; 2 usage;
+    3 no answer from the server; 4 refused by the server; 5 interrupted.
+    """  # noqa: D301 - \b is click's mark for "do not rewrap"
+    if ctx.invoked_subcommand is None:
+        client_command(_list)(as_json)
+
+
+def _list(as_json: bool) -> None:
+    with open_client() as client:
+        found = client.bundles()
+    if as_json:
+        print_json(found)
+        return
+    print_rows(
+        open_console(),
+        ("name", "sha256", "label", "regions"),
+        [
+            (b["name"], b["sha256"][:12], b.get("label_meaning") or "", ", ".join(b.get("regions") or []))
+            for b in found
+        ],
+    )
+
+
+def _load(folder: Path) -> str:
+    """Verify every hash of a bundle folder; return what it is in one line."""
+    from models.bundle import BundleError, load_bundle
+
+    try:
+        bundle = load_bundle(folder)
+    except BundleError as error:
+        raise ClientError(f"Not a sound bundle: {error}") from error
+    return f"{bundle.name}: {', '.join(bundle.regions)}; {bundle.label_meaning} ({bundle.sha256[:12]})"
+
+
+FOLDER = click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+@bundles.command()
+@FOLDER
+@client_command
+def verify(folder: Path) -> None:
+    """Check the manifest and every hash of the bundle in FOLDER."""
+    click.echo(f"Sound. {_load(folder)}")
+
+
+@bundles.command()
+@FOLDER
+@home_option
+@client_command
+def add(folder: Path, home: Path | None) -> None:
+    """Verify the bundle in FOLDER, then bring it into the server.
+
+    Works on the servers that FRACTUREAI_DATABASE_URL and FRACTUREAI_BLOB_URL name, else on the one in the
+    home folder, whether it runs or not. A bundle never changes: adding it again does nothing, and the same
+    name with other contents is refused.
+    """
+    what = _load(folder)
+    with server_parts(home):
+        from store.bundles import add_bundle
+
+        add_bundle(folder)
+    click.echo(f"Added. {what}")

@@ -1,0 +1,74 @@
+"""Where the operator's commands find a server's database and blobs, whether the server runs or not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import click
+
+from cli.client import REFUSED, ClientError, ServerUnreachable, UsageProblem
+
+home_option = click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of a server that `fractureai up` runs.",
+)
+
+
+class NotDone(ClientError):
+    """The server's own code refused."""
+
+    exit_code = REFUSED
+
+
+@contextmanager
+def server_parts(home: Path | None) -> Iterator[None]:
+    """Let the block reach the database and the blobs; from the main thread only.
+
+    They are those that FRACTUREAI_DATABASE_URL and FRACTUREAI_BLOB_URL name, else those of the home folder:
+    of the server that runs there, or of a Postgres that runs there while the block does.
+
+    Raises
+    ------
+    UsageProblem
+        No server is named, or there is none in the folder.
+    ServerUnreachable
+        The database or the blob store does not answer.
+    """
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
+    from cli.embedded import EmbeddedError, default_home, embedded, running_servers
+    from settings import SettingsError
+    from store.errors import BlobUnavailable, ServiceError
+
+    folder = home.resolve() if home else default_home()
+    with ExitStack() as stack:
+        try:
+            if not os.environ.get("FRACTUREAI_DATABASE_URL"):
+                if not folder.is_dir():
+                    raise UsageProblem(
+                        f"There is no server in {folder}. Name its folder with --home, or its parts with "
+                        "FRACTUREAI_DATABASE_URL and FRACTUREAI_BLOB_URL."
+                    )
+                servers = running_servers(folder)
+                if servers is None:
+                    servers, _ = stack.enter_context(embedded(folder, valkey=False))
+                os.environ["FRACTUREAI_DATABASE_URL"] = servers.database_url
+            if not os.environ.get("FRACTUREAI_BLOB_URL"):
+                os.environ["FRACTUREAI_BLOB_URL"] = (folder / "blobs").as_uri()
+            yield
+        except OperationalError as error:
+            raise ServerUnreachable(f"The database does not answer: {error.orig}") from error
+        except ProgrammingError as error:
+            raise UsageProblem(f"The database is not this version's: {error.orig}") from error
+        except BlobUnavailable as error:
+            raise ServerUnreachable(f"{error.title} {error.detail}") from error
+        except ServiceError as error:
+            raise NotDone(f"{error.title} {error.advice} [{error.code}]") from error
+        except EmbeddedError as error:
+            raise UsageProblem(f"{error} [{error.code}]") from error
+        except SettingsError as error:
+            raise UsageProblem(str(error)) from error
