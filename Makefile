@@ -38,10 +38,11 @@ format: setup
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-# One lock for the machines without a GPU and for development, one for the image with CUDA; hashes, no index address.
+# Hashes, no index address. One lock for development and tests, one for each of the two images.
+COMPILE = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+    --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q
 lock: setup
 	$(PY) -m pip install -q uv
-	$(PY) -m uv pip compile pyproject.toml --extra cpu --extra train --extra dev --universal --python-version 3.11 \
-	    --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q -o requirements.lock
-	$(PY) -m uv pip compile pyproject.toml --extra gpu --universal --python-version 3.11 \
-	    --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q -o requirements-gpu.lock
+	$(COMPILE) --extra cpu --extra train --extra dev -o requirements.lock
+	$(COMPILE) --extra cpu -c requirements.lock -o requirements-cpu.lock
+	$(COMPILE) --extra gpu -c requirements.lock -o requirements-gpu.lock
