@@ -201,8 +201,8 @@ def check(
     """
     blobs = get_blobs()
     with get_engine().connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.detach()  # its time limits are lifted: it must not go back to the pool
-        connection = connection.execution_options(isolation_level="AUTOCOMMIT")  # noqa: PLW2901
         connection.execute(text("SET statement_timeout = 0"))
         problems = list(_check_rows(connection, on_progress))
         listed = _list_blobs(connection, blobs, on_progress)
