@@ -1,0 +1,353 @@
+"""What a picture file says of itself, read in pure Python before any decoder sees it.
+
+Size, number of pictures, orientation and completeness come from the bytes alone, so that a decompression
+bomb is refused before memory is taken, and metadata are cut away before a C library parses them.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pipeline.types import Reason, Rejected
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+#: A complete progressive JPEG has about ten scans; thousands of them are a way to hang a decoder.
+MAX_JPEG_SCANS = 100
+#: Chunks or segments in one file; a large picture has some ten thousand, more are a way to hang us.
+MAX_SEGMENTS = 200_000
+
+#: SOF markers, with that of JPEG-LS.
+JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+_JPEG_TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD})  # DHT DAC DQT DNL DRI
+_JPEG_MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
+_JPEG_MARKER_IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"sBIT"})
+_TIFF_PLACES = frozenset({273, 279, 324, 325})  # where strips and tiles lie, and how long they are
+_TIFF_FIELDS = _TIFF_PLACES | {254, 256, 257, 258, 259, 262, 274, 277, 284, 322, 323, 339}
+_TIFF_TYPES: Mapping[int, str] = {1: "B", 3: "H", 4: "I", 16: "Q"}
+
+
+@dataclass(frozen=True)
+class Container:
+    """A picture file, described.
+
+    Attributes
+    ----------
+    width, height
+        Pixels, as coded (before `orientation`).
+    pictures
+        How many full pictures the file holds.
+    orientation
+        EXIF orientation 1-8 that the decoder does not apply itself.
+    clean
+        The same coded picture without metadata, or None where the format has no lossless way here.
+    inverted
+        The decoder returns the grey values of this file upside down (white is 0).
+    """
+
+    media_type: str
+    width: int
+    height: int
+    pictures: int = 1
+    orientation: int = 1
+    clean: bytes | None = None
+    inverted: bool = False
+
+
+def describe(data: bytes, media_type: str) -> Container:
+    """Walk the container of a plain image.
+
+    Parameters
+    ----------
+    data
+        The whole file.
+    media_type
+        What its first bytes say: ``image/png``, ``image/jpeg``, ``image/tiff`` or ``image/webp``.
+
+    Raises
+    ------
+    Rejected
+        TRUNCATED when the file ends before its container does, CORRUPT when the container is malformed.
+    """
+    walk = {"image/png": _png, "image/jpeg": _jpeg, "image/tiff": _tiff, "image/webp": _webp}[media_type]
+    try:
+        return walk(data)
+    except (struct.error, IndexError):
+        raise Rejected(Reason.TRUNCATED, f"{media_type} ends inside its header") from None
+
+
+def _corrupt(detail: str) -> Rejected:
+    return Rejected(Reason.CORRUPT, detail)
+
+
+# --- PNG -----------------------------------------------------------------------------------------
+
+
+def _png(data: bytes) -> Container:
+    position, kept, orientation, pictures = len(PNG_SIGNATURE), [PNG_SIGNATURE], 1, 1
+    width = height = 0
+    for _ in range(MAX_SEGMENTS):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            raise Rejected(Reason.TRUNCATED, "PNG ends inside a chunk")
+        body = data[position + 8 : end - 4]
+        if (kind == b"IHDR") != (len(kept) == 1):
+            raise _corrupt("PNG whose header is not its first chunk")
+        if kind in _PNG_KEPT:
+            if zlib.crc32(kind + body) != struct.unpack_from(">I", data, end - 4)[0]:
+                raise _corrupt("PNG chunk with a wrong checksum")
+            kept.append(data[position:end])
+        if kind == b"IHDR":
+            width, height = struct.unpack_from(">II", body)
+        elif kind == b"eXIf":
+            orientation = _exif_orientation(body)
+        elif kind == b"acTL":
+            pictures = max(pictures, struct.unpack_from(">I", body)[0])
+        elif kind == b"fdAT":
+            pictures = max(pictures, 2)
+        elif kind == b"IEND":
+            return Container("image/png", width, height, pictures, orientation, b"".join(kept))
+        position = end
+    raise _corrupt("PNG of too many chunks")
+
+
+# --- JPEG ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JpegSegment:
+    """One marker segment; `body` is without marker and length, `scan` the coded data that follow an SOS."""
+
+    marker: int
+    body: bytes
+    scan: bytes = b""
+
+
+def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
+    """Yield the segments of a JPEG stream (also lossless and JPEG-LS) between SOI and EOI.
+
+    Raises
+    ------
+    Rejected
+        TRUNCATED when there is no EOI, CORRUPT when bytes that are no segment stand between two.
+    """
+    position = 2
+    for _ in range(MAX_SEGMENTS):
+        found = _JPEG_MARKER.match(data, position)
+        if found is None:
+            if not data[position:].strip(b"\xff"):
+                raise Rejected(Reason.TRUNCATED, "JPEG without its end marker")
+            raise _corrupt("JPEG without a marker where one must stand")
+        marker, position = found[1][0], found.end()
+        if marker == 0xD9:
+            return
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            continue
+        (length,) = struct.unpack_from(">H", data, position)
+        body = data[position + 2 : position + length]
+        position += length
+        if length < 2:
+            raise _corrupt("JPEG segment of impossible length")
+        if position > len(data):
+            raise Rejected(Reason.TRUNCATED, "JPEG ends inside a segment")
+        scan = b""
+        if marker == 0xDA:
+            following = _JPEG_MARKER_IN_SCAN.search(data, position)
+            if following is None:
+                raise Rejected(Reason.TRUNCATED, "JPEG without its end marker")
+            scan = data[position : following.start()]
+            position = following.start()
+        yield JpegSegment(marker, body, scan)
+    raise _corrupt("JPEG of too many segments")
+
+
+def _jpeg(data: bytes) -> Container:
+    clean, orientation, scans = [b"\xff\xd8"], 1, 0
+    size: tuple[int, int] | None = None
+    unsent: dict[tuple[int, int], int] = {}  # progressive: (component, coefficient) -> low bits still to come
+    for segment in jpeg_segments(data):
+        marker, body = segment.marker, segment.body
+        if marker == 0xE0 and body[:5] == b"JFIF\0":
+            body = body[:12] + b"\0\0"  # without its thumbnail
+        elif marker == 0xEE and body[:5] == b"Adobe":
+            body = body[:12]
+        elif marker in JPEG_START_OF_FRAME:
+            precision, height, width, components = struct.unpack_from(">BHHB", body)
+            if size or precision != 8 or components not in {1, 3, 4} or len(body) != 6 + 3 * components:
+                raise _corrupt("JPEG that is not one frame of 8-bit grey, colour or CMYK")
+            size = width, height
+            if marker in {0xC2, 0xCA}:
+                unsent = {(body[6 + 3 * n], k): 99 for n in range(components) for k in range(64)}
+        elif marker == 0xDA:
+            scans += 1
+            if size is None or scans > MAX_JPEG_SCANS or len(body) != 4 + 2 * body[0]:
+                raise _corrupt("JPEG with a misplaced or malformed scan, or too many of them")
+            first, last, steps = body[-3:]
+            for n in range(body[0]):
+                for k in range(first, min(last, 63) + 1):
+                    unsent[body[1 + 2 * n], k] = steps & 15
+        elif marker not in _JPEG_TABLES:
+            if marker == 0xE1 and body[:6] == b"Exif\0\0":
+                orientation = _exif_orientation(body[6:])
+            continue
+        clean.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + segment.scan)
+    if size is None or not scans:
+        raise Rejected(Reason.TRUNCATED, "JPEG ends before its picture")
+    if any(unsent.values()):  # a decoder would not mind, and show a coarse picture
+        raise Rejected(Reason.TRUNCATED, "progressive JPEG without its last scans")
+    clean.append(b"\xff\xd9")
+    return Container("image/jpeg", *size, orientation=orientation, clean=b"".join(clean))
+
+
+# --- TIFF, and the TIFF inside EXIF ---------------------------------------------------------------
+
+
+class _Tiff:
+    """Image file directories of a TIFF or BigTIFF (TIFF 6.0, section 2)."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.order = {b"II": "<", b"MM": ">"}.get(data[:2], "")
+        magic = struct.unpack_from(f"{self.order}H", data, 2)[0] if self.order else 0
+        if magic not in {42, 43}:
+            raise _corrupt("TIFF without its signature")
+        self.big = magic == 43
+        self.first = self._read("Q" if self.big else "I", 8 if self.big else 4)[0]
+
+    def _read(self, kinds: str, position: int) -> tuple[int, ...]:
+        return struct.unpack_from(self.order + kinds, self.data, position)
+
+    def directory(self, position: int) -> tuple[dict[int, tuple[int, ...]], int]:
+        """Return the fields that matter of the directory at `position`, and where the next one is, or 0."""
+        (entries,) = self._read("Q" if self.big else "H", position)
+        position += 8 if self.big else 2
+        width, inline = (20, 8) if self.big else (12, 4)
+        if position + entries * width > len(self.data):
+            raise Rejected(Reason.TRUNCATED, "TIFF ends inside a directory")
+        fields: dict[int, tuple[int, ...]] = {}
+        for entry in range(position, position + entries * width, width):
+            tag, kind, count = self._read("HHQ" if self.big else "HHI", entry)
+            letter = _TIFF_TYPES.get(kind)
+            if letter is None or tag not in _TIFF_FIELDS:
+                continue
+            if count > (MAX_SEGMENTS if tag in _TIFF_PLACES else 16):
+                raise _corrupt("TIFF field of impossible length")
+            where = entry + width - inline
+            if count * struct.calcsize(letter) > inline:
+                (where,) = self._read("Q" if self.big else "I", where)
+            if where + count * struct.calcsize(letter) > len(self.data):
+                raise Rejected(Reason.TRUNCATED, "TIFF ends inside a field")
+            fields[tag] = self._read(f"{count}{letter}", where)
+        (following,) = self._read("Q" if self.big else "I", position + entries * width)
+        return fields, following
+
+
+def _exif_orientation(exif: bytes) -> int:
+    """Orientation (0x0112) of an EXIF block, 1 where it is absent or unreadable."""
+    try:
+        tiff = _Tiff(exif)
+        value = tiff.directory(tiff.first)[0].get(274, (1,))
+    except (struct.error, Rejected):
+        return 1
+    return value[0] if value and 1 <= value[0] <= 8 else 1
+
+
+def _tiff(data: bytes) -> Container:
+    tiff = _Tiff(data)
+    fields, following = tiff.directory(tiff.first)
+    pictures, seen = 1, {tiff.first}
+    while following and pictures == 1:
+        if following in seen or len(seen) > 100:
+            raise _corrupt("TIFF whose directories run in a circle")
+        seen.add(following)
+        page, following = tiff.directory(following)
+        if not page.get(254, (0,))[0] & 1:  # a reduced copy (thumbnail, pyramid) is no picture of its own
+            pictures += 1
+
+    def one(tag: int, default: int) -> int:
+        return (fields.get(tag) or (default,))[0]
+
+    width, height, samples = one(256, 0), one(257, 0), one(277, 1)
+    bits, photometric = fields.get(258) or (1,), one(262, 1)
+    if (
+        samples not in {1, 3, 4}
+        or len(set(bits)) != 1
+        or bits[0] not in {1, 4, 8, 16}
+        or photometric not in {0, 1, 2, 3, 6}
+        or set(fields.get(339, ())) - {1}
+        or (bits[0] == 16 and (photometric == 3 or (samples > 1 and one(284, 1) == 2)))
+    ):
+        raise _corrupt("TIFF of a layout that is not read: 8 or 16 bits, grey or RGB, whole numbers")
+    if 322 in fields and one(322, 0) * one(323, 0) > max(4 * width * height, 1 << 20):
+        raise _corrupt("TIFF with tiles far larger than its picture")
+    offsets = fields.get(324) or fields.get(273) or ()
+    counts = fields.get(325) or fields.get(279) or ()
+    if not offsets:
+        raise _corrupt("TIFF without picture data")
+    short = one(259, 1) == 1 and counts and 8 * sum(counts) < width * height * samples * bits[0]
+    if short or any(at + size > len(data) for at, size in zip(offsets, counts, strict=False)):
+        raise Rejected(Reason.TRUNCATED, "TIFF ends before its picture data do")
+    # OpenCV turns TIFF upright itself, and turns white-is-zero round in 8 bits but not in 16
+    return Container("image/tiff", width, height, pictures, inverted=photometric == 0 and bits[0] == 16)
+
+
+# --- WebP and GIF ---------------------------------------------------------------------------------
+
+
+def _webp(data: bytes) -> Container:
+    (size,) = struct.unpack_from("<I", data, 4)
+    if size + 8 > len(data):
+        raise Rejected(Reason.TRUNCATED, "WebP ends before its length says")
+    position, orientation, pictures = 12, 1, 1
+    sizes: list[tuple[int, int]] = []
+    for _ in range(MAX_SEGMENTS):
+        if position + 8 > size + 8:
+            break
+        kind, length = struct.unpack_from("<4sI", data, position)
+        body = data[position + 8 : position + 8 + length]
+        if len(body) < length:
+            raise Rejected(Reason.TRUNCATED, "WebP ends inside a chunk")
+        if kind == b"VP8 ":
+            width, height = struct.unpack_from("<HH", body, 6)
+            sizes.append((width & 0x3FFF, height & 0x3FFF))
+        elif kind == b"VP8L":
+            (packed,) = struct.unpack_from("<I", body, 1)
+            sizes.append(((packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1))
+        elif kind == b"VP8X":
+            sizes.append((int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1))
+            pictures = max(pictures, 1 + (body[0] >> 1 & 1))
+        elif kind == b"ANMF":
+            pictures = 2
+        elif kind == b"EXIF":
+            orientation = _exif_orientation(body.removeprefix(b"Exif\0\0"))
+        position += 8 + length + length % 2
+    if not sizes:
+        raise _corrupt("WebP without a picture")
+    if pictures == 1 and len(set(sizes)) > 1:
+        raise _corrupt("WebP whose picture does not fit its canvas")
+    return Container("image/webp", *sizes[0], pictures=pictures, orientation=orientation)
+
+
+def gif_pictures(data: bytes) -> int:
+    """Count the pictures of a GIF, up to two; a broken one counts as far as it can be followed."""
+    try:
+        position = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+        pictures = 0
+        while pictures < 2 and data[position] in {0x21, 0x2C}:
+            if data[position] == 0x2C:
+                pictures += 1
+                table = data[position + 9]
+                position += 11 + (3 << (table & 7) + 1 if table & 0x80 else 0)
+            else:
+                position += 2
+            while data[position]:
+                position += 1 + data[position]
+            position += 1
+    except IndexError:
+        pass
+    return pictures

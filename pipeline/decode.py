@@ -1,0 +1,144 @@
+"""Uploaded bytes to a Radiograph: the one door through which pictures come in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**31))  # read when cv2 loads; ours is checked first
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # a broken file is the sender's news, not the log's
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.containers import Container, describe, gif_pictures
+from pipeline.dicom import decode_dicom, is_dicom
+from pipeline.quality import require_radiograph, require_size
+from pipeline.types import Radiograph, Reason, Rejected, StudyFacts
+from pipeline.window import colour8, grey8
+
+#: How many bytes of a file `sniff` wants to see.
+SNIFF_BYTES = 136
+
+
+def sniff(head: bytes) -> str | None:
+    """Tell the media type from the first `SNIFF_BYTES` bytes; None when it is not one that is read.
+
+    Returns
+    -------
+    str or None
+        ``image/png``, ``image/jpeg``, ``image/tiff``, ``image/webp``, ``application/dicom`` or None.
+    """
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "image/tiff"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
+    return "application/dicom" if is_dicom(head) else None
+
+
+def decode(
+    data: bytes,
+    *,
+    max_pixels: int,
+    pseudonymise: Callable[[str], str],
+    refuse_burned_in: bool = False,
+) -> Radiograph:
+    """Decode and de-identify an uploaded file.
+
+    `stored` of the result is what may be kept: the same coded picture without metadata (JPEG, PNG), a
+    lossless PNG of it (everything else, and whatever had to be turned upright), or the cleaned DICOM
+    object. `pixels` are decoded from those very bytes wherever the format allows it.
+
+    Parameters
+    ----------
+    data
+        The whole file.
+    max_pixels
+        Width times height above which the picture is refused before it is decoded.
+    pseudonymise
+        Turns ``issuer|PatientID`` into the site's hash of it.
+    refuse_burned_in
+        Refuse DICOM objects whose header says that patient data are burned into the picture, instead of
+        flagging them.
+
+    Raises
+    ------
+    Rejected
+        The input is unusable.
+    Skipped
+        A valid DICOM object without a picture.
+    """
+    if not data:
+        raise Rejected(Reason.EMPTY_FILE)
+    media_type = sniff(data[:SNIFF_BYTES])
+    if media_type == "application/dicom":
+        return decode_dicom(
+            data, max_pixels=max_pixels, pseudonymise=pseudonymise, refuse_burned_in=refuse_burned_in
+        )
+    if media_type is None:
+        if data[:6] in {b"GIF87a", b"GIF89a"} and gif_pictures(data[: 1 << 24]) > 1:
+            raise Rejected(Reason.ANIMATED, "animated GIF")
+        raise Rejected(Reason.NOT_AN_IMAGE, "unknown first bytes")
+    return _decode_plain(data, describe(data, media_type), max_pixels)
+
+
+def _decode_plain(data: bytes, container: Container, max_pixels: int) -> Radiograph:
+    if container.pictures > 1:
+        raise Rejected(Reason.ANIMATED, container.media_type)
+    require_size(container.width, container.height, max_pixels)
+    picture = _opencv(container.clean or data)
+    if set(picture.shape[:2]) != {container.width, container.height}:
+        raise Rejected(Reason.CORRUPT, "decoded to another size than its header says")
+    if container.inverted:
+        picture = np.invert(picture)
+    if container.media_type == "image/tiff" and picture.dtype == np.uint8 and picture.ndim == 3:
+        picture = picture[..., :3]  # libtiff has laid the alpha on black already
+    upright = turn_upright(picture, container.orientation)
+    if container.clean is None or container.orientation != 1:
+        media_type, stored = "image/png", cv2.imencode(".png", upright)[1].tobytes()
+    else:
+        media_type, stored = container.media_type, container.clean
+    pixels = grey8(upright)
+    require_radiograph(colour8(upright) if upright.ndim == 3 else pixels)
+    height, width = pixels.shape
+    flags = (Reason.PARTIAL_PICTURE,) if _ends_in_fill(picture, container) else ()
+    return Radiograph(pixels, width, height, StudyFacts(), media_type, stored, flags)
+
+
+def _opencv(coded: bytes) -> npt.NDArray[Any]:
+    try:
+        picture = cv2.imdecode(np.frombuffer(coded, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        picture = None
+    if picture is None or picture.dtype not in {np.dtype(np.uint8), np.dtype(np.uint16)}:
+        raise Rejected(Reason.CORRUPT, "the decoder gave up")
+    return picture
+
+
+def turn_upright(picture: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Apply an EXIF orientation (1-8) to an array of shape (h, w) or (h, w, channels)."""
+    if orientation in {5, 6, 7, 8}:
+        picture = np.swapaxes(picture, 0, 1)
+    if orientation in {3, 4, 7, 8}:
+        picture = picture[::-1]
+    if orientation in {2, 3, 6, 7}:
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(picture)
+
+
+def _ends_in_fill(picture: npt.NDArray[Any], container: Container) -> bool:
+    """Tell whether a JPEG ends in the even grey 128 that decoders put for blocks they never received.
+
+    Such a file was cut, decoded by somebody who did not notice, and saved again: it has an end of its own.
+    """
+    return (
+        container.media_type == "image/jpeg"
+        and bool((picture[-8:, -8:] == 128).all())
+        and not (picture[:8, :8] == 128).all()
+    )
