@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import numpy.typing as npt
 Vector = npt.NDArray[np.float64]
 
 #: Stations along the axis of every shape.
-STATIONS = 512
+STATIONS = 256
 
 X, Y, Z = np.eye(3)
 
@@ -29,6 +30,24 @@ class Shape:
     """
 
     table: npt.NDArray[np.float64]
+
+    @cached_property
+    def bowed(self) -> bool:
+        """Whether the centre line is not straight."""
+        return bool(np.any(self.table[:, 2:4]))
+
+    @cached_property
+    def widest(self) -> float:
+        """Largest distance of the surface from the axis, mm."""
+        return float((np.abs(self.table[:, :2]) + np.abs(self.table[:, 2:4])).max())
+
+
+def _smoothed(columns: Vector, share: int) -> Vector:
+    """Return columns smoothed over 1/`share` of their length to either side."""
+    half = STATIONS // share
+    kernel = np.hanning(2 * half + 3)[1:-1]
+    padded = np.pad(columns, ((half, half), (0, 0)), mode="edge")
+    return np.stack([np.convolve(column, kernel / kernel.sum(), "valid") for column in padded.T], axis=1)
 
 
 def shape(rows: Sequence[Sequence[float]], caps: tuple[float, float] = (0.03, 0.03)) -> Shape:
@@ -44,10 +63,7 @@ def shape(rows: Sequence[Sequence[float]], caps: tuple[float, float] = (0.03, 0.
     stations = np.asarray(rows, np.float64)
     position = np.linspace(0, 1, STATIONS)
     table = np.stack([np.interp(position, stations[:, 0], stations[:, i]) for i in range(1, 6)], axis=1)
-    half = STATIONS // 40
-    kernel = np.hanning(2 * half + 3)[1:-1]
-    padded = np.pad(table, ((half, half), (0, 0)), mode="edge")
-    smooth = np.stack([np.convolve(padded[:, i], kernel / kernel.sum(), "valid") for i in range(5)], axis=1)
+    smooth = np.column_stack([_smoothed(table[:, :2], 40), _smoothed(table[:, 2:4], 9), table[:, 4]])
     for distance, cap in ((position, caps[0]), (1 - position, caps[1])):
         if cap:
             inside = np.clip(1 - distance / cap, 0, 1)
@@ -269,8 +285,8 @@ _RADIUS = shape(
 )
 _ULNA = shape(
     [
-        (0, 9.5, 9.5, 0, 0, 1.2),
-        (0.1, 10.5, 11, 0, 0, 1.5),
+        (0, 9.0, 9.5, 0, 0, 0.7),
+        (0.1, 10.5, 11, 0, 0, 1.1),
         (0.2, 8.6, 9.4, 0, 0, 2.6),
         (0.5, 6.8, 7.2, -1, 0, 2.9),
         (0.8, 5.6, 5.8, 0, 0, 2.3),
@@ -405,6 +421,9 @@ _FOREARM = shape(
 _UPPER_ARM = shape(
     [(0, 46, 46, 0, 0, 7), (0.6, 44, 45, 0, 0, 6), (0.88, 42, 37, 0, 0, 5), (1, 41, 38, 0, 0, 4)], (0, 0.12)
 )
+_SHOULDER_ARM = shape(
+    [(0, 46, 40, 0, 0, 6), (0.15, 52, 46, 0, 0, 7), (0.4, 48, 46, 0, 0, 7), (1, 43, 45, 0, 0, 6)], (0.22, 0)
+)
 _THIGH = shape(
     [(0, 80, 82, 0, 0, 9), (0.6, 66, 70, 0, 0, 8), (0.9, 57, 62, 0, 0, 6), (1, 55, 60, 0, 0, 5)], (0, 0.1)
 )
@@ -427,9 +446,9 @@ def _upper_arm_bones() -> list[Bone]:
         Bone(
             "humerus",
             (
-                _limb(_HUMERUS_DISTAL, _at(0, -230), _at(0, 5)),
-                _ellipsoid(_at(-13, 5, 3), (10.5, 10.5, 11)),
-                _ellipsoid(_at(10, 5, 2), (13, 10, 11.5)),
+                _limb(_HUMERUS_DISTAL, _at(0, -230), _at(0, 9)),
+                _ellipsoid(_at(-13, 4, 4), (10.5, 11, 11)),
+                _ellipsoid(_at(9, 4, 2), (15, 10.5, 11.5)),
                 _ellipsoid(_at(27, -11, -2), (7.5, 10, 6), -15),
                 _ellipsoid(_at(-23, -8, 0), (6, 10, 6), 12),
             ),
@@ -449,11 +468,11 @@ def _forearm_bones(wrist: tuple[str, ...] = ()) -> list[Bone]:
         Bone(
             "ulna",
             (
-                _limb(_ULNA, _at(9, 8, -14), _at(14, 252, 0)),
-                _ellipsoid(_at(6, -8, -15), (10.5, 15, 8)),
-                _ellipsoid(_at(8, 19, 1), (9, 5.5, 10), cortex=1.2),
+                _limb(_ULNA, _at(9, -17, -18), _at(14, 252, 0)),
+                _ellipsoid(_at(8, -12, -13), (9.5, 7, 8)),
+                _ellipsoid(_at(8, 22, -4), (9, 6, 12)),
             ),
-            breaks=(Break(0, 0.02, 0.05, wrist), Break(0, 0.35, 0.8, wrist)),
+            breaks=(Break(0, 0.07, 0.11, wrist), Break(0, 0.35, 0.8, wrist)),
         ),
     ]
 
@@ -469,7 +488,8 @@ def elbow(rng: np.random.Generator) -> Anatomy:
     lower = _limb(_FOREARM, _at(0, -22), _at(0, 262), upper.girth[0])
     forearm = _hinge(_forearm_bones(), pivot, flex @ carry)
     turn = flex @ carry
-    flesh = (upper, lower.moved(turn, pivot - turn @ pivot))
+    joint = _ellipsoid(_at(0, 0), (43 * upper.girth[0], 55, 40 * upper.girth[0]), 0, 4)
+    flesh = (upper, joint, lower.moved(turn, pivot - turn @ pivot))
     part = Anatomy(
         (*_upper_arm_bones(), *forearm),
         (flesh,),
@@ -505,7 +525,7 @@ _CARPALS = (
 
 def hand(rng: np.random.Generator) -> Anatomy:
     """Build a left hand, its back to the viewer, fingers up: whole hand, wrist, or hand with forearm."""
-    bones = [Bone(name, (_ellipsoid(_at(*c), s, tilt, 0.8),)) for name, c, s, tilt in _CARPALS]
+    bones = [Bone(name, (_ellipsoid(_at(*c), s, tilt, 0.6),)) for name, c, s, tilt in _CARPALS]
     splay = rng.uniform(0.7, 1.35)
     bend = rng.uniform(0, 16)
     fingers: list[Solid] = []
@@ -586,18 +606,22 @@ def _foot_bones() -> tuple[list[Bone], tuple[Solid, ...]]:
             breaks = (Break(0, 0.3, 0.85),) if kind == "mt" else ()
             bones.append(Bone(f"{kind}{i + 1}", (Solid(form, at, tip, X, (scale, scale)),), breaks=breaks))
             at = tip + np.array([0, 0, 1.5])
-    sole = shape(
-        [(0, 28, 32, 0, 0, 4), (0.35, 34, 36, 0, 4, 4), (0.65, 43, 24, 0, -4, 3), (1, 42, 12, 0, -12, 2)],
-        (0.12, 0.06),
+    flesh = (
+        _ellipsoid(_at(-1, 34, -16), (30, 25, 46), 0, 4),
+        _ellipsoid(_at(2, 26, 40), (37, 27, 62), 0, 4),
+        _ellipsoid(_at(-2, 44, 105), (46, 16, 52), 0, 3),
+        _ellipsoid(_at(-2, 54, 146), (43, 11, 34), 0, 2),
     )
-    heel = Solid(sole, _at(0, 34, -60), _at(-2, 48, 178), X, (1, 1))
-    return bones, (heel,)
+    return bones, flesh
 
 
 def leg(rng: np.random.Generator) -> Anatomy:
     """Build a right leg: knee, whole lower leg, or ankle with foot; frontal or lateral."""
     lateral = rng.random() < 0.45
     foot, sole = _foot_bones()
+    point = turn_about(X, -rng.uniform(-8, 25) if lateral else -rng.uniform(15, 50))  # the toes point down
+    foot = _hinge(foot, _at(0, 12), point)
+    sole = tuple(s.moved(point, _at(0, 12) - point @ _at(0, 12)) for s in sole)
     names = tuple(bone.name for bone in foot)
     ankle = _at(3, 372)
     below = [
@@ -633,6 +657,7 @@ def leg(rng: np.random.Generator) -> Anatomy:
     ]
     fat = rng.uniform(0.82, 1.12)
     thigh = _limb(_THIGH, _at(0, -270), _at(0, 25), fat)
+    knee = _ellipsoid(_at(0, -8, 0), (57.5 * fat, 70, 61 * fat), 0, 5)
     calf = _limb(_CALF, _at(0, -25, -4), _at(2, 400, -4), fat)
     bend = turn_about(X, -rng.uniform(5, 70) if lateral else -rng.uniform(0, 4))
     pivot = _at(0, -12, -10)
@@ -649,11 +674,11 @@ def leg(rng: np.random.Generator) -> Anatomy:
     where = _at(0, along, 55 if lateral and frame >= 0.72 else 0)
     centre = where if along < 60 else bend @ (where - pivot) + pivot
     part = Anatomy(
-        (*above, *below), ((thigh, *lower_flesh),), (), centre, field, "LL" if lateral else "AP", "R"
+        (*above, *below), ((thigh, knee, *lower_flesh),), (), centre, field, "LL" if lateral else "AP", "R"
     )
     part = part.moved(turn_about(Y, 90 + rng.normal(0, 5) if lateral else rng.normal(0, 7)), np.zeros(3))
     if lateral and along >= 60:  # the film lies along the lower leg
-        straight = turn_about(Z, np.degrees(np.arctan2(bend[2, 1], bend[1, 1])) * -1)
+        straight = turn_about(Z, float(np.degrees(np.arctan2(bend[2, 1], bend[1, 1]))))
         part = part.moved(straight, np.zeros(3))
     return part
 
@@ -692,8 +717,8 @@ def _chest(middle: float) -> tuple[list[Bone], list[tuple[Solid, ...]], list[Sol
         (0, 0),
     )
     flesh = [(_limb(trunk, _at(middle, -190), _at(middle, 330)),)]
-    lungs = [_ellipsoid(_at(middle + s * 62, 70, 0), (49, 128, 72), s * -6) for s in (-1, 1)]
-    heart = (_ellipsoid(_at(middle + 18, 128, 20), (52, 55, 40), -30, 0),)
+    lungs = [_ellipsoid(_at(middle + s * 62, 70, 0), (49, 128, 54), s * -6) for s in (-1, 1)]
+    heart = (_ellipsoid(_at(middle + 18, 128, 20), (54, 48, 26), -35, 0),)
     return bones, [*flesh, heart], lungs
 
 
@@ -749,10 +774,10 @@ def shoulder(rng: np.random.Generator) -> Anatomy:
     )
     raised = _at(0, rng.uniform(-8, 6))
     bones, flesh, lungs = _chest(middle)
-    arm = _limb(_UPPER_ARM, _at(-10, -35), _at(-8, 330), rng.uniform(0.95, 1.2))
+    arm = _limb(_SHOULDER_ARM, _at(-10, -62), _at(-8, 330), rng.uniform(0.95, 1.15))
     deltoid = _ellipsoid(_at(-6, 8), (52, 66, 48), 0, 5)
     arm, deltoid = (s.moved(turn, np.zeros(3)) for s in (arm, deltoid))
-    girdle = _ellipsoid(_at(60, -8), (85, 55, 50), -14, 5)
+    girdle = _ellipsoid(_at(52, -16), (98, 56, 50), -12, 5)
     girdle_bones = [b.moved(np.eye(3), raised) for b in (scapula, clavicle)]
     wide = rng.random() < 0.4
     centre = _at(middle * 0.55, 75) if wide else _at(rng.uniform(28, 50), rng.uniform(18, 45))
@@ -797,22 +822,35 @@ def hip(rng: np.random.Generator) -> Anatomy:
         np.float64,
     )
     outline = np.column_stack([wing, np.zeros(len(wing))])
-    line = shape([(0, 4, 7, 0, 0, 1.2), (0.5, 4.5, 9, 13, 0, 1.4), (1, 4, 7, 0, 0, 1.2)], (0.05, 0.05))
-    roof = shape([(0, 2.5, 10, 0, 0, 1.6), (0.5, 3, 14, 9, 0, 2), (1, 2.5, 10, 0, 0, 1.6)], (0.1, 0.1))
+    line = shape(
+        [
+            (0, 2.6, 4, 0, 0, 1.2),
+            (0.15, 3, 5, -13, 0, 1.2),
+            (0.35, 3.4, 6, -23, 0, 1.2),
+            (0.55, 3.6, 7, -25, 0, 1.3),
+            (0.8, 3.2, 7, -15, 0, 1.2),
+            (1, 3, 5, 0, 0, 1.2),
+        ],
+        (0.05, 0.05),
+    )
+    arc = ((0, 0), (0.25, 9.6), (0.5, 13.0), (0.75, 9.6), (1, 0))
+    roof = shape([(t, 1.6, 6, -bow, 0, 1.2) for t, bow in arc], (0.15, 0.15))
+    ramus = shape([(0, 12, 9, 0, 0, 1.4), (0.5, 7.6, 7.5, 3, 0, 1.6), (1, 10, 8, 0, 0, 1.4)], (0.12, 0.12))
     pelvis = Bone(
         "pelvis_r",
         (
-            _ellipsoid(_at(-88, 34), (31, 32, 16), 0, 1.2),
-            _limb(line, _at(-46, -46), _at(-22, 70)),
-            Solid(_ROD, _at(-84, 50), _at(-62, 134), X, (13, 11), 1.6),
-            _ellipsoid(_at(-67, 128), (14, 22, 13), 12, 1.6),
-            Solid(_ROD, _at(-80, 58), _at(-14, 84), Y, (9, 8.5), 1.5),
-            _ellipsoid(_at(-14, 92), (10, 20, 9), 0, 1.3),
-            Solid(_ROD, _at(-10, 98), _at(-64, 142), Y, (7, 6.5), 1.5),
+            _ellipsoid(_at(-88, 34), (30, 31, 9), 0, 0.8),
+            _ellipsoid(_at(-84, -18), (27, 58, 8), 24, 0),
+            _limb(line, _at(-46, -54), _at(-18, 76)),
+            _limb(ramus, _at(-88, 52), _at(-68, 140), 1.25),
+            _ellipsoid(_at(-69, 130), (15, 21, 13), 12, 1.4),
+            _limb(ramus, _at(-84, 58), _at(-10, 86)),
+            _ellipsoid(_at(-13, 94), (10, 19, 9), 0, 1.2),
+            _limb(ramus, _at(-8, 100), _at(-66, 144), 0.85),
         ),
-        (Plate(outline, 3.0, 5.0),),
+        (Plate(outline, 3.8, 4.5),),
     )
-    sourcil = Bone("sourcil_r", (_limb(roof, _at(-116, 24), _at(-66, 22)),))
+    sourcil = Bone("sourcil_r", (_limb(roof, _at(-62, 22), _at(-114, 24)),))
     abduction = rng.uniform(-3, 14)
     head = _at(-90, 41)
     femur = Bone(
@@ -830,7 +868,13 @@ def hip(rng: np.random.Generator) -> Anatomy:
         _mirrored(_hinge([femur], head, turn_about(Z, abduction + rng.normal(0, 3)))[0], 0),
     ]
     keel = shape(
-        [(0, 50, 24, 0, 0, 1.2), (0.35, 44, 24, 0, 0, 1.2), (0.7, 26, 16, 0, 0, 1.2), (1, 9, 6, 0, 0, 1)],
+        [
+            (0, 52, 15, 0, 0, 0.9),
+            (0.3, 43, 16, 0, 0, 0.9),
+            (0.55, 30, 14, 0, 0, 0.9),
+            (0.8, 19, 10, 0, 0, 0.9),
+            (1, 8, 6, 0, 0, 0.8),
+        ],
         (0.05, 0.1),
     )
     midline = [Bone("sacrum", (_limb(keel, _at(0, -98), _at(0, 38)), _ellipsoid(_at(0, 48), (6, 14, 5))))]
@@ -845,7 +889,7 @@ def hip(rng: np.random.Generator) -> Anatomy:
         midline += [Bone(f"lumbar{i}", (body, *wings)), *rings]
         midline.append(Bone(f"spinous{i}", (_ellipsoid(_at(0, y + 10, -45), (3.5, 12, 16)),)))
     holes = [
-        _ellipsoid(_at(s * (27 - 5 * i), -68 + 24 * i, -10), (4.5, 5.5, 14), s * 20, 0)
+        _ellipsoid(_at(s * (27 - 5 * i), -68 + 24 * i, -10), (3.6, 4.6, 11), s * 20, 0)
         for i in range(3)
         for s in (-1, 1)
     ]
@@ -870,8 +914,12 @@ def hip(rng: np.random.Generator) -> Anatomy:
         (0, 0.1),
     )
     belly = _limb(trunk, _at(0, -260), _at(0, 150), fat)
+    upper_leg = shape(
+        [(0, 60, 50, 0, 0, 10), (0.2, 80, 76, 0, 0, 12), (0.5, 84, 80, 0, 0, 10), (1, 74, 76, 0, 0, 9)],
+        (0.3, 0),
+    )
     thighs = [
-        Solid(_THIGH, _at(s * 96, 40), _at(s * (108 + abduction), 420), X, (1.12 * fat, 1.0)) for s in (-1, 1)
+        _limb(upper_leg, _at(s * 92, -60), _at(s * (108 + abduction), 420), max(fat, 0.97)) for s in (-1, 1)
     ]
     right = (pelvis, sourcil)
     bones = (*midline, *right, *(_mirrored(b, 0) for b in right), *femora)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import math
 import struct
 import time
 import zlib
@@ -27,7 +28,7 @@ import numpy.typing as npt
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from training.anatomy import BUILDERS, STATIONS, Anatomy, Bone, Break, Plate, Solid, turn_about
+from training.anatomy import BALL, BUILDERS, STATIONS, Anatomy, Bone, Break, Plate, Solid, Vector, turn_about
 
 REGIONS: tuple[str, ...] = tuple(BUILDERS)
 FORMATS: tuple[str, ...] = ("png", "jpeg", "dicom")
@@ -81,11 +82,21 @@ class Phantom:
 class _Frame:
     """The axis of a solid as seen in the picture: pixels = origin + along * t + aside * d."""
 
-    origin: npt.NDArray[np.float64]
-    along: npt.NDArray[np.float64]  # the whole length, pixels
-    aside: npt.NDArray[np.float64]  # one mm, pixels
-    outer: npt.NDArray[np.float32]  # (STATIONS, 3): half-width mm, chord mm, centre mm
-    inner: npt.NDArray[np.float32]
+    origin: Vector
+    along: Vector  # the whole length, pixels
+    aside: Vector  # one mm, pixels
+    outer: FloatArray  # (3, STATIONS): half-width mm, chord mm, centre mm
+    inner: FloatArray
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """The rays' way in mm through a body and through what its cortex encloses, in a part of the picture."""
+
+    rows: slice
+    columns: slice
+    outer: FloatArray
+    inner: FloatArray
 
 
 @dataclass(frozen=True)
@@ -96,27 +107,61 @@ class _Crack:
     position: float
     slope: float
     gap: float
-    teeth: npt.NDArray[np.float64]
-    motion: npt.NDArray[np.float64]
+    teeth: Vector
+    motion: Vector
     carries: tuple[str, ...]
 
-    def beyond(self, x: FloatArray, y: FloatArray) -> FloatArray:
-        """Return the signed distance in pixels of picture points beyond the crack line."""
+    def course(self, shadow: Shadow, *, far: bool) -> tuple[FloatArray, FloatArray]:
+        """Return how far each pixel of a shadow lies beyond the crack, pixels, and where along it, mm.
+
+        The pixels of the far fragment are taken back to where they were before it moved.
+        """
+        x = np.arange(shadow.columns.start, shadow.columns.stop, dtype=np.float32)[None, :]
+        y = np.arange(shadow.rows.start, shadow.rows.stop, dtype=np.float32)[:, None]
+        undo = cv2.invertAffineTransform(self.motion) if far else np.eye(2, 3)
+        px = undo[0, 0] * x + undo[0, 1] * y + (undo[0, 2] - self.frame.origin[0])
+        py = undo[1, 0] * x + undo[1, 1] * y + (undo[1, 2] - self.frame.origin[1])
         along, aside = self.frame.along, self.frame.aside
         length, unit = np.hypot(*along), np.hypot(*aside)
-        dx, dy = x - self.frame.origin[0], y - self.frame.origin[1]
-        s = (dx * along[0] + dy * along[1]) / length - self.position * length
-        d = (dx * aside[0] + dy * aside[1]) / unit**2
-        line = self.slope * d
-        for amplitude, rate, phase in self.teeth:
-            line = line + amplitude * np.sin(rate * d + phase)
-        return np.asarray(s - line * unit, np.float32)
+        s = (px * along[0] + py * along[1]) / length - self.position * length
+        d = (px * aside[0] + py * aside[1]) / unit**2
+        reach = float(self.frame.outer[0].max()) * 3
+        at = np.linspace(-reach, reach, 1024)
+        line = self.slope * at + sum(a * np.sin(rate * at + phase) for a, rate, phase in self.teeth)
+        beyond = s - unit * line[np.clip((d + reach) * (1023 / (2 * reach)), 0, 1023).astype(np.int32)]
+        return beyond.astype(np.float32), d.astype(np.float32)
+
+    def share(self, shadow: Shadow, *, far: bool) -> FloatArray:
+        """Return how much of each pixel of a shadow belongs to the far, or to the near fragment, 0-1."""
+        beyond, _ = self.course(shadow, far=far)
+        edge = self.gap * np.hypot(*self.frame.aside) / 2
+        return np.asarray(np.clip((beyond if far else -beyond) - edge + 0.5, 0, 1), np.float32)
+
+    def zone(self, bone: Shadow) -> Vector:
+        """Return the convex polygon of the fracture, shape (n, 2): both fragments' ends where they part."""
+        frame = self.frame
+        beyond, d = self.course(bone, far=False)
+        crossed = d[(np.abs(beyond) < 1.5) & (bone.outer > 0)]
+        low, high = (crossed.min(), crossed.max()) if crossed.size else (-1.0, 1.0)
+        scale = np.hypot(*frame.aside)
+        length = np.hypot(*frame.along) / scale
+        margin = self.gap / 2 + sum(self.teeth[:, 0]) + 2 / scale + 0.05 * (high - low)
+        corners = [
+            frame.origin
+            + (self.position + (self.slope * at + step) / length) * frame.along
+            + at * frame.aside
+            for at in (low - 1 / scale, high + 1 / scale)
+            for step in (-margin, margin)
+        ]
+        near = np.array(corners)
+        far = near @ self.motion[:, :2].T + self.motion[:, 2]
+        return np.asarray(cv2.convexHull(np.vstack([near, far]).astype(np.float32))[:, 0, :], np.float64)
 
 
-class _Screen:
+class Screen:
     """The picture plane: where a solid falls, and how long the rays' way through it is."""
 
-    def __init__(self, width: int, height: int, scale: float, centre: npt.NDArray[np.float64]) -> None:
+    def __init__(self, width: int, height: int, scale: float, centre: Vector) -> None:
         self.width, self.height, self.scale = width, height, scale
         self.shift = np.array([width, height]) / 2 - centre[:2] * scale
 
@@ -127,74 +172,128 @@ class _Screen:
         chords grow as its shadow shortens: exact for ellipsoids, close for long bones.
         """
         axis = solid.end - solid.start
-        length = float(np.linalg.norm(axis))
+        length = math.sqrt(axis @ axis)
         axis = axis / length
-        seen = float(np.hypot(axis[0], axis[1]))
+        seen = math.hypot(axis[0], axis[1])
         direction = axis[:2] / seen if seen > 1e-6 else np.array([0.0, 1.0])
-        normal = np.array([-direction[1], direction[0], 0.0])
+        normal = np.array([-direction[1], direction[0]])
         across = solid.across - axis * (solid.across @ axis)
-        across = across / np.linalg.norm(across)
-        deep = np.cross(across, axis)
-        cu, cv = float(normal @ across), float(normal @ deep)
+        (ux, uy, uz), (ax, ay, az) = across / math.sqrt(across @ across), axis
+        cu = float(normal @ (ux, uy))
+        cv = float(normal @ (uy * az - uz * ay, uz * ax - ux * az))  # across x axis: the direction of depth
         table = solid.shape.table
         w, z = table[:, 0] * solid.girth[0], table[:, 1] * solid.girth[1]
-        facing = np.sqrt((w * cv) ** 2 + (z * cu) ** 2)
-        reach = float(np.sqrt(seen**2 + (1 - seen**2) * (2 * facing.max() / length) ** 2))
+        facing = math.sqrt(float(((w * cv) ** 2 + (z * cu) ** 2).max()))
+        reach = math.sqrt(seen**2 + (1 - seen**2) * (2 * facing / length) ** 2)
         offset = table[:, 2] * cu + table[:, 3] * cv
-        lean = np.sqrt(1 + (np.gradient(offset) * (STATIONS - 1) / (length * reach)) ** 2)
+        lean = 1.0
+        if solid.shape.bowed:
+            slope = np.gradient(offset) * ((STATIONS - 1) / (length * reach))
+            lean = np.sqrt(1 + slope**2)
 
-        def outline(shrink: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float32]:
-            a, b = np.maximum(w - shrink, 0), np.maximum(z - shrink, 0)
+        def outline(a: Vector, b: Vector) -> FloatArray:
             half = np.sqrt((a * cu) ** 2 + (b * cv) ** 2)
             chord = 2 * a * b / np.maximum(half, 1e-6) / reach
-            return np.stack([half * lean, chord, offset], axis=1).astype(np.float32)
+            return np.stack([half * lean, chord, offset]).astype(np.float32)
 
         cortex = table[:, 4] * solid.cortex
-        inner = outline(cortex)
-        ends = round(STATIONS * min(0.4, float(cortex[[0, -1]].min()) / length))
-        inner[:ends, :2] = 0
-        inner[STATIONS - ends :, :2] = 0
+        inner = outline(np.maximum(w - cortex, 0), np.maximum(z - cortex, 0))
+        ends = round(STATIONS * min(0.4, float(min(cortex[0], cortex[-1])) / length))
+        inner[:2, :ends] = 0
+        inner[:2, STATIONS - ends :] = 0
         middle = (solid.start + solid.end)[:2] / 2 * self.scale + self.shift
         along = direction * length * reach * self.scale
-        aside = normal[:2] * self.scale
-        return _Frame(middle - along / 2, along, aside, outline(0.0), inner)
+        return _Frame(middle - along / 2, along, normal * self.scale, outline(w, z), inner)
 
-    def chords(
-        self, frame: _Frame, motion: npt.NDArray[np.float64] | None
-    ) -> tuple[slice, slice, FloatArray, FloatArray] | None:
-        """Return rows, columns, and the rays' way in mm through the solid and through its inside there."""
-        widest = float(np.abs(frame.outer[:, 2]).max() + frame.outer[:, 0].max())
-        corners = np.array(
-            [frame.origin + t * frame.along + s * widest * frame.aside for t in (0, 1) for s in (-1, 1)]
-        )
+    def chords(self, solid: Solid, motion: Vector | None = None) -> Shadow | None:
+        """Return the rays' way through a solid and its inside; None where it is out of the picture."""
+        middle = (solid.start + solid.end)[:2] / 2 * self.scale + self.shift
+        if motion is not None:
+            middle = motion[:, :2] @ middle + motion[:, 2]
+        axis = solid.end - solid.start
+        radius = (math.sqrt(axis @ axis) / 2 + solid.shape.widest * max(solid.girth)) * self.scale
+        if not (-radius < middle[0] < self.width + radius and -radius < middle[1] < self.height + radius):
+            return None
+        if solid.shape is BALL:
+            return self._ellipsoid(solid, middle, motion)
+        frame = self.frame(solid)
+        widest = float((np.abs(frame.outer[2]) + frame.outer[0]).max())
+        corners = frame.origin + np.outer((0, 0, 1, 1), frame.along)
+        corners += np.outer((-widest, widest, -widest, widest), frame.aside)
         if motion is not None:
             corners = corners @ motion[:, :2].T + motion[:, 2]
-        left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
-        right, bottom = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 1, (self.width, self.height))
-        if left >= right or top >= bottom:
+        window = self._window(corners.min(axis=0), corners.max(axis=0))
+        if window is None:
             return None
-        rows, columns = slice(top, bottom), slice(left, right)
-        x = np.arange(left, right, dtype=np.float32)[None, :]
-        y = np.arange(top, bottom, dtype=np.float32)[:, None]
+        rows, columns, x, y = window
         t_row, d_row = self._axes(frame, motion)
         t = (t_row[0] * x + t_row[2]) + t_row[1] * y
         d = (d_row[0] * x + d_row[2]) + d_row[1] * y
-        index = np.clip(t, 0, 1)
-        outside = index != t
-        index = (index * (STATIONS - 1)).astype(np.int32)
+        index = (t * (STATIONS - 1)).astype(np.int32)
+        np.clip(index, 0, STATIONS - 1, out=index)
+        outside = (t < 0) | (t > 1)
+        if solid.shape.bowed:
+            d -= frame.outer[2].take(index)
+        d *= d
         ways = []
-        for table in (frame.outer, frame.inner):
-            here = table.take(index, axis=0)
-            u = (d - here[..., 2]) / np.maximum(here[..., 0], np.float32(1e-3))
-            way = here[..., 1] * np.sqrt(np.maximum(1 - u * u, 0))
+        for half, chord, _ in (frame.outer, frame.inner):
+            # chord * sqrt(1 - (d / half)^2), and 0 where the half-width is 0
+            squared = chord * chord
+            way = squared.take(index) - d * (squared / np.maximum(half * half, 1e-6)).take(index)
+            np.maximum(way, 0, out=way)
             way[outside] = 0
-            ways.append(way)
-        return rows, columns, ways[0], ways[1]
+            ways.append(np.sqrt(way, out=way))
+        return Shadow(rows, columns, ways[0], ways[1])
+
+    def _ellipsoid(self, solid: Solid, middle: Vector, motion: Vector | None) -> Shadow | None:
+        """Project an ellipsoid ``p' M p = 1``, exactly: its chords are ``2 sqrt((1 - q' S q) / M_zz)``.
+
+        q is the point in the picture and S the Schur complement of M_zz.
+        """
+        axis = solid.end - solid.start
+        length = math.sqrt(axis @ axis)
+        along = axis / length
+        across = solid.across - along * (solid.across @ along)
+        across = across / math.sqrt(across @ across)
+        (ux, uy, uz), (ax, ay, az) = across, along
+        deep = (uy * az - uz * ay, uz * ax - ux * az, ux * ay - uy * ax)
+        basis = np.array([along, across, deep])
+        if motion is not None:
+            basis[:, :2] = basis[:, :2] @ motion[:, :2].T
+        ways: list[FloatArray] = []
+        window = None
+        for cortex in (0.0, solid.cortex):
+            semi = np.array([length / 2, *solid.girth]) - cortex
+            if semi.min() <= 0.05:
+                ways.append(np.zeros_like(ways[0]))
+                continue
+            form = (basis.T / (semi * self.scale) ** 2) @ basis
+            outline = form[:2, :2] - np.outer(form[:2, 2], form[2, :2]) / form[2, 2]
+            if window is None:
+                reach = np.sqrt(np.diag(np.linalg.inv(outline)))
+                window = self._window(middle - reach, middle + reach)
+                if window is None:
+                    return None
+            rows, columns, x, y = window
+            dx, dy = x - np.float32(middle[0]), y - np.float32(middle[1])
+            (a, b), (_, c) = (outline / form[2, 2] * (2 / self.scale) ** 2).astype(np.float32)
+            way = np.float32((2 / self.scale) ** 2 / form[2, 2]) - (a * dx * dx + (2 * b * dx + c * dy) * dy)
+            np.maximum(way, 0, out=way)
+            ways.append(np.sqrt(way, out=way))
+        return Shadow(rows, columns, ways[0], ways[1])
+
+    def _window(self, low: Vector, high: Vector) -> tuple[slice, slice, FloatArray, FloatArray] | None:
+        """Return rows, columns, x (1, n) and y (m, 1) of the pixels within bounds; None if there are none."""
+        left, top = max(math.floor(low[0]), 0), max(math.floor(low[1]), 0)
+        right, bottom = min(math.ceil(high[0]) + 1, self.width), min(math.ceil(high[1]) + 1, self.height)
+        if left >= right or top >= bottom:
+            return None
+        x = np.arange(left, right, dtype=np.float32)[None, :]
+        y = np.arange(top, bottom, dtype=np.float32)[:, None]
+        return slice(top, bottom), slice(left, right), x, y
 
     @staticmethod
-    def _axes(
-        frame: _Frame, motion: npt.NDArray[np.float64] | None
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def _axes(frame: _Frame, motion: Vector | None) -> tuple[FloatArray, FloatArray]:
         """Return the rows (x, y, 1) -> t and -> d; a motion of the solid is undone first."""
         t = frame.along / (frame.along @ frame.along)
         d = frame.aside / (frame.aside @ frame.aside)
@@ -203,19 +302,21 @@ class _Screen:
             rows = rows @ np.linalg.inv(np.vstack([motion, [0, 0, 1]]))
         return rows[0].astype(np.float32), rows[1].astype(np.float32)
 
-    def merged(
-        self, solids: Sequence[Solid], motion: npt.NDArray[np.float64] | None = None
-    ) -> tuple[FloatArray, FloatArray]:
+    def merged(self, solids: Sequence[Solid], motion: Vector | None = None) -> Shadow | None:
         """Return the way through the union of solids, and through its inside; overlaps count once."""
-        outer = np.zeros((self.height, self.width), np.float32)
+        found = [shadow for shadow in (self.chords(solid, motion) for solid in solids) if shadow]
+        if len(found) < 2:
+            return found[0] if found else None
+        top, bottom = min(f.rows.start for f in found), max(f.rows.stop for f in found)
+        left, right = min(f.columns.start for f in found), max(f.columns.stop for f in found)
+        outer = np.zeros((bottom - top, right - left), np.float32)
         inner = np.zeros_like(outer)
-        for solid in solids:
-            found = self.chords(self.frame(solid), motion)
-            if found:
-                rows, columns, whole, inside = found
-                np.maximum(outer[rows, columns], whole, out=outer[rows, columns])
-                np.maximum(inner[rows, columns], inside, out=inner[rows, columns])
-        return outer, inner
+        for f in found:
+            rows = slice(f.rows.start - top, f.rows.stop - top)
+            columns = slice(f.columns.start - left, f.columns.stop - left)
+            np.maximum(outer[rows, columns], f.outer, out=outer[rows, columns])
+            np.maximum(inner[rows, columns], f.inner, out=inner[rows, columns])
+        return Shadow(slice(top, bottom), slice(left, right), outer, inner)
 
     def plate(self, plate: Plate) -> FloatArray | None:
         """Return the way through a flat bone, thick at its rim; all of it counts as cortex."""
@@ -238,7 +339,7 @@ class _Screen:
         return np.asarray(way, np.float32)
 
 
-def _choose_break(anatomy: Anatomy, screen: _Screen, rng: np.random.Generator) -> tuple[Bone, Break, float]:
+def _choose_break(anatomy: Anatomy, screen: Screen, rng: np.random.Generator) -> tuple[Bone, Break, float]:
     """Choose where a bone breaks: well inside the picture."""
     places = []
     for bone in anatomy.bones:
@@ -259,9 +360,10 @@ def _choose_break(anatomy: Anatomy, screen: _Screen, rng: np.random.Generator) -
 
 def _crack(frame: _Frame, site: Break, position: float, rng: np.random.Generator) -> _Crack:
     """Draw a fracture's course and displacement: hairline, displaced, angulated or impacted."""
-    width = 2 * float(frame.outer[round(position * (STATIONS - 1)), 0])
+    width = 2 * float(frame.outer[0, round(position * (STATIONS - 1))])
     kind = rng.choice(["hairline", "displaced", "angulated", "impacted"], p=[0.2, 0.35, 0.3, 0.15])
     slope = rng.uniform(-0.9, 0.9) if kind != "impacted" else rng.uniform(-0.3, 0.3)
+    width = min(width, 26.0)  # the broad ends of bones do not part further than their shafts
     gap = rng.uniform(0.06, 0.11) * width + 0.5
     degrees, aside, shorten = 0.0, 0.0, 0.0
     sign = rng.choice([-1.0, 1.0])
@@ -273,7 +375,7 @@ def _crack(frame: _Frame, site: Break, position: float, rng: np.random.Generator
     elif kind == "angulated":
         aside, degrees = rng.uniform(0.05, 0.25) * width, rng.uniform(9, 22)
     else:
-        gap, shorten, degrees = 0.3, rng.uniform(0.1, 0.22) * width, rng.uniform(2, 9)
+        gap, shorten, degrees = 0.3, rng.uniform(0.05, 0.14) * width, rng.uniform(2, 9)
     teeth = np.array(
         [
             (rng.uniform(0.01, 0.035) * width, rng.uniform(2, 9) * 2 / width, rng.uniform(0, 6.3))
@@ -289,59 +391,25 @@ def _crack(frame: _Frame, site: Break, position: float, rng: np.random.Generator
     return _Crack(frame, position, slope, gap, teeth, motion, site.carries)
 
 
-def _zone(crack: _Crack) -> npt.NDArray[np.float64]:
-    """Return the convex polygon of the fracture: both fragments' ends where they part."""
-    frame = crack.frame
-    half, _, centre = frame.outer[round(crack.position * (STATIONS - 1))]
-    length = np.hypot(*frame.along) / np.hypot(*frame.aside)
-    margin = crack.gap + 0.12 * half + 1.0
-    corners = []
-    for side in (-1.1, 1.1):
-        d = centre + side * half
-        for step in (-margin, margin):
-            t = crack.position + (crack.slope * d + step) / length
-            corners.append(frame.origin + t * frame.along + d * frame.aside)
-    near = np.array(corners)
-    far = near @ crack.motion[:, :2].T + crack.motion[:, 2]
-    return np.asarray(cv2.convexHull(np.vstack([near, far]).astype(np.float32))[:, 0, :], np.float64)
-
-
 def _bones(
-    anatomy: Anatomy, screen: _Screen, broken: str, crack: _Crack | None, texture: FloatArray
+    anatomy: Anatomy, screen: Screen, broken: str, crack: _Crack | None, texture: FloatArray
 ) -> FloatArray:
     """Return the line integral of what the bones attenuate beyond soft tissue."""
     total = np.zeros((screen.height, screen.width), np.float32)
 
-    def add(outer: FloatArray, inner: FloatArray) -> None:
-        np.add(total, _MU_CORTICAL * (outer - inner) + _MU_CANCELLOUS * inner * texture, out=total)
+    def add(shadow: Shadow | None, *, far: bool | None = None) -> None:
+        if shadow is None:
+            return
+        here = shadow.rows, shadow.columns
+        load = _MU_CORTICAL * (shadow.outer - shadow.inner) + _MU_CANCELLOUS * shadow.inner * texture[here]
+        total[here] += load if crack is None or far is None else load * crack.share(shadow, far=far)
 
     for bone in anatomy.bones:
         if crack and bone.name == broken:
-            x = np.arange(screen.width, dtype=np.float32)[None, :]
-            y = np.arange(screen.height, dtype=np.float32)[:, None]
-            edge = crack.gap * screen.scale / 2
-            near = np.clip(0.5 - crack.beyond(x, y) - edge, 0, 1)
-            outer, inner = screen.merged(bone.solids)
-            add(outer * near, inner * near)
-            undo = cv2.invertAffineTransform(crack.motion)
-            far = crack.beyond(
-                (undo[0, 0] * x + undo[0, 1] * y + undo[0, 2]).astype(np.float32),
-                (undo[1, 0] * x + undo[1, 1] * y + undo[1, 2]).astype(np.float32),
-            )
-            far = np.clip(far - edge + 0.5, 0, 1)
-            outer, inner = screen.merged(bone.solids, crack.motion)
-            add(outer * far, inner * far)
+            add(screen.merged(bone.solids), far=False)
+            add(screen.merged(bone.solids, crack.motion), far=True)
             continue
-        motion = crack.motion if crack and bone.name in crack.carries else None
-        if len(bone.solids) > 1:
-            add(*screen.merged(bone.solids, motion))
-        else:
-            found = screen.chords(screen.frame(bone.solids[0]), motion)
-            if found:
-                rows, columns, whole, inside = found
-                total[rows, columns] += (
-                    _MU_CORTICAL * (whole - inside) + _MU_CANCELLOUS * inside * texture[rows, columns]
-                )
+        add(screen.merged(bone.solids, crack.motion if crack and bone.name in crack.carries else None))
         for plate in bone.plates:
             way = screen.plate(plate)
             if way is not None:
@@ -349,22 +417,26 @@ def _bones(
     return total
 
 
-def _flesh(anatomy: Anatomy, screen: _Screen, rng: np.random.Generator) -> FloatArray:
+def _flesh(anatomy: Anatomy, screen: Screen, rng: np.random.Generator) -> FloatArray:
     """Return the line integral of soft tissue, at half the resolution: its edges are soft anyway."""
-    half = _Screen((screen.width + 1) // 2, (screen.height + 1) // 2, screen.scale / 2, np.zeros(2))
+    half = Screen((screen.width + 1) // 2, (screen.height + 1) // 2, screen.scale / 2, np.zeros(2))
     half.shift = screen.shift / 2
     total = np.zeros((half.height, half.width), np.float32)
     for group in anatomy.flesh:
-        outer, inner = half.merged(group)
-        total += _MU_FAT * (outer - inner) + _MU_MUSCLE * inner
+        body = half.merged(group)
+        if body:
+            total[body.rows, body.columns] += _MU_FAT * (body.outer - body.inner) + _MU_MUSCLE * body.inner
     streaks = rng.standard_normal((half.height // 8 + 1, half.width // 8 + 1), np.float32)
     streaks = cv2.resize(
         cv2.GaussianBlur(streaks, (0, 0), 1), (half.width, half.height), interpolation=cv2.INTER_CUBIC
     )
     total *= 1 + 0.05 * streaks
     for solid in anatomy.air:
-        gas, _ = half.merged((solid,))
-        total += np.maximum(_MU_GAS * gas, -0.75 * total)
+        gas = half.chords(solid)
+        if gas:
+            total[gas.rows, gas.columns] += np.maximum(
+                _MU_GAS * gas.outer, -0.75 * total[gas.rows, gas.columns]
+            )
     total = cv2.GaussianBlur(total, (0, 0), max(0.6, 1.2 * half.scale))
     return np.asarray(
         cv2.resize(total, (screen.width, screen.height), interpolation=cv2.INTER_LINEAR), np.float32
@@ -375,13 +447,13 @@ def _noise(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     return rng.standard_normal((height, width), np.float32)
 
 
-def _trabeculae(rng: np.random.Generator, screen: _Screen) -> FloatArray:
+def _trabeculae(rng: np.random.Generator, screen: Screen) -> FloatArray:
     """Return the texture of cancellous bone: band-limited noise around 1."""
-    grain = _noise(rng, screen.height, screen.width)
-    fine = cv2.GaussianBlur(grain, (0, 0), max(0.6, 0.35 * screen.scale))
-    coarse = cv2.GaussianBlur(grain, (0, 0), max(1.2, 1.3 * screen.scale))
-    band = fine - coarse
-    return np.asarray(1 + 0.28 * band / (band.std() + 1e-6), np.float32)
+    grain = _noise(rng, (screen.height + 1) // 2, (screen.width + 1) // 2)
+    fine = cv2.GaussianBlur(grain, (0, 0), max(0.5, 0.2 * screen.scale))
+    coarse = cv2.GaussianBlur(grain, (0, 0), max(1.0, 0.7 * screen.scale))
+    band = cv2.resize(fine - coarse, (screen.width, screen.height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(1 + 0.14 * band / (band.std() + 1e-6), np.float32)
 
 
 def _collimation(rng: np.random.Generator, width: int, height: int) -> tuple[FloatArray, float]:
@@ -392,6 +464,8 @@ def _collimation(rng: np.random.Generator, width: int, height: int) -> tuple[Flo
     if kind < 0.35:
         return open_, grey
     margins = rng.uniform(0.0, 0.07, 4) * (rng.random(4) < 0.7)
+    if grey:  # an unexposed strip of the plate, shown white by some systems
+        margins = rng.uniform(0.03, 0.12) * np.eye(4)[int(rng.integers(4))]
     left, top, right, bottom = margins * (width, height, width, height)
     middle = ((width + left - right) / 2, (height + top - bottom) / 2)
     turned = float(rng.normal(0, 2.0)) if rng.random() < 0.5 else 0.0
@@ -426,8 +500,10 @@ def _expose(
 ) -> npt.NDArray[np.uint8]:
     """Turn line integrals into the picture: Beer-Lambert, scatter, blur, noise, logarithm, window."""
     height, width = total.shape
-    primary = np.exp(-total) * open_
-    small = cv2.resize(primary, (max(1, width // 8), max(1, height // 8)), interpolation=cv2.INTER_AREA)
+    primary = cv2.exp(-total)
+    small = cv2.resize(
+        primary * open_, (max(1, width // 8), max(1, height // 8)), interpolation=cv2.INTER_AREA
+    )
     haze = cv2.resize(cv2.GaussianBlur(small, (0, 0), max(1.0, width / 80)), (width, height))
     signal = primary + rng.uniform(0.03, 0.12) * haze
     signal = cv2.GaussianBlur(signal, (0, 0), rng.uniform(0.45, 0.8) * max(1.0, min(height, width) / 400))
@@ -437,10 +513,11 @@ def _expose(
     quanta = 10 ** rng.uniform(3.0, 4.0) / typical
     # a Poisson count of more than a few dozen is normal with variance equal to its mean
     signal += np.sqrt(np.maximum(signal, 0) / quanta) * _noise(rng, height, width)
-    density = -np.log(np.maximum(signal, 2e-4 * typical))
+    density = -cv2.log(np.maximum(signal, 2e-4 * typical))
     flat = cv2.resize(density, (small.shape[1], small.shape[0]), interpolation=cv2.INTER_AREA)
     flat = cv2.resize(cv2.GaussianBlur(flat, (0, 0), max(1.0, small.shape[1] / 10)), (width, height))
-    density = density - rng.uniform(0.15, 0.5) * flat
+    # as digital systems do: thick parts are brought nearer to thin ones, the more the thicker the part
+    density = density - (rng.uniform(0.2, 0.5) + 0.2 * (typical < 0.1)) * flat
     sample = density[::3, ::3][inside[::3, ::3]]
     low, high = (
         np.percentile(sample, (1.0, 99.6))
@@ -450,7 +527,7 @@ def _expose(
     span = max(float(high - low), 0.1)
     foot = rng.uniform(0.02, 0.16)
     shown = foot + (density - low) / span * (rng.uniform(0.72, 0.97) - foot)
-    shown = np.clip(shown, rng.uniform(0.0, 0.1), 1) ** rng.uniform(0.85, 1.35)
+    shown = cv2.pow(np.clip(shown, rng.uniform(0.02, 0.12), 1), rng.uniform(0.95, 1.6))
     shown = shown * open_ + grey * (1 - open_)
     return np.asarray(np.round(np.clip(shown, 0, 1) * 255), np.uint8)
 
@@ -500,13 +577,16 @@ def make_phantom(
     anatomy = anatomy.moved(pose * build, np.zeros(3))
     width, height = size or _default_size(anatomy)
     scale = min(height / anatomy.field[0], width / anatomy.field[1])
-    screen = _Screen(width, height, scale, anatomy.centre + rng.normal(0, 0.02, 3) * anatomy.field[0])
+    screen = Screen(width, height, scale, anatomy.centre + rng.normal(0, 0.02, 3) * anatomy.field[0])
     fractured = bool(rng.random() < 0.5) if fracture is None else fracture
-    crack, broken = None, ""
+    crack, broken, polygon = None, "", np.zeros((0, 2))
     if fractured:
         fate = np.random.default_rng([*key, 1])
         bone, site, position = _choose_break(anatomy, screen, fate)
         crack, broken = _crack(screen.frame(bone.solids[site.solid]), site, position, fate), bone.name
+        shadow = screen.merged(bone.solids)
+        if shadow is not None:
+            polygon = np.clip(crack.zone(shadow), 0, (width - 1, height - 1))
     total = _flesh(anatomy, screen, rng) + _bones(anatomy, screen, broken, crack, _trabeculae(rng, screen))
     side = {"L": "R", "R": "L"}[anatomy.side] if mirror else anatomy.side
     open_, grey = _collimation(rng, width, height)
@@ -514,9 +594,8 @@ def make_phantom(
     pixels = _expose(total, open_, grey, rng)
     font = max(0.28, min(width, height) / 1400)
     cv2.putText(pixels, "SYNTHETIC", (4, height - 5), cv2.FONT_HERSHEY_SIMPLEX, font, 150, 1, cv2.LINE_AA)
-    box, polygon = None, np.zeros((0, 2))
-    if crack is not None:
-        polygon = np.clip(_zone(crack), 0, (width - 1, height - 1))
+    box = None
+    if len(polygon):
         left, top = np.floor(polygon.min(axis=0)).astype(int)
         right, bottom = np.ceil(polygon.max(axis=0)).astype(int)
         box = (int(left), int(top), int(max(right - left, 1)), int(max(bottom - top, 1)))
