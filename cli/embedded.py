@@ -68,7 +68,8 @@ def make_home(home: Path) -> Path:
         home.parent.mkdir(parents=True, exist_ok=True)
         home.mkdir()
         home.chmod(0o711 if os.geteuid() == 0 else 0o700)
-    (home / "logs").mkdir(mode=0o700, exist_ok=True)
+    for private in ("logs", "blobs"):
+        (home / private).mkdir(mode=0o700, exist_ok=True)
     return home
 
 
@@ -172,10 +173,18 @@ def embedded(
         broker_url = _start_valkey(home, lock, children) if valkey else ""
         database_url = _start_postgres(home, lock, children) if postgres else ""
         if valkey:
-            _await(children[0], lambda: _valkey_answers(broker_url))
+            _await(children[0], lambda: valkey_answers(broker_url))
         servers = Servers(database_url, broker_url)
         write_private(home / "servers.json", json.dumps(asdict(servers)))  # for `fsck` and `backup`
         yield servers, children
+
+
+def set_defaults(home: Path, servers: Servers) -> None:
+    """Have this process and its children use these servers, and what else the home holds unless named."""
+    os.environ.update(servers.environment())
+    os.environ.setdefault("FRACTUREAI_BLOB_URL", (home / "blobs").as_uri())
+    os.environ.setdefault("FRACTUREAI_CACHE_DIR", str(home / "cache"))
+    os.environ.setdefault("FRACTUREAI_SECRET_KEY", kept_secret(home / "secret_key"))
 
 
 # Valkey
@@ -208,7 +217,8 @@ def _start_valkey(home: Path, lock: int, children: list[Child]) -> str:
     return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
-def _valkey_answers(url: str) -> bool:
+def valkey_answers(url: str) -> bool:
+    """Whether the server at the address answers, with its file loaded."""
     import redis
 
     with redis.Redis.from_url(url, socket_timeout=1) as client:
@@ -255,7 +265,7 @@ def _start_postgres(home: Path, lock: int, children: list[Child]) -> str:
     children.append(child)
     child.start()
     url = f"postgresql://fractureai:{password}@127.0.0.1:{port}/postgres"
-    _await(child, lambda: _postgres_answers(url))
+    _await(child, lambda: postgres_answers(url))
     return url
 
 
@@ -363,7 +373,8 @@ def _create_cluster(data: Path, programs: Path, user: int | None, password: str)
     fresh.rmdir()
 
 
-def _postgres_answers(url: str) -> bool:
+def postgres_answers(url: str) -> bool:
+    """Whether the server at the address takes sessions."""
     import psycopg
 
     try:

@@ -20,18 +20,23 @@ class Access:
     api_key: str
 
 
-def prepare() -> None:
-    """Make or update everything; safe to repeat, and to run twice at once."""
+def migrate_database() -> None:
+    """Bring the tables of the database that the settings name up to date."""
     from alembic import command
     from alembic.config import Config
 
+    command.upgrade(Config(str(ROOT / "alembic.ini")), "head")
+
+
+def prepare() -> None:
+    """Make or update everything; safe to repeat, and to run twice at once."""
     from settings import get_settings
     from store.bundles import add_bundle
     from store.session import session_scope
     from store.sites import bootstrap
 
     settings = get_settings().require("database_url", "blob_url", "secret_key")
-    command.upgrade(Config(str(ROOT / "alembic.ini")), "head")
+    migrate_database()
     make_bucket()
     for manifest in sorted(BUNDLES.glob("*/manifest.json")):
         add_bundle(manifest.parent)

@@ -19,7 +19,7 @@ from typing import NoReturn
 import click
 
 from cli.child import Child
-from cli.embedded import EmbeddedError, default_home, embedded, kept_secret, write_private
+from cli.embedded import EmbeddedError, default_home, embedded, set_defaults, write_private
 from cli.prepare import ROOT, Access, let_in, prepare
 
 TICK_SECONDS = 0.5
@@ -223,10 +223,7 @@ def server(
         )
         listener = stack.enter_context(listen(host, port))
         address = os.environ.get("FRACTUREAI_PUBLIC_URL") or f"http://{host}:{listener.getsockname()[1]}"
-        os.environ.update(servers.environment())
-        (home / "blobs").mkdir(mode=0o700, exist_ok=True)
-        os.environ.setdefault("FRACTUREAI_BLOB_URL", (home / "blobs").as_uri())
-        os.environ.setdefault("FRACTUREAI_SECRET_KEY", kept_secret(home / "secret_key"))
+        set_defaults(home, servers)
         os.environ.setdefault("FRACTUREAI_PUBLIC_URL", address)
         os.environ.setdefault("FRACTUREAI_SOFT_SHUTDOWN_SECONDS", str(STOP_SECONDS - 2))
 

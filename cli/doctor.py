@@ -1,0 +1,248 @@
+"""`fractureai doctor`: what this machine lacks for a server, and what to do about each."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import click
+import psutil
+
+from cli.embedded import (
+    EmbeddedError,
+    Servers,
+    default_home,
+    postgres_answers,
+    postgres_folder,
+    running_servers,
+    valkey_answers,
+    valkey_binary,
+)
+from cli.output import open_console, print_json
+from cli.prepare import BUNDLES
+from cli.supervise import PORT
+
+GB = 1024**3
+MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: `state` is ok, warning or problem; `advice` says what to do where it is not ok."""
+
+    name: str
+    state: str
+    detail: str
+    advice: str = ""
+
+
+def _python() -> Iterator[Check]:
+    state = "ok" if (3, 11) <= sys.version_info[:2] < (3, 14) else "problem"
+    yield Check("Python", state, sys.version.split()[0], "Use Python 3.11, 3.12 or 3.13.")
+    state = "ok" if sys.platform == "linux" else "problem"
+    yield Check("system", state, sys.platform, "A server runs on Linux; elsewhere, use the containers.")
+
+
+def _packages() -> Iterator[Check]:
+    from packaging.requirements import Requirement
+
+    wrong = []
+    named = [Requirement(line) for line in requires("fractureai") or []]
+    needed = [each for each in named if each.marker is None or each.marker.evaluate({"extra": ""})]
+    for requirement in needed:
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+        else:
+            if not requirement.specifier.contains(found, prereleases=True):
+                wrong.append(f"{requirement.name} is {found}, not {requirement.specifier}")
+    detail = "; ".join(wrong) or f"{len(needed)} named, all there"
+    yield Check("Python packages", "problem" if wrong else "ok", detail, "Run `make setup`.")
+
+
+def _opens(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _libraries() -> Iterator[Check]:
+    for library, package, state, why in (
+        ("libpango-1.0.so.0", "libpango-1.0-0", "problem", "there are no PDF reports without it"),
+        ("libpangoft2-1.0.so.0", "libpangoft2-1.0-0", "problem", "there are no PDF reports without it"),
+        ("libharfbuzz-subset.so.0", "libharfbuzz-subset0", "warning", "a report takes four times as long"),
+    ):
+        there = _opens(library)
+        yield Check(
+            library,
+            "ok" if there else state,
+            "found" if there else f"missing: {why}",
+            f"sudo apt-get install {package}",
+        )
+
+
+def _machine(home: Path) -> Iterator[Check]:
+    folder = next(each for each in (home, *home.parents) if each.exists())
+    free = shutil.disk_usage(folder).free / GB
+    state = "problem" if free < 1 else "warning" if free < 10 else "ok"
+    yield Check(
+        "disk",
+        state,
+        f"{free:.1f} GB free at {folder}",
+        "Make room, or name another folder: FRACTUREAI_HOME.",
+    )
+    memory = psutil.virtual_memory()
+    state = "warning" if memory.available < 2 * GB else "ok"
+    yield Check(
+        "memory",
+        state,
+        f"{memory.available / GB:.1f} of {memory.total / GB:.1f} GB available, {os.cpu_count()} cores",
+        "A server with one worker of each kind takes about 2 GB.",
+    )
+    with socket.socket() as probe:
+        taken = probe.connect_ex(("127.0.0.1", PORT)) == 0
+    detail = "in use; `up` takes the next free one" if taken else "free"
+    yield Check(f"port {PORT}", "ok", detail)
+
+
+def _scoring() -> Iterator[Check]:
+    found = {}
+    for package in ("tensorflow", "tensorflow-cpu", "openvino"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    detail = (
+        ", ".join(f"{name} {number}" for name, number in found.items()) or "neither TensorFlow nor OpenVINO"
+    )
+    yield Check("scoring", "ok" if found else "problem", detail, "Run `make setup`.")
+    card = Path("/dev/nvidia0").exists()
+    if card and "tensorflow" not in found:
+        yield Check(
+            "GPU", "warning", "a card is there, TensorFlow for it is not", "pip install 'fractureai[gpu]'"
+        )
+    else:
+        yield Check("GPU", "ok", "NVIDIA" if card else "none; scoring runs on the processor")
+
+
+def _bundles() -> Iterator[Check]:
+    from models.bundle import BundleError, load_bundle
+
+    folders = [manifest.parent for manifest in sorted(BUNDLES.glob("*/manifest.json"))]
+    if not folders:
+        yield Check("bundles", "problem", f"none in {BUNDLES}", "Get the whole repository again.")
+    for folder in folders:
+        try:
+            bundle = load_bundle(folder)
+        except BundleError as error:
+            yield Check(
+                f"bundle {folder.name}", "problem", str(error), "Get the bundle again; do not read with it."
+            )
+        else:
+            yield Check(f"bundle {bundle.name}", "ok", f"every hash right ({bundle.sha256[:12]})")
+
+
+def _embedded(named: Servers) -> Iterator[Check]:
+    programs: list[tuple[str, bool, Callable[[], Path]]] = [
+        ("embedded Postgres", not named.database_url, lambda: postgres_folder() / "bin/postgres"),
+        ("embedded Valkey", not named.broker_url, valkey_binary),
+    ]
+    for what, needed, program in programs:
+        if needed:
+            try:
+                done = subprocess.run(
+                    [str(program()), "--version"], capture_output=True, text=True, check=True
+                )
+                yield Check(what, "ok", done.stdout.strip().splitlines()[0])
+            except (EmbeddedError, OSError, subprocess.CalledProcessError) as error:
+                yield Check(what, "problem", str(error), "Run `make setup`, or name servers of your own.")
+
+
+def _servers(named: Servers) -> Iterator[Check]:
+    reachable: list[tuple[str, str, Callable[[str], bool]]] = [
+        ("database", named.database_url, postgres_answers),
+        ("broker", named.broker_url, valkey_answers),
+        ("files", os.environ.get("FRACTUREAI_BLOB_URL", ""), _files_answer),
+    ]
+    for what, url, answers in reachable:
+        if url:
+            state = "ok" if answers(url) else "problem"
+            yield Check(
+                what,
+                state,
+                "answers" if state == "ok" else "does not answer",
+                "Is it running, is its address right?",
+            )
+
+
+def _files_answer(url: str) -> bool:
+    from store.blobs import open_blobs
+    from store.errors import BlobUnavailable
+
+    try:
+        open_blobs(url).exists("doctor")
+    except BlobUnavailable:
+        return False
+    return True
+
+
+def _settings() -> Iterator[Check]:
+    from settings import SettingsError, from_environ
+
+    try:
+        from_environ(os.environ)
+        yield Check("settings", "ok", "FRACTUREAI_* are in order")
+    except SettingsError as error:
+        yield Check("settings", "problem", str(error), "Mend the variable; see docs/settings.md.")
+
+
+def examine(home: Path) -> list[Check]:
+    """Look at everything; slow things have time limits of a few seconds."""
+    running = running_servers(home)
+    named = Servers(
+        os.environ.get("FRACTUREAI_DATABASE_URL", ""), os.environ.get("FRACTUREAI_BROKER_URL", "")
+    )
+    checks = [
+        *_python(),
+        *_packages(),
+        *_libraries(),
+        *_machine(home),
+        *_scoring(),
+        *_settings(),
+        *_bundles(),
+    ]
+    checks += [*_embedded(named), *_servers(named)]
+    checks.append(Check("server here", "ok", f"runs on {home}" if running else f"none runs on {home}"))
+    return checks
+
+
+@click.command()
+@click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="Folder of the server.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+@click.pass_context
+def doctor(ctx: click.Context, *, home: Path | None, as_json: bool) -> None:
+    """Say what is missing on this machine, and what to do.
+
+    Ends with 0 when a server can run here, with 1 when something has to be mended first.
+    """
+    checks = examine(home.resolve() if home else default_home())
+    fine = all(check.state != "problem" for check in checks)
+    if as_json:
+        print_json({"ok": fine, "checks": [asdict(check) for check in checks]})
+    else:
+        console = open_console()
+        for check in checks:
+            advice = f"\n         -> {check.advice}" if check.state != "ok" and check.advice else ""
+            console.print(f"{MARKS[check.state]}  {check.name}: {check.detail}{advice}", soft_wrap=True)
+    ctx.exit(0 if fine else 1)
