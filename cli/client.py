@@ -154,11 +154,13 @@ class Client:
     # one request
 
     def _address(self, path: str) -> str:
-        """Return the address of an API path, or of a link of the server's, which never leads elsewhere."""
-        if path.startswith("/"):
-            return f"{self.url}/api/v1{path}"
-        link, own = urlsplit(path), urlsplit(self.url)
-        return f"{own.scheme}://{own.netloc}{link.path}" + (f"?{link.query}" if link.query else "")
+        """Return the address of an API path; an address that `_link` gave stays as it is."""
+        return f"{self.url}/api/v1{path}" if path.startswith("/") else path
+
+    def _link(self, link: str) -> str:
+        """Return the address of a link of the server's; it never leads to another server."""
+        target, own = urlsplit(link), urlsplit(self.url)
+        return f"{own.scheme}://{own.netloc}{target.path}" + (f"?{target.query}" if target.query else "")
 
     def _retrying(self, attempt: Callable[[], T]) -> T:
         """Call `attempt` until it neither loses the connection nor is told to come back later.
@@ -245,6 +247,10 @@ class Client:
             raise Refused(response.status_code, "not_fractureai", f"{self.url} is not a FractureAI server.")
         return answer
 
+    def page(self, batch: Json) -> str:
+        """Return the address of a batch's page, for a browser."""
+        return self._link(batch["links"]["page"])
+
     # batches
 
     def create_batch(self, options: Json, idempotency_key: str) -> Json:
@@ -278,7 +284,7 @@ class Client:
         while following:
             page = self._json("GET", following)
             yield from page["items"]
-            following = page.get("next")
+            following = self._link(page["next"]) if page["next"] else None
 
     def batches(self) -> Iterator[Json]:
         """Yield the batches, newest first."""

@@ -202,7 +202,7 @@ def print_images(client: Client, console: Console, batch: Json, *, limit: int = 
     print_rows(console, ("file", "region", "probability", "triage"), rows)
     more = batch["counts"]["total"] - len(rows)
     if more > 0:
-        console.print(f"... and {more} more: {batch['links']['page']}", soft_wrap=True)
+        console.print(f"... and {more} more: {client.page(batch)}", soft_wrap=True)
 
 
 def summary(batch: Json) -> str:

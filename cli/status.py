@@ -51,6 +51,7 @@ def status(batch: str | None, watch: bool, limit: int, as_json: bool) -> None:
                     found = client.wait_for(found["id"], update)
             except KeyboardInterrupt:
                 raise Interrupted("Interrupted; the server goes on with the batch.") from None
+        page = client.page(found)
     if as_json:
         print_json(found)
         return
@@ -65,6 +66,6 @@ def status(batch: str | None, watch: bool, limit: int, as_json: bool) -> None:
         "reasons": ", ".join(f"{n} {code}" for code, n in found["reasons"].items()),
         "created": found["created_at"],
         "finished": found.get("finished_at"),
-        "page": found["links"]["page"],
+        "page": page,
     }
     print_rows(console, ("", ""), [(name, str(value)) for name, value in lines.items() if value])

@@ -165,7 +165,7 @@ def run_submit(
         f"Batch {batch['id']}: {counts['accepted']} accepted, {counts['rejected']} rejected"
         + (f", {counts['skipped']} skipped" if counts["skipped"] else "")
     )
-    console.print(batch["links"]["page"], soft_wrap=True)
+    console.print(client.page(batch), soft_wrap=True)
     if not (options.wait or options.out):
         return SubmitResult(batch, counts, sent.problems)
     try:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cli.client import Client, ClientError, Interrupted, Json, Refused
+from cli.client import Client, Interrupted, Json, Refused
 from cli.local_files import LocalFile, groups
 
 PARALLEL = 4
@@ -184,18 +183,40 @@ def upload(
             ],
         )
     work = _Upload(client, batch_id, on_progress)
-    with ThreadPoolExecutor(PARALLEL, thread_name_prefix="upload") as pool:
-        futures = [pool.submit(work.send, group) for group in groups(files)]
-        try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            failures = [error for future in done if (error := future.exception())]
-        except BaseException:
-            client.stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-        if failures:
-            client.stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            client.stopped.clear()
-            raise next((e for e in failures if isinstance(e, ClientError)), failures[0])
+    _send_all(work, groups(files))
     return Uploaded(work.counts, tuple(sorted(work.problems, key=lambda problem: problem.name)))
+
+
+def _send_all(work: _Upload, requests: Iterator[list[LocalFile]]) -> None:
+    """Send requests from a few threads; the first failure, or an interruption, stops them all."""
+    failures: list[BaseException] = []
+    lock = threading.Lock()
+
+    def send() -> None:
+        while not failures:
+            with lock:
+                group = next(requests, None)
+            if group is None:
+                return
+            try:
+                work.send(group)
+            except BaseException as error:
+                failures.append(error)
+
+    # Daemons: one that waits for a server that hangs must not keep an interrupted command from ending.
+    threads = [threading.Thread(target=send, name=f"upload-{n}", daemon=True) for n in range(PARALLEL)]
+    for thread in threads:
+        thread.start()
+    try:
+        while not failures and any(thread.is_alive() for thread in threads):
+            for thread in threads:
+                thread.join(0.1)
+    except BaseException:
+        work.client.stopped.set()
+        raise
+    if failures:
+        work.client.stopped.set()
+        for thread in threads:
+            thread.join(2.0)
+        work.client.stopped.clear()
+        raise failures[0]
