@@ -94,6 +94,9 @@ _NUMBERS = (
     "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor",
 )  # fmt: skip
+_NEEDED = (
+    "SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+)  # fmt: skip
 _BYTES = (
     "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
 )  # fmt: skip
@@ -212,7 +215,7 @@ def _open(data: bytes, max_pixels: int) -> tuple[Dataset, UID]:
             raise Rejected(Reason.TRUNCATED if truncated else Reason.TOO_LARGE, "deflated data set")
         raw, syntax = read_dataset(io.BytesIO(body), False, True, specific_tags=_READ), ExplicitVRLittleEndian
     else:
-        raw = dcmread(io.BytesIO(data), force=True, specific_tags=cast(list[int], _READ))
+        raw = dcmread(io.BytesIO(data), force=True, specific_tags=_READ)
         implicit, little = raw.original_encoding
         guessed = (
             ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -368,16 +371,7 @@ def _require_pixel_module(clean: Dataset, max_pixels: int) -> None:
         clean.BitsStored = clean.get("BitsAllocated")
     if "HighBit" not in clean and clean.BitsStored:
         clean.HighBit = clean.BitsStored - 1
-    words = [
-        "SamplesPerPixel",
-        "Rows",
-        "Columns",
-        "BitsAllocated",
-        "BitsStored",
-        "HighBit",
-        "PixelRepresentation",
-    ]
-    numbers = [clean.get(word) for word in words]
+    numbers = [clean.get(word) for word in _NEEDED]
     if not all(isinstance(n, int) for n in numbers):
         raise Rejected(Reason.DICOM_CORRUPT, "incomplete image pixel module")
     samples, rows, columns, allocated, stored, high, representation = cast(list[int], numbers)
@@ -568,4 +562,4 @@ def _lut(values: npt.NDArray[Any], item: Dataset, clean: Dataset) -> npt.NDArray
     if not 1 <= entries <= table.size:
         raise ValueError("LUT shorter than its descriptor says")
     places = np.clip(np.rint(values) - first, 0, entries - 1).astype(np.intp)
-    return table.astype(np.int32)[places]
+    return cast(npt.NDArray[Any], table.astype(np.int32)[places])
