@@ -57,7 +57,7 @@ def let_in(known_key: str | None = None) -> Access:
         token = create_sign_in_token(session, admin)
         if known_key is None or identify_key(session, known_key) is None:
             known_key = create_api_key(session, admin, "this machine")[1]
-    return Access(f"{settings.public_url.rstrip('/')}/sign-in/{token}", known_key)
+    return Access(f"{settings.public_url.rstrip('/')}/sign-in?token={token}", known_key)
 
 
 def make_bucket() -> None:
