@@ -120,6 +120,15 @@ def _matches(password_hash: str, password: str) -> bool:
         return False
 
 
+def is_password(user: User, password: str) -> bool:
+    """Tell whether this is the person's password."""
+    return (
+        user.password_hash is not None
+        and len(password) <= MAX_PASSWORD
+        and _matches(user.password_hash, password)
+    )
+
+
 def check_password(session: Session, email: str, password: str) -> User | None:
     """Return the person whose address and password these are; as slow when there is no such person."""
     users = session.scalars(

@@ -1,4 +1,4 @@
-"""What people take away of a batch: the CSV, and a ZIP of CSV, reports and heat maps that is made as it is sent."""
+"""What people take away of a batch: the CSV, and a ZIP with reports and heat maps, made as it is sent."""
 
 from __future__ import annotations
 
@@ -275,11 +275,10 @@ def label_meaning(bundle: Bundle) -> str:
 
 def thresholds(bundle: Bundle) -> dict[str, dict[str, float]]:
     """Return ``{region: {"low": ..., "high": ...}}`` of the regions that the bundle reads."""
-    regions: Mapping[str, Any] = bundle.manifest.get("regions", {})
+    models: Mapping[str, Any] = bundle.manifest.get("models", {})
     return {
         region: {"low": float(model["thresholds"]["low"]), "high": float(model["thresholds"]["high"])}
-        for region, model in regions.items()
-        if model and "thresholds" in model
+        for region, model in models.items()
     }
 
 
@@ -295,7 +294,7 @@ def software_version() -> str:
 
 
 class _Sink(io.RawIOBase):
-    """Where `zipfile` writes: what has come since the last `take`. It cannot seek, so nothing is patched later."""
+    """Where `zipfile` writes: what has come since the last `take`. It cannot seek back to patch."""
 
     def __init__(self) -> None:
         self._pieces = bytearray()
@@ -331,8 +330,8 @@ class _Archive:
     def add(self, name: str, pieces: Iterator[bytes], *, compress: bool, size: int = 0) -> Iterator[bytes]:
         """Write one member from its pieces; yield the archive's bytes as they come.
 
-        Pictures and PDFs are packed at level 0: as good as stored, but a reader that streams can find their end,
-        which Java's cannot where a stored member's size follows it.
+        Pictures and PDFs are packed at level 0: as good as stored, but a reader that streams can find their
+        end, which Java's cannot where a stored member's size follows it.
         """
         info = zipfile.ZipInfo(name, self._moment)
         info.compress_type = zipfile.ZIP_DEFLATED
@@ -428,8 +427,8 @@ def stream_zip(batch: Batch, bundle: Bundle) -> Iterator[bytes]:
 
     Order: ``results.csv``, ``errors.csv``, heat maps and reports in the order of arrival, ``manifest.json``.
     The database is read while the CSV goes out and let go of before the first picture. Of a batch that still
-    runs it holds what is done, and ``manifest.json`` says ``"complete": false``; as it does when bytes that the
-    database knows are missing from the store, which it then lists.
+    runs it holds what is done, and ``manifest.json`` says ``"complete": false``; as it does when bytes that
+    the database knows are missing from the store, which it then lists.
     """
     missing: list[str] = []
     with (

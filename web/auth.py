@@ -1,4 +1,4 @@
-"""Who asks, by API key or browser session, checked before every request; CSRF; the pages to sign in and out."""
+"""Who asks, by API key or browser session, checked before every request; CSRF; signing in and out."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _local(address: str) -> str:
     """Return an address to go to after signing in, only if it lies on this server."""
     parts = urlsplit(address)
     safe = address.startswith("/") and not parts.netloc and not address.startswith(("//", "/\\"))
-    return address if safe and "\\" not in address else url_for("pages.batches")
+    return address if safe and "\\" not in address else url_for("pages.list_batches")
 
 
 def _signed_in(token: str, target: str) -> BaseResponse:

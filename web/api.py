@@ -1,0 +1,410 @@
+"""The JSON API under /api/v1: what a hospital's program does, and what the pages' scripts ask."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, Response, current_app, g, jsonify, render_template, request
+from sqlalchemy.orm import Session
+
+from settings import Settings
+from store import accounts, batches, bundles, dispatch
+from store.blobs import get_blobs
+from store.errors import BatchNotDraft, NotFound
+from store.export import stream_csv, stream_zip
+from store.session import session_scope
+from store.tables import Batch, BatchStatus, ImageStatus, Priority, Site, Triage
+from web.auth import check_csrf, checks_csrf, identify, identity, is_public
+from web.errors import InvalidQuery, InvalidRequest, UnsupportedMediaType
+from web.openapi import document
+from web.representations import (
+    API,
+    batch_document,
+    batch_etag,
+    bundle_document,
+    image_document,
+    next_link,
+)
+from web.uploads import FilePart, Intake, read_form
+
+api = Blueprint("api", __name__, url_prefix=API)
+
+MAX_LABEL = 200
+_EXTENSIONS = {
+    "image/jpeg": "jpg",
+    "image/png": "png",
+    "image/tiff": "tif",
+    "image/webp": "webp",
+    "application/dicom": "dcm",
+    "application/pdf": "pdf",
+}
+#: What a browser may show in its window; everything else is saved to disk.
+_SHOWN = frozenset({"image/jpeg", "image/png", "application/pdf"})
+
+
+# what was asked
+
+
+def read_query(**parsers: Callable[[str], Any]) -> dict[str, Any]:
+    """Return the query's parameters, parsed; those that are absent are None. Raises `InvalidQuery`."""
+    unknown = set(request.args) - set(parsers)
+    if unknown:
+        raise InvalidQuery(f"unknown parameter {min(unknown)[:40]!r}")
+    values: dict[str, Any] = dict.fromkeys(parsers)
+    for name in request.args:
+        try:
+            values[name] = parsers[name](request.args[name])
+        except ValueError as error:
+            raise InvalidQuery(f"{name}: {error}") from None
+    return values
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """Return a parser that takes one of some words."""
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def page_size(text: str) -> int:
+    """Parse how many items a page has."""
+    if not re.fullmatch(r"\d{1,4}", text) or not 1 <= int(text) <= 1000:
+        raise ValueError("must be a number from 1 to 1000")
+    return int(text)
+
+
+def region_name(text: str) -> str:
+    """Parse a region's name."""
+    if not re.fullmatch(r"[a-z][a-z0-9_ -]{0,40}", text):
+        raise ValueError("must be a region's name in lower case")
+    return text
+
+
+def cursor_text(text: str) -> str:
+    """Parse a cursor's letters; what they mean is checked where they are used."""
+    if not text or len(text) > 300:
+        raise ValueError("must be a cursor that this server gave")
+    return text
+
+
+IMAGE_FILTERS: Mapping[str, Callable[[str], Any]] = {
+    "status": one_of(*ImageStatus),
+    "triage": one_of(*Triage),
+    "region": region_name,
+    "cursor": cursor_text,
+}
+
+
+def _body() -> dict[str, Any]:
+    if not request.content_length and not request.headers.get("Transfer-Encoding"):
+        return {}
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType
+    try:
+        body = json.loads(request.get_data())
+    except ValueError:
+        raise InvalidRequest("the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("the body is not a JSON object")
+    return body
+
+
+@dataclass(frozen=True)
+class BatchWish:
+    """What a person wants of a new batch."""
+
+    label: str = ""
+    bundle: str | None = None
+    priority: Priority = Priority.NORMAL
+    report: bool = True
+    heatmap: bool = True
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> BatchWish:
+        """Check a JSON body. Raises `InvalidRequest`."""
+        unknown = set(body) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise InvalidRequest(f"unknown member {min(unknown)[:40]!r}")
+        kinds: dict[str, type] = {"label": str, "bundle": str, "report": bool, "heatmap": bool}
+        for name, kind in kinds.items():
+            value = body.get(name)
+            if name in body and not isinstance(value, kind) and not (name == "bundle" and value is None):
+                raise InvalidRequest(f"{name} must be a {'text' if kind is str else 'boolean'}")
+        label = body.get("label", "").strip()
+        if len(label) > MAX_LABEL or any(ord(c) < 32 for c in label):
+            raise InvalidRequest(f"label must be one line of at most {MAX_LABEL} characters")
+        try:
+            priority = Priority(body.get("priority", Priority.NORMAL))
+        except ValueError:
+            raise InvalidRequest(f"priority must be one of {', '.join(Priority)}") from None
+        return cls(
+            label, body.get("bundle") or None, priority, body.get("report", True), body.get("heatmap", True)
+        )
+
+    def create(self, session: Session, *, idempotency_key: str | None = None) -> tuple[Batch, bool]:
+        """Make the batch of the one who asks, or find the one that the key made before."""
+        who = identity()
+        wish = json.dumps([self.label, self.bundle, self.priority, self.report, self.heatmap])
+        batch, created = batches.create_batch(
+            session,
+            site_id=who.site_id,
+            user_id=who.user_id,
+            label=self.label,
+            bundle=self.bundle,
+            priority=self.priority,
+            with_report=self.report,
+            with_heatmap=self.heatmap,
+            idempotency_key=idempotency_key,
+            request_hash=hashlib.sha256(wish.encode()).hexdigest(),
+        )
+        if created:
+            audit(session, "batch_created", batch.id)
+        return batch, created
+
+
+def audit(session: Session, action: str, object_id: object) -> None:
+    """Note what the one who asks did."""
+    accounts.write_audit(session, identity().site_id, identity().user_id, action, object_id)
+
+
+def _batch_answer(session: Session, batch: Batch, status: int = 200) -> Response:
+    response = jsonify(batch_document(batch, batches.reasons(session, batch.id)))
+    response.status_code = status
+    response.set_etag(batch_etag(batch))
+    return response
+
+
+# batches
+
+
+@api.post("/batches")
+def create_batch() -> Response:
+    """Make a draft. The same Idempotency-Key again answers the same batch."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,200}", key):
+        raise InvalidRequest("Idempotency-Key must be 1 to 200 visible ASCII characters")
+    wish = BatchWish.parse(_body())
+    with session_scope() as session:
+        batch, created = wish.create(session, idempotency_key=key)
+        response = _batch_answer(session, batch, 201)
+    response.headers["Location"] = f"{API}/batches/{batch.id}"
+    if not created:
+        response.headers["Idempotent-Replayed"] = "true"
+    return response
+
+
+@api.get("/batches")
+def list_batches() -> Response:
+    """List the site's batches, the newest first."""
+    asked = read_query(cursor=cursor_text, limit=page_size)
+    with session_scope() as session:
+        page = batches.list_batches(
+            session, identity().site_id, cursor=asked["cursor"], limit=asked["limit"] or 50
+        )
+        items = [batch_document(batch, batches.reasons(session, batch.id)) for batch in page.items]
+    return jsonify(items=items, next=next_link(f"{API}/batches", page.next_cursor, limit=asked["limit"]))
+
+
+@api.get("/batches/<uuid:batch_id>")
+def get_batch(batch_id: uuid.UUID) -> Response:
+    """Answer one batch, or 304 when nothing changed: one row's read."""
+    read_query()
+    with session_scope() as session:
+        batch = batches.get_batch(session, identity().site_id, batch_id)
+        if request.if_none_match.contains(batch_etag(batch)):
+            response = Response(status=304)
+            response.set_etag(batch_etag(batch))
+            return response
+        return _batch_answer(session, batch)
+
+
+def multipart_parts() -> Iterator[Any]:
+    """Yield the parts of the request's form as they arrive. Raises `UnsupportedMediaType`."""
+    settings: Settings = current_app.extensions["settings"]
+    boundary = request.mimetype_params.get("boundary", "")
+    if request.mimetype != "multipart/form-data" or not 1 <= len(boundary) <= 200:
+        raise UnsupportedMediaType
+    request.max_content_length = settings.max_request_bytes
+    return read_form(request.stream, boundary, settings.max_archive_members)
+
+
+@api.post("/batches/<uuid:batch_id>/files")
+@checks_csrf
+def add_files(batch_id: uuid.UUID) -> Response:
+    """Take files, ZIPs and a manifest into a draft; answer what became of each file."""
+    check_csrf(request.headers.get("X-CSRF-Token", ""))
+    settings: Settings = current_app.extensions["settings"]
+    parts = multipart_parts()
+    with session_scope() as session:
+        if batches.get_batch(session, identity().site_id, batch_id).status != BatchStatus.DRAFT:
+            raise BatchNotDraft  # before the bytes are sent; `add_files` looks again
+    with Intake(identity().site_id, batch_id, settings) as intake:
+        for part in parts:
+            if not isinstance(part, FilePart):
+                raise InvalidRequest(f"unknown field {part.name[:40]!r}; files are sent as 'files'")
+            intake.take_part(part)
+    return Response(intake.answers.stream(), content_type="application/json")
+
+
+#: What can be done with a batch, by the last part of the address.
+ACTIONS: Mapping[str, Callable[[Session, uuid.UUID, uuid.UUID], Batch]] = {
+    "submit": batches.submit,
+    "cancel": batches.cancel,
+    "pause": batches.pause,
+    "resume": batches.resume,
+    "retry": batches.retry,
+}
+
+
+def act(batch_id: uuid.UUID, action: str) -> Batch:
+    """Do one of `ACTIONS`, and have what became due published."""
+    with session_scope() as session:
+        batch = ACTIONS[action](session, batch_id, identity().site_id)
+        audit(session, f"batch_{action}", batch.id)
+    dispatch.dispatch()
+    return batch
+
+
+@api.post("/batches/<uuid:batch_id>/<any(submit,cancel,pause,resume,retry):action>")
+def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
+    """Submit, cancel, pause, resume or retry a batch."""
+    if _body():
+        raise InvalidRequest("this address takes no members")
+    batch = act(batch_id, action)
+    with session_scope() as session:
+        return _batch_answer(session, batch, 202)
+
+
+@api.get("/batches/<uuid:batch_id>/images")
+def list_images(batch_id: uuid.UUID) -> Response:
+    """List a batch's images in the order of their arrival."""
+    asked = read_query(**IMAGE_FILTERS, limit=page_size)
+    limit = asked.pop("limit")
+    with session_scope() as session:
+        batch = batches.get_batch(session, identity().site_id, batch_id)
+        bundle = bundles.get_bundle(session, batch.bundle)
+        page = batches.list_images(session, identity().site_id, batch_id, **asked, limit=limit or 100)
+        items = [image_document(row, bundle) for row in page.items]
+    asked.pop("cursor")
+    return jsonify(
+        items=items,
+        next=next_link(f"{API}/batches/{batch_id}/images", page.next_cursor, **asked, limit=limit),
+    )
+
+
+def _download(batch_id: uuid.UUID, kind: str) -> Response:
+    read_query()
+    with session_scope() as session:
+        batch = batches.get_batch(session, identity().site_id, batch_id)
+        bundle = bundles.get_bundle(session, batch.bundle)
+        audit(session, f"results_{kind}_downloaded", batch.id)
+    pieces = stream_csv(batch, bundle) if kind == "csv" else stream_zip(batch, bundle)
+    media_type = "text/csv; charset=utf-8" if kind == "csv" else "application/zip"
+    response = Response(pieces, content_type=media_type)
+    name = f"fractureai-{str(batch.id)[:8]}-results.{kind}"
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    response.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold the first byte back
+    return response
+
+
+@api.get("/batches/<uuid:batch_id>/results.csv")
+def results_csv(batch_id: uuid.UUID) -> Response:
+    """Stream one line an uploaded file."""
+    return _download(batch_id, "csv")
+
+
+@api.get("/batches/<uuid:batch_id>/results.zip")
+def results_zip(batch_id: uuid.UUID) -> Response:
+    """Stream the CSV, the heat maps, the reports and the manifest."""
+    return _download(batch_id, "zip")
+
+
+# images
+
+
+@api.get("/images/<uuid:image_id>")
+def get_image(image_id: uuid.UUID) -> Response:
+    """Answer one image with its finding."""
+    read_query()
+    with session_scope() as session:
+        row = batches.get_image(session, identity().site_id, image_id)
+        batch = batches.get_batch(session, identity().site_id, row.image.batch_id)
+        return jsonify(image_document(row, bundles.get_bundle(session, batch.bundle)))
+
+
+def _blob(image_id: uuid.UUID, kind: str, key: str | None, media_type: str, sha256: str | None) -> Response:
+    if key is None:
+        raise NotFound
+    shown = media_type in _SHOWN
+    headers = {
+        "Content-Disposition": f"{'inline' if shown else 'attachment'}; "
+        f'filename="{image_id}-{kind}.{_EXTENSIONS.get(media_type, "bin")}"',
+        "Cache-Control": "private, no-cache",
+    }
+    if sha256 and request.if_none_match.contains(sha256):
+        response = Response(status=304, headers=headers)
+    else:
+        response = Response(get_blobs().stream(key), headers=headers, content_type=media_type)
+        response.content_length = get_blobs().size(key)
+    if sha256:
+        response.set_etag(sha256)
+    return response
+
+
+@api.get("/images/<uuid:image_id>/<any(original,display,overlay,report):kind>")
+def get_bytes(image_id: uuid.UUID, kind: str) -> Response:
+    """Answer the de-identified original, a picture to look at, the heat map over it, or its study's report."""
+    read_query()
+    with session_scope() as session:
+        row = batches.get_image(session, identity().site_id, image_id)
+        if kind in {"original", "report"}:
+            audit(session, f"{kind}_viewed", image_id)
+    image, found = row.image, row.study_finding
+    if kind == "original":
+        media_type = image.media_type if image.media_type in _EXTENSIONS else "application/octet-stream"
+        return _blob(image_id, kind, image.original_key, media_type, image.original_sha256)
+    if kind == "display":
+        return _blob(image_id, kind, image.display_key, "image/jpeg", image.display_sha256)
+    if kind == "overlay":
+        return _blob(image_id, kind, image.overlay_key, "image/jpeg", image.overlay_sha256)
+    if found is None:
+        raise NotFound
+    return _blob(image_id, kind, found.report_key, "application/pdf", found.report_sha256)
+
+
+# bundles, and the description of all this
+
+
+@api.get("/bundles")
+def list_bundles() -> Response:
+    """List the model bundles of this server; one of them is the site's default."""
+    read_query()
+    with session_scope() as session:
+        default = session.get_one(Site, identity().site_id).default_bundle
+        items = [bundle_document(b, default=b.name == default) for b in bundles.list_bundles(session)]
+    return jsonify(items=items, next=None)
+
+
+@api.get("/openapi.json")
+@is_public
+def openapi() -> Response:
+    """Answer the description of this API (OpenAPI 3.1)."""
+    return jsonify(document())
+
+
+@api.get("/docs")
+@is_public
+def docs() -> str:
+    """Show the description of this API as a page."""
+    g.identity = identify()
+    return render_template("docs.html", api=document())

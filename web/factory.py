@@ -1,0 +1,94 @@
+"""Makes the web application: ``gunicorn 'web.factory:create_app()'``."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+from flask import Flask, Response, request, url_for
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from settings import Settings, get_settings
+from web import auth, errors, health, pages
+from web.api import api
+
+#: A body without files; requests with files have a limit of their own.
+MAX_BODY = 1 << 20
+
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+    )
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+def _static_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Return the application.
+
+    Raises
+    ------
+    SettingsError
+        An address of the database, the broker or the blob store is missing.
+    """
+    settings = settings or get_settings()
+    settings.require("database_url", "broker_url", "blob_url")
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    app = Flask("web")
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.url_map.strict_slashes = False
+    app.extensions["settings"] = settings
+    if settings.trusted_proxies:
+        n = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=n, x_proto=n, x_host=n)  # type: ignore[method-assign]
+
+    version = _static_hash(Path(app.static_folder or ""))
+    app.jinja_env.globals["asset"] = lambda name: url_for("static", filename=name, v=version)
+
+    auth.register(app)
+    errors.register(app)
+    app.register_blueprint(api)
+    app.register_blueprint(health.health)
+    pages.register(app)
+
+    @app.after_request
+    def harden(response: Response) -> Response:
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
+        if settings.secure_cookies:
+            response.headers["Strict-Transport-Security"] = "max-age=31536000"
+        if request.endpoint == "static":
+            if request.args.get("v") == version:
+                response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        elif "Cache-Control" not in response.headers:
+            response.headers["Cache-Control"] = (
+                "private, no-cache" if "ETag" in response.headers else "no-store"
+            )
+        return response
+
+    return app

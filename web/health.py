@@ -1,0 +1,115 @@
+"""Is the service alive, is it ready, how busy is it: for orchestrators and Prometheus. No names, no ids."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+
+import redis
+from flask import Blueprint, Response, current_app, jsonify
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from settings import Settings
+from store.blobs import get_blobs
+from store.dispatch import FINISH_QUEUE, QUEUES
+from store.errors import ServiceError
+from store.session import session_scope
+from store.tables import Batch, BatchStatus, Work, Worker, WorkState
+from web.auth import is_public
+
+health = Blueprint("health", __name__)
+
+WORKER_SEEN = timedelta(seconds=30)
+ALL_QUEUES = tuple(sorted({*QUEUES.values(), FINISH_QUEUE}))
+
+
+def _slots(session: Session) -> dict[str, int]:
+    """Return how many slots each queue has in workers that were seen lately."""
+    slots = dict.fromkeys(ALL_QUEUES, 0)
+    for queues, n in session.execute(
+        select(Worker.queues, Worker.slots).where(Worker.seen_at > func.now() - WORKER_SEEN)
+    ):
+        for queue in queues:
+            slots[queue] = slots.get(queue, 0) + n
+    return slots
+
+
+def missing_parts(settings: Settings) -> dict[str, str]:
+    """Return what does not answer, and how: nothing when the service can do its work."""
+    missing: dict[str, str] = {}
+    try:
+        with session_scope() as session:
+            slots = _slots(session)
+        missing |= {f"worker-{queue}": "none seen in 30 s" for queue, n in slots.items() if not n}
+    except SQLAlchemyError as error:
+        missing["database"] = type(getattr(error, "orig", None) or error).__name__
+    try:
+        with redis.Redis.from_url(settings.broker_url, socket_timeout=2, socket_connect_timeout=2) as broker:
+            broker.ping()
+    except redis.RedisError as error:
+        missing["broker"] = type(error).__name__
+    try:
+        get_blobs().exists(f"ready/{uuid.uuid4()}")
+    except ServiceError as error:
+        missing["blobs"] = error.code
+    return missing
+
+
+@health.get("/healthz")
+@is_public
+def healthz() -> Response:
+    """Answer as long as this process lives."""
+    return jsonify(status="ok")
+
+
+@health.get("/readyz")
+@is_public
+def readyz() -> Response:
+    """Answer 200 when database, broker, blob store and all kinds of workers are there; else 503 and what is not."""
+    missing = missing_parts(current_app.extensions["settings"])
+    response = jsonify(status="ready" if not missing else "not ready", missing=missing)
+    response.status_code = 503 if missing else 200
+    return response
+
+
+@health.get("/metrics")
+@is_public
+def metrics() -> Response:
+    """Answer gauges read at this moment, so that it does not matter which web process is asked."""
+    registry = CollectorRegistry()
+    images = Gauge("fractureai_images", "Images of all batches by status.", ["status"], registry=registry)
+    active = Gauge(
+        "fractureai_batches_active", "Batches by status, unfinished.", ["status"], registry=registry
+    )
+    due = Gauge("fractureai_work_due", "Units of work that wait.", registry=registry)
+    flight = Gauge("fractureai_work_in_flight", "Units of work published or running.", registry=registry)
+    oldest = Gauge("fractureai_work_oldest_due_seconds", "How long the oldest one waits.", registry=registry)
+    slots = Gauge("fractureai_worker_slots", "Slots of live workers by queue.", ["queue"], registry=registry)
+    with session_scope() as session:
+        names = ("queued", "running", "done", "rejected", "failed", "cancelled")
+        sums = session.execute(select(*(func.coalesce(func.sum(getattr(Batch, f"n_{n}")), 0) for n in names)))
+        for name, n in zip(names, sums.one(), strict=True):
+            images.labels(name).set(n)
+        running = [BatchStatus.QUEUED.value, BatchStatus.RUNNING.value, BatchStatus.PAUSED.value]
+        for status in running:
+            active.labels(status).set(0)
+        for status, n in session.execute(
+            select(Batch.status, func.count()).where(Batch.status.in_(running)).group_by(Batch.status)
+        ):
+            active.labels(status).set(n)
+        waiting, age = session.execute(
+            select(func.count(), func.extract("epoch", func.now() - func.min(Work.due_at))).where(
+                Work.state == WorkState.DUE, Work.due_at <= func.now()
+            )
+        ).one()
+        due.set(waiting)
+        oldest.set(age or 0)
+        states = [WorkState.PUBLISHED.value, WorkState.RUNNING.value]
+        flight.set(session.scalar(select(func.count()).where(Work.state.in_(states))) or 0)
+        for queue, n in _slots(session).items():
+            slots.labels(queue).set(n)
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,338 @@
+"""The pages that people use: batches, upload, images, bundles, their account. They work without scripts."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime
+from typing import Any
+
+from flask import Blueprint, Flask, current_app, g, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
+
+from settings import Settings
+from store import accounts, batches, bundles
+from store.errors import BatchEmpty, NotFound
+from store.export import finding_words, label_meaning, noun, reason_of, thresholds
+from store.session import session_scope
+from store.tables import REASONS, STAGES, BatchStatus, Bundle, ImageStatus, Priority, Reason, Site, Triage, User
+from web.api import ACTIONS, IMAGE_FILTERS, BatchWish, act, audit, multipart_parts, read_query
+from web.auth import SESSION_COOKIE, check_csrf, checks_csrf, identity
+from web.errors import InvalidRequest
+from web.markdown import render
+from web.representations import batch_document, batch_etag, image_document
+from web.uploads import Field, FilePart, Intake
+
+pages = Blueprint("pages", __name__)
+
+PAGE_SIZE = 50
+
+#: Shapes that tell the triages apart without colour; the reports use the same.
+GLYPHS = {"positive": "▲", "doubt": "◆", "not_assessable": "□", "negative": "○"}
+TRIAGE_WORDS = {
+    "positive": "Positive",
+    "doubt": "In doubt",
+    "not_assessable": "Not read by AI",
+    "negative": "Negative",
+}
+
+
+def _without_empty_fields() -> None:
+    """Let a form's empty fields count as absent."""
+    kept = [(name, value) for name, value in request.args.items(multi=True) if value]
+    request.args = type(request.args)(kept)  # type: ignore[misc]
+
+
+@pages.get("/")
+def home() -> Response:
+    """Go to the list of batches."""
+    return redirect(url_for("pages.list_batches"))
+
+
+@pages.get("/batches")
+def list_batches() -> str:
+    """Show the site's batches, the newest first."""
+    asked = read_query(cursor=str)
+    with session_scope() as session:
+        page = batches.list_batches(session, identity().site_id, cursor=asked["cursor"], limit=PAGE_SIZE)
+        shown = [batch_document(batch, {}) for batch in page.items]
+    return render_template("batches.html", batches=shown, next=page.next_cursor, first=not asked["cursor"])
+
+
+def _choices() -> dict[str, Any]:
+    with session_scope() as session:
+        names = [bundle.name for bundle in bundles.list_bundles(session)]
+        default = session.get_one(Site, identity().site_id).default_bundle
+    return {"bundles": names, "default_bundle": default, "priorities": list(Priority)}
+
+
+@pages.get("/batches/new")
+def new_batch() -> str:
+    """Show the form for a new batch."""
+    return render_template("new_batch.html", **_choices())
+
+
+def _wish(fields: dict[str, str]) -> BatchWish:
+    body: dict[str, Any] = {
+        "label": fields.get("label", ""),
+        "priority": fields.get("priority") or Priority.NORMAL.value,
+        "report": "report" in fields,
+        "heatmap": "heatmap" in fields,
+    }
+    if fields.get("bundle"):
+        body["bundle"] = fields["bundle"]
+    return BatchWish.parse(body)
+
+
+def _take_form(
+    parts: Iterator[Field | FilePart], batch_id: uuid.UUID | None
+) -> tuple[uuid.UUID, dict[str, str]]:
+    """Take a form's fields, then its files into the batch, which is made when the first file comes.
+
+    Raises
+    ------
+    CsrfFailed
+        The form's token is wrong, or does not come before the files.
+    BatchEmpty
+        There was no file.
+    """
+    settings: Settings = current_app.extensions["settings"]
+    fields: dict[str, str] = {}
+    intake: Intake | None = None
+    with ExitStack() as opened:
+        for part in parts:
+            if isinstance(part, Field):
+                fields[part.name] = part.value
+                continue
+            if intake is None:
+                check_csrf(fields.get("csrf", ""))
+                if batch_id is None:
+                    with session_scope() as session:
+                        batch_id = _wish(fields).create(session)[0].id
+                intake = opened.enter_context(Intake(identity().site_id, batch_id, settings))
+            intake.take_part(part)
+    if intake is None or batch_id is None:
+        raise BatchEmpty
+    return batch_id, fields
+
+
+def _after_upload(batch_id: uuid.UUID, fields: dict[str, str]) -> Response:
+    if "start" in fields:
+        act(batch_id, "submit")
+    return redirect(url_for("pages.show_batch", batch_id=batch_id), 303)
+
+
+@pages.post("/batches")
+@checks_csrf
+def create_batch() -> Response:
+    """Make a batch out of one form: its options, then its files."""
+    return _after_upload(*_take_form(multipart_parts(), None))
+
+
+@pages.post("/batches/<uuid:batch_id>/files")
+@checks_csrf
+def add_files(batch_id: uuid.UUID) -> Response:
+    """Add files to a draft."""
+    with session_scope() as session:
+        batches.get_batch(session, identity().site_id, batch_id)
+    return _after_upload(*_take_form(multipart_parts(), batch_id))
+
+
+def _actions(document: dict[str, Any]) -> list[str]:
+    """Return what can be done with a batch in its state."""
+    status, counts = document["status"], document["counts"]
+    if status == BatchStatus.DRAFT:
+        return ["submit", "cancel"] if counts["total"] else ["cancel"]
+    if status in {BatchStatus.QUEUED, BatchStatus.RUNNING}:
+        return ["pause", "cancel"]
+    if status == BatchStatus.PAUSED:
+        return ["resume", "cancel"]
+    return ["retry"] if document["submitted_at"] and counts["failed"] + counts["cancelled"] else []
+
+
+@pages.get("/batches/<uuid:batch_id>")
+def show_batch(batch_id: uuid.UUID) -> Response:
+    """Show how far a batch is, and its images."""
+    _without_empty_fields()
+    asked = read_query(**IMAGE_FILTERS)
+    with session_scope() as session:
+        batch = batches.get_batch(session, identity().site_id, batch_id)
+        bundle = bundles.get_bundle(session, batch.bundle)
+        document = batch_document(batch, batches.reasons(session, batch_id))
+        page = batches.list_images(session, identity().site_id, batch_id, **asked, limit=PAGE_SIZE)
+        images = [image_document(row, bundle) for row in page.items]
+    filters = {name: value for name, value in asked.items() if name != "cursor" and value}
+    counts = document["counts"]
+    return current_app.make_response(
+        render_template(
+            "batch.html",
+            batch=document,
+            etag=batch_etag(batch),
+            actions=[name for name in _actions(document) if name in ACTIONS],
+            ended=counts["done"] + counts["rejected"] + counts["failed"] + counts["cancelled"],
+            images=images,
+            filters=filters,
+            first=not asked["cursor"],
+            next=page.next_cursor,
+            regions=sorted(bundle.manifest.get("regions", [])),
+            meaning=label_meaning(bundle),
+        )
+    )
+
+
+@pages.post("/batches/<uuid:batch_id>/<any(submit,cancel,pause,resume,retry):action>")
+def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
+    """Do what a button says."""
+    act(batch_id, action)
+    return redirect(url_for("pages.show_batch", batch_id=batch_id), 303)
+
+
+@pages.get("/images/<uuid:image_id>")
+def show_image(image_id: uuid.UUID) -> str:
+    """Show an image: picture, attention map, what the model says and how sure it is."""
+    with session_scope() as session:
+        row = batches.get_image(session, identity().site_id, image_id)
+        batch = batches.get_batch(session, identity().site_id, row.image.batch_id)
+        bundle = bundles.get_bundle(session, batch.bundle)
+        audit(session, "image_viewed", image_id)
+    document = image_document(row, bundle)
+    ranked = sorted(document["region_probabilities"].items(), key=lambda item: -item[1])
+    return render_template(
+        "image.html",
+        image=document,
+        batch=batch_document(batch, {}),
+        row=row.image,
+        reason=reason_of(row),
+        words=finding_words(document["triage"], label_meaning(bundle)),
+        noun=noun(label_meaning(bundle)),
+        ranked=ranked,
+        n_images=row.study_finding.n_images if row.study_finding else 1,
+    )
+
+
+@pages.get("/bundles")
+def list_bundles() -> str:
+    """Show the model bundles of this server."""
+    with session_scope() as session:
+        shown = bundles.list_bundles(session)
+        default = session.get_one(Site, identity().site_id).default_bundle
+    return render_template("bundles.html", bundles=shown, default=default, thresholds=thresholds)
+
+
+@pages.get("/bundles/<name>")
+def show_bundle(name: str) -> str:
+    """Show a bundle's card: its data, its figures, its limits."""
+    with session_scope() as session:
+        bundle = session.get(Bundle, name)
+    if bundle is None:
+        raise NotFound
+    return render_template(
+        "bundle.html",
+        bundle=bundle,
+        card=render(bundle.card),
+        thresholds=thresholds(bundle),
+        models=bundle.manifest.get("models", {}),
+        meaning=label_meaning(bundle),
+    )
+
+
+# the person's own account
+
+
+def _account(**more: object) -> str:
+    with session_scope() as session:
+        keys = accounts.list_api_keys(session, identity())
+        user = session.get_one(User, identity().user_id)
+        site = session.get_one(Site, identity().site_id)
+    return render_template("account.html", keys=keys, user=user, site=site, **more)
+
+
+@pages.get("/account")
+def account() -> str:
+    """Show the person's API keys, and the form for a password."""
+    return _account()
+
+
+@pages.post("/account/keys")
+def create_key() -> str:
+    """Make an API key; it is shown this once."""
+    name = request.form.get("name", "").strip()
+    if not 1 <= len(name) <= 100:
+        raise InvalidRequest("a key needs a name of 1 to 100 characters")
+    with session_scope() as session:
+        user = session.get_one(User, identity().user_id)
+        _, key = accounts.create_api_key(session, user, name)
+    return _account(new_key=key)
+
+
+@pages.post("/account/keys/<uuid:key_id>/revoke")
+def revoke_key(key_id: uuid.UUID) -> Response:
+    """Make a key useless."""
+    with session_scope() as session:
+        accounts.revoke_api_key(session, identity(), key_id)
+    return redirect(url_for("pages.account"), 303)
+
+
+@pages.post("/account/password")
+def change_password() -> str:
+    """Set the person's password; their other browsers are signed out."""
+    if request.form.get("password") != request.form.get("again"):
+        raise InvalidRequest("the two passwords differ")
+    with session_scope() as session:
+        user = session.get_one(User, identity().user_id)
+        if user.password_hash and not accounts.is_password(user, request.form.get("old", "")):
+            raise InvalidRequest("the present password is wrong")
+        accounts.set_password(
+            session, user, request.form.get("password", ""), keep_session=request.cookies.get(SESSION_COOKIE)
+        )
+    return _account(said="The password is set. Other browsers were signed out.")
+
+
+# how things look
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """Return a share (0-1) as a percentage that is never rounded to certainty."""
+    if value is None:
+        return ""
+    step = 10.0**-digits
+    if 0 < 100 * value < step:
+        return f"< {step:.{digits}f}%"
+    if 100 - step < 100 * value < 100:
+        return f"> {100 - step:.{digits}f}%"
+    return f"{100 * value:.{digits}f}%"
+
+
+def duration(seconds: int | None) -> str:
+    """Return a time span as a person says it."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def moment(when: datetime | str | None) -> str:
+    """Return a time to the minute, in UTC."""
+    if when is None:
+        return ""
+    return (datetime.fromisoformat(when) if isinstance(when, str) else when).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def register(app: Flask) -> None:
+    """Serve the pages."""
+    app.register_blueprint(pages)
+    app.jinja_env.filters.update(percent=percent, duration=duration, moment=moment)
+    app.jinja_env.globals.update(
+        GLYPHS=GLYPHS,
+        TRIAGE_WORDS=TRIAGE_WORDS,
+        TRIAGES=list(Triage),
+        IMAGE_STATUSES=list(ImageStatus),
+        STAGES=list(STAGES),
+        reason_sentence=lambda code: REASONS[Reason(code)].sentence,
+    )
+
+    @app.context_processor
+    def who() -> dict[str, Any]:
+        return {"who": g.get("identity")}

@@ -1,0 +1,162 @@
+"""How the API shows what is stored: rows as JSON documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from store.batches import ImageRow
+from store.export import label_meaning, reason_of, thresholds
+from store.tables import REASONS, STAGES, Batch, BatchStatus, Bundle, Priority, Reason, Triage
+
+API = "/api/v1"
+_MOVING = frozenset({BatchStatus.QUEUED, BatchStatus.RUNNING})
+PRIORITIES = {priority.rank: priority.value for priority in Priority}
+
+
+def moment(when: datetime | None) -> str | None:
+    """Return a time as ISO 8601, or None."""
+    return when.isoformat() if when else None
+
+
+def reason_document(reason: Reason) -> dict[str, str]:
+    """Return a reason with its sentence and what to do next."""
+    said = REASONS[reason]
+    return {"code": reason.value, "sentence": said.sentence, "advice": said.advice}
+
+
+def flag_documents(codes: Iterable[str]) -> list[dict[str, str]]:
+    """Return flags with their sentences."""
+    return [{"code": code, "sentence": REASONS[Reason(code)].sentence} for code in codes]
+
+
+def uploaded(batch: Batch) -> int:
+    """Return how many images wait for the batch to be submitted."""
+    others = batch.n_queued + batch.n_running + batch.n_done + batch.n_rejected + batch.n_failed
+    return batch.n_total - others - batch.n_cancelled
+
+
+def eta_seconds(batch: Batch) -> int | None:
+    """Return the seconds that the rest will take at the present rate, or None when that is not known."""
+    if batch.status not in _MOVING or batch.rate <= 0:
+        return None
+    return round((batch.n_queued + batch.n_running) / batch.rate)
+
+
+def batch_document(batch: Batch, reasons: Mapping[str, int]) -> dict[str, Any]:
+    """Return a batch; every figure comes from its own row and its counted reasons."""
+    here = f"{API}/batches/{batch.id}"
+    return {
+        "id": str(batch.id),
+        "label": batch.label,
+        "status": batch.status,
+        "priority": PRIORITIES[batch.priority],
+        "bundle": batch.bundle,
+        "options": {"report": batch.with_report, "heatmap": batch.with_heatmap},
+        "created_at": moment(batch.created_at),
+        "submitted_at": moment(batch.submitted_at),
+        "finished_at": moment(batch.finished_at),
+        "counts": {
+            "total": batch.n_total,
+            "uploaded": uploaded(batch),
+            "queued": batch.n_queued,
+            "running": batch.n_running,
+            "done": batch.n_done,
+            "rejected": batch.n_rejected,
+            "failed": batch.n_failed,
+            "cancelled": batch.n_cancelled,
+            "skipped": batch.n_skipped,
+        },
+        "triage": {triage.value: getattr(batch, f"t_{triage.value}") for triage in Triage},
+        "stages": {stage.value: getattr(batch, f"s_{stage.value}") for stage in STAGES},
+        "reasons": dict(sorted(reasons.items())),
+        "rate": round(batch.rate, 3) if batch.status in _MOVING else 0.0,
+        "eta_seconds": eta_seconds(batch),
+        "links": {
+            "self": here,
+            "page": f"/batches/{batch.id}",
+            "images": f"{here}/images",
+            "files": f"{here}/files",
+            "submit": f"{here}/submit",
+            "cancel": f"{here}/cancel",
+            "retry": f"{here}/retry",
+            "pause": f"{here}/pause",
+            "resume": f"{here}/resume",
+            "csv": f"{here}/results.csv",
+            "zip": f"{here}/results.zip",
+        },
+    }
+
+
+def batch_etag(batch: Batch) -> str:
+    """Return the entity tag of a batch: its version rises with every change of its row."""
+    return f"{batch.id.hex[:12]}-{batch.version}"
+
+
+def image_document(row: ImageRow, bundle: Bundle) -> dict[str, Any]:
+    """Return an image with its finding, as the bundle of its batch made it."""
+    image, reason, here = row.image, reason_of(row), f"{API}/images/{row.image.id}"
+    found = row.study_finding
+    return {
+        "id": str(image.id),
+        "batch_id": str(image.batch_id),
+        "study_id": str(image.study_id) if image.study_id else None,
+        "filename": image.path,
+        "status": image.status,
+        "reason": reason_document(reason) if reason else None,
+        "region": image.region,
+        "region_probability": image.region_probability,
+        "region_probabilities": row.finding.region_probabilities if row.finding else {},
+        "probability": image.probability,
+        "triage": image.triage,
+        "flags": flag_documents(image.flags),
+        "thresholds": thresholds(bundle).get(image.region or "") if image.probability is not None else None,
+        "bundle": bundle.name,
+        "sha256": image.sha256 or None,
+        "size": image.size,
+        "width": image.width,
+        "height": image.height,
+        "accession": image.accession,
+        "study_uid": image.study_uid,
+        "sop_uid": image.sop_uid,
+        "study_date": image.study_date,
+        "laterality": image.laterality,
+        "view": image.view,
+        "study_triage": found.triage if found else None,
+        "attention_regions": image.attention_regions,
+        "links": {
+            "self": here,
+            "original": f"{here}/original" if image.original_key else None,
+            "display": f"{here}/display" if image.display_key else None,
+            "overlay": f"{here}/overlay" if image.overlay_key else None,
+            "report": f"{here}/report" if found and found.report_key else None,
+            "batch": f"{API}/batches/{image.batch_id}",
+            "page": f"/images/{image.id}",
+        },
+    }
+
+
+def bundle_document(bundle: Bundle, *, default: bool) -> dict[str, Any]:
+    """Return a bundle: what it reads, where it cuts, and what it says of itself."""
+    return {
+        "name": bundle.name,
+        "sha256": bundle.sha256,
+        "default": default,
+        "label_meaning": label_meaning(bundle),
+        "regions": sorted(thresholds(bundle)),
+        "thresholds": thresholds(bundle),
+        "trained_on": bundle.manifest.get("trained_on", ""),
+        "limits": bundle.manifest.get("limits", []),
+        "created_at": moment(bundle.created_at),
+        "links": {"page": f"/bundles/{bundle.name}"},
+    }
+
+
+def next_link(path: str, cursor: str | None, **parameters: object) -> str | None:
+    """Return the address of the next page, or None at the end."""
+    if cursor is None:
+        return None
+    kept = {name: value for name, value in parameters.items() if value is not None}
+    return f"{path}?{urlencode({**kept, 'cursor': cursor})}"
