@@ -155,7 +155,7 @@ def print_rows(console: Console, headings: Sequence[str], rows: Iterable[Sequenc
     """Print a table on a terminal, and lines of tab-separated fields elsewhere."""
     if not console.is_terminal:
         for row in rows:
-            console.print("\t".join(shown(cell) for cell in row), soft_wrap=True)
+            print("\t".join(shown(cell) for cell in row), file=console.file)  # rich would expand the tabs
         return
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for heading in headings:
@@ -195,7 +195,7 @@ def print_images(client: Client, console: Console, batch: Json, *, limit: int = 
     def row(word: str, image: Json) -> tuple[str, str, str, str]:
         p = image.get("probability")
         reason = image.get("reason")
-        outcome = f"{word}: {reason['sentence']}" if reason and image["status"] != "done" else word
+        outcome = f"{word}: {reason['sentence']}" if reason else word
         return image["filename"], image.get("region") or "", "" if p is None else f"{p:.2f}", outcome
 
     rows = [row(*item) for item in worst_images(client, batch["id"], limit if console.is_terminal else None)]
