@@ -11,6 +11,9 @@ from typing import Any, get_type_hints
 
 PREFIX = "FRACTUREAI_"
 
+#: Of the software; the same as in pyproject.toml.
+VERSION = "0.1.0"
+
 
 class SettingsError(ValueError):
     """A setting is missing, malformed, or contradicts another one."""

@@ -14,9 +14,9 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import metadata
 from typing import IO, Any
 
+from settings import VERSION
 from store import batches
 from store.batches import ImageRow
 from store.blobs import get_blobs
@@ -80,11 +80,7 @@ def finding_words(triage: str | None, label_meaning: str) -> str:
 
 def reason_of(row: ImageRow) -> Reason | None:
     """Return why an image was refused, failed or not read."""
-    if row.image.reason:
-        return Reason(row.image.reason)
-    if row.image.triage == Triage.NOT_ASSESSABLE and row.finding is not None and row.finding.not_assessable:
-        return Reason(row.finding.not_assessable)
-    return None
+    return Reason(row.image.reason) if row.image.reason else None
 
 
 def cell(text: str) -> str:
@@ -282,14 +278,6 @@ def thresholds(bundle: Bundle) -> dict[str, dict[str, float]]:
     }
 
 
-def software_version() -> str:
-    """Return this software's version."""
-    try:
-        return metadata.version("fractureai")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
 # the archive
 
 
@@ -407,7 +395,7 @@ def _manifest_pieces(
             "files": bundle.files,
         },
         "thresholds": thresholds(bundle),
-        "versions": {"fractureai": software_version()},
+        "versions": {"fractureai": VERSION},
         "counts": {
             "total": batch.n_total,
             **{s: getattr(batch, f"n_{s}") for s in ("done", "rejected", "failed", "cancelled", "skipped")},

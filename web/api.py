@@ -363,7 +363,7 @@ def _blob(image_id: uuid.UUID, kind: str, key: str | None, media_type: str, sha2
 
 @api.get("/images/<uuid:image_id>/<any(original,display,overlay,report):kind>")
 def get_bytes(image_id: uuid.UUID, kind: str) -> Response:
-    """Answer the de-identified original, a picture to look at, the heat map over it, or its study's report."""
+    """Answer the de-identified original, a picture to look at, the heat map over it, or its study's PDF."""
     read_query()
     with session_scope() as session:
         row = batches.get_image(session, identity().site_id, image_id)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from settings import VERSION
 from store import accounts, bundles, errors
 from store.errors import ServiceError
-from store.export import software_version
 from store.tables import BatchStatus, ImageStatus, Priority, Reason, Triage
 from web import errors as web_errors
 
@@ -400,7 +400,7 @@ def document() -> Json:
         "openapi": "3.1.0",
         "info": {
             "title": "FractureAI",
-            "version": software_version(),
+            "version": VERSION,
             "description": "Send X-rays of bones in batches; take away findings, attention maps and reports. "
             "AI output, to be verified by a clinician. Not a medical device.",
         },

@@ -16,7 +16,18 @@ from store import accounts, batches, bundles
 from store.errors import BatchEmpty, NotFound
 from store.export import finding_words, label_meaning, noun, reason_of, thresholds
 from store.session import session_scope
-from store.tables import REASONS, STAGES, BatchStatus, Bundle, ImageStatus, Priority, Reason, Site, Triage, User
+from store.tables import (
+    REASONS,
+    STAGES,
+    BatchStatus,
+    Bundle,
+    ImageStatus,
+    Priority,
+    Reason,
+    Site,
+    Triage,
+    User,
+)
 from web.api import ACTIONS, IMAGE_FILTERS, BatchWish, act, audit, multipart_parts, read_query
 from web.auth import SESSION_COOKIE, check_csrf, checks_csrf, identity
 from web.errors import InvalidRequest
