@@ -531,7 +531,7 @@ def hand(rng: np.random.Generator) -> Anatomy:
     fingers: list[Solid] = []
     for ray, base, angle, lengths, girth in _RAYS:
         at = _at(*base)
-        rest = tuple(f"{kind}{ray}" for kind in ("pp", "mp", "dp"))
+        rest = tuple(f"{kind}{ray}" for kind in ("pp", "mp", "dp") if len(lengths) == 4 or kind != "mp")
         for i, length in enumerate(lengths):
             lean = angle * (0.75 if i == 0 else splay) + (rng.normal(0, 2.5) if i else 0)
             if ray == "1":

@@ -341,21 +341,29 @@ class Screen:
 
 def _choose_break(anatomy: Anatomy, screen: Screen, rng: np.random.Generator) -> tuple[Bone, Break, float]:
     """Choose where a bone breaks: well inside the picture."""
-    places = []
-    for bone in anatomy.bones:
-        for site in bone.breaks:
-            frame = screen.frame(bone.solids[site.solid])
-            for position in np.linspace(site.low, site.high, 5):
-                x, y = frame.origin + position * frame.along
-                inside = 0.14 < x / screen.width < 0.86 and 0.12 < y / screen.height < 0.88
-                if inside and np.hypot(*frame.along) / screen.scale > 12:
-                    places.append((bone, site, float(position)))
-    if not places:
+    places = [
+        (bone, site, float(position), *(frame.origin + position * frame.along))
+        for bone in anatomy.bones
+        for site in bone.breaks
+        if np.hypot(*(frame := screen.frame(bone.solids[site.solid])).along) / screen.scale > 12
+        for position in np.linspace(site.low, site.high, 5)
+    ]
+    for margin in (0.14, 0.09):  # wider than the collimator's shadow
+        inside = [
+            place
+            for place in places
+            if margin < place[3] / screen.width < 1 - margin
+            and margin < place[4] / screen.height < 1 - margin
+        ]
+        if inside:
+            break
+    else:
         raise ValueError("no bone of this view can break inside the picture")
-    sites = sorted({id(site) for _, site, _ in places}, key=[id(site) for _, site, _ in places].index)
+    sites = list(dict.fromkeys(id(site) for _, site, *_ in inside))
     chosen = sites[int(rng.integers(len(sites)))]
-    here = [place for place in places if id(place[1]) == chosen]
-    return here[int(rng.integers(len(here)))]
+    here = [place for place in inside if id(place[1]) == chosen]
+    bone, site, position, *_ = here[int(rng.integers(len(here)))]
+    return bone, site, position
 
 
 def _crack(frame: _Frame, site: Break, position: float, rng: np.random.Generator) -> _Crack:
@@ -368,7 +376,7 @@ def _crack(frame: _Frame, site: Break, position: float, rng: np.random.Generator
     degrees, aside, shorten = 0.0, 0.0, 0.0
     sign = rng.choice([-1.0, 1.0])
     if kind == "hairline":
-        gap, degrees = gap * 0.8, rng.uniform(0, 2)
+        degrees = rng.uniform(0, 2)
     elif kind == "displaced":
         aside, degrees = rng.uniform(0.15, 0.55) * width, rng.uniform(0, 8)
         shorten = rng.uniform(-0.1, 0.2) * width
@@ -465,7 +473,7 @@ def _collimation(rng: np.random.Generator, width: int, height: int) -> tuple[Flo
         return open_, grey
     margins = rng.uniform(0.0, 0.07, 4) * (rng.random(4) < 0.7)
     if grey:  # an unexposed strip of the plate, shown white by some systems
-        margins = rng.uniform(0.03, 0.12) * np.eye(4)[int(rng.integers(4))]
+        margins = rng.uniform(0.03, 0.08) * np.eye(4)[int(rng.integers(4))]
     left, top, right, bottom = margins * (width, height, width, height)
     middle = ((width + left - right) / 2, (height + top - bottom) / 2)
     turned = float(rng.normal(0, 2.0)) if rng.random() < 0.5 else 0.0
