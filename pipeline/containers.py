@@ -24,6 +24,7 @@ MAX_SEGMENTS = 200_000
 JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _JPEG_TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD})  # DHT DAC DQT DNL DRI
 _JPEG_MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
+_JPEG_LS_MARKER_IN_SCAN = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")  # ITU-T T.87 A.1: stuffed bits, not bytes
 _JPEG_MARKER_IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"sBIT"})
 _TIFF_PLACES = frozenset({273, 279, 324, 325})  # where strips and tiles lie, and how long they are
@@ -136,7 +137,7 @@ def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
     Rejected
         TRUNCATED when there is no EOI, CORRUPT when bytes that are no segment stand between two.
     """
-    position = 2
+    position, end_of_scan = 2, _JPEG_MARKER_IN_SCAN
     for _ in range(MAX_SEGMENTS):
         found = _JPEG_MARKER.match(data, position)
         if found is None:
@@ -156,8 +157,10 @@ def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
         if position > len(data):
             raise Rejected(Reason.TRUNCATED, "JPEG ends inside a segment")
         scan = b""
+        if marker == 0xF7:
+            end_of_scan = _JPEG_LS_MARKER_IN_SCAN
         if marker == 0xDA:
-            following = _JPEG_MARKER_IN_SCAN.search(data, position)
+            following = end_of_scan.search(data, position)
             if following is None:
                 raise Rejected(Reason.TRUNCATED, "JPEG without its end marker")
             scan = data[position : following.start()]

@@ -31,6 +31,8 @@ def sniff(head: bytes) -> str | None:
     str or None
         ``image/png``, ``image/jpeg``, ``image/tiff``, ``image/webp``, ``application/dicom`` or None.
     """
+    if is_dicom(head):  # first: a DICOM file may dress up as a TIFF in its preamble
+        return "application/dicom"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if head.startswith(b"\xff\xd8\xff"):
@@ -39,7 +41,7 @@ def sniff(head: bytes) -> str | None:
         return "image/tiff"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
-    return "application/dicom" if is_dicom(head) else None
+    return None
 
 
 def decode(

@@ -166,8 +166,8 @@ def _read(
 ) -> tuple[UInt8Array, StudyFacts, str, Dataset, tuple[Reason, ...]]:
     raw, syntax = _open(data, max_pixels)
     clean = _allowed(raw)
-    if not clean.get("SOPClassUID"):
-        raise Rejected(Reason.DICOM_UNSUPPORTED_CLASS, "no SOP class")
+    if "SOPClassUID" not in clean:
+        clean.SOPClassUID = _text(raw.file_meta, "MediaStorageSOPClassUID", _UID)
     _require_class(clean.SOPClassUID)
     facts, identity = _facts(raw)
     _keep_facts(clean, facts)
@@ -193,7 +193,7 @@ def _require_class(sop_class: str) -> None:
     if sop_class.startswith(PICTURELESS_CLASSES):
         raise Skipped(Reason.DICOM_NOT_AN_IMAGE, sop_class)
     if sop_class not in READABLE_CLASSES:
-        raise Rejected(Reason.DICOM_UNSUPPORTED_CLASS, sop_class if _UID.fullmatch(sop_class) else "")
+        raise Rejected(Reason.DICOM_UNSUPPORTED_CLASS, sop_class or "no SOP class")
 
 
 # --- the header ------------------------------------------------------------------------------------
@@ -214,6 +214,7 @@ def _open(data: bytes, max_pixels: int) -> tuple[Dataset, UID]:
             truncated = len(body) < limit
             raise Rejected(Reason.TRUNCATED if truncated else Reason.TOO_LARGE, "deflated data set")
         raw, syntax = read_dataset(io.BytesIO(body), False, True, specific_tags=_READ), ExplicitVRLittleEndian
+        raw.file_meta = FileMetaDataset()
     else:
         raw = dcmread(io.BytesIO(data), force=True, specific_tags=_READ)
         implicit, little = raw.original_encoding
@@ -452,9 +453,11 @@ def _require_jpeg(frame: bytes, clean: Dataset) -> None:
     for segment in jpeg_segments(frame):
         scans += segment.marker == 0xDA
         if segment.marker in JPEG_START_OF_FRAME:
-            _, rows, columns, components = struct.unpack_from(">BHHB", segment.body)
+            precision, rows, columns, components = struct.unpack_from(">BHHB", segment.body)
             if (rows, columns, components) != (clean.Rows, clean.Columns, clean.SamplesPerPixel):
                 raise Rejected(Reason.DICOM_CORRUPT, "JPEG stream of another size than its header says")
+            if segment.marker == 0xC1 and precision > 8:
+                raise Rejected(Reason.DICOM_UNSUPPORTED_SYNTAX, "JPEG Extended of 12 bits")
     if not 1 <= scans <= MAX_JPEG_SCANS:
         raise Rejected(Reason.DICOM_CORRUPT, "JPEG stream without a scan, or with too many")
 

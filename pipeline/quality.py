@@ -76,7 +76,7 @@ def contrast(grey: npt.NDArray[Any]) -> float:
 
 
 def coloured_share(picture: UInt8Array) -> float:
-    """Share, 0-1, of the pixels whose colour differs from the mean tint of their brightness.
+    """Share, 0-1, of the pixels whose colour differs from the tint of their brightness, in one hue for all.
 
     Parameters
     ----------
@@ -89,6 +89,9 @@ def coloured_share(picture: UInt8Array) -> float:
     bins = (brightness / 8).astype(np.intp)
     counts = np.maximum(np.bincount(bins, minlength=32), 1)
     tint = np.stack([np.bincount(bins, chroma[:, c], minlength=32) / counts for c in (0, 1)], axis=1)
+    hue = chroma.mean(axis=0)
+    hue /= max(float(np.linalg.norm(hue)), 1e-6)
+    tint = np.maximum(tint @ hue, 0)[:, None] * hue  # one hue for all brightnesses
     return float(np.mean(np.linalg.norm(chroma - tint[bins], axis=1) > COLOUR_DISTANCE))
 
 
