@@ -717,7 +717,7 @@ def _chest(middle: float) -> tuple[list[Bone], list[tuple[Solid, ...]], list[Sol
         (0, 0),
     )
     flesh = [(_limb(trunk, _at(middle, -190), _at(middle, 330)),)]
-    lungs = [_ellipsoid(_at(middle + s * 62, 70, 0), (49, 128, 54), s * -6) for s in (-1, 1)]
+    lungs = [_ellipsoid(_at(middle + s * 62, 70, 0), (49, 128, 47), s * -6) for s in (-1, 1)]
     heart = (_ellipsoid(_at(middle + 18, 128, 20), (54, 48, 26), -35, 0),)
     return bones, [*flesh, heart], lungs
 

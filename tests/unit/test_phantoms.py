@@ -246,6 +246,7 @@ def test_the_demo_set_holds_every_kind_of_outcome(tmp_path):
         views = [pydicom.dcmread(tmp_path / f"study_{region}" / f"view_{i}.dcm") for i in (1, 2)]
         assert views[0].StudyInstanceUID == views[1].StudyInstanceUID
         assert views[0].ViewPosition != views[1].ViewPosition
+        assert views[0].Laterality == views[1].Laterality
     copy = tmp_path / "study_leg" / "view_1_copy.dcm"
     assert copy.read_bytes() == (tmp_path / "study_leg" / "view_1.dcm").read_bytes()
     assert not (tmp_path / "cut_off.jpg").read_bytes().endswith(b"\xff\xd9")
