@@ -69,7 +69,7 @@ def healthz() -> Response:
 @health.get("/readyz")
 @is_public
 def readyz() -> Response:
-    """Answer 200 when database, broker, blobs and all kinds of workers are there; else 503 and what is not."""
+    """Answer 200 when database, broker, blobs and every kind of worker are there; else 503 with the rest."""
     missing = missing_parts(current_app.extensions["settings"])
     response = jsonify(status="ready" if not missing else "not ready", missing=missing)
     response.status_code = 503 if missing else 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -241,7 +242,7 @@ def show_bundle(name: str) -> str:
     return render_template(
         "bundle.html",
         bundle=bundle,
-        card=render(bundle.card),
+        card=render(re.sub(r"\A\s*# .*", "", bundle.card)),  # the page has that title
         thresholds=thresholds(bundle),
         models=bundle.manifest.get("models", {}),
         meaning=label_meaning(bundle),
