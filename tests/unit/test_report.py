@@ -338,6 +338,7 @@ def test_a_study_id_out_of_a_folder_is_not_printed():
 def test_markup_and_control_characters_in_the_data_are_only_text():
     odd = 'Ünïv <b>&amp;</b> <img src="file:///etc/hostname"> \x00\x07\u202e\ud800 Łódź'
     pdf, pages = read(a_study(site_name=odd, facts=replace(FACTS, accession="A" * 90 + "-end")))
+    assert len(pages) == 1
     assert "Ünïv <b>&amp;</b> <img" in pages[0]
     assert "Łódź" in pages[0]
     assert "-end" in pages[0].replace(" ", "")
