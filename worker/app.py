@@ -149,6 +149,15 @@ def _on_child(**_: Any) -> None:
     if os.getppid() != parent:
         os._exit(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    queues = {queue.name for queue in app.amqp.queues.consume_from.values()}
+    threading.Thread(target=_warm_up, args=(queues,), name="warm-up", daemon=True).start()
+
+
+def _warm_up(queues: set[str]) -> None:
+    """Load what the first task would wait for, while there is none."""
+    from worker import stages
+
+    stages.warm_up(queues)
 
 
 @signals.setup_logging.connect
@@ -156,3 +165,5 @@ def _on_logging(**_: Any) -> None:
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
     )
+    for chatty in ("weasyprint", "fontTools", "botocore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -76,6 +77,10 @@ def _bundle(name: str) -> Bundle:
     return load_bundle(fetch_bundle(name, get_settings().cache_folder / "bundles"))
 
 
+#: The warm-up's thread and the task's share one scorer.
+_scoring = threading.Lock()
+
+
 @lru_cache(maxsize=2)
 def _scorer(name: str) -> Scorer:
     settings = get_settings()
@@ -84,7 +89,23 @@ def _scorer(name: str) -> Scorer:
         backend=settings.scorer_backend,
         precision=settings.precision,
         threads=settings.scorer_threads,
+        cache=settings.cache_folder / "networks",
     )
+
+
+def warm_up(queues: set[str]) -> None:
+    """Load the default bundles' networks where images are scored; a failure is left to the first task."""
+    if "gpu" not in queues:
+        return
+    try:
+        with session_scope() as session:
+            names = set(session.scalars(select(Site.default_bundle).where(Site.default_bundle.is_not(None))))
+        for name in names:
+            if name is not None:
+                with _scoring:
+                    _scorer(name).warm_up()
+    except Exception as error:
+        log.warning("could not warm up (%s); the first task tries again", type(error).__name__)
 
 
 @cache
@@ -336,7 +357,9 @@ def classify(lease: Lease) -> bool:
     todo = list({image.sha256: image for image in chunk.images if image.sha256 not in known}.values())
     rows = []
     if todo:
-        scores = _scorer(bundle.name).classify(_Stacks(lease).take(todo, bundle.region_input_size))
+        stack = _Stacks(lease).take(todo, bundle.region_input_size)
+        with _scoring:
+            scores = _scorer(bundle.name).classify(stack)
         for image, row, distance in zip(todo, scores.probabilities, scores.distances, strict=True):
             probabilities = {region: float(p) for region, p in zip(bundle.regions, row, strict=True)}
             way = route(
@@ -403,7 +426,9 @@ def detect(lease: Lease) -> bool:
         stacks = _Stacks(lease)
         for network, images_by_sha in groups.items():
             images = list(images_by_sha.values())
-            answer = _scorer(bundle.name).detect(network, stacks.take(images, bundle.input_size(network)))
+            stack = stacks.take(images, bundle.input_size(network))
+            with _scoring:
+                answer = _scorer(bundle.name).detect(network, stack)
             for image, logit, cam in zip(images, answer.logits, answer.cams, strict=True):
                 scores[image.sha256] = _Score(float(logit), cam)
     with _saving(lease) as (session, unit):
