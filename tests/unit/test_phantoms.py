@@ -106,8 +106,8 @@ def test_the_same_seed_gives_the_same_picture_and_another_seed_another(region):
 def test_a_fracture_changes_the_picture_in_its_box_more_than_elsewhere(region):
     more = 0
     for seed in range(8):
-        broken = make_phantom(seed, region, fracture=True)
-        whole = make_phantom(seed, region, fracture=False)
+        broken = make_phantom(seed, region, fracture=True, size=(256, 256))
+        whole = make_phantom(seed, region, fracture=False, size=(256, 256))
         assert (whole.fractured, whole.box, whole.polygon, whole.bone) == (False, None, (), "")
         assert (whole.laterality, whole.view, whole.spacing) == (
             broken.laterality,
