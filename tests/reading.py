@@ -30,7 +30,7 @@ def read_batch(
         batch = session.get_one(Batch, uuid.UUID(str(batch_id)))
         waiting = select(Image).where(Image.batch_id == batch.id, Image.status == ImageStatus.QUEUED)
         images = list(session.scalars(waiting.order_by(Image.seq)))
-        uploads = [image.incoming_key for image in images if image.incoming_key]
+        uploads = {image.id: image.incoming_key for image in images if image.incoming_key}
         with counters.counted(session, batch.id, images):
             for image in images:
                 for name, said in facts(image.path).items():
@@ -53,8 +53,9 @@ def read_batch(
         batch.status = (BatchStatus.PARTIAL if fail else BatchStatus.DONE).value
         batch.finished_at = func.clock_timestamp()
         batch.version += 1
-    for key in uploads:
-        get_blobs().delete(key)
+    for image in images:
+        if image.incoming_key is None and image.id in uploads:
+            get_blobs().delete(uploads[image.id])
 
 
 def _read(session: Session, batch: Batch, image: Image) -> None:

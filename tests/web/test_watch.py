@@ -1,0 +1,297 @@
+"""The watcher against a real server: what it sends, files, and remembers."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import func, select
+
+from cli.client import Client
+from cli.main import main
+from cli.submit import SubmitOptions
+from cli.watch import Watcher
+from cli.watch_journal import FILED, SENDING, SUBMITTED, Journal
+from store import batches
+from store.session import session_scope
+from store.tables import Batch, Image
+from tests.conftest import ROOT
+from tests.reading import read_batch
+from tests.web.serving import Reader, Server, Serving
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    inbox, out = tmp_path / "in", tmp_path / "out"
+    inbox.mkdir()
+    out.mkdir()
+    return inbox, out
+
+
+def arrive(inbox: Path, name: str, content: bytes = b"") -> Path:
+    path = inbox / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(PNG + (content or name.encode()))
+    return path
+
+
+@contextmanager
+def watching(serving: Serving, inbox: Path, out: Path) -> Iterator[Watcher]:
+    """A watcher that is called step by step; leaving the block is its end, as a killed one's is."""
+    journal = Journal(out / ".fractureai-watch")
+    with Client(serving.url, serving.key, patience=1.0) as client:
+        yield Watcher(client, journal, inbox, out, SubmitOptions(), settle=0.0, say=lambda line: None)
+    journal.close()
+
+
+def step(watcher: Watcher) -> None:
+    watcher.note(watcher.settling.settled(watcher._arrived(), time.monotonic()))
+    watcher.exchange()
+
+
+def count(table: type[Batch] | type[Image]) -> int:
+    with session_scope() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def read_all(**how: object) -> None:
+    with session_scope() as session:
+        waiting = list(session.scalars(select(Batch.id).where(Batch.status == "queued")))
+    for batch_id in waiting:
+        read_batch(batch_id, **how)
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def header(path: str) -> Mapping[str, str]:
+    """What the header of a path's image would say: the folder is the study."""
+    study = path.split("/", 1)[0]
+    return {"study_uid": f"1.2.{study}", "accession": f"ACC/{study}"}
+
+
+def test_once_files_a_report_a_study_under_its_accession(
+    serving: Serving, folders: tuple[Path, Path]
+) -> None:
+    inbox, out = folders
+    arrive(inbox, "7/a.png")
+    arrive(inbox, "7/b.png")
+    arrive(inbox, "8/a.png")
+    (inbox / "8" / "half.dcm.part").write_bytes(b"still copied")
+    with Reader(facts=header):
+        done = CliRunner().invoke(main, ["watch", str(inbox), "--out", str(out), "--settle", "0.2", "--once"])
+    assert done.exit_code == 0, done.output
+    assert count(Image) == 3
+    assert (out / "ACC_7" / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert (out / "ACC_8" / "report.pdf").is_file()
+    table = rows(out)
+    assert [(row["filename"], row["report"]) for row in table] == [
+        ("7/a.png", "ACC_7/report.pdf"),
+        ("7/b.png", "ACC_7/report.pdf"),
+        ("8/a.png", "ACC_8/report.pdf"),
+    ]
+    assert "7/a.png" not in done.output  # a log is no place for file names
+    again = CliRunner().invoke(main, ["watch", str(inbox), "--out", str(out), "--settle", "0", "--once"])
+    assert again.exit_code == 0, again.output
+    assert (count(Batch), len(rows(out))) == (1, 3)
+
+
+def test_the_same_content_at_the_same_path_is_sent_once(serving: Serving, folders: tuple[Path, Path]) -> None:
+    inbox, out = folders
+    path = arrive(inbox, "a.png", b"one")
+    with watching(serving, inbox, out) as watcher:
+        step(watcher)
+        os.utime(path, (1, 1))
+        step(watcher)
+        path.unlink()
+        step(watcher)
+        arrive(inbox, "a.png", b"one")
+        step(watcher)
+        assert (count(Batch), count(Image)) == (1, 1)
+        arrive(inbox, "a.png", b"two")
+        step(watcher)
+        assert (count(Batch), count(Image)) == (2, 2)
+
+
+def test_a_growing_file_waits(serving: Serving, folders: tuple[Path, Path]) -> None:
+    inbox, out = folders
+    with watching(serving, inbox, out) as watcher:
+        watcher.settling.seconds = 0.5
+        path = arrive(inbox, "a.png", b"1")
+        for _ in range(4):
+            step(watcher)
+            time.sleep(0.2)
+            path.write_bytes(path.read_bytes() + b"more")
+        assert count(Batch) == 0
+        step(watcher)
+        time.sleep(0.6)
+        step(watcher)
+        assert count(Image) == 1
+
+
+@pytest.mark.parametrize("known_to", ["nobody", "the server", "the journal"])
+def test_killed_while_sending_it_goes_on_with_the_same_batch(
+    serving: Serving, folders: tuple[Path, Path], known_to: str
+) -> None:
+    inbox, out = folders
+    arrive(inbox, "a.png")
+    arrive(inbox, "b.png")
+    with watching(serving, inbox, out) as watcher:
+        watcher.note(watcher.settling.settled(watcher._arrived(), time.monotonic()))
+        (batch,) = watcher.journal.batches(SENDING)
+        if known_to != "nobody":
+            made = watcher.client.create_batch(batch.options, batch.key)
+            if known_to == "the journal":
+                watcher.journal.created(batch, made["id"])
+    with watching(serving, inbox, out) as watcher:
+        step(watcher)
+        assert [b.state for b in watcher.journal.batches(SUBMITTED)] == [SUBMITTED]
+    assert (count(Batch), count(Image)) == (1, 2)
+
+
+def test_killed_after_submitting_or_filing_nothing_is_done_twice(
+    serving: Serving, folders: tuple[Path, Path]
+) -> None:
+    inbox, out = folders
+    arrive(inbox, "7/a.png")
+    with watching(serving, inbox, out) as watcher:
+        step(watcher)
+        (batch,) = watcher.journal.batches(SUBMITTED)
+        watcher.journal.set_state(batch, SENDING)  # what the kill left: it was submitted, and not noted
+    with watching(serving, inbox, out) as watcher:
+        step(watcher)
+        read_all(facts=header)
+        step(watcher)
+        (batch,) = watcher.journal.batches(FILED)
+        watcher.journal.set_state(batch, SUBMITTED)  # filed, and not noted
+    with watching(serving, inbox, out) as watcher:
+        step(watcher)
+        assert len(watcher.journal.batches(FILED)) == 1
+    assert count(Batch) == 1
+    assert len(rows(out)) == 1
+    assert [path.name for path in (out / "ACC_7").iterdir()] == ["report.pdf"]
+
+
+def test_a_later_image_of_a_study_makes_a_second_version(
+    serving: Serving, folders: tuple[Path, Path]
+) -> None:
+    inbox, out = folders
+    with watching(serving, inbox, out) as watcher:
+        for name in ("7/a.png", "7/b.png"):
+            arrive(inbox, name)
+            step(watcher)
+            read_all(facts=header)
+            step(watcher)
+    first, second = out / "ACC_7" / "report.pdf", out / "ACC_7" / "report-v2.pdf"
+    assert first.read_bytes().endswith(b"version 1")
+    assert second.read_bytes().endswith(b"version 2")
+    assert [row["report"] for row in rows(out)] == ["ACC_7/report.pdf", "ACC_7/report-v2.pdf"]
+
+
+def test_two_studies_of_one_accession_do_not_share_a_folder(
+    serving: Serving, folders: tuple[Path, Path]
+) -> None:
+    inbox, out = folders
+    arrive(inbox, "7/a.png")
+    arrive(inbox, "8/a.png")
+    with watching(serving, inbox, out) as watcher:
+        step(watcher)
+        read_all(facts=lambda path: {**header(path), "accession": "ACC"})
+        step(watcher)
+    reports = {row["report"] for row in rows(out)}
+    assert len(reports) == 2
+    assert "ACC/report.pdf" in reports
+    assert all((out / report).is_file() for report in reports)
+
+
+def test_a_report_never_replaces_what_somebody_else_put_there(
+    serving: Serving, folders: tuple[Path, Path]
+) -> None:
+    inbox, out = folders
+    (out / "ACC_7").mkdir()
+    (out / "ACC_7" / "report.pdf").write_bytes(b"signed by hand")
+    arrive(inbox, "7/a.png")
+    with watching(serving, inbox, out) as watcher:
+        step(watcher)
+        read_all(facts=header)
+        step(watcher)
+    assert (out / "ACC_7" / "report.pdf").read_bytes() == b"signed by hand"
+    assert (out / "ACC_7" / "report-v2.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_batch_that_is_retried_is_filed_again(serving: Serving, folders: tuple[Path, Path]) -> None:
+    inbox, out = folders
+    arrive(inbox, "7/a.png")
+    arrive(inbox, "8/a.png")
+    with watching(serving, inbox, out) as watcher:
+        step(watcher)
+        read_all(facts=header, fail=frozenset({"8/a.png"}))
+        step(watcher)
+        assert [row["status"] for row in rows(out)] == ["done", "failed"]
+        with session_scope() as session:
+            batch = session.scalars(select(Batch)).one()
+            batches.retry(session, batch.id, batch.site_id)
+        read_all(facts=header)
+        watcher._looked_again -= 1000
+        step(watcher)
+    assert [(row["filename"], row["status"]) for row in rows(out)] == [
+        ("7/a.png", "done"),
+        ("8/a.png", "failed"),
+        ("8/a.png", "done"),
+    ]
+    assert (out / "ACC_8" / "report.pdf").is_file()
+
+
+def test_while_the_server_is_away_the_watcher_keeps_trying_and_a_signal_ends_it(
+    site_key: str, folders: tuple[Path, Path]
+) -> None:
+    inbox, out = folders
+    server = Server()
+    port = server.server.server_port
+    server.stop()
+    environment = {**os.environ, "FRACTUREAI_URL": f"http://127.0.0.1:{port}", "FRACTUREAI_API_KEY": site_key}
+    command = [sys.executable, "-m", "cli.main", "watch", str(inbox), "--out", str(out), "--settle", "0"]
+    arrive(inbox, "a.png")
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        while "Trying again" not in process.stdout.readline():
+            assert process.poll() is None
+        server = Server(port)
+        try:
+            while "1 images submitted" not in process.stdout.readline():
+                assert process.poll() is None
+            second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+            assert second.returncode == 2
+            assert b"Another watcher" in second.stderr
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            server.stop()
+    assert count(Image) == 1
+
+
+def test_what_waiting_does_not_heal_ends_it(
+    serving: Serving, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, out = folders
+    arrive(inbox, "a.png")
+    start = ["watch", str(inbox), "--settle", "0", "--out"]
+    assert CliRunner().invoke(main, [*start, str(inbox / "out")]).exit_code == 2
+    assert CliRunner().invoke(main, [*start, str(out), "--bundle", "unknown"]).exit_code == 4
+    monkeypatch.setenv("FRACTUREAI_API_KEY", "revoked")
+    assert CliRunner().invoke(main, [*start, str(out / "other")]).exit_code == 4
