@@ -96,6 +96,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _lives(pid: str) -> bool:
+    try:
+        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    except (ValueError, psutil.NoSuchProcess):
+        return False
+
+
 @contextmanager
 def hold(home: Path) -> Iterator[int]:
     """Hold the folder against a second server; yields the lock's descriptor, for the children to inherit.
@@ -116,7 +123,7 @@ def hold(home: Path) -> Iterator[int]:
                 break
             except BlockingIOError:
                 holder = os.pread(descriptor, 20, 0).decode().strip()
-                if (holder.isdigit() and psutil.pid_exists(int(holder))) or time.monotonic() > deadline:
+                if _lives(holder) or time.monotonic() > deadline:
                     raise EmbeddedError(
                         "home_in_use",
                         f"{home} is in use by process {holder}. Stop it, or name another folder with --home.",
