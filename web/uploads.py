@@ -244,6 +244,7 @@ class Intake:
             return  # a browser sends an empty part for an empty file field
         if is_ignored(path):
             source.drain()
+            self.flush()  # the answers stand in the order of the files
             self.answers.add(batches.FileAnswer(path, "skipped", None, None, source.sha256, source.size))
         elif is_zip(head):
             self._take_archive(path, part.reader, head)

@@ -1,0 +1,273 @@
+"""Taking files in: formats, archives, limits, repetition, manifests, broken connections, full disks."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from sqlalchemy import select, text
+
+from store.blobs import BlobStore, FolderStore
+from store.errors import BlobFull
+from store.session import session_scope
+from store.tables import Image
+from tests.web.asking import JPEG, PNG, Asker, png, zipped
+from tests.web.serving import Serving
+from tests.web.test_api import problem
+
+
+def statuses(answer: Any) -> dict[str, str]:
+    assert answer.status_code == 200, answer.text
+    return {f["filename"]: f["reason"]["code"] if f["reason"] else f["status"] for f in answer.json["files"]}
+
+
+def kept(blobs: BlobStore) -> list[str]:
+    return list(blobs.keys("incoming/"))
+
+
+def test_good_and_bad_files_in_one_request(ask: Asker, blobs: BlobStore) -> None:
+    batch = ask.draft()
+    answer = ask.send(
+        batch,
+        ("ward 3/hand.png", PNG),
+        ("b.jpg", JPEG),
+        ("scan.dcm", b"\0" * 128 + b"DICM" + b"\0" * 20),
+        ("empty.png", b""),
+        ("page.png", b"<html><script>alert(1)</script>"),
+        ("x.gif", b"GIF89a"),
+        (".DS_Store", b"x"),
+    )
+    assert statuses(answer) == {
+        "ward 3/hand.png": "accepted",
+        "b.jpg": "accepted",
+        "scan.dcm": "accepted",
+        "empty.png": "empty_file",
+        "page.png": "not_an_image",
+        "x.gif": "not_an_image",
+        ".DS_Store": "skipped",
+    }
+    assert answer.json["counts"] == {"accepted": 3, "rejected": 3, "skipped": 1, "duplicate": 0, "total": 7}
+    first = answer.json["files"][0]
+    assert (first["sha256"], first["size"]) == (hashlib.sha256(PNG).hexdigest(), len(PNG))
+    assert len(kept(blobs)) == 3
+    counts = ask.get(f"/batches/{batch}").json["counts"]
+    assert (counts["total"], counts["uploaded"], counts["rejected"]) == (6, 3, 3)
+    with session_scope() as session:
+        image = session.scalars(select(Image).where(Image.path == "ward 3/hand.png")).one()
+        assert blobs.get(image.incoming_key) == PNG
+
+
+def test_sending_again_changes_nothing(ask: Asker, blobs: BlobStore) -> None:
+    batch = ask.draft()
+    first = ask.send(batch, ("a.png", png("1")), ("t.txt", b"x"))
+    again = ask.send(batch, ("a.png", png("1")), ("t.txt", b"x"))
+    assert [f["status"] for f in again.json["files"]] == ["duplicate", "duplicate"]
+    assert [f["image_id"] for f in again.json["files"]] == [f["image_id"] for f in first.json["files"]]
+    assert ask.get(f"/batches/{batch}").json["counts"]["total"] == 2
+    assert len(kept(blobs)) == 1
+    assert statuses(ask.send(batch, ("a.png", png("other bytes")))) == {"a.png": "accepted"}
+
+
+def test_an_archives_members_stand_beside_the_files(ask: Asker, blobs: BlobStore) -> None:
+    batch = ask.draft()
+    inner = zipped({"x.png": PNG})
+    answer = ask.send(
+        batch,
+        (
+            "not called zip",
+            zipped({"in/1.png": png("1"), "../evil.png": PNG, "inner.zip": inner, "r.txt": b"hi"}),
+        ),
+        ("2.png", png("2")),
+        ("broken.zip", zipped({"a.png": PNG})[:40]),
+    )
+    assert statuses(answer) == {
+        "in/1.png": "accepted",
+        "../evil.png": "archive_unsafe_path",
+        "inner.zip": "archive_nested",
+        "r.txt": "not_an_image",
+        "2.png": "accepted",
+        "broken.zip": "archive_corrupt",
+    }
+    assert len(kept(blobs)) == 2
+
+
+def test_a_member_that_breaks_off_leaves_no_bytes(ask: Asker, blobs: BlobStore) -> None:
+    data = bytearray(zipped({"bad.png": PNG * 100, "good.png": PNG}, compression=zipfile.ZIP_STORED))
+    data[data.index(PNG) + 200] ^= 0xFF
+    assert statuses(ask.send(ask.draft(), ("a.zip", bytes(data)))) == {
+        "bad.png": "archive_corrupt",
+        "good.png": "accepted",
+    }
+    assert len(kept(blobs)) == 1
+
+
+@pytest.fixture
+def small(settings_env: pytest.MonkeyPatch) -> None:
+    settings_env.setenv("FRACTUREAI_MAX_FILE_BYTES", "5000")
+    settings_env.setenv("FRACTUREAI_MAX_REQUEST_BYTES", "20000")
+    settings_env.setenv("FRACTUREAI_MAX_ARCHIVE_MEMBERS", "3")
+
+
+def test_limits(small: None, ask: Asker, blobs: BlobStore) -> None:
+    batch = ask.draft()
+    big = png("x" * 5000)
+    answer = ask.send(batch, ("big.png", big), ("small.png", PNG))
+    assert statuses(answer) == {"big.png": "file_too_large", "small.png": "accepted"}
+    assert answer.json["files"][0]["sha256"] == hashlib.sha256(big).hexdigest()
+    many = zipped({f"{i}.png": png(str(i)) for i in range(4)})
+    assert statuses(ask.send(batch, ("many.zip", many))) == {"many.zip": "archive_too_many"}
+    problem(ask.send(batch, ("huge.png", png("x" * 30000))), 413, "request_entity_too_large")
+    many_files = [(f"{i}.png", png(str(i))) for i in range(4)]
+    problem(ask.send(batch, *many_files), 413, "request_entity_too_large")
+    assert len(kept(blobs)) == 4  # what came before the limit is kept, and said to be there when sent again
+    assert statuses(ask.send(batch, *many_files[:3])) == dict.fromkeys(
+        ("0.png", "1.png", "2.png"), "duplicate"
+    )
+
+
+def test_what_is_no_form(ask: Asker) -> None:
+    batch = ask.draft()
+    path = f"/batches/{batch}/files"
+    problem(ask.post(path, json={}), 415, "unsupported_media_type")
+    problem(ask.post(path, data=b"x", content_type="multipart/form-data"), 415, "unsupported_media_type")
+    problem(ask.post(path, data=b"x", content_type="multipart/form-data; boundary=b"), 400, "malformed_form")
+    problem(ask.post(path, data={"file": (io.BytesIO(PNG), "a.png")}), 422, "invalid_request")
+    problem(
+        ask.post(path, data={"files": "text"}, content_type="multipart/form-data"), 422, "invalid_request"
+    )
+
+
+def test_a_connection_that_breaks_off_keeps_what_arrived(ask: Asker) -> None:
+    batch = ask.draft()
+    part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\n\r\n'
+    body = part % b"1.png" + png("1") + b"\r\n" + part % b"2.png" + png("2")
+    answer = ask.post(f"/batches/{batch}/files", data=body, content_type="multipart/form-data; boundary=b")
+    problem(answer, 400, "malformed_form")
+    again = ask.send(batch, ("1.png", png("1")), ("2.png", png("2")))
+    assert statuses(again) == {"1.png": "duplicate", "2.png": "accepted"}
+
+
+def test_names_are_kept_as_sent_but_cannot_hurt(ask: Asker) -> None:
+    batch = ask.draft()
+    names = ["../up.png", "/root.png", "C:\\x.png", "Müller, Jürgen.png", "日本.png", "x" * 3000 + ".png"]
+    answer = ask.send(batch, *((name, png(str(i))) for i, name in enumerate(names)))
+    shown = [f["filename"] for f in answer.json["files"]]
+    assert shown[:2] == names[:2]
+    assert shown[3:5] == names[3:5]
+    assert len(shown[5]) == 1024
+    assert all(f["status"] == "accepted" for f in answer.json["files"])
+
+
+def test_nothing_of_a_name_is_logged(ask: Asker, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(0):
+        batch = ask.draft()
+        ask.send(batch, ("Secretname.png", PNG), ("Secretname.txt", b"x"), ("Secretname.zip", b"PK\x03\x04"))
+        ask.get(f"/batches/{batch}/results.csv")
+    assert "Secretname" not in caplog.text
+
+
+def test_a_manifest_reaches_its_images(ask: Asker) -> None:
+    batch = ask.draft()
+    manifest = b"path,accession,laterality\na.png,A17,left\nz/b.png,A18,R\n"
+    answer = ask.send(batch, ("a.png", png("1")), ("x.zip", zipped({"z/b.png": png("2")})), manifest=manifest)
+    assert answer.status_code == 200
+    images = ask.get(f"/batches/{batch}/images").json["items"]
+    assert [(i["accession"], i["laterality"]) for i in images] == [("A17", "L"), ("A18", "R")]
+
+
+def test_a_bad_manifest_is_told_by_line_and_loses_nothing(ask: Asker) -> None:
+    batch = ask.draft()
+    answer = ask.send(batch, ("a.png", png("1")), manifest=b"path,priority\na.png,soon\n")
+    body = problem(answer, 422, "manifest_invalid")
+    assert body["errors"] == [{"line": 2, "message": "priority must be urgent, normal, low or empty"}]
+    assert ask.get(f"/batches/{batch}").json["counts"]["uploaded"] == 1
+
+
+def test_a_full_store_is_told_and_nothing_half_is_kept(
+    ask: Asker, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(blobs, FolderStore)
+    batch = ask.draft()
+    put = FolderStore.put
+
+    def full(store: FolderStore, key: str, data: Any) -> tuple[str, int]:
+        if len(kept(blobs)) >= 1:
+            raise BlobFull
+        return put(store, key, data)
+
+    monkeypatch.setattr(FolderStore, "put", full)
+    problem(ask.send(batch, ("1.png", png("1")), ("2.png", png("2"))), 507, "storage_full")
+    monkeypatch.undo()
+    assert ask.get(f"/batches/{batch}").json["counts"]["total"] == 1
+
+
+def test_a_submit_in_mid_upload_is_told(ask: Asker, blobs: BlobStore) -> None:
+    batch = ask.draft()
+    ask.send(batch, ("1.png", png("1")))
+    with session_scope() as session:
+        session.execute(text("UPDATE batches SET status = 'queued'"))
+    problem(ask.send(batch, ("2.png", png("2"))), 409, "batch_not_draft")
+    assert len(kept(blobs)) == 1
+
+
+def test_many_members_cost_many_rows_and_little_memory(serving: Serving, tmp_path: Path) -> None:
+    """A real server process takes 150 MB in one request and 3,000 members; its memory stays where it was."""
+    archive = tmp_path / "many.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("large.png", PNG + os.urandom(100 << 20))
+        for i in range(3000):
+            file.writestr(f"{i}.png", png(str(i)))
+    plain = tmp_path / "plain.png"
+    plain.write_bytes(PNG + os.urandom(50 << 20))
+    code = "from gunicorn.app.wsgiapp import run; run()"
+    port = 8000 + os.getpid() % 1000 + 400
+    arguments = [
+        "--bind",
+        f"127.0.0.1:{port}",
+        "--worker-class",
+        "gthread",
+        "--threads",
+        "4",
+        "--timeout",
+        "120",
+    ]
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, "web.factory:create_app()", *arguments], cwd=Path(__file__).parents[2]
+    )
+    try:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"Authorization": f"Bearer {serving.key}"},
+            timeout=120,
+        ) as client:
+            for _ in range(200):
+                try:
+                    client.get("/healthz")
+                    break
+                except httpx.TransportError:
+                    threading.Event().wait(0.1)
+            batch = client.post("/api/v1/batches", json={}).json()["id"]
+            path = f"/api/v1/batches/{batch}/files"
+            client.post(path, files=[("files", ("first.png", png("first")))])
+            worker = psutil.Process(server.pid).children()[0]
+            before = worker.memory_info().rss
+            with archive.open("rb") as one, plain.open("rb") as two:
+                answer = client.post(
+                    path, files=[("files", ("many.zip", one)), ("files", ("plain.png", two))]
+                )
+            assert answer.json()["counts"]["accepted"] == 3002
+            grown = worker.memory_info().rss - before
+            assert grown < 40 << 20, f"{grown >> 20} MiB more"
+    finally:
+        server.terminate()
+        server.wait(20)
