@@ -168,7 +168,14 @@ def _read(
     clean = _allowed(raw)
     if "SOPClassUID" not in clean:
         clean.SOPClassUID = _text(raw.file_meta, "MediaStorageSOPClassUID", _UID)
-    _require_class(clean.SOPClassUID)
+    if clean.SOPClassUID:
+        _require_class(clean.SOPClassUID)
+    coded = raw.get("PixelData")
+    if not coded:  # when a file ends inside its pixel data, pydicom may return nothing of it
+        begun = b"\xe0\x7f\x10\x00" in data or b"\x7f\xe0\x00\x10" in data
+        raise Rejected(Reason.TRUNCATED if begun else Reason.DICOM_NO_PIXELS, "no pixel data")
+    if not clean.SOPClassUID:
+        raise Rejected(Reason.DICOM_UNSUPPORTED_CLASS, "no SOP class")
     facts, identity = _facts(raw)
     _keep_facts(clean, facts)
     if (clean.get("NumberOfFrames") or 1) > 1:
@@ -179,7 +186,7 @@ def _read(
     _require_pixel_module(clean, max_pixels)
     clean.file_meta = FileMetaDataset()
     clean.file_meta.TransferSyntaxUID = syntax
-    values = _stored_values(raw, clean, data)
+    values = _stored_values(coded, raw[_PIXEL_DATA].VR, clean)
     if values.ndim == 3:
         require_radiograph(colour8(values))
         pixels = grey8(values)
@@ -193,7 +200,7 @@ def _require_class(sop_class: str) -> None:
     if sop_class.startswith(PICTURELESS_CLASSES):
         raise Skipped(Reason.DICOM_NOT_AN_IMAGE, sop_class)
     if sop_class not in READABLE_CLASSES:
-        raise Rejected(Reason.DICOM_UNSUPPORTED_CLASS, sop_class or "no SOP class")
+        raise Rejected(Reason.DICOM_UNSUPPORTED_CLASS, sop_class)
 
 
 # --- the header ------------------------------------------------------------------------------------
@@ -238,7 +245,7 @@ def _values(dataset: Dataset, word: str) -> list[Any]:
         return []
     if value is None or value == "":
         return []
-    return list(value) if isinstance(value, MultiValue | list | tuple) else [value]
+    return list(value) if isinstance(value, MultiValue | Sequence | list | tuple) else [value]
 
 
 def _text(dataset: Dataset, word: str, pattern: re.Pattern[str]) -> str:
@@ -389,7 +396,7 @@ def _require_pixel_module(clean: Dataset, max_pixels: int) -> None:
         raise Rejected(Reason.DICOM_CORRUPT, "image pixel module that contradicts itself or is not read")
 
 
-def _stored_values(raw: Dataset, clean: Dataset, data: bytes) -> npt.NDArray[Any]:
+def _stored_values(coded: bytes, coded_as: str, clean: Dataset) -> npt.NDArray[Any]:
     """Decode the pixel data and keep them in `clean`, without whatever lies behind them.
 
     Returns
@@ -397,20 +404,15 @@ def _stored_values(raw: Dataset, clean: Dataset, data: bytes) -> npt.NDArray[Any
     numpy.ndarray
         Stored values of shape (rows, columns), or blue-green-red of shape (rows, columns, 3).
     """
-    coded = raw.get("PixelData")
-    if not coded:
-        begun = b"\xe0\x7f\x10\x00" in data or b"\x7f\xe0\x00\x10" in data
-        raise Rejected(Reason.TRUNCATED if begun else Reason.DICOM_NO_PIXELS, "no pixel data")
     syntax = clean.file_meta.TransferSyntaxUID
     if syntax in _NATIVE:
         per_pixel = 2 if clean.PhotometricInterpretation == "YBR_FULL_422" else clean.SamplesPerPixel
         length = clean.Rows * clean.Columns * per_pixel * clean.BitsAllocated // 8
         if len(coded) < length:
             raise Rejected(Reason.TRUNCATED, "pixel data shorter than rows times columns")
-        clean.add_new(
-            "PixelData", "OB" if raw["PixelData"].VR == "OB" else "OW", coded[: length + length % 2]
-        )
-        values = get_decoder(syntax).as_array(clean, index=0)[0]
+        clean.add_new("PixelData", "OB" if coded_as == "OB" else "OW", coded[: length + length % 2])
+        # all allocated bits, since pydicom would cut the upper ones of a picture that is stored high
+        values = get_decoder(syntax).as_array(clean, index=0, bits_stored=clean.BitsAllocated)[0]
     elif syntax in _JPEG_SYNTAXES | _JPEG_2000_SYNTAXES or syntax == _RLE:
         frame = next(generate_frames(coded, number_of_frames=1))
         clean.add_new("PixelData", "OB", encapsulate([frame]))
