@@ -1,0 +1,186 @@
+"""A running service for tests: real worker processes on the embedded servers, every time-out in seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+from sqlalchemy import func, select
+
+from store import batches, dispatch, fsck
+from store.batches import NewFile
+from store.blobs import get_blobs
+from store.session import session_scope
+from store.tables import Batch, Finding, Image, StudyFinding, Work, WorkState
+from tests.conftest import ROOT
+
+#: Every time-out shortened, so that recovery takes seconds.
+SHORT = {
+    "FRACTUREAI_LEASE_SECONDS": "4",
+    "FRACTUREAI_LEASE_RENEW_SECONDS": "1",
+    "FRACTUREAI_RESEND_SECONDS": "6",
+    "FRACTUREAI_RECONCILE_SECONDS": "0.3",
+    "FRACTUREAI_HEARTBEAT_SECONDS": "2",
+    "FRACTUREAI_SOFT_SHUTDOWN_SECONDS": "2",
+    "FRACTUREAI_CHUNK_SIZE": "8",
+    "FRACTUREAI_SCORER_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+}
+T = TypeVar("T")
+QUEUES = ("cpu", "gpu", "report")
+
+
+@dataclass
+class Service:
+    """Handles on the processes of a running service."""
+
+    logs: Path
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str) -> None:
+        """Start a worker for the queue `name`, or ``reconcile``."""
+        if name == "reconcile":
+            command = [sys.executable, "-m", "worker.reconcile"]
+        else:
+            command = [
+                *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
+                *("-Q", name, "-c", "1", "-n", f"{name}-{uuid.uuid4().hex[:6]}@test", "-l", "INFO"),
+            ]
+        with (self.logs / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def start_all(self) -> None:
+        """Start reconcile and a worker a queue."""
+        for name in ("reconcile", *QUEUES):
+            self.start(name)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL a worker's parent process; its children end with it."""
+        self.processes[name].kill()
+        self.processes[name].wait()
+
+    def child(self, name: str) -> psutil.Process:
+        """Return the pool process of a worker."""
+        found = wait_for(lambda: psutil.Process(self.processes[name].pid).children(), 30, f"{name}'s child")
+        return found[0]
+
+    def stop(self) -> None:
+        """End everything."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def log(self, name: str) -> str:
+        """Return what a process wrote."""
+        return (self.logs / f"{name}.log").read_text(errors="replace")
+
+
+@contextmanager
+def running_service(logs: Path) -> Iterator[Service]:
+    """Start a service with the environment's settings; end it whatever happens."""
+    service = Service(logs)
+    try:
+        service.start_all()
+        yield service
+    finally:
+        service.stop()
+
+
+def wait_for(ask: Callable[[], T], seconds: float, what: str) -> T:
+    """Ask until the answer is true; fail after `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        if answer := ask():
+            return answer
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {seconds} s for {what}")
+        time.sleep(0.1)
+
+
+def submit(site_id: uuid.UUID, files: dict[str, bytes], **options: object) -> Batch:
+    """Take files in as the web does, submit, and dispatch."""
+    with session_scope() as session:
+        batch, _ = batches.create_batch(session, site_id=site_id, user_id=None, **options)  # type: ignore[arg-type]
+    new = []
+    for path, data in files.items():
+        key = batches.new_incoming_key(batch.id)
+        sha256, size = get_blobs().put(key, data)
+        new.append(NewFile(path, sha256, size, key))
+    with session_scope() as session:
+        batches.add_files(session, batch.id, site_id, new)
+        batches.submit(session, batch.id, site_id)
+    dispatch.dispatch()
+    return batch
+
+
+def read_batch(batch: Batch) -> Batch:
+    """Return the batch's row as it is now."""
+    with session_scope() as session:
+        return session.get_one(Batch, batch.id)
+
+
+def wait_until_ended(batch: Batch, seconds: float = 120) -> Batch:
+    """Wait until the batch is terminal."""
+    return wait_for(lambda: (b := read_batch(batch)).finished_at and b, seconds, "the batch to end")
+
+
+def images_of(batch: Batch) -> list[Image]:
+    """Return the batch's images in the order of arrival."""
+    with session_scope() as session:
+        return list(session.scalars(select(Image).where(Image.batch_id == batch.id).order_by(Image.seq)))
+
+
+def assert_sound(batch: Batch) -> None:
+    """The oracle: whatever broke, every image ended once, nothing is left over, and fsck is clean."""
+    batch = wait_for(lambda: (b := read_batch(batch)).finished_at and b, 1, "an ended batch")
+    images = images_of(batch)
+    states = Counter(image.status for image in images)
+    assert set(states) <= {"done", "rejected", "failed", "cancelled"}, states
+    assert (
+        batch.n_done + batch.n_rejected + batch.n_failed + batch.n_cancelled == batch.n_total == len(images)
+    )
+    assert (batch.n_queued, batch.n_running) == (0, 0)
+    with session_scope() as session:
+        twice = session.execute(
+            select(Finding.sha256).group_by(Finding.sha256, Finding.bundle).having(func.count() > 1)
+        ).all()
+        assert not twice
+        done = {image.finding_id for image in images if image.status == "done"}
+        assert None not in done
+        assert session.scalar(select(func.count()).where(Finding.id.in_(done))) == len(done)
+        for study_id in {image.study_id for image in images if image.status == "done"}:
+            reports = session.scalars(
+                select(StudyFinding).where(
+                    StudyFinding.study_id == study_id, StudyFinding.bundle == batch.bundle
+                )
+            ).all()
+            assert [r.version for r in reports] == [1], "one report a study"
+        open_states = (WorkState.DUE, WorkState.PUBLISHED, WorkState.RUNNING)
+        left = session.scalars(select(Work).where(Work.state.in_(open_states))).all()
+        assert not left, [(w.kind, w.state, w.stage, w.error) for w in left]
+        leased = select(func.count()).select_from(Work).where(Work.lease_token.is_not(None))
+        assert session.scalar(leased) == 0
+    report = fsck.check()
+    assert report.clean, report.problems
+    assert not list(get_blobs().keys("scratch/"))
+    assert not list(get_blobs().keys("incoming/"))
+
+
+def predictions(batch: Batch) -> dict[str, float | None]:
+    """Return path -> probability."""
+    return {image.path: image.probability for image in images_of(batch)}

@@ -1,0 +1,69 @@
+"""A running service on real servers, with an untrained bundle that reads everything."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import Engine
+
+from settings import get_settings
+from store.bundles import add_bundle
+from store.session import session_scope
+from store.sites import bootstrap
+from tests.bundles import write_untrained_bundle
+from tests.running import SHORT, Service, running_service
+from training.phantoms import encode_phantom, make_phantom
+
+
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache of fetched bundles and converted networks for the whole run."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def untrained_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_untrained_bundle(tmp_path_factory.mktemp("bundle") / "untrained")
+
+
+@pytest.fixture(scope="session")
+def pictures() -> dict[str, bytes]:
+    """Forty small phantoms, as PNG."""
+    regions = ("hand", "leg", "hip", "shoulder")
+    return {
+        f"{regions[n % 4]}/{n:03d}.png": encode_phantom(make_phantom(n, regions[n % 4], size=(160, 160)))
+        for n in range(40)
+    }
+
+
+@pytest.fixture
+def service_settings(
+    settings_env: pytest.MonkeyPatch, cache_folder: Path, tmp_path: Path
+) -> pytest.MonkeyPatch:
+    """Time-outs in seconds."""
+    for name, value in SHORT.items():
+        settings_env.setenv(name, value)
+    settings_env.setenv("FRACTUREAI_CACHE_DIR", str(cache_folder))
+    get_settings.cache_clear()
+    return settings_env
+
+
+@pytest.fixture
+def site_id(
+    database: Engine, broker: redis.Redis, service_settings: pytest.MonkeyPatch, untrained_bundle: Path
+) -> uuid.UUID:
+    """A site with the untrained bundle as its default."""
+    add_bundle(untrained_bundle)
+    with session_scope() as session:
+        return bootstrap(session, "Test hospital", "admin@example.org")[0].id
+
+
+@pytest.fixture
+def service(site_id: uuid.UUID, tmp_path: Path) -> Iterator[Service]:
+    """Reconcile and three workers."""
+    with running_service(tmp_path) as running:
+        yield running
