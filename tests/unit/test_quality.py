@@ -1,0 +1,117 @@
+"""The gate: colour photographs, blank pictures and pages are refused, radiographs of any tint are not."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.quality import coloured_share, looks_like_a_page, require_radiograph, require_size
+from pipeline.types import Reason, Rejected
+
+
+def refused(picture):
+    try:
+        require_radiograph(picture)
+    except Rejected as error:
+        return error.reason is Reason.NOT_A_RADIOGRAPH
+    return False
+
+
+def limb(seed=0, height=400, width=300):
+    """A bright limb on a dark ground with noise, uint8."""
+    rng = np.random.default_rng(seed)
+    across = np.abs(np.linspace(-1, 1, width))[None, :]
+    grey = 20 + 120 * (across < 0.5) * np.sqrt(np.maximum(0.25 - across**2, 0)) * 2 + 90 * (across < 0.15)
+    return np.clip(grey.repeat(height, 0) + rng.normal(0, 5, (height, width)), 0, 255).astype(np.uint8)
+
+
+def tinted(grey, blue, green, red, floor=(0, 0, 0)):
+    planes = [grey * share + base for share, base in zip((blue, green, red), floor, strict=True)]
+    return np.clip(np.dstack(planes), 0, 255).astype(np.uint8)
+
+
+def photograph(seed):
+    """Blobs of many hues in light and shade, like a colour photograph seen from afar."""
+    rng = np.random.default_rng(seed)
+    hues = cv2.resize(rng.integers(0, 180, (5, 6), np.uint8), (320, 240), interpolation=cv2.INTER_NEAREST)
+    value = cv2.resize(rng.integers(60, 255, (9, 9), np.uint8), (320, 240), interpolation=cv2.INTER_CUBIC)
+    return cv2.cvtColor(np.dstack([hues, np.full_like(hues, 140), value]), cv2.COLOR_HSV2BGR)
+
+
+def page(seed=0, lines=30, paper=250, noise=3.0):
+    rng = np.random.default_rng(seed)
+    sheet = np.full((1100, 850), paper, np.uint8)
+    for line in range(lines):
+        words = "".join(rng.choice(list("abcdefghijklmnop  "), rng.integers(20, 55)))
+        cv2.putText(sheet, words, (60, 60 + 33 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 20, 1, cv2.LINE_AA)
+    return np.clip(sheet + rng.normal(0, noise, sheet.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_colour_photographs_are_refused(seed):
+    assert refused(photograph(seed))
+
+
+def test_a_radiograph_passes_grey_inverted_sepia_blue_and_with_a_coloured_mark():
+    grey = limb()
+    marked = np.dstack([grey] * 3)
+    marked[10:50, 10:60] = (0, 0, 255)
+    for picture in (
+        grey,
+        255 - grey,
+        np.dstack([grey] * 3),
+        tinted(grey, 0.55, 0.8, 1.0),
+        tinted(grey, 0.6, 0.6, 0.6, floor=(90, 40, 20)),
+        tinted(grey, 0.2, 1.0, 0.3),
+        marked,
+    ):
+        assert not refused(picture)
+
+
+def test_a_false_colour_map_is_refused_though_brightness_decides_its_colours():
+    assert refused(cv2.applyColorMap(limb(), cv2.COLORMAP_JET))
+
+
+def test_the_coloured_share_by_hand():
+    picture = np.full((10, 10, 3), 100, np.uint8)
+    assert coloured_share(picture) == 0.0
+    picture[:2, :5], picture[2:4, :5] = (100, 100, 220), (220, 100, 100)  # a tenth red, a tenth blue
+    assert 0.1 <= coloured_share(picture) <= 0.2
+
+
+def test_blank_pictures_are_refused():
+    for value in (0, 128, 255):
+        assert refused(np.full((100, 100), value, np.uint8))
+    noise = np.random.default_rng(0).normal(128, 1, (200, 200)).astype(np.uint8)
+    assert refused(noise)
+    assert not refused((limb() // 3).astype(np.uint8))  # a third of the contrast of a radiograph
+
+
+@pytest.mark.parametrize("paper", [225, 255])
+@pytest.mark.parametrize("lines", [8, 30])
+def test_pages_of_text_are_refused(paper, lines):
+    assert refused(page(lines=lines, paper=paper))
+
+
+def test_an_inverted_finger_on_a_white_ground_is_no_page():
+    finger = np.full((800, 800), 245, np.uint8)
+    cv2.ellipse(finger, (400, 400), (60, 200), 10, 0, 360, 120, -1)
+    cv2.putText(finger, "L", (650, 100), cv2.FONT_HERSHEY_SIMPLEX, 2, 10, 4)
+    assert not looks_like_a_page(finger)
+
+
+def test_sizes():
+    require_size(64, 64, 64 * 64)
+    for size, reason in (((63, 64), Reason.TOO_SMALL), ((65, 64), Reason.TOO_LARGE)):
+        with pytest.raises(Rejected) as error:
+            require_size(*size, 64 * 64)
+        assert error.value.reason is reason
+
+
+def test_no_real_radiograph_is_refused(shared_data):
+    paths = sorted((shared_data / "fracatlas" / "images").iterdir())[::100]
+    for path in paths:
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        for picture in (grey, 255 - grey, tinted(grey, 0.55, 0.8, 1.0)):
+            assert not refused(picture), path.name
