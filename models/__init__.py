@@ -1,0 +1,1 @@
+"""Neural networks: their architectures, the versioned bundle, and the scorer."""

@@ -1,0 +1,179 @@
+"""A bundle: the region network, the fracture networks, how they are calibrated and cut, and their card.
+
+Immutable: `manifest.json` pins every other file by sha256, and its own sha256 is the bundle's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.types import Platt, RegionModel, RoutingRules, Thresholds
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class BundleError(ValueError):
+    """The bundle is incomplete, altered, or of a format that this version does not know."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """One file of weights.
+
+    Attributes
+    ----------
+    input_size
+        Side of the square input, pixels.
+    map_size
+        Side of the class-activation map; 0 for the region network.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    architecture: str
+    input_size: int
+    map_size: int
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes
+    ----------
+    sha256
+        Of `manifest.json`, hex.
+    label_meaning
+        What a positive means, such as ``"fractured"``; every page and report uses this word.
+    regions
+        In the order of the region network's outputs.
+    reference
+        `.npz` with what the feature distance is measured against.
+    limits
+        Sentences for every report.
+    """
+
+    folder: Path
+    name: str
+    sha256: str
+    label_meaning: str
+    regions: tuple[str, ...]
+    models: Mapping[str, RegionModel]
+    routing: RoutingRules
+    region_network: str
+    networks: Mapping[str, Network]
+    reference: Path
+    limits: tuple[str, ...]
+    trained_on: str
+    card: str
+    manifest: Mapping[str, Any]
+
+    @property
+    def input_sizes(self) -> tuple[int, ...]:
+        """All distinct input sides, ascending."""
+        return tuple(sorted({network.input_size for network in self.networks.values()}))
+
+    @property
+    def region_input_size(self) -> int:
+        """Input side of the region network."""
+        return self.networks[self.region_network].input_size
+
+    def input_size(self, network: str) -> int:
+        """Return the input side of a network."""
+        return self.networks[network].input_size
+
+    def model_for(self, region: str) -> RegionModel | None:
+        """Return how a region is read, or None if this bundle does not read it."""
+        return self.models.get(region)
+
+
+def _member(folder: Path, entry: Mapping[str, Any]) -> Path:
+    """Check one pinned file and return its path."""
+    name = str(entry["file"])
+    if PurePosixPath(name).name != name or name in {"", ".", ".."}:
+        raise BundleError(f"the bundle names a file outside itself: {name!r}")
+    path = folder / name
+    if not path.is_file():
+        raise BundleError(f"the bundle's file {name} is missing")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != entry["sha256"]:
+        raise BundleError(f"the bundle's file {name} was altered: sha256 {found}, not {entry['sha256']}")
+    return path
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read a bundle and verify every sha256.
+
+    Raises
+    ------
+    BundleError
+        A file is missing or altered, or the manifest does not fit together.
+    """
+    try:
+        raw = (folder / MANIFEST).read_bytes()
+        manifest: dict[str, Any] = json.loads(raw)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{folder} holds no readable {MANIFEST}: {error}") from error
+    if manifest.get("format") != FORMAT:
+        raise BundleError(f"bundle format {manifest.get('format')!r} is not {FORMAT}")
+    try:
+        return _assembled(folder, manifest, hashlib.sha256(raw).hexdigest())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"the manifest of {folder.name} is incomplete: {error!r}") from error
+
+
+def _assembled(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
+    networks = {
+        name: Network(
+            name,
+            _member(folder, entry),
+            entry["sha256"],
+            entry["architecture"],
+            int(entry["input_size"]),
+            int(entry["map_size"]),
+        )
+        for name, entry in manifest["networks"].items()
+    }
+    models = {
+        region: RegionModel(
+            region,
+            entry["network"],
+            Platt(**entry["calibration"]),
+            Thresholds(**entry["thresholds"]),
+            bool(entry["pooled"]),
+        )
+        for region, entry in manifest["models"].items()
+    }
+    for region, model in models.items():
+        if model.network not in networks or region not in manifest["regions"]:
+            raise BundleError(
+                f"region {region} is read by an unknown network or unknown to the region network"
+            )
+        if not 0 <= model.thresholds.low <= model.thresholds.high <= 1:
+            raise BundleError(f"the thresholds of {region} are not 0 <= low <= high <= 1")
+    if manifest["region_network"] not in networks:
+        raise BundleError("the region network is not among the networks")
+    return Bundle(
+        folder=folder,
+        name=manifest["name"],
+        sha256=sha256,
+        label_meaning=manifest["label_meaning"],
+        regions=tuple(manifest["regions"]),
+        models=models,
+        routing=RoutingRules(**manifest["routing"]),
+        region_network=manifest["region_network"],
+        networks=networks,
+        reference=_member(folder, manifest["reference"]),
+        limits=tuple(manifest["limits"]),
+        trained_on=manifest["trained_on"],
+        card=_member(folder, manifest["card"]).read_text(),
+        manifest=manifest,
+    )

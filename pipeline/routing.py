@@ -1,0 +1,85 @@
+"""Region probabilities to the model that reads the image, or to an honest "not read"."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from pipeline.types import Reason, Route, RoutingRules
+
+#: DICOM BodyPartExamined (PS3.16 annex L) to the regions that such an image may show.
+#: FracAtlas calls everything from the finger to the elbow a hand and from the foot to the thigh a leg.
+_HAND = frozenset({"hand"})
+_LEG = frozenset({"leg"})
+_HIP = frozenset({"hip"})
+_SHOULDER = frozenset({"shoulder"})
+BODY_PARTS: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(("HAND", "FINGER", "THUMB", "WRIST", "PALM", "METACARPUS", "CARPUS"), _HAND),
+    **dict.fromkeys(("FOREARM", "RADIUS", "ULNA", "RADIUSULNA", "LOWER ARM"), frozenset({"hand", "elbow"})),
+    "ARM": frozenset({"hand", "elbow", "shoulder"}),
+    "UPPER EXTREMITY": frozenset({"hand", "elbow", "shoulder"}),
+    "ELBOW": frozenset({"elbow"}),
+    **dict.fromkeys(("HUMERUS", "UPPER ARM"), frozenset({"shoulder", "elbow"})),
+    **dict.fromkeys(("SHOULDER", "CLAVICLE", "SCAPULA", "ACJOINT", "AC JOINT", "AXILLA"), _SHOULDER),
+    **dict.fromkeys(
+        ("LEG", "LOWER LEG", "TIBIA", "FIBULA", "TIBIAFIBULA", "KNEE", "PATELLA", "CALF", "ANKLE", "FOOT"),
+        _LEG,
+    ),
+    **dict.fromkeys(("TOE", "CALCANEUS", "HEEL", "HINDFOOT", "FOREFOOT", "MIDFOOT"), _LEG),
+    **dict.fromkeys(("FEMUR", "THIGH", "UPPER LEG", "LOWER EXTREMITY"), frozenset({"leg", "hip"})),
+    **dict.fromkeys(("HIP", "PELVIS", "PELVIS HIP", "SIJOINT", "ACETABULUM"), _HIP),
+}
+#: Says nothing about the region.
+_VAGUE = frozenset({"", "EXTREMITY", "EXTREMITIES", "BONE", "SKELETON", "WHOLEBODY", "OTHER", "UNKNOWN"})
+
+
+def regions_of(body_part: str) -> frozenset[str] | None:
+    """Return the regions that a header's body part allows; None if it says nothing, empty if none we know."""
+    name = " ".join(body_part.upper().replace("_", " ").split())
+    if name in _VAGUE:
+        return None
+    singular = name[:-1] if name.endswith("S") and name not in BODY_PARTS else name
+    return BODY_PARTS.get(singular, BODY_PARTS.get(singular.replace(" ", ""), frozenset()))
+
+
+def route(
+    probabilities: Mapping[str, float],
+    distance: float | None,
+    rules: RoutingRules,
+    *,
+    body_part: str,
+    regions: Collection[str],
+) -> Route:
+    """Decide by which region's model an image is read, if at all.
+
+    Parameters
+    ----------
+    probabilities
+        Of every region that the region network knows.
+    distance
+        Of the image's features to the training data, see `models.scorer.Reference`; None if not measured.
+    body_part
+        BodyPartExamined of the header, or empty.
+    regions
+        Those that the bundle reads.
+
+    Returns
+    -------
+    Route
+        With the most probable region, also when the image is not read.
+    """
+    ranked = sorted(probabilities, key=lambda name: (-probabilities[name], name))
+    top, probability = ranked[0], float(probabilities[ranked[0]])
+    stated = regions_of(body_part)
+    reason = None
+    if top not in regions or (stated is not None and not stated & set(regions)):
+        reason = Reason.REGION_UNSUPPORTED
+    elif rules.max_distance is not None and distance is not None and not distance <= rules.max_distance:
+        reason = Reason.UNFAMILIAR_IMAGE
+    elif not probability >= rules.min_probability:
+        reason = Reason.REGION_UNSURE
+    flags = []
+    if stated is not None and stated & set(regions) and top not in stated:
+        flags.append(Reason.REGION_CONTRADICTS_HEADER)
+    if len(ranked) > 1 and probabilities[ranked[1]] >= rules.second_region:
+        flags.append(Reason.SEVERAL_REGIONS)
+    return Route(top, probability, reason, tuple(flags))
