@@ -69,7 +69,7 @@ def migrated(servers: Servers) -> None:
 def settings_env(
     servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[pytest.MonkeyPatch]:
-    """This test's settings: real servers, a blob folder of its own. Set more with the monkeypatch returned."""
+    """Real servers, and a blob folder of this test's own; set more with the monkeypatch returned."""
     for name, value in servers.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FRACTUREAI_BLOB_URL", f"file://{tmp_path}/blobs")

@@ -20,18 +20,18 @@ from typing import cast
 
 import cv2
 import numpy as np
-from models.bundle import Bundle, load_bundle
-from models.scorer import Scorer, open_scorer
-from pipeline.routing import route
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from models.bundle import Bundle, load_bundle
+from models.scorer import Scorer, open_scorer
 from pipeline.decode import decode
 from pipeline.explain import attention_regions, overlay_jpeg
 from pipeline.preprocess import display_jpeg, model_input
 from pipeline.report.render import render_report
 from pipeline.report.types import BundleCard, ReportImage, StudyReport
+from pipeline.routing import route
 from pipeline.study import ImageOutcome, study_finding
 from pipeline.triage import calibrate, triage
 from pipeline.types import (
