@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -113,13 +114,16 @@ def batch_bar(console: Console) -> Iterator[Callable[[Json], None]]:
                 bars.update(
                     task,
                     description=batch["status"],
-                    completed=ended,
+                    # an image moves the bar a little with each of its stages
+                    completed=sum(batch["stages"].values()) / max(1, len(batch["stages"])),
                     total=counts["total"],
-                    note=_batch_note(batch),
+                    note=f"{ended}/{counts['total']} images {_batch_note(batch)}",
                 )
             elif time.monotonic() - last > LINE_SECONDS:
                 last = time.monotonic()
-                console.print(f"{batch['status']}: {ended}/{counts['total']} {_batch_note(batch)}".rstrip())
+                console.print(
+                    f"{batch['status']}: {ended}/{counts['total']} images {_batch_note(batch)}".rstrip()
+                )
 
         yield update
 
@@ -144,6 +148,11 @@ def _batch_note(batch: Json) -> str:
     return ", ".join(words)
 
 
+def moment(when: str | None) -> str:
+    """Return a time of the server's, to the minute, on this machine's clock."""
+    return datetime.fromisoformat(when).astimezone().strftime("%Y-%m-%d %H:%M") if when else ""
+
+
 def duration(seconds: float) -> str:
     """Return a length of time as people say it."""
     minutes, rest = divmod(round(seconds), 60)
@@ -159,7 +168,8 @@ def print_rows(console: Console, headings: Sequence[str], rows: Iterable[Sequenc
         return
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for heading in headings:
-        table.add_column(heading, overflow="fold", justify="right" if heading == "probability" else "left")
+        justify: Literal["left", "right"] = "right" if heading == "probability" else "left"
+        table.add_column(heading, overflow="fold", justify=justify, no_wrap=heading in {"batch", "triage"})
     for row in rows:
         table.add_row(*(Text(shown(cell), style=STYLES.get(cell, "")) for cell in row))
     console.print(table)
@@ -190,16 +200,15 @@ def _probability(image: Json) -> float:
 
 
 def print_images(client: Client, console: Console, batch: Json, *, limit: int = 20) -> None:
-    """Print what was found (file, region, probability, triage), worst first; all of it off a terminal."""
+    """Print what was found, worst first; a few on a terminal, all of it elsewhere."""
 
-    def row(word: str, image: Json) -> tuple[str, str, str, str]:
-        p = image.get("probability")
-        reason = image.get("reason")
-        outcome = f"{word}: {reason['sentence']}" if reason else word
-        return image["filename"], image.get("region") or "", "" if p is None else f"{p:.2f}", outcome
+    def row(word: str, image: Json) -> tuple[str, ...]:
+        p, reason = image["probability"], image["reason"]
+        shown_p = "" if p is None else f"{p:.2f}"
+        return image["filename"], image["region"] or "", shown_p, word, reason["sentence"] if reason else ""
 
     rows = [row(*item) for item in worst_images(client, batch["id"], limit if console.is_terminal else None)]
-    print_rows(console, ("file", "region", "probability", "triage"), rows)
+    print_rows(console, ("file", "region", "probability", "triage", "reason"), rows)
     more = batch["counts"]["total"] - len(rows)
     if more > 0:
         console.print(f"... and {more} more: {client.page(batch)}", soft_wrap=True)

@@ -7,7 +7,7 @@ import itertools
 import click
 
 from cli.client import Interrupted, client_command, open_client
-from cli.output import batch_bar, open_console, print_json, print_rows, summary
+from cli.output import batch_bar, moment, open_console, print_json, print_rows, summary
 
 
 @click.command()
@@ -39,7 +39,7 @@ def status(batch: str | None, watch: bool, limit: int, as_json: bool) -> None:
                 console,
                 ("batch", "created", "status", "images", "label"),
                 (
-                    [b["id"], b["created_at"][:19], b["status"], summary(b), b.get("label") or ""]
+                    [b["id"], moment(b["created_at"]), b["status"], summary(b), b.get("label") or ""]
                     for b in batches
                 ),
             )
@@ -64,8 +64,8 @@ def status(batch: str | None, watch: bool, limit: int, as_json: bool) -> None:
         "images": summary(found),
         "stages": ", ".join(f"{stage} {n}" for stage, n in found["stages"].items()),
         "reasons": ", ".join(f"{n} {code}" for code, n in found["reasons"].items()),
-        "created": found["created_at"],
-        "finished": found.get("finished_at"),
+        "created": moment(found["created_at"]),
+        "finished": moment(found["finished_at"]),
         "page": page,
     }
     print_rows(console, ("", ""), [(name, str(value)) for name, value in lines.items() if value])
