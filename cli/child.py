@@ -122,3 +122,12 @@ class Child:
             log.seek(max(0, self.log.stat().st_size - 16_384))
             text = log.read().decode(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
+
+
+def stop_all(children: Sequence[Child], seconds: float) -> None:
+    """Ask all to stop at once, wait so many seconds for all of them together, then kill those that did not."""
+    deadline = time.monotonic() + seconds
+    for child in children:
+        child.ask_to_stop()
+    for child in children:
+        child.wait_or_kill(deadline)

@@ -25,11 +25,12 @@ from pathlib import Path
 
 import psutil
 
-from cli.child import Child, dies_with_us, unprivileged
+from cli.child import Child, dies_with_us, stop_all, unprivileged
 
 POSTGRES = "postgres-18"
 OUTSIDE = Path("/var/lib/fractureai-postgres")
 START_SECONDS = 60.0
+STOP_SECONDS = 2.5
 HANDOVER_SECONDS = 15.0
 
 
@@ -170,10 +171,7 @@ def embedded(
         children: list[Child] = []
 
         def stop() -> None:
-            for child in children:
-                child.ask_to_stop()
-            for child in children:
-                child.wait_or_kill(time.monotonic() + 3.0)
+            stop_all(children, STOP_SECONDS)
             (home / "servers.json").unlink(missing_ok=True)
 
         stack.callback(stop)

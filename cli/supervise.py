@@ -18,14 +18,14 @@ from typing import NoReturn
 
 import click
 
-from cli.child import Child
+from cli.child import Child, stop_all
 from cli.embedded import EmbeddedError, default_home, embedded, set_defaults, write_private
 from cli.prepare import ROOT, Access, let_in, prepare
 
 TICK_SECONDS = 0.5
 STEADY_SECONDS = 30.0
 HOPELESS_DEATHS = 5
-STOP_SECONDS = 6.0  # then the servers stop, in three more: nothing runs ten seconds after Ctrl-C
+STOP_SECONDS = 4.0  # then the servers stop: nothing runs ten seconds after Ctrl-C, on a busy machine too
 PORT = 8000
 WEB_OPTIONS = (
     *("--worker-class", "gthread", "--workers", "2", "--threads", "16"),
@@ -81,15 +81,6 @@ class Supervisor:
         until = until or threading.Event()
         while not until.wait(TICK_SECONDS):
             self.tick()
-
-    @staticmethod
-    def stop(children: Sequence[Child]) -> None:
-        """Ask all to stop, wait, then kill those that did not."""
-        deadline = time.monotonic() + STOP_SECONDS
-        for child in children:
-            child.ask_to_stop()
-        for child in children:
-            child.wait_or_kill(deadline)
 
 
 @dataclass(frozen=True)
@@ -225,13 +216,13 @@ def server(
         address = os.environ.get("FRACTUREAI_PUBLIC_URL") or f"http://{host}:{listener.getsockname()[1]}"
         set_defaults(home, servers)
         os.environ.setdefault("FRACTUREAI_PUBLIC_URL", address)
-        os.environ.setdefault("FRACTUREAI_SOFT_SHUTDOWN_SECONDS", str(STOP_SECONDS - 2))
+        os.environ.setdefault("FRACTUREAI_SOFT_SHUTDOWN_SECONDS", str(STOP_SECONDS - 1))
 
         prepare()
         access = _leave_key(home, address)
         supervisor = Supervisor(children, say)
         ours = processes(home, listener.fileno(), workers or max(1, (os.cpu_count() or 2) // 2))
-        stack.callback(Supervisor.stop, ours)
+        stack.callback(stop_all, ours, STOP_SECONDS)
         for child in ours:
             supervisor.start(child)
         yield Server(address, access, supervisor, home)
