@@ -100,9 +100,7 @@ def batch_bar(console: Console) -> Iterator[Callable[[Json], None]]:
     """Show a batch's progress; yields a function that takes its newest state."""
     last = 0.0
     task: TaskID | None = None
-    with _bars(
-        console, TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[note]}")
-    ) as bars:
+    with _bars(console, TextColumn("{task.fields[note]}")) as bars:
 
         def update(batch: Json) -> None:
             nonlocal last, task
