@@ -42,7 +42,6 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     generate_uid,
 )
-from rle.utils import decode_frame as rle_decode_frame  # type: ignore[attr-defined]
 
 from pipeline.containers import JPEG_START_OF_FRAME, MAX_JPEG_SCANS, jpeg_segments
 from pipeline.quality import MIN_CONTRAST, contrast, require_radiograph, require_size
@@ -435,18 +434,45 @@ def _stored_values(coded: bytes, coded_as: str, clean: Dataset) -> npt.NDArray[A
 
 
 def _decode_rle(frame: bytes, clean: Dataset) -> npt.NDArray[Any]:
-    shape = clean.SamplesPerPixel, clean.Rows, clean.Columns
+    """Decode RLE Lossless (DICOM PS3.5 annex G): a segment of PackBits for each byte plane, high bytes first.
+
+    Written out here because the decoders at hand either panic on a damaged run or take all the memory that
+    a lying one asks for.
+    """
+    size, depth = clean.Rows * clean.Columns, clean.BitsAllocated // 8
+    count, *starts = struct.unpack_from("<16I", frame)
+    if count != clean.SamplesPerPixel * depth:
+        raise Rejected(Reason.DICOM_CORRUPT, "RLE segments do not match the header")
+    ends = [*starts[1:count], len(frame)]
     try:
-        planes = rle_decode_frame(frame, clean.Rows * clean.Columns, clean.BitsAllocated, "<")
-    except ValueError:
-        raise Rejected(Reason.TRUNCATED, "RLE segments end before the picture") from None
-    values = np.frombuffer(bytes(planes), f"<u{clean.BitsAllocated // 8}").reshape(shape)
+        planes = [_unpack_bits(frame[a:b], size) for a, b in zip(starts, ends, strict=False)]
+    except IndexError:
+        raise Rejected(Reason.TRUNCATED, "an RLE segment ends before the picture") from None
+    shape = clean.SamplesPerPixel, depth, clean.Rows, clean.Columns
+    high_first = np.frombuffer(b"".join(planes), np.uint8).reshape(shape)
+    values = np.ascontiguousarray(high_first.transpose(0, 2, 3, 1)).view(f">u{depth}")[..., 0]
     if clean.SamplesPerPixel == 1:
         return cast(npt.NDArray[Any], values[0])
     colour = np.ascontiguousarray(values.transpose(1, 2, 0))
     if clean.PhotometricInterpretation.startswith("YBR"):
         return convert_color_space(colour, "YBR_FULL", "RGB")
     return colour
+
+
+def _unpack_bits(coded: bytes, length: int) -> bytes:
+    """Undo PackBits up to `length` bytes; IndexError when there are fewer."""
+    plain, position = bytearray(), 0
+    while len(plain) < length:
+        control = coded[position]
+        if control < 128:
+            plain += coded[position + 1 : position + 2 + control]
+            position += 2 + control
+        elif control > 128:
+            plain += coded[position + 1 : position + 2] * (257 - control)
+            position += 2
+        else:
+            position += 1
+    return bytes(plain[:length])
 
 
 def _require_jpeg(frame: bytes, clean: Dataset) -> None:

@@ -25,7 +25,6 @@ from pydicom.uid import (
     JPEG2000Lossless,
     RLELossless,
 )
-from rle.utils import encode_pixel_data as encode_rle
 
 from pipeline.decode import decode, sniff
 from pipeline.types import Reason, Rejected, Skipped, StudyFacts
@@ -101,6 +100,17 @@ def make_dicom(pixels, syntax=ExplicitVRLittleEndian, bits=12, coded=None, **att
     file = io.BytesIO()
     dataset.save_as(file, enforce_file_format=True)
     return file.getvalue()
+
+
+def packed_bits(plane):
+    """PackBits of a byte plane in literal runs of 128."""
+    flat = plane.astype(np.uint8).tobytes()
+    return b"".join(b"\x7f" + flat[at : at + 128] for at in range(0, len(flat), 128))
+
+
+def rle_frame(*segments):
+    starts = np.cumsum([64, *map(len, segments[:-1])]).tolist()
+    return struct.pack("<16I", len(segments), *starts, *[0] * (15 - len(segments))) + b"".join(segments)
 
 
 def lut_item(data, first, bits, vr="US"):
@@ -207,17 +217,7 @@ def test_every_syntax_gives_the_same_picture_and_keeps_its_coding():
     pixels = ramp()
     expected = read(make_dicom(pixels)).pixels
     j2k = bytes(encode_jpeg_2000(pixels, bits_stored=12, photometric_interpretation=2))
-    rle = bytes(
-        encode_rle(
-            pixels.tobytes(),
-            rows=64,
-            columns=64,
-            samples_per_pixel=1,
-            bits_allocated=16,
-            number_of_frames=1,
-            byteorder="<",
-        )
-    )
+    rle = rle_frame(packed_bits(pixels >> 8), packed_bits(pixels & 255))
     for syntax, coded in (
         (ImplicitVRLittleEndian, None),
         (ExplicitVRBigEndian, None),
@@ -489,9 +489,19 @@ def test_a_codestream_larger_than_the_header_says_is_not_decoded():
     assert refusal(make_dicom(ramp(), JPEG2000Lossless, coded=bytes(j2k))) is Reason.DICOM_CORRUPT
 
 
+def test_rle_runs_that_overshoot_or_stop_short():
+    pixels = ramp()
+    high, low = packed_bits(pixels >> 8), packed_bits(pixels & 255)
+    bomb = b"\x81\0" * 100_000  # a run of 128 zeros each, far beyond the picture
+    result = read(make_dicom(pixels, RLELossless, coded=rle_frame(high, low + bomb)))
+    np.testing.assert_array_equal(result.pixels, read(make_dicom(pixels)).pixels)
+    assert refusal(make_dicom(pixels, RLELossless, coded=rle_frame(high, low[:-20]))) is Reason.TRUNCATED
+    assert refusal(make_dicom(pixels, RLELossless, coded=rle_frame(high))) is Reason.DICOM_CORRUPT
+
+
 def test_lies_cost_no_memory():
     inflated = zlib.compressobj(wbits=-15)
-    bomb = inflated.compress(bytes(1 << 28)) + inflated.flush()
+    bomb = inflated.compress(bytes(1 << 26)) + inflated.flush()
     head = make_dicom(ramp(), DeflatedExplicitVRLittleEndian)
     start = head.find(b"1.2.840.10008.1.2.1.99")
     meta_length = struct.unpack_from("<I", head, 140)[0]
@@ -501,7 +511,7 @@ def test_lies_cost_no_memory():
     windows = make_dicom(ramp(), WindowCenter=[1.5] * 10_000, WindowWidth=[9.5] * 10_000)
     tracemalloc.start()
     try:
-        assert refusal(head[: 144 + meta_length] + bomb, max_pixels=10**6) is Reason.TOO_LARGE
+        assert refusal(head[: 144 + meta_length] + bomb, max_pixels=10**5) is Reason.TOO_LARGE
         assert read(bytes(huge)).width == 64
         read(windows)
         assert tracemalloc.get_traced_memory()[1] < 60_000_000
