@@ -34,7 +34,7 @@ def bundles(ctx: click.Context, as_json: bool) -> None:
 
 
 def _list(as_json: bool) -> None:
-    with open_client() as client:
+    with open_client(patience=10.0) as client:
         found = client.bundles()
     if as_json:
         print_json(found)

@@ -9,7 +9,7 @@ from cli.output import open_console, print_json, summary
 
 
 def _act(verb: str, batch: str, as_json: bool) -> None:
-    with open_client() as client:
+    with open_client(patience=10.0) as client:
         after = client.act(client.resolve(batch), verb)
     if as_json:
         print_json(after)

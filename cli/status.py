@@ -29,7 +29,7 @@ def status(batch: str | None, watch: bool, limit: int, as_json: bool) -> None:
     Exit codes: 0 shown; 2 usage; 3 no answer from the server; 4 refused by the server; 5 interrupted.
     """  # noqa: D301
     console = open_console(as_json=as_json)
-    with open_client() as client:
+    with open_client(patience=10.0) as client:
         if batch is None and not watch:
             batches = list(itertools.islice(client.batches(), limit))
             if as_json:
