@@ -240,12 +240,12 @@ class Watcher:
         if remote is None or remote["status"] not in TERMINAL:
             return False
         self._etags.pop(batch.remote)
-        reports = self._file_reports(batch.remote)
-        self._append_rows(batch)
+        reports, filed = self._file_reports(batch.remote)
+        self._append_rows(batch, reports)
         counts = remote["counts"]
         self.journal.filed(batch, remote["finished_at"], counts["failed"] + counts["cancelled"])
         self.exit_code = max(self.exit_code, batch_exit_code(remote))
-        self.say(f"Batch {batch.remote} is {remote['status']}: {summary(remote)}; {reports} reports filed.")
+        self.say(f"Batch {batch.remote} is {remote['status']}: {summary(remote)}; {filed} reports filed.")
         return True
 
     def _look_for_retries(self) -> None:
@@ -262,27 +262,34 @@ class Watcher:
 
     # what is filed
 
-    def _file_reports(self, remote: str) -> int:
-        """File one PDF a study under its accession; later versions beside the first. Return how many."""
-        studies: set[str] = set()
+    def _file_reports(self, remote: str) -> tuple[dict[str, str], int]:
+        """File one PDF a study under its accession, later versions beside the first.
+
+        Returns
+        -------
+        places, filed
+            The place of each study's report below OUT, and how many of them are new.
+        """
+        places: dict[str, str] = {}
         filed = 0
         for image in self.client.images(remote):
             study = image["study_id"]
-            if study and study not in studies and image["links"]["report"]:
-                studies.add(study)
-                filed += self._file_report(image)
-        return filed
+            if study and study not in places and image["links"]["report"]:
+                place, is_new = self._file_report(image)
+                places[study] = place.relative_to(self.out).as_posix()
+                filed += is_new
+        return places, filed
 
-    def _file_report(self, image: Json) -> bool:
+    def _file_report(self, image: Json) -> tuple[Path, bool]:
         study = image["study_id"]
         fresh = self.out / ".fractureai-watch" / "report.pdf"
         self.client.download(f"/images/{image['id']}/report", fresh)
         sha256 = _sha256_of(fresh)
         version, known = self.journal.report_version(study, sha256)
+        folder = self.out / self.journal.folder_of(study, safe_name(image["accession"] or "") or study)
         if known:
             fresh.unlink()
-            return False
-        folder = self.out / self.journal.folder_of(study, safe_name(image["accession"] or "") or study)
+            return _report_path(folder, version), False
         folder.mkdir(exist_ok=True)
         target = _report_path(folder, version)
         while target.exists() and _sha256_of(target) != sha256:  # never over what somebody else put there
@@ -290,14 +297,17 @@ class Watcher:
             target = _report_path(folder, version)
         fresh.replace(target)
         self.journal.report_filed(study, version, sha256)
-        return True
+        return target, True
 
-    def _append_rows(self, batch: JournalBatch) -> None:
+    def _append_rows(self, batch: JournalBatch, reports: dict[str, str]) -> None:
         """Append the batch's rows to OUT/results.csv; after a broken attempt only those not there."""
         table, fresh = self.out / "results.csv", self.out / ".fractureai-watch" / "results.csv"
         self.client.download(f"/batches/{batch.remote}/results.csv", fresh)
         with fresh.open(encoding="utf-8-sig", newline="") as file:
             header, *rows = csv.reader(file)
+        report, study, heatmap = (header.index(name) for name in ("report", "study_id", "heatmap"))
+        for row in rows:  # the server names members of its ZIP; here the reports lie elsewhere
+            row[report], row[heatmap] = reports.get(row[study], ""), ""
         if table.exists():
             with table.open(encoding="utf-8", newline="") as file:
                 lines = csv.reader(file)
