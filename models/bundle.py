@@ -161,6 +161,8 @@ def _assembled(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle
             raise BundleError(f"the thresholds of {region} are not 0 <= low <= high <= 1")
     if manifest["region_network"] not in networks:
         raise BundleError("the region network is not among the networks")
+    if "fitted_on" in manifest:
+        _member(folder, manifest["fitted_on"])
     return Bundle(
         folder=folder,
         name=manifest["name"],

@@ -63,6 +63,16 @@ class Reference:
         with np.load(path, allow_pickle=False) as kept:
             return cls(kept["mean"], kept["projection"], kept["centres"], int(kept["neighbour"]))
 
+    @classmethod
+    def blank(cls, dimension: int) -> Reference:
+        """Return one that finds every image at distance 0."""
+        return cls(
+            np.zeros(dimension, np.float32),
+            np.zeros((dimension, 1), np.float32),
+            np.zeros((1, 1), np.float32),
+            1,
+        )
+
     def write(self, path: Path) -> None:
         """Write a `.npz`."""
         np.savez_compressed(

@@ -1,0 +1,182 @@
+"""The model card and the sentences of a bundle's limits, written from measured figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from models.bundle import Bundle
+from training.datasets import Dataset, Example
+from training.experiment import Experiment
+
+
+def limits(experiment: Experiment, fractures: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the sentences that every report prints.
+
+    Parameters
+    ----------
+    fractures
+        Validation fractures of each region.
+    """
+    few = [region for region, count in fractures.items() if count < 50]
+    shared = [r for r, n in experiment.readers.items() if list(experiment.readers.values()).count(n) > 1]
+    sentences = [
+        "Not a medical device; research use. Not validated in children.",
+        "Trained on 2,412 radiographs of one public collection (FracAtlas) without patient numbers, ages or "
+        "acquisition data.",
+        "Implants, casts and large scans make a positive likelier, whether or not there is a fracture.",
+        "A body part that it does not know can be mistaken for one that it does.",
+    ]
+    if few:
+        sentences.append(
+            f"Fewer than 50 fractures to set thresholds by for {_listed(few)}: thresholds of all regions "
+            f"together."
+        )
+    if shared:
+        sentences.append(f"One network reads {_listed(shared)}.")
+    return tuple(sentences)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def card(
+    experiment: Experiment,
+    dataset: Dataset,
+    parts: Mapping[str, Sequence[Example]],
+    bundle: Bundle,
+    fractures: Mapping[str, int],
+    figures: Mapping[str, Any],
+    command: str,
+) -> str:
+    """Return the model card as Markdown."""
+    attention, phantoms = figures["attention"], figures["phantoms"]
+    lines = [
+        f"# Model card: {bundle.name}",
+        "",
+        "## Intended use",
+        "To sort radiographs of the " + _listed(sorted(experiment.readers)) + " for a clinician's reading. A "
+        f"positive means **{bundle.label_meaning}**. Not a medical device; every output is to be verified.",
+        "",
+        "## Networks",
+        "| network | architecture | input | reads |",
+        "|---|---|---|---|",
+    ]
+    for name, network in bundle.networks.items():
+        reads = [r for r, m in bundle.models.items() if m.network == name]
+        role = _listed(reads) if reads else "tells the region"
+        lines.append(f"| {name} | {network.architecture} | {network.input_size} px | {role} |")
+    lines += [
+        "",
+        "Each started from ImageNet weights and was fitted with the fracture outlines as a second target, "
+        "cell by "
+        "cell. The attention map is Grad-CAM on the joined map at stride 16.",
+        "",
+        "## Data",
+        f"{dataset.name} (Abedeen et al. 2023, doi 10.1038/s41597-023-02432-4, CC BY 4.0), downscaled to a "
+        f"long "
+        f"side of 448 px: {len(dataset.examples)} images; left out: "
+        + (", ".join(f"{count} {why}" for why, count in dataset.skipped.items()) or "none")
+        + ". No patient numbers are published: groups of near-duplicates (perceptual hash) stay on one "
+        "side of the "
+        "split, but two dissimilar images of one patient may not.",
+        "",
+        "| part | images | fractured | " + " | ".join(sorted(experiment.readers)) + " |",
+        "|---|---|---|" + "---|" * len(experiment.readers),
+    ]
+    for name, part in parts.items():
+        of = Counter(region for e in part for region in e.regions)
+        broken = Counter(region for e in part if e.fractured for region in e.regions)
+        cells = " | ".join(f"{of[r]} ({broken[r]} fractured)" for r in sorted(experiment.readers))
+        lines.append(f"| {name} | {len(part)} | {sum(e.fractured for e in part)} | {cells} |")
+    share = experiment.fracture[0].phantom_share
+    lines += [
+        "",
+        f"Synthetic phantoms ({experiment.phantoms} a region, `training/phantoms.py`) are {share:.0%} of "
+        f"what the "
+        f"fracture networks and {experiment.region.phantom_share:.0%} of what the region network was "
+        f"shown, so that "
+        "the sample images of the demonstration are read. Phantoms of the "
+        + _listed(list(experiment.unknown))
+        + " taught the region network its answer *other*: nothing shows that real images of it are turned "
+        "away.",
+        "No phantom is in any figure of merit below.",
+        "",
+        "## Figures on the test part (never trained or calibrated on)",
+        f"`{command}`; intervals: 95%, bootstrap over groups.",
+        "",
+        *_table(figures),
+        "",
+        f"Region accuracy {_shown(figures['routing']['region_accuracy'])}, on images of one region "
+        f"{_shown(figures['routing']['region_accuracy_one_region'])}; not assessable "
+        f"{_shown(figures['routing']['not_assessable'])}.",
+        "",
+        f"Attention: on {attention['images']:.0f} fractured images the map peaks inside a fracture's "
+        f"outline in "
+        f"{attention['peak_in_fracture']:.0%} (chance {attention['chance']:.1%}), inside its box in "
+        f"{attention['peak_in_box']:.0%} (chance {attention['chance_box']:.1%}); mean IoU of the best "
+        f"attention region "
+        f"with a box {attention['iou']:.2f}.",
+        "",
+        "Held-out phantoms not assessable: "
+        + ", ".join(f"{region} {part['not_assessable']:.0%}" for region, part in phantoms.items())
+        + ".",
+        "",
+        "## Calibration and thresholds",
+        "Platt scaling and both operating points (sensitivity 0.95, specificity 0.90) are fitted on "
+        "validation. "
+        "Validation fractures: "
+        + ", ".join(f"{region} {count}" for region, count in fractures.items())
+        + ". Below 50, the thresholds are those of all regions together.",
+        "",
+        "| region | low | high | prevalence at fitting |",
+        "|---|---|---|---|",
+        *(
+            f"| {r} | {m.thresholds.low:.3f} | {m.thresholds.high:.3f} | {m.calibration.prevalence:.3f} |"
+            for r, m in bundle.models.items()
+        ),
+        "",
+        "## Shortcuts and limits",
+        "97 of the 99 images with implants are fractured, and casts and large scans lean the same way: "
+        "compare the "
+        "rows *without implants* with the overall row. Hip and shoulder have too few fractures for figures "
+        "that mean "
+        "much. Images that show no hand, leg, hip or shoulder can still be taken for one.",
+        *(f"- {sentence}" for sentence in limits(experiment, fractures)),
+    ]
+    if experiment.tried:
+        lines += ["", "## Tried", *(f"- {sentence}" for sentence in experiment.tried)]
+    return "\n".join(lines) + "\n"
+
+
+_COLUMNS = {
+    "auc": "AUC",
+    "average_precision": "AP",
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "ece": "ECE",
+    "sensitivity_at_low": "sensitivity at low",
+    "specificity_at_high": "specificity at high",
+}
+
+
+def _table(figures: Mapping[str, Any]) -> list[str]:
+    rows = {"all": figures["overall"], **figures["regions"], **figures["subgroups"]}
+    lines = [
+        "| images of | n (fractured) | " + " | ".join(_COLUMNS.values()) + " |",
+        "|---|---|" + "---|" * len(_COLUMNS),
+    ]
+    for name, part in rows.items():
+        if "auc" not in part:
+            lines.append(f"| {name} | {part['images']} ({part['fractured']}) |" + " |" * len(_COLUMNS))
+            continue
+        count = f"{part['images']['value']:.0f} ({part['fractured']['value']:.0f})"
+        lines.append(f"| {name} | {count} | " + " | ".join(_shown(part[key]) for key in _COLUMNS) + " |")
+    return lines
+
+
+def _shown(figure: Mapping[str, Any]) -> str:
+    interval = figure["interval"]
+    return f"{figure['value']:.3f}" + (f" ({interval[0]:.3f}-{interval[1]:.3f})" if interval else "")

@@ -1,0 +1,97 @@
+"""What an experiment is: its data, its networks in fitting order, and which network reads which region."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from training.datasets import DatasetError
+from training.fit import Schedule
+
+ROOT = Path(__file__).resolve().parent.parent
+#: The region network's answer for a body part that no fracture network reads.
+OTHER = "other"
+
+
+def shared_data() -> Path:
+    """Return the folder of public data beside the repository, or what FRACTUREAI_SHARED_DATA names."""
+    return Path(os.environ.get("FRACTUREAI_SHARED_DATA") or ROOT.parent / "shared" / "data")
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """How one network is made.
+
+    Attributes
+    ----------
+    regions
+        Images of these regions train a fracture network; a region network tells them apart.
+    weights
+        File below the shared data, ``"imagenet"``, or None.
+    start_from
+        Name of an earlier network of the experiment to go on from.
+    """
+
+    name: str
+    architecture: str
+    size: int
+    regions: Sequence[str]
+    schedule: Schedule
+    seed: int
+    weights: str | None = None
+    start_from: str | None = None
+    phantom_share: float = 0.06
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One bundle's making.
+
+    Attributes
+    ----------
+    readers
+        Region to the name of the fracture network that reads it.
+    phantoms
+        Made for each region of `readers`; those of `unknown` train the region network's answer `OTHER`.
+    not_assessable
+        Share of validation images that the distance rule may turn away.
+    min_probability, second_region
+        See `pipeline.types.RoutingRules`; an image of two regions shares its probability between them.
+    tried
+        Sentences for the card: what was tried and not shipped.
+    """
+
+    name: str
+    split: Path
+    region: NetworkPlan
+    fracture: Sequence[NetworkPlan]
+    readers: Mapping[str, str]
+    phantoms: int = 150
+    first_seed: int = 1000
+    unknown: Sequence[str] = ("elbow",)
+    not_assessable: float = 0.01
+    min_probability: float = 0.4
+    second_region: float = 0.3
+    tried: Sequence[str] = field(default_factory=tuple)
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Run a config file and return its `EXPERIMENT`.
+
+    Raises
+    ------
+    DatasetError
+        The file is missing or defines none.
+    """
+    spec = importlib.util.spec_from_file_location("experiment", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise DatasetError(f"{path} is no config file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    experiment = getattr(module, "EXPERIMENT", None)
+    if not isinstance(experiment, Experiment):
+        raise DatasetError(f"{path} defines no EXPERIMENT")
+    return experiment

@@ -1,0 +1,240 @@
+"""Build a bundle from a config: fit its networks, calibrate on validation, measure on test, write it.
+
+    python -m training.train training/configs/NAME.py
+
+A killed run takes up where its last epoch ended; what is fitted already is kept under `runs/NAME`.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models import architectures
+from models.bundle import Bundle
+from models.scorer import Reference, Scorer, open_scorer
+from pipeline.preprocess import model_input
+from pipeline.triage import calibrate
+from pipeline.types import Platt, RegionModel, RoutingRules, Thresholds, UInt8Array
+from training.calibrate import fit_platt, fit_reference, operating_points
+from training.card import card, limits
+from training.datasets import Dataset, Example, load_pixels, phantom_examples, read_fracatlas, read_split
+from training.evaluate import Reading, evaluate, read_all, summary
+from training.experiment import OTHER, Experiment, NetworkPlan, load_experiment, shared_data
+from training.export import BundleContent, TrainedNetwork, save_compact, write_bundle
+from training.fit import Batches, Pictures, fit
+
+#: A region with fewer fractures in validation is cut where all regions together are.
+MIN_FRACTURES = 50
+#: Phantoms from this seed on are never trained on.
+HELD_OUT_SEED = 900_000
+_UNCALIBRATED = (Platt(1.0, 0.0, 0.5), Thresholds(0.0, 1.0))
+
+
+class Data:
+    """The dataset of an experiment with its pixels, split, and phantoms."""
+
+    def __init__(self, dataset: Dataset, experiment: Experiment, cache: Path) -> None:
+        self.dataset = dataset
+        self.parts = read_split(experiment.split, dataset.examples)
+        pixels = load_pixels(dataset.examples, cache)
+        self._pixels = {e.name: p for e, p in zip(dataset.examples, pixels, strict=True)}
+        regions = (*experiment.readers, *experiment.unknown)
+        examples, pictures = phantom_examples(regions, experiment.phantoms, experiment.first_seed)
+        self._pixels |= {e.name: p for e, p in zip(examples, pictures, strict=True)}
+        self.phantoms = tuple(
+            replace(e, regions=(OTHER,)) if e.regions[0] in experiment.unknown else e for e in examples
+        )
+
+    def pixels(self, examples: Sequence[Example]) -> list[UInt8Array]:
+        """Return the pictures of examples."""
+        return [self._pixels[e.name] for e in examples]
+
+    def pictures(self, plan: NetworkPlan) -> Pictures:
+        """Return the training pictures of a network: radiographs and phantoms of its regions."""
+        wanted = set(plan.regions)
+        chosen = [e for e in (*self.parts["train"], *self.phantoms) if wanted & set(e.regions)]
+        return Pictures(chosen, self.pixels(chosen), plan.phantom_share)
+
+
+def fit_networks(experiment: Experiment, data: Data, weights: Path, runs: Path) -> dict[str, TrainedNetwork]:
+    """Fit every network of an experiment, or read back those that are fitted."""
+    fitted: dict[str, TrainedNetwork] = {}
+    for plan in (experiment.region, *experiment.fracture):
+        is_region = plan is experiment.region
+        start = str(weights / plan.weights) if plan.weights not in {None, "imagenet"} else plan.weights
+        if is_region:
+            network = architectures.region_network(plan.architecture, plan.size, len(plan.regions), start)
+        else:
+            network = architectures.fracture_network(plan.architecture, plan.size, start)
+        if plan.start_from:
+            network.set_weights(fitted[plan.start_from].model.get_weights())
+        regions = plan.regions if is_region else None
+        batches = Batches(data.pictures(plan), regions, plan.size, plan.schedule, plan.seed)
+        print(f"{plan.name}: {len(batches.pictures.examples)} pictures", flush=True)
+        fit(network, batches, runs / plan.name)
+        fitted[plan.name] = TrainedNetwork(network, plan.architecture, plan.size)
+    return fitted
+
+
+def _reference(scorer: Scorer, data: Data, regions: Sequence[str]) -> Reference:
+    """Summarise the features of the training radiographs that show one region."""
+    chosen = [e for e in data.parts["train"] if len(e.regions) == 1]
+    size = scorer.bundle.region_input_size
+    features = scorer.features(np.stack([model_input(p, size) for p in data.pixels(chosen)]))
+    return fit_reference(features, np.array([regions.index(e.regions[0]) for e in chosen]))
+
+
+def calibrated(
+    experiment: Experiment, readings: Sequence[Reading]
+) -> tuple[dict[str, RegionModel], dict[str, int]]:
+    """Fit calibration and thresholds on validation readings; return them with the fractures of each region.
+
+    A network shared by several regions is calibrated on all of them together.
+    """
+    by_network: dict[str, list[Reading]] = {}
+    for reading in readings:
+        if reading.route.region in experiment.readers:
+            by_network.setdefault(experiment.readers[reading.route.region], []).append(reading)
+    platts, probabilities, labels, regions = {}, [], [], []
+    for network, part in by_network.items():
+        truth = np.array([r.example.fractured for r in part])
+        platts[network] = fit_platt([r.logit for r in part], truth)
+        probabilities += [calibrate(r.logit or 0.0, platts[network]) for r in part]
+        labels += truth.tolist()
+        regions += [r.route.region for r in part]
+    p, y, of = np.array(probabilities), np.array(labels), np.array(regions)
+    pooled = operating_points(p, y)
+    models, fractures = {}, {}
+    for region, network in experiment.readers.items():
+        here = of == region
+        fractures[region] = int(y[here].sum())
+        enough = fractures[region] >= MIN_FRACTURES
+        models[region] = RegionModel(
+            region,
+            network,
+            platts[network],
+            operating_points(p[here], y[here]) if enough else pooled,
+            list(experiment.readers.values()).count(network) > 1,
+        )
+    return models, fractures
+
+
+def phantom_figures(scorer: Scorer, experiment: Experiment, count: int = 50) -> dict[str, Any]:
+    """Return how held-out phantoms fare: not a figure of merit, but what the demo shows."""
+    figures: dict[str, Any] = {}
+    for region in (*experiment.readers, *experiment.unknown):
+        examples, pictures = phantom_examples([region], count, HELD_OUT_SEED)
+        readings = read_all(scorer, examples, pictures)
+        figures[region] = {
+            "phantoms": len(readings),
+            "not_assessable": float(np.mean([r.route.not_assessable is not None for r in readings])),
+            "region_right": float(np.mean([r.route.region == region for r in readings])),
+        }
+    return figures
+
+
+def build(experiment: Experiment, data: Data, weights: Path, runs: Path, out: Path, command: str) -> Bundle:
+    """Build a bundle.
+
+    Parameters
+    ----------
+    weights
+        Folder that the plans' weight files are in.
+    runs
+        Where checkpoints and the draft are kept.
+    out
+        Folder of the finished bundle; must not hold one.
+    """
+    networks = fit_networks(experiment, data, weights, runs)
+    regions = tuple(experiment.region.regions)
+    for name, network in networks.items():  # what is saved is rounded: measure that
+        save_compact(network.model, runs / f"{name}.keras")
+    dimension = int(networks[experiment.region.name].model.get_layer(architectures.FEATURES).output.shape[-1])
+    rules = RoutingRules(experiment.min_probability, None, experiment.second_region)
+    content = BundleContent(
+        name=experiment.name,
+        label_meaning="fractured",
+        regions=regions,
+        region_network=experiment.region.name,
+        networks=networks,
+        models={
+            region: RegionModel(region, network, *_UNCALIBRATED, False)
+            for region, network in experiment.readers.items()
+        },
+        routing=rules,
+        reference=Reference.blank(dimension),
+        limits=(),
+        trained_on=f"{data.dataset.name}, split by group",
+        card="",
+        fitted_on=[e.sha256 for part in ("train", "val") for e in data.parts[part]],
+    )
+    draft = _draft(content, runs)
+    content = replace(content, reference=_reference(open_scorer(draft), data, regions))
+    validation = data.parts["val"]
+    scorer = open_scorer(_draft(content, runs))
+    distances = np.concatenate(
+        [
+            scorer.classify(model_input(p, scorer.bundle.region_input_size)[None]).distances
+            for p in data.pixels(validation)
+        ]
+    )
+    rules = replace(rules, max_distance=float(np.quantile(distances, 1 - experiment.not_assessable)))
+    models, fractures = calibrated(experiment, read_all(scorer, validation, data.pixels(validation)))
+    content = replace(content, routing=rules, models=models)
+    scorer = open_scorer(_draft(content, runs))
+    test = data.parts["test"]
+    figures = evaluate(scorer.bundle, scorer, test, data.pixels(test))
+    figures["phantoms"] = phantom_figures(scorer, experiment)
+    print(summary(figures), flush=True)
+    content = replace(
+        content,
+        limits=limits(experiment, fractures),
+        card=card(experiment, data.dataset, data.parts, scorer.bundle, fractures, figures, command),
+        facts={
+            "command": command,
+            "dataset": {"name": data.dataset.name, "skipped": dict(data.dataset.skipped)},
+            "split": {name: len(part) for name, part in data.parts.items()},
+            "validation_fractures": fractures,
+            "metrics": figures,
+        },
+    )
+    return write_bundle(content, out)
+
+
+def _draft(content: BundleContent, runs: Path) -> Bundle:
+    folder = runs / "draft"
+    (folder / "manifest.json").unlink(missing_ok=True)
+    return write_bundle(content, folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="fractureai train", description="Build a bundle from a config.")
+    parser.add_argument("config", type=Path, help="a file of training/configs")
+    parser.add_argument("--data", type=Path, help="FracAtlas (default: ../shared/data/fracatlas)")
+    parser.add_argument("--weights", type=Path, help="ImageNet weights (default: beside the data)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints (default: runs)")
+    parser.add_argument("--out", type=Path, default=Path("models/bundles"), help="default: models/bundles")
+    args = parser.parse_args(arguments)
+    experiment = load_experiment(args.config)
+    dataset = read_fracatlas(args.data or shared_data() / "fracatlas")
+    data = Data(dataset, experiment, args.runs / "cache")
+    bundle = build(
+        experiment,
+        data,
+        args.weights or shared_data() / "imagenet-weights",
+        args.runs / experiment.name,
+        args.out / experiment.name,
+        f"python -m training.train {args.config}",
+    )
+    print(f"{bundle.folder}: {bundle.sha256}")
+
+
+if __name__ == "__main__":
+    main()
