@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
 from sqlalchemy import select
 
+from cli.embedded import free_port
 from store import accounts
 from store.session import session_scope
 from store.tables import Site, User
@@ -56,3 +65,49 @@ def browser(app: Any, link: Callable[[], str]) -> Browser:
     browser = Browser(app.test_client())
     assert browser.sign_in(token=link()).status_code == 303
     return browser
+
+
+@dataclass(frozen=True)
+class Process:
+    """A server as it is deployed, with one worker: a client with a key, and what it weighs."""
+
+    client: httpx.Client
+    worker: psutil.Process
+
+    def memory(self) -> int:
+        return int(self.worker.memory_info().rss)
+
+
+@pytest.fixture
+def process(site_key: str) -> Iterator[Process]:
+    port = free_port()
+    arguments = [
+        "--bind",
+        f"127.0.0.1:{port}",
+        "--worker-class",
+        "gthread",
+        "--threads",
+        "4",
+        "--timeout",
+        "120",
+    ]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "web.factory:create_app()", *arguments],
+        cwd=Path(__file__).parents[2],
+    )
+    client = httpx.Client(
+        base_url=f"http://127.0.0.1:{port}/api/v1",
+        headers={"Authorization": f"Bearer {site_key}"},
+        timeout=120,
+    )
+    try:
+        for _ in range(300):
+            with suppress(httpx.TransportError):
+                client.get("/bundles")
+                break
+            time.sleep(0.1)
+        yield Process(client, psutil.Process(server.pid).children()[0])
+    finally:
+        client.close()
+        server.terminate()
+        server.wait(30)

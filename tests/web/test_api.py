@@ -58,7 +58,6 @@ def test_a_draft_without_a_body(ask: Asker) -> None:
         {"bundle": 5},
         [],
         "text",
-        None,
     ],
 )
 def test_a_wrong_body_is_told(ask: Asker, body: object) -> None:

@@ -325,3 +325,15 @@ def test_interrupted_while_sending_the_draft_is_cancelled(serving: Serving, tmp_
         process.communicate(timeout=30)
     assert process.returncode == 5
     assert only_batch().status == "cancelled"
+
+
+def test_a_server_that_hangs_can_be_left(tmp_path: Path) -> None:
+    radiographs(tmp_path, 1)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        url = f"http://127.0.0.1:{hanging.getsockname()[1]}"
+        environment = {**os.environ, "FRACTUREAI_URL": url, "FRACTUREAI_API_KEY": "k"}
+        command = [sys.executable, "-m", "cli.main", "submit", str(tmp_path)]
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process:
+            hanging.accept()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 5

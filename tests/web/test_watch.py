@@ -21,6 +21,7 @@ from cli.main import main
 from cli.submit import SubmitOptions
 from cli.watch import Watcher
 from cli.watch_journal import FILED, SENDING, SUBMITTED, Journal
+from settings import get_settings
 from store import batches
 from store.session import session_scope
 from store.tables import Batch, Image
@@ -283,6 +284,25 @@ def test_while_the_server_is_away_the_watcher_keeps_trying_and_a_signal_ends_it(
         finally:
             server.stop()
     assert count(Image) == 1
+
+
+def test_what_the_server_does_not_take_is_sent_once(
+    settings_env: pytest.MonkeyPatch, site_key: str, folders: tuple[Path, Path]
+) -> None:
+    settings_env.setenv("FRACTUREAI_MAX_REQUEST_BYTES", "100000")
+    get_settings.cache_clear()
+    server = Server()
+    inbox, out = folders
+    arrive(inbox, "large.png", b"x" * 200_000)
+    with watching(Serving(server.url, site_key), inbox, out) as watcher:
+        step(watcher)
+        assert watcher.exit_code == 1
+        step(watcher)
+        assert count(Batch) == 1
+        arrive(inbox, "small.png")
+        step(watcher)
+        assert (count(Batch), count(Image)) == (2, 1)
+    server.stop()
 
 
 def test_what_waiting_does_not_heal_ends_it(

@@ -1,0 +1,112 @@
+"""Alive, ready, busy: and what is told when a server is gone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, text
+
+from cli.embedded import free_port
+from settings import get_settings
+from store import session as session_module
+from store.session import session_scope
+from store.tables import Worker
+from tests.reading import read_batch
+from tests.web.asking import Asker, png
+from tests.web.test_api import problem
+from web.factory import create_app
+
+
+def add_worker(name: str, *queues: str, slots: int = 2) -> None:
+    with session_scope() as session:
+        session.merge(Worker(name=name, queues=list(queues), slots=slots, version="0", seen_at=func.now()))
+
+
+def test_alive(app: Any) -> None:
+    assert app.test_client().get("/healthz").json == {"status": "ok"}
+
+
+def test_ready_only_with_every_kind_of_worker(app: Any) -> None:
+    client = app.test_client()
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert set(answer.json["missing"]) == {"worker-cpu", "worker-gpu", "worker-report"}
+    add_worker("one", "cpu", "report")
+    assert set(client.get("/readyz").json["missing"]) == {"worker-gpu"}
+    add_worker("two", "gpu")
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json) == (200, {"status": "ready", "missing": {}})
+    with session_scope() as session:
+        session.execute(text("UPDATE workers SET seen_at = now() - interval '31 s' WHERE name = 'one'"))
+    assert set(client.get("/readyz").json["missing"]) == {"worker-cpu", "worker-report"}
+
+
+def gauges(client: Any) -> dict[str, float]:
+    lines = [line for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_metrics_follow_the_work(app: Any, ask: Asker) -> None:
+    client = app.test_client()
+    before = gauges(client)
+    assert before['fractureai_images{status="done"}'] == 0
+    batch = ask.draft()
+    ask.send(batch, ("a.png", png("1")), ("b.png", png("2")), ("Secret.txt", b"x"))
+    ask.post(f"/batches/{batch}/submit")
+    queued = gauges(client)
+    assert queued['fractureai_images{status="queued"}'] == 2
+    assert queued['fractureai_images{status="rejected"}'] == 1
+    assert queued['fractureai_batches_active{status="queued"}'] == 1
+    assert queued["fractureai_work_due"] + queued["fractureai_work_in_flight"] == 1
+    add_worker("one", "gpu", slots=3)
+    read_batch(batch)
+    done = gauges(client)
+    assert done['fractureai_images{status="done"}'] == 2
+    assert done['fractureai_worker_slots{queue="gpu"}'] == 3
+    assert done["fractureai_work_due"] == 0
+    assert "Secret" not in client.get("/metrics").text
+
+
+@pytest.fixture
+def without_servers(settings_env: pytest.MonkeyPatch) -> Any:
+    """An application whose database and broker do not listen."""
+    settings_env.setenv("FRACTUREAI_DATABASE_URL", f"postgresql://127.0.0.1:{free_port()}/nothing")
+    settings_env.setenv("FRACTUREAI_BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
+    get_settings.cache_clear()
+    settings_env.setattr(session_module, "_engine", None)
+    return create_app()
+
+
+def test_an_absent_database_is_told(without_servers: Any) -> None:
+    client = without_servers.test_client()
+    answer = client.get("/api/v1/batches", headers={"Authorization": "Bearer fai_x"})
+    problem(answer, 503, "database_unavailable")
+    assert answer.headers["Retry-After"] == "10"
+    client.set_cookie("fractureai_session", "x")
+    page = client.get("/batches")
+    assert page.status_code == 503
+    assert "database does not answer" in page.text
+    assert client.get("/healthz").status_code == 200
+    ready = client.get("/readyz")
+    assert ready.status_code == 503
+    assert set(ready.json["missing"]) == {"database", "broker"}
+    session_module._engine = None
+
+
+def test_the_web_process_loads_no_image_library_and_no_network() -> None:
+    code = (
+        "import sys; import web.factory; "
+        "heavy = {'cv2', 'tensorflow', 'keras', 'openvino', 'pydicom', 'weasyprint', 'gdcm', 'sklearn'}; "
+        "ours = {'models', 'worker', 'training', 'cli'}; "
+        "print(sorted((heavy | ours) & {name.partition('.')[0] for name in sys.modules}), "
+        "sorted(name for name in sys.modules if name.startswith('pipeline.')))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True
+    ).stdout
+    assert out.strip() == "[] ['pipeline.types']"
