@@ -125,7 +125,7 @@ class Child:
 
 
 def stop_all(children: Sequence[Child], seconds: float) -> None:
-    """Ask all to stop at once, wait so many seconds for all of them together, then kill those that did not."""
+    """Ask all to stop, wait so many seconds for all of them together, then kill those that did not."""
     deadline = time.monotonic() + seconds
     for child in children:
         child.ask_to_stop()
