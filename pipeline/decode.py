@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
-
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**31))  # read when cv2 loads; ours is checked first
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # a broken file is the sender's news, not the log's
 
 import cv2
 import numpy as np

@@ -19,7 +19,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Any, cast
 
-import gdcm
+import cv2
 import numpy as np
 import numpy.typing as npt
 from openjpeg.utils import decode as jpeg_2000_decode
@@ -44,6 +44,7 @@ from pydicom.uid import (
 )
 
 from pipeline.containers import JPEG_START_OF_FRAME, MAX_JPEG_SCANS, jpeg_segments
+from pipeline.gdcm_process import decode_frame
 from pipeline.quality import MIN_CONTRAST, contrast, require_radiograph, require_size
 from pipeline.types import Radiograph, Reason, Rejected, Skipped, StudyFacts, UInt8Array
 from pipeline.window import colour8, dicom_window, grey8, percentile_range, stretch
@@ -52,9 +53,6 @@ from pipeline.window import colour8, dicom_window, grey8, percentile_range, stre
 logging.getLogger("pydicom").disabled = True
 config.settings.reading_validation_mode = config.IGNORE
 config.settings.writing_validation_mode = config.IGNORE
-gdcm.Trace.DebugOff()
-gdcm.Trace.WarningOff()
-gdcm.Trace.ErrorOff()
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 READABLE_CLASSES = frozenset(
@@ -72,7 +70,8 @@ READABLE_CLASSES = frozenset(
 #: DICOMDIR, presentation states, structured reports and key objects, encapsulated documents.
 PICTURELESS_CLASSES = ("1.2.840.10008.1.3.10", _STORAGE + "11.", _STORAGE + "88.", _STORAGE + "104.")
 
-_JPEG_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81))
+_LOSSY_JPEG_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51))
+_JPEG_SYNTAXES = _LOSSY_JPEG_SYNTAXES | {f"1.2.840.10008.1.2.4.{n}" for n in (57, 70, 80, 81)}
 _JPEG_2000_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
 _RLE = "1.2.840.10008.1.2.5"
 _NATIVE = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
@@ -146,7 +145,7 @@ def decode_dicom(
         warnings.simplefilter("ignore")
         try:
             pixels, facts, identity, clean, flags = _read(data, max_pixels, refuse_burned_in)
-        except (Rejected, Skipped, MemoryError):
+        except (Rejected, Skipped, MemoryError, OSError):  # the last two are this machine's fault
             raise
         except Exception as error:  # whatever pydicom and its decoders throw at bytes of strangers
             failure = type(error).__name__
@@ -422,8 +421,7 @@ def _stored_values(coded: bytes, coded_as: str, clean: Dataset) -> npt.NDArray[A
             _require_jpeg_2000(frame, clean)
             values = jpeg_2000_decode(frame)
         else:
-            _require_jpeg(frame, clean)
-            values = get_decoder(syntax).as_array(clean, index=0, decoding_plugin="gdcm")[0]
+            values = _decode_jpeg(frame, clean, _require_jpeg(frame, clean))
     else:
         raise Rejected(Reason.DICOM_UNSUPPORTED_SYNTAX, syntax if _UID.fullmatch(syntax) else "")
     if clean.PhotometricInterpretation == "PALETTE COLOR":
@@ -475,19 +473,46 @@ def _unpack_bits(coded: bytes, length: int) -> bytes:
     return bytes(plain[:length])
 
 
-def _require_jpeg(frame: bytes, clean: Dataset) -> None:
-    """Check a JPEG or JPEG-LS stream's size against the header, and that it has an end."""
-    scans = 0
+def _require_jpeg(frame: bytes, clean: Dataset) -> int:
+    """Check a JPEG or JPEG-LS stream's size and end against the header; return its precision in bits."""
+    scans, precision = 0, 0
     for segment in jpeg_segments(frame):
         scans += segment.marker == 0xDA
         if segment.marker in JPEG_START_OF_FRAME:
             precision, rows, columns, components = struct.unpack_from(">BHHB", segment.body)
             if (rows, columns, components) != (clean.Rows, clean.Columns, clean.SamplesPerPixel):
                 raise Rejected(Reason.DICOM_CORRUPT, "JPEG stream of another size than its header says")
-            if segment.marker == 0xC1 and precision > 8:
-                raise Rejected(Reason.DICOM_UNSUPPORTED_SYNTAX, "JPEG Extended of 12 bits")
-    if not 1 <= scans <= MAX_JPEG_SCANS:
-        raise Rejected(Reason.DICOM_CORRUPT, "JPEG stream without a scan, or with too many")
+    if not 1 <= scans <= MAX_JPEG_SCANS or not 2 <= precision <= 16:
+        raise Rejected(Reason.DICOM_CORRUPT, "JPEG stream without a readable frame, or with too many scans")
+    return precision
+
+
+def _decode_jpeg(frame: bytes, clean: Dataset, precision: int) -> npt.NDArray[Any]:
+    syntax, photometric = clean.file_meta.TransferSyntaxUID, clean.PhotometricInterpretation
+    shape = clean.Rows, clean.Columns, clean.SamplesPerPixel
+    if syntax in _LOSSY_JPEG_SYNTAXES:
+        if precision != 8:
+            raise Rejected(Reason.DICOM_UNSUPPORTED_SYNTAX, "JPEG Extended of 12 bits")
+        if shape[2] == 3 and b"Adobe" not in frame[:1024]:  # say what the header says of the colours
+            transform = b"\0" if photometric == "RGB" else b"\1"
+            frame = frame[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + transform + frame[2:]
+        picture = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_UNCHANGED)
+        if picture is None:
+            raise Rejected(Reason.DICOM_CORRUPT, "the decoder gave up")
+        return picture if picture.ndim == 2 else picture[..., ::-1]
+    words = decode_frame(
+        frame,
+        syntax=syntax,
+        rows=shape[0],
+        columns=shape[1],
+        samples=shape[2],
+        precision=precision,
+        photometric=photometric,
+    )
+    values = np.frombuffer(words, "u1" if precision <= 8 else "<u2").reshape(shape)
+    if shape[2] == 1:
+        return values[..., 0]
+    return convert_color_space(values, "YBR_FULL", "RGB") if photometric.startswith("YBR") else values
 
 
 def _require_jpeg_2000(frame: bytes, clean: Dataset) -> None:

@@ -125,7 +125,7 @@ def test_the_seeds_themselves_are_read(name):
 
 @pytest.mark.parametrize("name", SEEDS)
 @given(edits=changes)
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_damaged_files_are_read_or_refused(name, edits):
     result = check(mutated(FILES[name], edits))
     if result is not None:  # what is kept can be read again

@@ -9,6 +9,7 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
@@ -23,10 +24,13 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
     RLELossless,
 )
 
 from pipeline.decode import decode, sniff
+from pipeline.gdcm_process import decode_frame
 from pipeline.types import Reason, Rejected, Skipped, StudyFacts
 from pipeline.window import dicom_window
 
@@ -250,6 +254,25 @@ def test_jpeg_ls_and_plain_copies_of_one_picture_agree():
         "MR_small_expb.dcm",
     ):
         np.testing.assert_array_equal(read(relabelled(name)).pixels, expected, err_msg=name)
+
+
+def test_jpeg_baseline_gives_what_the_codec_gives():
+    coded = cv2.imencode(".jpg", ramp(8))[1].tobytes()
+    window = {"WindowCenter": 128, "WindowWidth": 256}
+    result = read(make_dicom(ramp(8), JPEGBaseline8Bit, bits=8, coded=coded, **window))
+    within_one(result.pixels, cv2.imdecode(np.frombuffer(coded, np.uint8), cv2.IMREAD_GRAYSCALE))
+    assert refusal(make_dicom(ramp(8), JPEGBaseline8Bit, bits=8, coded=coded[:-2])) is Reason.TRUNCATED
+    grey = cv2.cvtColor(ramp(8), cv2.COLOR_GRAY2BGR)
+    coded = cv2.imencode(".jpg", grey)[1].tobytes()
+    header = {"SOPClassUID": SC, "PhotometricInterpretation": "YBR_FULL_422"}
+    within_one(read(make_dicom(grey, JPEGBaseline8Bit, bits=8, coded=coded, **header)).pixels, result.pixels)
+
+
+def test_gdcm_may_die_and_we_live():
+    frame = {"rows": 64, "columns": 64, "samples": 1, "precision": 12, "photometric": "MONOCHROME2"}
+    for rubbish in (b"", b"\xff\xd8\xff", bytes(1000)):
+        with pytest.raises(RuntimeError, match="GDCM"):
+            decode_frame(rubbish, syntax=JPEGLosslessSV1, **frame)
 
 
 def test_a_file_without_preamble_is_read():
