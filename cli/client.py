@@ -135,14 +135,16 @@ class Client:
         self.patience = patience
         self.on_wait = on_wait
         self.stopped = threading.Event()
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        try:
+            parts = httpx.URL(self.url)
+        except httpx.InvalidURL:
+            parts = httpx.URL()
+        if parts.scheme not in {"http", "https"} or not parts.host or (parts.port or 0) > 65535:
             raise UsageProblem(f"FRACTUREAI_URL must be an http or https address, not {url!r}.")
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(30.0, connect=5.0),
-            trust_env=parts.hostname
-            not in LOOPBACK,  # a company's proxy does not know this machine's loopback
+            trust_env=parts.host not in LOOPBACK,  # a company's proxy does not know this machine's loopback
         )
 
     def __enter__(self) -> Client:
@@ -446,6 +448,8 @@ def client_command(function: Callable[P, None]) -> Callable[P, None]:
                 function(*args, **kwargs)
         except KeyboardInterrupt:
             raise Interrupted("Interrupted.") from None
+        except BrokenPipeError:  # the reader of a pipe has enough; click ends quietly
+            raise
         except OSError as error:
             raise UsageProblem(f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")) from error
 

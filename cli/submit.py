@@ -157,7 +157,7 @@ def run_submit(
     except (ClientError, KeyboardInterrupt):
         client.patience = 2.0
         with suppress(ClientError):
-            client.act(batch["id"], "cancel")
+            client.request("POST", f"/batches/{batch['id']}/cancel", body={}, read_timeout=3.0)
         raise
     _print_problems(console, sent.problems)
     counts = sent.counts

@@ -27,10 +27,11 @@ class FileProblem:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """What became of the files: how many of each answer, and the ones refused."""
+    """What became of the files: how many of each answer, the ones refused, the ones not even sent."""
 
     counts: Json
     problems: tuple[FileProblem, ...]
+    unsent: tuple[FileProblem, ...]
 
 
 class _LocalFault(Exception):
@@ -84,6 +85,7 @@ class _Upload:
         self.lock = threading.Lock()
         self.counts: Json = dict.fromkeys(("accepted", "rejected", "skipped"), 0)
         self.problems: list[FileProblem] = []
+        self.unsent: list[FileProblem] = []
 
     def send(self, group: list[LocalFile]) -> None:
         """Send one request; one that is too large is cut in two, an unreadable file is left out."""
@@ -115,7 +117,7 @@ class _Upload:
             answer = self.client.send_files(self.batch_id, parts)
         except _LocalFault as fault:
             forget()
-            self._problem(FileProblem(fault.file.name, "unreadable", fault.sentence), fault.file.size)
+            self._not_sent(FileProblem(fault.file.name, "unreadable", fault.sentence), fault.file.size)
             if others := [file for file in group if file is not fault.file]:
                 self.send(others)
         except Refused as refused:
@@ -124,7 +126,7 @@ class _Upload:
             forget()
             if len(group) == 1:
                 file = group[0]
-                self._problem(
+                self._not_sent(
                     FileProblem(file.name, refused.code, refused.sentence, refused.advice), file.size
                 )
             else:
@@ -134,10 +136,10 @@ class _Upload:
             self._take(answer["files"])
             self.on_progress(len(group), 0)
 
-    def _problem(self, problem: FileProblem, size: int) -> None:
+    def _not_sent(self, problem: FileProblem, size: int) -> None:
         with self.lock:
             self.counts["rejected"] += 1
-            self.problems.append(problem)
+            self.unsent.append(problem)
         self.on_progress(1, size)
 
     def _take(self, files: Iterable[Json]) -> None:
@@ -184,7 +186,8 @@ def upload(
         )
     work = _Upload(client, batch_id, on_progress)
     _send_all(work, groups(files))
-    return Uploaded(work.counts, tuple(sorted(work.problems, key=lambda problem: problem.name)))
+    problems = sorted([*work.problems, *work.unsent], key=lambda problem: problem.name)
+    return Uploaded(work.counts, tuple(problems), tuple(work.unsent))
 
 
 def _send_all(work: _Upload, requests: Iterator[list[LocalFile]]) -> None:

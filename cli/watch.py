@@ -17,6 +17,7 @@ import click
 from cli.client import (
     INTERRUPTED,
     OK,
+    SOME_FAILED,
     TERMINAL,
     Client,
     Json,
@@ -210,17 +211,23 @@ class Watcher:
                 remote = self.client.batch(batch.remote)
             if remote["status"] == "draft":
                 sent = upload(self.client, remote["id"], files, manifest=self.options.manifest)
-                unreadable = {problem.name for problem in sent.problems if problem.code == "unreadable"}
+                unreadable = {problem.name for problem in sent.unsent if problem.code == "unreadable"}
                 self.journal.drop_files(batch, [file for file in files if file.name in unreadable])
+                if too_large := len(sent.unsent) - len(unreadable):
+                    self.exit_code = SOME_FAILED
+                    self.say(f"{too_large} files are too large for this server and were not sent.")
                 remote = self.client.act(remote["id"], "submit")
             elif remote["submitted_at"] is None:  # a draft that lay too long, and was cleared away
                 self.journal.forget(batch)
                 return
         except Refused as refused:
-            if refused.status == 404 or refused.code == "batch_empty":
+            if refused.status == 404:
                 self.journal.forget(batch)
-                return
-            raise
+            elif refused.code == "batch_empty":  # everything in it was skipped, or too large to send
+                self.journal.filed(batch, None, 0)
+            else:
+                raise
+            return
         self.journal.set_state(batch, SUBMITTED)
         self.say(f"Batch {remote['id']}: {remote['counts']['total']} images submitted.")
 

@@ -169,5 +169,11 @@ def test_the_key_of_a_local_server_goes_to_that_server_alone(
     assert find_server({"FRACTUREAI_URL": "http://127.0.0.1:8123/"}) == ("http://127.0.0.1:8123", "k")
     assert find_server({"FRACTUREAI_URL": "https://hospital.example"}) == ("https://hospital.example", "")
     assert find_server({"FRACTUREAI_API_KEY": "own"}) == ("http://127.0.0.1:8000", "own")
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://hospital.example", "hospital.example", "http://", "http://h:99999999"]
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(UsageProblem):
-        Client("ftp://hospital.example", "k")
+        Client(url, "k")
