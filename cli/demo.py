@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from cli.embedded import EmbeddedError
 from cli.output import open_console
 from cli.prepare import ROOT, let_in
 from cli.submit import SubmitOptions, SubmitResult, run_submit
-from cli.supervise import Server, interruptible, server
+from cli.supervise import Server, interruptible, leave, server
 
 DEMO = ROOT / "demo"
 
@@ -122,4 +121,4 @@ def demo(
         console.print("\nStopped.")
     except EmbeddedError as error:
         raise click.ClickException(f"{error} [{error.code}]") from None
-    sys.exit(0 if finished else 1)
+    leave(0 if finished else 1)
