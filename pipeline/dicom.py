@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -53,6 +53,8 @@ from pipeline.window import colour8, dicom_window, grey8, percentile_range, stre
 logging.getLogger("pydicom").disabled = True
 config.settings.reading_validation_mode = config.IGNORE
 config.settings.writing_validation_mode = config.IGNORE
+
+_T = TypeVar("_T")
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 READABLE_CLASSES = frozenset(
@@ -143,18 +145,22 @@ def decode_dicom(
     """Decode and clean a DICOM object; parameters and errors as `pipeline.decode.decode`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            pixels, facts, identity, clean, flags = _read(data, max_pixels, refuse_burned_in)
-        except (Rejected, Skipped, MemoryError, OSError):  # the last two are this machine's fault
-            raise
-        except Exception as error:  # whatever pydicom and its decoders throw at bytes of strangers
-            failure = type(error).__name__
-        else:
-            patient_hash = pseudonymise(identity) if identity else ""
-            stored = _write(clean, patient_hash, fallback_uid=hashlib.sha256(data).hexdigest())
-            height, width = pixels.shape
-            facts = replace(facts, patient_hash=patient_hash)
-            return Radiograph(pixels, width, height, facts, "application/dicom", stored, flags)
+        pixels, facts, identity, clean, flags = _guarded(_read, data, max_pixels, refuse_burned_in)
+        patient_hash = pseudonymise(identity) if identity else ""
+        stored = _guarded(_write, clean, patient_hash, hashlib.sha256(data).hexdigest())
+    height, width = pixels.shape
+    facts = replace(facts, patient_hash=patient_hash)
+    return Radiograph(pixels, width, height, facts, "application/dicom", stored, flags)
+
+
+def _guarded(step: Callable[..., _T], *arguments: object) -> _T:
+    """Run a step over a stranger's bytes: whatever pydicom and the decoders throw becomes DICOM_CORRUPT."""
+    try:
+        return step(*arguments)
+    except (Rejected, Skipped, MemoryError, TimeoutError):  # the last two are this machine's fault
+        raise
+    except Exception as error:
+        failure = type(error).__name__
     # raised out here, without the cause: its words may quote the header
     raise Rejected(Reason.DICOM_CORRUPT, failure)
 
@@ -608,7 +614,7 @@ def _lut(values: npt.NDArray[Any], item: Dataset, clean: Dataset) -> npt.NDArray
     descriptor, data = _values(item, "LUTDescriptor"), _values(item, "LUTData")
     if len(descriptor) != 3 or not data:
         raise ValueError("LUT without a descriptor or data")
-    entries, first = descriptor[0] or 65536, descriptor[1]
+    entries, first = descriptor[0] & 0xFFFF or 65536, descriptor[1]
     if isinstance(data[0], bytes):
         order = ">" if clean.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
         packed = descriptor[2] <= 8 and len(data[0]) < 2 * entries  # two 8-bit entries a word

@@ -20,8 +20,8 @@ def decode_frame(
     ------
     RuntimeError
         GDCM refused, crashed, or gave another number of bytes than the picture has.
-    TimeoutError
-        It took longer than `TIMEOUT`.
+    TimeoutError, MemoryError
+        It took longer than `TIMEOUT`; there is no room for another process.
     """
     size = rows * columns * samples * (1 if precision <= 8 else 2)
     wanted = {
@@ -39,6 +39,8 @@ def decode_frame(
         done = subprocess.run(command, input=frame, capture_output=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         raise TimeoutError("GDCM") from None
+    except OSError as error:  # no process to be had
+        raise MemoryError(f"GDCM: {error.strerror}") from None
     if done.returncode or len(done.stdout) != size:
         raise RuntimeError(f"GDCM ended with {done.returncode} and {len(done.stdout)} bytes")
     return done.stdout

@@ -32,8 +32,10 @@ def sniff(head: bytes) -> str | None:
     str or None
         ``image/png``, ``image/jpeg``, ``image/tiff``, ``image/webp``, ``application/dicom``, or None. DICOM
         is known by ``DICM`` at byte 128 (PS3.10, 7.1) or, without that preamble, by a first element of
-        group 0002 or 0008 in explicit little endian.
+        group 0002 or 0008, explicit or short and implicit.
     """
+    if head[128:132] == b"DICM":  # first, since the preamble before it may be that of a TIFF
+        return "application/dicom"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if head.startswith(b"\xff\xd8\xff"):
@@ -42,7 +44,9 @@ def sniff(head: bytes) -> str | None:
         return "image/tiff"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
-    if head[128:132] == b"DICM" or (head[:2] in {b"\x02\x00", b"\x08\x00"} and head[4:6] in _DICOM_VR):
+    if head[:2] in {b"\x02\x00", b"\x08\x00"} and (
+        head[4:6] in _DICOM_VR or int.from_bytes(head[4:8], "little") <= 64 < len(head)
+    ):
         return "application/dicom"
     return None
 

@@ -190,6 +190,15 @@ def test_modality_and_voi_luts_by_hand(vr):
     assert set(result.pixels[pixels >= 500]) == {255}
 
 
+def test_a_lut_of_signed_values_with_many_entries():
+    pixels = ramp(16, signed=True)
+    table = np.arange(40_000)
+    data = make_dicom(pixels, bits=16, VOILUTSequence=[lut_item(table, -20_000, 16, "OW")])
+    result = read(data)
+    within_one(result.pixels, np.clip((pixels.astype(float) + 20_000) / 39_999, 0, 1) * 255)
+    np.testing.assert_array_equal(read(result.stored).pixels, result.pixels)
+
+
 def test_bits_above_the_stored_ones_and_padding_do_not_show():
     pixels = ramp()
     window = {"WindowCenter": 2048, "WindowWidth": 4096}
@@ -520,6 +529,13 @@ def test_rle_runs_that_overshoot_or_stop_short():
     np.testing.assert_array_equal(result.pixels, read(make_dicom(pixels)).pixels)
     assert refusal(make_dicom(pixels, RLELossless, coded=rle_frame(high, low[:-20]))) is Reason.TRUNCATED
     assert refusal(make_dicom(pixels, RLELossless, coded=rle_frame(high))) is Reason.DICOM_CORRUPT
+
+
+def test_a_file_cut_at_any_byte_is_refused():
+    """Pydicom says so with many kinds of exception, OSError among them."""
+    data = make_dicom(ramp(), BodyPartExamined="HAND", VOILUTSequence=[lut_item(range(16), 0, 16)])
+    for end in [*range(0, len(data) - 8192, 7), *range(len(data) - 8300, len(data), 97)]:
+        refusal(data[:end])
 
 
 def test_lies_cost_no_memory():
