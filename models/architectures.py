@@ -177,11 +177,11 @@ def _custom_cnn(size: int, weights: str | None) -> Backbone:
     image = keras.Input((size, size, 1), name="image")
     x = _scaled(image, 1 / 255, 0.0)
     finer = x
-    for filters in (32, 64, 128, 192, 256):
+    for block, filters in enumerate((32, 64, 128, 192, 256)):
         finer = x
         x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
         x = layers.BatchNormalization()(x)
-        x = layers.Dropout(0.1)(layers.MaxPooling2D()(x))
+        x = layers.Dropout(0.1, name=f"block_{block}_dropout")(layers.MaxPooling2D()(x))
     return Backbone(image, x, finer)
 
 

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
-from models import architectures
+from models import architectures  # first: it chooses the backend of keras
 from models.bundle import FORMAT, MANIFEST, Bundle, load_bundle
 from models.scorer import Reference
 from pipeline.types import RegionModel, RoutingRules
@@ -125,7 +126,8 @@ def save_compact(model: Any, path: Path) -> None:
     for layer in model.layers:
         layer.set_weights([_rounded(weights) for weights in layer.get_weights()])
     stored = path.with_suffix(".stored.keras")
-    model.save(stored)
+    # a fresh model of the same graph: one that was fitted would drag its optimizer along
+    keras.Model(model.input, model.output, name=model.name).save(stored)
     with (
         zipfile.ZipFile(stored) as source,
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as out,

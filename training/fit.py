@@ -85,13 +85,12 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no type
             for label, part in ((fractured, share), (~fractured, 1 - share)):
                 if (mask & label).any():
                     weights[mask & label] = total * part / (mask & label).sum()
+        if not weights.sum():
+            raise ValueError(f"no picture to draw: phantom share {pictures.phantom_share} of {len(examples)}")
         self.weights = weights / weights.sum()
 
     def __len__(self) -> int:
         return self.schedule.draws // self.schedule.batch
-
-    def on_epoch_begin(self) -> None:
-        """Take the next epoch's draws."""
 
     def _order(self, epoch: int) -> np.ndarray:  # type: ignore[type-arg]
         # systematic sampling: every picture comes as often as its weight says, give or take one
@@ -168,7 +167,7 @@ def fit(network: Any, batches: Batches, folder: Path, *, verbose: int = 2, valid
         if phase == "tuned":
             rate = keras.optimizers.schedules.CosineDecay(
                 schedule.rate / 10,
-                epochs * steps,
+                epochs * steps - epochs * steps // 10,
                 alpha=0.01,
                 warmup_target=schedule.rate,
                 warmup_steps=steps,

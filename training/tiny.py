@@ -30,7 +30,7 @@ def build_tiny_bundle(folder: Path, *, epochs: int = 3, per_region: int = 24) ->
     """
     keras.utils.set_random_seed(1)
     examples, pixels = phantom_examples(_REGIONS, per_region, 0)
-    pictures = Pictures(examples, pixels)
+    pictures = Pictures(examples, pixels, phantom_share=1.0)
     schedule = Schedule(epochs, len(examples), rate=2e-3, batch=16, average=0.5)
     region = architectures.region_network("custom_cnn", _SIZE, len(_REGIONS))
     fracture = architectures.fracture_network("custom_cnn", _SIZE, width=16)

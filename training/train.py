@@ -83,11 +83,14 @@ def fit_networks(experiment: Experiment, data: Data, weights: Path, runs: Path) 
 
 
 def _reference(scorer: Scorer, data: Data, regions: Sequence[str]) -> Reference:
-    """Summarise the features of the training radiographs that show one region."""
+    """Summarise the features of training radiographs of one region, and apart from them of phantoms."""
     chosen = [e for e in data.parts["train"] if len(e.regions) == 1]
+    synthetic = [e for e in data.phantoms if e.regions[0] != OTHER]
     size = scorer.bundle.region_input_size
-    features = scorer.features(np.stack([model_input(p, size) for p in data.pixels(chosen)]))
-    return fit_reference(features, np.array([regions.index(e.regions[0]) for e in chosen]))
+    stack = np.stack([model_input(p, size) for p in data.pixels([*chosen, *synthetic])])
+    classes = [regions.index(e.regions[0]) for e in chosen]
+    classes += [len(regions) + regions.index(e.regions[0]) for e in synthetic]
+    return fit_reference(scorer.features(stack), np.array(classes))
 
 
 def calibrated(

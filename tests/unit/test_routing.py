@@ -50,10 +50,12 @@ def test_a_vague_header_says_nothing(part):
 
 @pytest.mark.parametrize(
     ("part", "region"),
-    [("HAND", "hand"), ("FINGER", "hand"), ("THUMB", "hand"), ("WRIST", "hand"), ("FOREARM", "hand")]
-    + [("KNEE", "leg"), ("TIBIA", "leg"), ("FIBULA", "leg"), ("ANKLE", "leg"), ("FOOT", "leg"), ("LEG", "leg")]
-    + [("FEMUR", "leg"), ("FEMUR", "hip"), ("PELVIS", "hip"), ("HIPS", "hip"), ("Lower  Leg", "leg")]
-    + [("SHOULDER", "shoulder"), ("CLAVICLE", "shoulder"), ("HUMERUS", "shoulder"), ("HANDS", "hand")],
+    [
+        *((part, "hand") for part in ("HAND", "HANDS", "FINGER", "THUMB", "WRIST", "FOREARM")),
+        *((part, "leg") for part in ("KNEE", "TIBIA", "FIBULA", "ANKLE", "FOOT", "FEMUR", "Lower  Leg")),
+        *((part, "hip") for part in ("HIP", "HIPS", "PELVIS", "FEMUR")),
+        *((part, "shoulder") for part in ("SHOULDER", "CLAVICLE", "HUMERUS")),
+    ],
 )
 def test_headers_that_agree(part, region):
     found = routed(**{region: 1.0}, body_part=part)

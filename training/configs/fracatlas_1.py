@@ -27,11 +27,23 @@ EXPERIMENT = Experiment(
             SIZE,
             REGIONS,
             Schedule(
-                8, 2400, rate=3e-4, frozen_epochs=1, batch=16, average=0.995, train_from="block_6_expand"
+                10, 2400, rate=3e-4, frozen_epochs=1, batch=16, average=0.995, train_from="block_6_expand"
             ),
             seed=1,
             weights=MOBILENET,
         ),
+        *(
+            NetworkPlan(
+                region,
+                "mobilenet_v2",
+                SIZE,
+                (region,),
+                Schedule(1, 1200, rate=6e-5, batch=16, average=0.97, train_from="block_6_expand"),
+                seed=seed,
+                start_from="pooled",
+            )
+            for seed, region in ((3, "hand"), (4, "leg"))
+        ),
     ),
-    readers=dict.fromkeys(REGIONS, "pooled"),
+    readers={"hand": "hand", "hip": "pooled", "leg": "leg", "shoulder": "pooled"},
 )

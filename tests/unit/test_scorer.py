@@ -1,0 +1,124 @@
+"""The scorer: both backends alike, any number of images, and its map is Grad-CAM."""
+
+import numpy as np
+import pytest
+
+from models.scorer import BATCH_SIZES, Reference, ScorerError, open_scorer
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def stack():
+    from pipeline.preprocess import model_input
+    from training.phantoms import make_phantom
+
+    seeds = range(BATCH_SIZES[-1] + 5)
+    pictures = [make_phantom(900 + s, "hand" if s % 2 else "leg", size=(160, 200)).pixels for s in seeds]
+    return np.stack([model_input(p, SIZE) for p in pictures])
+
+
+@pytest.fixture(scope="module", params=["tensorflow", "openvino"])
+def scorer(request, tiny_bundle, tmp_path_factory):
+    return open_scorer(tiny_bundle, backend=request.param, cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def tensorflow_scorer(tiny_bundle):
+    return open_scorer(tiny_bundle, backend="tensorflow")
+
+
+def test_scores_have_the_promised_shapes_and_ranges(scorer, stack):
+    regions, fractures = scorer.classify(stack), scorer.detect("fracture", stack)
+    assert regions.probabilities.shape == (len(stack), 2)
+    assert regions.probabilities.dtype == regions.distances.dtype == np.float32
+    assert np.allclose(regions.probabilities.sum(axis=1), 1, atol=1e-5)
+    assert regions.distances.shape == fractures.logits.shape == (len(stack),)
+    assert fractures.cams.shape == (len(stack), 4, 4)
+    assert fractures.cams.dtype == np.float16
+    assert (fractures.cams >= 0).all()
+
+
+def test_an_image_scores_the_same_alone_and_in_any_company(scorer, stack):
+    whole = scorer.detect("fracture", stack)
+    assert np.ptp(whole.logits) > 1e-3, "the images must differ for this test to mean anything"
+    for part in (slice(0, 1), slice(2, 5), slice(30, 37)):
+        assert np.allclose(scorer.detect("fracture", stack[part]).logits, whole.logits[part], atol=1e-5)
+
+
+def test_backends_agree(scorer, tensorflow_scorer, stack):
+    ours, theirs = scorer.detect("fracture", stack), tensorflow_scorer.detect("fracture", stack)
+    assert np.abs(ours.logits - theirs.logits).max() < 1e-5
+    assert np.abs(ours.cams.astype(float) - theirs.cams.astype(float)).max() < 1e-3
+    ours, theirs = scorer.classify(stack), tensorflow_scorer.classify(stack)
+    assert np.abs(ours.probabilities - theirs.probabilities).max() < 1e-5
+    assert np.abs(ours.distances - theirs.distances).max() < 1e-3
+
+
+def test_no_images_are_no_scores(scorer):
+    empty = np.zeros((0, SIZE, SIZE), np.uint8)
+    assert scorer.detect("fracture", empty).cams.shape == (0, 4, 4)
+    assert scorer.classify(empty).probabilities.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, SIZE, SIZE), np.float32),
+        np.zeros((1, 32, 32), np.uint8),
+        np.zeros((SIZE, SIZE), np.uint8),
+    ],
+)
+def test_a_wrong_stack_is_refused(scorer, wrong):
+    with pytest.raises(ValueError, match="takes uint8"):
+        scorer.detect("fracture", wrong)
+
+
+def test_the_map_is_grad_cam(tiny_bundle, tensorflow_scorer, stack):
+    import keras
+    import tensorflow as tf
+
+    from models import architectures
+
+    model = keras.saving.load_model(tiny_bundle.networks["fracture"].path, compile=False)
+    activation = model.get_layer(architectures.ACTIVATION).output
+    trunk = keras.Model(model.input, activation)
+    head = keras.Model(activation, model.get_layer(architectures.LOGIT).output)
+    maps = trunk(stack[:4, ..., None].astype(np.float32))
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        logits = head(maps)
+    weights = tf.reduce_sum(tape.gradient(logits, maps), axis=(1, 2), keepdims=True)
+    expected = tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1)).numpy()
+    assert expected.max() > 0
+    assert np.allclose(tensorflow_scorer.detect("fracture", stack[:4]).cams, expected, atol=2e-3)
+
+
+def test_a_converted_network_is_kept_and_used_again(tiny_bundle, tmp_path, stack):
+    first = open_scorer(tiny_bundle, backend="openvino", cache=tmp_path)
+    first.warm_up()
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert len(kept) == 2, "one conversion a network, and no leftovers"
+    written = [(tmp_path / name / "network.bin").stat().st_mtime_ns for name in kept]
+    open_scorer(tiny_bundle, backend="openvino", cache=tmp_path).warm_up()
+    assert [(tmp_path / name / "network.bin").stat().st_mtime_ns for name in kept] == written
+
+
+def test_unknown_or_impossible_wishes_are_refused(tiny_bundle):
+    with pytest.raises(ScorerError, match="unknown backend"):
+        open_scorer(tiny_bundle, backend="abacus")
+    with pytest.raises(ScorerError, match="float32 only"):
+        open_scorer(tiny_bundle, backend="tensorflow", precision="bfloat16")
+
+
+def test_distances_by_hand():
+    points = Reference(
+        np.array([1, 0], np.float32),
+        np.array([[1, 0], [0, 2]], np.float32),
+        np.array([[0, 0], [3, 4]], np.float32),
+        1,
+    )
+    # (4, 2) is centred to (3, 2), projected to (3, 4): it lies on the second centre
+    assert points.distances(np.array([[4, 2], [1, 0], [1, 1]], np.float32)).tolist() == [0.0, 0.0, 2.0]
+    second = Reference(points.mean, points.projection, points.centres, 2)
+    assert second.distances(np.array([[1, 0]], np.float32)).tolist() == [5.0]
