@@ -5,10 +5,12 @@ Written to a temporary name, synced, then renamed, so that a key never holds hal
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import cache
 from io import BytesIO
@@ -51,6 +53,9 @@ class BlobStore(Protocol):
 
     def age(self, key: str) -> float:
         """Return the seconds since `key` was written. Raises `BlobMissing`."""
+
+    def delete_unfinished(self, older_than: float) -> None:
+        """Delete what a killed process left of a write, if it is older than so many seconds."""
 
 
 def _pieces(data: bytes | IO[bytes]) -> Iterator[bytes]:
@@ -163,9 +168,14 @@ class FolderStore:
 
     def age(self, key: str) -> float:
         """See `BlobStore.age`."""
-        import time
-
         return time.time() - self._stat(key).st_mtime
+
+    def delete_unfinished(self, older_than: float) -> None:
+        """See `BlobStore.delete_unfinished`."""
+        for path in self.root.rglob(".new-*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > older_than:
+                    path.unlink()
 
 
 class S3Store:
@@ -265,6 +275,9 @@ class S3Store:
 
         written = self._call("head_object", Key=self.prefix + key)["LastModified"]
         return float((datetime.now(UTC) - written).total_seconds())
+
+    def delete_unfinished(self, older_than: float) -> None:
+        """See `BlobStore.delete_unfinished`: an unfinished object does not exist."""
 
 
 def open_blobs(url: str) -> BlobStore:

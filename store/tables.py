@@ -393,6 +393,7 @@ class Work(Base):
             postgresql_where=text("state in ('published','running')"),
         ),
         Index("ix_work_batch", "batch_id", "state"),
+        Index("ix_work_scratch", "id", postgresql_where=text("scratch is not null")),
     )
     id: Mapped[uuid.UUID] = _id()
     site_id: Mapped[uuid.UUID] = _site()

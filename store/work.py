@@ -279,6 +279,21 @@ def _fail_images(session: Session, work: Work, images: Sequence[Image], reason: 
             image.finished_at = func.clock_timestamp()
 
 
+def drop_ended_scratch(session: Session, batch_id: uuid.UUID | None = None, limit: int = 100) -> list[str]:
+    """Forget the scratch of units that have ended, of one batch or of all; return the keys to delete."""
+    ended: list[ColumnElement[bool]] = [
+        Work.scratch.is_not(None),
+        Work.state.in_([WorkState.DONE, WorkState.CANCELLED]),
+    ]
+    if batch_id is not None:
+        ended.append(Work.batch_id == batch_id)
+    rows = session.scalars(select(Work).where(*ended).limit(limit).with_for_update(skip_locked=True)).all()
+    keys = [work.scratch for work in rows if work.scratch]
+    for work in rows:
+        work.scratch = None
+    return keys
+
+
 def batch_is_over(session: Session, batch_id: uuid.UUID) -> bool:
     """Tell whether the batch has ended."""
     status = session.scalar(select(Batch.status).where(Batch.id == batch_id))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, or_, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -34,8 +34,11 @@ def recover() -> None:
     """Count expired leases as failed attempts, then publish what is due or overdue."""
     with session_scope() as session:
         expired = work.expire_leases(session)
+        left = work.drop_ended_scratch(session)
     if expired:
         log.warning("%d leases ran out", expired)
+    for key in left:
+        get_blobs().delete(key)
     dispatch(resend=True)
 
 
@@ -54,6 +57,7 @@ def tidy() -> None:
     for key in blobs.keys("scratch/"):
         if key not in in_use and blobs.age(key) > settings.scratch_keep_seconds:
             blobs.delete(key)
+    blobs.delete_unfinished(settings.scratch_keep_seconds)
     now = func.clock_timestamp()
     with session_scope() as session:
         session.execute(delete(Worker).where(Worker.seen_at < now - timedelta(hours=1)))
@@ -72,15 +76,22 @@ def tidy() -> None:
 
 
 def _delete_incoming() -> None:
-    """Delete uploads of cancelled drafts; every other upload is deleted by `prepare`."""
+    """Delete the uploads of cancelled drafts, and those that an ended batch's retry could still have used.
+
+    Every other upload is deleted by `prepare`.
+    """
     blobs = get_blobs()
     query = (
         select(Image)
         .join(Batch, Batch.id == Image.batch_id)
         .where(
             Image.incoming_key.is_not(None),
-            Batch.status == BatchStatus.CANCELLED,
-            Batch.submitted_at.is_(None),
+            Batch.finished_at.is_not(None),
+            or_(
+                Batch.submitted_at.is_(None),
+                Batch.finished_at
+                < func.clock_timestamp() - timedelta(seconds=get_settings().draft_keep_seconds),
+            ),
         )
         .limit(1000)
     )

@@ -253,15 +253,14 @@ def prepare(lease: Lease) -> bool:
         if work.cancelled_meanwhile(session, unit):
             _drop_scratch(scratch)
             return False
-        old_scratch, unit.scratch = unit.scratch, scratch
         images = list(_locked_images(session, lease).values())
         _save_prepared(session, lease, images, results)
         goes_on = any(image.status == ImageStatus.RUNNING for image in images if image.id in results)
+        old_scratch, unit.scratch = unit.scratch, scratch if goes_on else None
         work.pass_stage(session, unit, Stage.CLASSIFY if goes_on else None)
     for key in uploads:
         get_blobs().delete(key)
-    if old_scratch != scratch:
-        _drop_scratch(old_scratch)
+    _drop_scratch(old_scratch)
     if not goes_on:
         _drop_scratch(scratch)
     return goes_on
@@ -550,6 +549,7 @@ def report(lease: Lease) -> bool:
                 image.status = ImageStatus.DONE.value
                 image.stage = counters.PASSED_ALL
                 image.finished_at = func.clock_timestamp()
+        unit.scratch = None
         work.pass_stage(session, unit, None)
     _drop_scratch(lease.scratch)
     return False
@@ -721,6 +721,13 @@ def finish(lease: Lease) -> bool:
         for study_id in page:
             _write_study(study_id, batch)
         after = page[-1]
+    while True:  # of chunks that were cancelled or split; the others deleted theirs
+        with session_scope() as session:
+            left = work.drop_ended_scratch(session, lease.batch_id)
+        for key in left:
+            _drop_scratch(key)
+        if not left:
+            break
     with _saving(lease) as (session, unit):
         batch = session.get_one(Batch, lease.batch_id, with_for_update=True, populate_existing=True)
         ended = batch.n_done + batch.n_rejected + batch.n_failed + batch.n_cancelled

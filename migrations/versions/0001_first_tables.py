@@ -329,6 +329,9 @@ def upgrade() -> None:
         postgresql_where=sa.text("state in ('published','running')"),
     )
     op.create_index(
+        "ix_work_scratch", "work", ["id"], unique=False, postgresql_where=sa.text("scratch is not null")
+    )
+    op.create_index(
         "uq_work_finish",
         "work",
         ["batch_id", "round"],
@@ -435,6 +438,7 @@ def downgrade() -> None:
     op.drop_index("ix_images_batch_region_seq", table_name="images")
     op.drop_table("images")
     op.drop_index("uq_work_finish", table_name="work", postgresql_where=sa.text("kind = 'finish'"))
+    op.drop_index("ix_work_scratch", table_name="work", postgresql_where=sa.text("scratch is not null"))
     op.drop_index(
         "ix_work_in_flight", table_name="work", postgresql_where=sa.text("state in ('published','running')")
     )

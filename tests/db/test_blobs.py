@@ -106,3 +106,15 @@ def test_an_s3_store_that_is_away_says_so(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_address_of_neither_kind_is_refused(url: str) -> None:
     with pytest.raises(SettingsError):
         open_blobs(url)
+
+
+def test_what_a_killed_write_left_is_swept(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.put("a/b", b"whole")
+    (tmp_path / "a" / ".new-xyz").write_bytes(b"half")
+    assert list(store.keys()) == ["a/b"]
+    store.delete_unfinished(3600)
+    assert (tmp_path / "a" / ".new-xyz").exists()
+    store.delete_unfinished(-1)
+    assert not (tmp_path / "a" / ".new-xyz").exists()
+    assert store.get("a/b") == b"whole"
