@@ -104,7 +104,7 @@ _LUTS = ("ModalityLUTSequence", "VOILUTSequence")
 #: Read for the facts that are kept, and not kept themselves (or only as facts).
 _READ_ONCE = (
     "SpecificCharacterSet", "AccessionNumber", "StudyDate", "StudyTime", "PatientID", "IssuerOfPatientID",
-    "PatientBirthDate", "PatientAge", "AnatomicRegionSequence",
+    "PatientBirthDate", "PatientAge", "AnatomicRegionSequence", "DeidentificationMethod",
 )  # fmt: skip
 _READ: list[BaseTag | int] = [
     cast(int, tag_for_keyword(word))
@@ -113,8 +113,11 @@ _READ: list[BaseTag | int] = [
 #: No element but the pixels needs more; what is longer is dropped unparsed.
 _MAX_VALUE_BYTES = 1 << 18
 _PIXEL_DATA = 0x7FE00010
+#: Deidentification Method of our own copies: their PatientID is the hash already.
+_METHOD = "FractureAI allow-list of attributes"
 
 _CODE = re.compile(r"[A-Z0-9 _/-]{1,32}")
+_HASH = re.compile(r"[0-9a-f]{64}")
 _UID = re.compile(r"[0-9.]{1,64}")
 _DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})")
 _TIME = re.compile(r"\d{2,6}(\.\d{1,6})?")
@@ -146,7 +149,7 @@ def decode_dicom(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pixels, facts, identity, clean, flags = _guarded(_read, data, max_pixels, refuse_burned_in)
-        patient_hash = pseudonymise(identity) if identity else ""
+        patient_hash = pseudonymise(identity) if identity else facts.patient_hash
         stored = _guarded(_write, clean, patient_hash, hashlib.sha256(data).hexdigest())
     height, width = pixels.shape
     facts = replace(facts, patient_hash=patient_hash)
@@ -298,7 +301,7 @@ def _lut_item(item: Dataset, word: str) -> Dataset:
 
 
 def _facts(raw: Dataset) -> tuple[StudyFacts, str]:
-    """Return what is kept of the header, and the ``issuer|PatientID`` to be hashed (empty without an ID)."""
+    """Return what is kept of the header, and the ``issuer|PatientID`` still to be hashed, or nothing."""
     region = next((i for i in _values(raw, "AnatomicRegionSequence") if isinstance(i, Dataset)), Dataset())
     modifiers = (i for i in _values(region, "AnatomicRegionModifierSequence") if isinstance(i, Dataset))
     coded_sides = {_SIDES.get(_text(i, "CodeValue", _CODE), "") for i in modifiers}
@@ -309,6 +312,7 @@ def _facts(raw: Dataset) -> tuple[StudyFacts, str]:
     accession = "".join(c for c in str(next(iter(_values(raw, "AccessionNumber")), "")) if c.isprintable())
     patient = str(next(iter(_values(raw, "PatientID")), "")).strip(" \0")
     issuer = str(next(iter(_values(raw, "IssuerOfPatientID")), "")).strip(" \0")
+    hashed = _values(raw, "DeidentificationMethod") == [_METHOD] and _HASH.fullmatch(patient) is not None
     facts = StudyFacts(
         accession=accession.strip()[:64],
         study_uid=_text(raw, "StudyInstanceUID", _UID),
@@ -320,8 +324,9 @@ def _facts(raw: Dataset) -> tuple[StudyFacts, str]:
         laterality=sides.pop() if len(sides) == 1 else "",  # two that differ state nothing
         view=_text(raw, "ViewPosition", _CODE),
         age_years=_age(_text(raw, "PatientAge", _AGE), _date(raw, "PatientBirthDate"), study_date),
+        patient_hash=patient if hashed else "",
     )
-    return facts, f"{issuer}|{patient}" if patient else ""
+    return facts, f"{issuer}|{patient}" if patient and not hashed else ""
 
 
 def _date(raw: Dataset, word: str) -> date | None:
@@ -350,8 +355,11 @@ def _keep_facts(clean: Dataset, facts: StudyFacts) -> None:
     clean.StudyTime = facts.study_time
     if facts.body_part:
         clean.BodyPartExamined = facts.body_part
-    if facts.laterality:
-        clean.ImageLaterality = facts.laterality
+    for word in ("Laterality", "ImageLaterality"):
+        if facts.laterality:
+            setattr(clean, word, facts.laterality)
+        elif word in clean:  # of two that differ none may be left to be believed
+            del clean[word]
     if facts.age_years is not None:
         clean.PatientAge = f"{facts.age_years:03d}Y"
 
@@ -362,7 +370,7 @@ def _write(clean: Dataset, patient_hash: str, fallback_uid: str) -> bytes:
     clean.PatientID = patient_hash
     clean.PatientName = clean.PatientBirthDate = clean.PatientSex = clean.ReferringPhysicianName = ""
     clean.PatientIdentityRemoved = "YES"
-    clean.DeidentificationMethod = "Allow-list of attributes"
+    clean.DeidentificationMethod = _METHOD
     if "SOPInstanceUID" not in clean:
         clean.SOPInstanceUID = generate_uid(prefix=None, entropy_srcs=[fallback_uid])
     clean.file_meta.MediaStorageSOPClassUID = clean.SOPClassUID
