@@ -37,7 +37,7 @@ def test_without_a_key_nothing_is_told(app: Any) -> None:
         if getattr(view, "is_public", False) or rule.endpoint == "static":
             continue
         values = {
-            name: "b1" if name == "name" else "00000000-0000-4000-8000-000000000000"
+            name: "b1" if name == "name" else NO_ID
             for name in rule.arguments
         }
         values |= {name: next(iter(c.items)) for name, c in rule._converters.items() if hasattr(c, "items")}
