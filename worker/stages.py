@@ -281,6 +281,7 @@ def _save_prepared(
     if skipped:
         gone = counters.tally_images(skipped)
         gone["n_total"] += len(skipped)
+        gone["n_bytes"] += sum(image.size for image in skipped)
         delta: Counter[str] = Counter({"n_skipped": len(skipped)})
         delta.subtract(gone)
         for image in skipped:

@@ -1,0 +1,301 @@
+"""What becomes of images and studies: the stages' own code on real servers, run in this process."""
+
+from __future__ import annotations
+
+import io
+import uuid
+
+import cv2
+import numpy as np
+import pydicom
+import pypdf
+import pytest
+from sqlalchemy import select, update
+
+from store import batches, studies
+from store.batches import ManifestRow, NewFile
+from store.blobs import get_blobs
+from store.dispatch import QUEUES
+from store.session import session_scope
+from store.tables import STAGES, Batch, Finding, Image, Stage, StudyFinding, Work, WorkState
+from tests.running import assert_sound, images_of, read_batch
+from training.phantoms import encode_phantom, make_phantom
+
+
+def png(seed: int, region: str = "hand") -> bytes:
+    return encode_phantom(make_phantom(seed, region, size=(160, 160)))
+
+
+def dicom(seed: int, region: str, study: str, number: int = 1, **changes: str) -> bytes:
+    phantom = make_phantom(seed, region, size=(160, 160))
+    dataset = pydicom.dcmread(io.BytesIO(encode_phantom(phantom, "dicom", study=study, number=number)))
+    for name, value in {"StudyInstanceUID": study, **changes}.items():
+        setattr(dataset, name, value)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
+def draft(site_id: uuid.UUID, files: dict[str, bytes], **options: object) -> Batch:
+    with session_scope() as session:
+        batch, _ = batches.create_batch(session, site_id=site_id, user_id=None, **options)  # type: ignore[arg-type]
+    new = []
+    for path, data in files.items():
+        key = batches.new_incoming_key(batch.id)
+        sha256, size = get_blobs().put(key, data)
+        new.append(NewFile(path, sha256, size, key))
+    with session_scope() as session:
+        batches.add_files(session, batch.id, site_id, new)
+    return batch
+
+
+def work_off(batch: Batch) -> Batch:
+    """Run every unit of the batch that is due, stage by stage, until none is left."""
+    from worker import flow, stages
+
+    while True:
+        with session_scope() as session:
+            session.execute(update(Work).values(due_at=Work.created_at))
+            unit = session.scalar(
+                select(Work)
+                .where(Work.batch_id == batch.id, Work.state.in_([WorkState.DUE, WorkState.PUBLISHED]))
+                .limit(1)
+            )
+        if unit is None:
+            return read_batch(batch)
+        if unit.stage is None:
+            flow.run(unit.id, None, stages.finish)
+            continue
+        for stage in STAGES[STAGES.index(Stage(unit.stage)) :]:
+            if not flow.run(unit.id, stage, getattr(stages, stage.value)):
+                break
+
+
+def read(site_id: uuid.UUID, files: dict[str, bytes], **options: object) -> Batch:
+    batch = draft(site_id, files, **options)
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+    return work_off(batch)
+
+
+def by_path(batch: Batch) -> dict[str, Image]:
+    return {image.path: image for image in images_of(batch)}
+
+
+def finding_of(image: Image, bundle: str) -> StudyFinding:
+    assert image.study_id is not None
+    with session_scope() as session:
+        found = studies.latest_finding(session, image.study_id, bundle)
+    assert found is not None
+    return found
+
+
+def pdf_text(found: StudyFinding) -> str:
+    assert found.report_key is not None
+    reader = pypdf.PdfReader(io.BytesIO(get_blobs().get(found.report_key)))
+    return "\n".join(page.extract_text() for page in reader.pages)
+
+
+def test_every_stage_has_a_queue() -> None:
+    assert set(QUEUES) == set(STAGES)
+
+
+def test_good_neighbours_go_on(site_id: uuid.UUID) -> None:
+    jpeg = encode_phantom(make_phantom(3, "leg", size=(300, 200)), "jpeg")
+    colour = np.zeros((200, 200, 3), np.uint8)
+    colour[:, :100] = (0, 0, 255)
+    colour[:, 100:] = (0, 255, 0)
+    batch = read(
+        site_id,
+        {
+            "good.png": png(1),
+            "cut.jpg": jpeg[: len(jpeg) // 2],
+            "colour.png": cv2.imencode(".png", colour)[1].tobytes(),
+            "tiny.png": cv2.imencode(".png", np.zeros((20, 20), np.uint8))[1].tobytes(),
+            "good.jpg": jpeg,
+        },
+    )
+    images = by_path(batch)
+    assert {path: (i.status, i.reason) for path, i in images.items()} == {
+        "good.png": ("done", None),
+        "good.jpg": ("done", None),
+        "cut.jpg": ("rejected", "truncated"),
+        "colour.png": ("rejected", "not_a_radiograph"),
+        "tiny.png": ("rejected", "too_small"),
+    }
+    assert (batch.status, batch.n_done, batch.n_rejected, batch.s_report) == ("done", 2, 3, 5)
+    good = images["good.jpg"]
+    assert (good.width, good.height) == (300, 200)
+    assert good.probability is not None
+    assert 0 <= good.probability <= 1
+    assert good.triage in {"positive", "doubt", "negative"}
+    for key in (good.original_key, good.display_key, good.overlay_key):
+        assert key is not None
+        assert get_blobs().exists(key)
+    text = pdf_text(finding_of(good, batch.bundle))
+    assert "verified by a clinician" in text
+    assert "good" not in text  # file names never reach a report
+    assert_sound(batch)
+
+
+def test_dicom_images_of_a_study_are_read_together_and_patient_data_are_gone(site_id: uuid.UUID) -> None:
+    study = "1.2.826.0.1.3680043.8.498.1"
+    names = {"PatientName": "Roe^Richard", "PatientID": "P-4711", "InstitutionName": "St Elsewhere"}
+    batch = read(
+        site_id,
+        {
+            "a.dcm": dicom(1, "leg", study, 1, **names),
+            "b.dcm": dicom(2, "leg", study, 2, **names),
+            "c.dcm": dicom(3, "hand", "1.2.826.0.1.3680043.8.498.2", 1, **names),
+        },
+    )
+    images = by_path(batch)
+    assert images["a.dcm"].study_id == images["b.dcm"].study_id != images["c.dcm"].study_id
+    assert images["a.dcm"].study_uid == study
+    assert images["a.dcm"].patient_hash == images["c.dcm"].patient_hash != ""
+    found = finding_of(images["a.dcm"], batch.bundle)
+    assert found.n_images == 2
+    text = pdf_text(found)
+    assert images["a.dcm"].accession in text
+    everything = b"".join(get_blobs().get(key) for key in get_blobs().keys(""))
+    for secret in (b"Roe^Richard", b"P-4711", b"Elsewhere"):
+        assert secret not in everything
+    assert_sound(batch)
+
+
+def test_an_image_that_arrives_later_makes_a_new_version(site_id: uuid.UUID) -> None:
+    study = "1.2.826.0.1.3680043.8.498.3"
+    first = read(site_id, {"a.dcm": dicom(1, "leg", study, 1)})
+    second = read(site_id, {"b.dcm": dicom(2, "leg", study, 2)})
+    found = finding_of(by_path(second)["b.dcm"], second.bundle)
+    assert (found.version, found.n_images) == (2, 2)
+    assert "Version 2" in pdf_text(found)
+    again = read(site_id, {"b.dcm": dicom(2, "leg", study, 2)})
+    assert again.n_done == 1
+    with session_scope() as session:
+        assert len(session.scalars(select(Finding)).all()) == 2, "nothing was scored twice"
+    assert first.status == second.status == again.status == "done"
+
+
+def test_copies_and_corrections(site_id: uuid.UUID) -> None:
+    study = "1.2.826.0.1.3680043.8.498.4"
+    original = dicom(1, "hand", study, 1)
+    correction = dicom(9, "hand", study, 1)  # the same SOP instance with other pixels
+    uid = str(pydicom.dcmread(io.BytesIO(original)).SOPInstanceUID)
+    correction = dicom(9, "hand", study, 1, SOPInstanceUID=uid)
+    batch = read(
+        site_id,
+        {"1.dcm": original, "2.dcm": original, "3.dcm": correction, "x/4.png": png(5), "y/4.png": png(5)},
+    )
+    images = by_path(batch)
+    assert (images["2.dcm"].status, images["2.dcm"].reason) == ("rejected", "duplicate_in_study")
+    for path in ("1.dcm", "3.dcm"):
+        assert images[path].status == "done"
+        assert "sop_uid_correction" in images[path].flags
+    # the same bytes in two studies keep their rows and share the score
+    assert images["x/4.png"].finding_id == images["y/4.png"].finding_id
+    assert images["x/4.png"].study_id != images["y/4.png"].study_id
+    assert finding_of(images["1.dcm"], batch.bundle).n_images == 2
+
+
+def test_an_unsupported_body_part_is_not_read(site_id: uuid.UUID) -> None:
+    batch = read(site_id, {"chest.dcm": dicom(1, "leg", "1.2.3.4", 1, BodyPartExamined="CHEST")})
+    image = by_path(batch)["chest.dcm"]
+    assert (image.status, image.triage, image.probability) == ("done", "not_assessable", None)
+    assert image.reason == "region_unsupported"
+    assert image.overlay_key is None
+    assert batch.t_not_assessable == 1
+    assert "Not read by AI" in pdf_text(finding_of(image, batch.bundle))
+
+
+def test_a_header_that_contradicts_is_never_negative(
+    site_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"{n}.dcm": dicom(n, "leg", f"1.2.3.{n}", 1, BodyPartExamined="SHOULDER") for n in range(1, 7)}
+    batch = read(site_id, files)
+    contradicted = [i for i in images_of(batch) if "region_contradicts_header" in i.flags]
+    assert contradicted
+    assert all(image.triage in {"doubt", "positive"} for image in contradicted)
+
+
+def test_reports_without_a_picture_are_skipped_and_counted(site_id: uuid.UUID) -> None:
+    dataset = pydicom.dcmread(io.BytesIO(dicom(1, "leg", "1.2.3.5", 1)))
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"  # Basic Text SR
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    del dataset.PixelData
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    batch = read(site_id, {"report.dcm": buffer.getvalue(), "a.png": png(1)})
+    assert (batch.n_total, batch.n_skipped, batch.n_done, batch.status) == (1, 1, 1, "done")
+    assert_sound(batch)
+
+
+def test_a_manifest_groups_plain_images(site_id: uuid.UUID) -> None:
+    batch = draft(site_id, {"a.png": png(1), "b.png": png(2), "c.png": b"garbage"})
+    with session_scope() as session:
+        rows = [
+            ManifestRow("a.png", accession="ACC-1", study="S1", view="PA", laterality="L"),
+            ManifestRow("b.png", accession="ACC-1", study="S1", view="LAT", laterality="L"),
+            ManifestRow("c.png", accession="ACC-1", study="S1"),
+        ]
+        batches.set_manifest(session, batch.id, site_id, rows)
+        batches.submit(session, batch.id, site_id)
+    batch = work_off(batch)
+    images = by_path(batch)
+    assert len({image.study_id for image in images.values()}) == 1
+    found = finding_of(images["a.png"], batch.bundle)
+    assert found.n_images == 3
+    assert found.triage != "negative"  # one image of the study could not be assessed
+    assert "study_incomplete" in found.reasons
+    assert "ACC-1" in pdf_text(found)
+
+
+def test_mura_paths_group_and_the_label_stays_out(site_id: uuid.UUID) -> None:
+    batch = read(
+        site_id,
+        {
+            "MURA-v1.1/valid/XR_HAND/patient1/study1_positive/image1.png": png(1),
+            "MURA-v1.1/valid/XR_HAND/patient1/study1_positive/image2.png": png(2),
+            "MURA-v1.1/valid/XR_HAND/patient1/study2_negative/image1.png": png(3),
+        },
+    )
+    assert len({image.study_id for image in images_of(batch)}) == 2
+    with session_scope() as session:
+        for key in session.scalars(select(studies.Study.key)):
+            assert "positive" not in key
+            assert "negative" not in key
+
+
+def test_options_leave_out_reports_and_heat_maps(site_id: uuid.UUID) -> None:
+    batch = read(site_id, {"a.png": png(1)}, with_report=False, with_heatmap=False)
+    image = by_path(batch)["a.png"]
+    assert image.overlay_key is None
+    found = finding_of(image, batch.bundle)
+    assert found.report_key is None
+    with_both = read(site_id, {"a.png": png(1)})
+    assert by_path(with_both)["a.png"].overlay_key is not None
+    assert finding_of(by_path(with_both)["a.png"], batch.bundle).report_key is not None
+
+
+def test_cancelling_in_mid_chunk_ends_it_and_retry_takes_it_up_again(site_id: uuid.UUID) -> None:
+    from worker import flow, stages
+
+    batch = draft(site_id, {f"{n}.png": png(n) for n in range(3)})
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+        unit = session.scalars(select(Work).where(Work.batch_id == batch.id)).one()
+    assert flow.run(unit.id, Stage.PREPARE, stages.prepare)
+
+    def cancelled_while_it_runs(lease: object) -> bool:
+        with session_scope() as session:
+            batches.cancel(session, batch.id, site_id)
+        return stages.classify(lease)  # type: ignore[arg-type]
+
+    assert not flow.run(unit.id, Stage.CLASSIFY, cancelled_while_it_runs)
+    ended = work_off(batch)
+    assert (ended.status, ended.n_cancelled) == ("cancelled", 3)
+    with session_scope() as session:
+        batches.retry(session, batch.id, site_id)
+    ended = work_off(batch)
+    assert (ended.status, ended.n_done, ended.round) == ("done", 3, 2)
+    assert_sound(ended)
