@@ -78,13 +78,13 @@ def read_manifest(file: IO[bytes]) -> list[ManifestRow]:
     seen: dict[str, int] = {}
     try:
         names = _header(next(lines, []))
-        for line in lines:
-            if not any(value.strip() for value in line):
+        for values in lines:
+            if not any(value.strip() for value in values):
                 continue
             try:
-                if len(line) != len(names):
-                    raise ValueError(f"{len(line)} values stand under {len(names)} columns")
-                row = _row(dict.fromkeys(COLUMNS, "") | dict(zip(names, map(str.strip, line), strict=True)))
+                if len(values) != len(names):
+                    raise ValueError(f"{len(values)} values stand under {len(names)} columns")
+                row = _row(dict.fromkeys(COLUMNS, "") | dict(zip(names, map(str.strip, values), strict=True)))
                 if row.path in seen:
                     raise ValueError(f"the path stands in line {seen[row.path]} already")
                 seen[row.path] = lines.line_num

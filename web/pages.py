@@ -53,7 +53,7 @@ TRIAGE_WORDS = {
 def _without_empty_fields() -> None:
     """Let a form's empty fields count as absent."""
     kept = [(name, value) for name, value in request.args.items(multi=True) if value]
-    request.args = type(request.args)(kept)  # type: ignore[misc]
+    request.args = type(request.args)(kept)
 
 
 @pages.get("/")

@@ -36,10 +36,7 @@ def test_without_a_key_nothing_is_told(app: Any) -> None:
         view = app.view_functions[rule.endpoint]
         if getattr(view, "is_public", False) or rule.endpoint == "static":
             continue
-        values = {
-            name: "b1" if name == "name" else NO_ID
-            for name in rule.arguments
-        }
+        values = {name: "b1" if name == "name" else NO_ID for name in rule.arguments}
         values |= {name: next(iter(c.items)) for name, c in rule._converters.items() if hasattr(c, "items")}
         with app.test_request_context():
             path = rule.build(values)[1]
