@@ -1,0 +1,114 @@
+"""The commands of docker-compose.yml, word for word, as plain processes on real servers: they read."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+from sqlalchemy import Engine
+
+from cli.child import Child, stop_all
+from cli.client import Client
+from cli.embedded import Servers, free_port
+from cli.output import open_console
+from cli.submit import SubmitOptions, run_submit
+from tests.bundles import NAME, write_untrained_bundle
+from tests.conftest import ROOT
+from training.phantoms import encode_phantom, make_phantom
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+RUNNING = ("web", "worker-cpu", "worker-report", "worker-score", "reconcile")
+FILLED_IN = {
+    "POSTGRES_PASSWORD": "p",
+    "VALKEY_PASSWORD": "v",
+    "S3_SECRET_KEY": "s",
+    "SECRET_KEY": "k" * 32,
+    "SLOTS": "1",
+}
+
+
+def filled(text: str) -> str:
+    """Return what compose makes of ``${NAME:?}`` and ``${NAME:-default}``."""
+    return re.sub(r"\$\{(\w+):[?-]([^}]*)\}", lambda m: FILLED_IN.get(m[1], m[2]), text)
+
+
+class Deployment:
+    """The services' commands and environments, with this machine's addresses in place of the containers'."""
+
+    def __init__(self, servers: Servers, s3: str, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.here = {
+            "FRACTUREAI_DATABASE_URL": servers.database_url,
+            "FRACTUREAI_BROKER_URL": servers.broker_url,
+            "FRACTUREAI_BLOB_URL": f"s3://fractureai?endpoint={s3}",
+            "FRACTUREAI_CACHE_DIR": str(folder / "cache"),
+            "GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{self.port}",
+        }
+
+    def environment(self, name: str) -> dict[str, str]:
+        own = {k: v for k, v in os.environ.items() if not k.startswith("FRACTUREAI_")}
+        given = {key: filled(value) for key, value in SERVICES[name]["environment"].items()}
+        return {**own, **given, **{key: value for key, value in self.here.items() if key in given}}
+
+    def command(self, name: str) -> list[str]:
+        program, *arguments = [filled(word) for word in SERVICES[name]["command"]]
+        return [str(Path(sys.executable).parent / program), *arguments]
+
+    def run(self, name: str, command: list[str]) -> str:
+        done = subprocess.run(
+            command, env=self.environment(name), cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start(self, name: str) -> Child:
+        log = self.folder / f"{name}.log"
+        child = Child(name, self.command(name), log, env=self.environment(name), cwd=ROOT)
+        child.start()
+        return child
+
+
+@pytest.fixture
+def deployment(servers: Servers, database: Engine, tmp_path: Path) -> Iterator[Deployment]:
+    s3 = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    s3.start()
+    _, port = s3.get_host_and_port()
+    yield Deployment(servers, f"http://127.0.0.1:{port}", tmp_path)
+    s3.stop()
+
+
+def test_its_commands_read_a_batch(deployment: Deployment, tmp_path: Path) -> None:
+    key = re.search(r"API key: (\S+)", deployment.run("migrate", deployment.command("migrate")))
+    assert key
+    bundle = write_untrained_bundle(tmp_path / "untrained")
+    add = [str(Path(sys.executable).parent / "fractureai"), "bundles", "add", str(bundle)]
+    deployment.run("migrate", add)
+    images = tmp_path / "images"
+    images.mkdir()
+    for seed, region in enumerate(("hand", "leg", "hip", "shoulder")):
+        (images / f"{region}.png").write_bytes(encode_phantom(make_phantom(seed, region), "png"))
+    children = [deployment.start(name) for name in RUNNING]
+    try:
+        with Client(f"http://127.0.0.1:{deployment.port}", key[1], patience=120) as client:
+            options = SubmitOptions(bundle=NAME, out=tmp_path / "results.zip", timeout=300)
+            result = run_submit(client, [images], options, open_console())
+        assert result.batch["status"] == "done", [child.log_tail() for child in children]
+        assert result.batch["counts"]["done"] == 4
+        assert all(child.running for child in children)
+        test, *check = SERVICES["worker-cpu"]["healthcheck"]["test"]
+        assert test == "CMD"
+        deployment.run("worker-cpu", [sys.executable, *check[1:]])
+    finally:
+        stop_all(children, 10)
+    assert {child.status for child in children} <= {0, -signal.SIGTERM}

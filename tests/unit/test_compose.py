@@ -1,0 +1,85 @@
+"""What docker-compose.yml promises, as far as reading it can tell; tests/e2e runs its commands."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.supervise import WEB_OPTIONS
+from settings import PREFIX, Settings
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "docker-compose.yml").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = [name for name, service in SERVICES.items() if str(service["image"]).startswith("fractureai")]
+
+
+def test_nothing_is_missing() -> None:
+    assert {"postgres", "valkey", "s3", "migrate", "web", "reconcile", "proxy"} <= set(SERVICES)
+    assert {"worker-cpu", "worker-report", "worker-score", "worker-gpu"} <= set(SERVICES)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_restarts_and_is_watched(name: str) -> None:
+    service = SERVICES[name]
+    assert service["restart"] in {"unless-stopped", "on-failure:5"}
+    assert "healthcheck" in service or name in {"migrate", "reconcile"}
+    assert re.search(r":v?\d", service["image"]), "a pinned version"
+    assert not service.get("privileged")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_ours_run_without_rights(name: str) -> None:
+    service = SERVICES[name]
+    assert service["user"] == "10001:10001"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert f"AS {service['build']['target']}\n" in (ROOT / "Dockerfile").read_text()
+
+
+def test_only_the_proxy_is_open_and_on_loopback_unless_told() -> None:
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["proxy"]
+    assert all(port.startswith("${BIND:-127.0.0.1}:") for port in SERVICES["proxy"]["ports"])
+    inside = [name for name, service in SERVICES.items() if "inside" in service["networks"]]
+    assert COMPOSE["networks"]["inside"]["internal"] is True
+    assert set(SERVICES) - set(inside) == {"proxy"}
+
+
+def test_broker_never_evicts_and_keeps_a_log() -> None:
+    command = " ".join(SERVICES["valkey"]["command"])
+    assert "--maxmemory-policy noeviction" in command
+    assert "--appendonly yes" in command
+
+
+def test_without_a_gpu_it_starts_too() -> None:
+    assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
+    assert SERVICES["worker-score"]["profiles"] == ["cpu"]
+    assert "COMPOSE_PROFILES=cpu\n" in (ROOT / ".env.example").read_text()
+    devices = SERVICES["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices[0]["driver"] == "nvidia"
+
+
+def test_variables_are_explained_and_settings_exist() -> None:
+    wanted = set(re.findall(r"\$\{(\w+)", TEXT))
+    explained = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert wanted <= explained
+    known = {PREFIX + field.name.upper() for field in fields(Settings)}
+    for name in OURS:
+        given = {key for key in SERVICES[name]["environment"] if key.startswith(PREFIX)}
+        assert given <= known
+
+
+def test_secrets_have_no_default() -> None:
+    for name in ("POSTGRES_PASSWORD", "VALKEY_PASSWORD", "S3_SECRET_KEY", "SECRET_KEY"):
+        assert set(re.findall(rf"\$\{{{name}([^}}]*)\}}", TEXT)) == {":?"}
+
+
+def test_processes_are_those_of_up() -> None:
+    assert SERVICES["web"]["command"] == ["gunicorn", "web.factory:create_app()", *WEB_OPTIONS]
+    queues = {SERVICES[name]["command"][5] for name in OURS if "celery" in SERVICES[name]["command"]}
+    assert queues == {"cpu", "gpu", "report"}
