@@ -106,9 +106,11 @@ def check_csrf(sent: str) -> None:
 def _protect() -> BaseResponse | None:
     """Set `g.identity`, turn strangers away, and check the token of every form."""
     view = current_app.view_functions.get(request.endpoint or "")
+    g.identity = None
+    if view is None and not request.path.startswith("/api/"):
+        g.identity = identify()  # the page that says so has the person's navigation
     if view is None or request.endpoint == "static":
         return None
-    g.identity = None
     if getattr(view, "is_public", False):
         return None
     g.identity = identify()

@@ -51,7 +51,7 @@ def _block(lines: list[str]) -> str:
     if len(lines) >= 2 and "|" in lines[0] and _RULE.match(lines[1]):
         body = "".join(_cells(line, "td") for line in lines[2:])
         return (
-            f'<div class="scroll"><table><thead>{_cells(lines[0], "th")}</thead>'
+            f'<div tabindex="0" class="scroll"><table><thead>{_cells(lines[0], "th")}</thead>'
             f"<tbody>{body}</tbody></table></div>"
         )
     for mark, tag in ((_BULLET, "ul"), (_NUMBER, "ol")):
@@ -75,7 +75,7 @@ def _blocks(text: str) -> Iterator[str]:
             lines = []
         if line.startswith("```"):
             if fence is not None:
-                yield f"<pre><code>{escape(chr(10).join(fence))}</code></pre>"
+                yield f"<pre tabindex="0"><code>{escape(chr(10).join(fence))}</code></pre>"
             fence = [] if fence is None else None
         elif fence is not None:
             fence.append(line)
@@ -84,7 +84,7 @@ def _blocks(text: str) -> Iterator[str]:
         elif line.strip():
             lines.append(line)
     if fence:
-        yield f"<pre><code>{escape(chr(10).join(fence))}</code></pre>"
+        yield f"<pre tabindex="0"><code>{escape(chr(10).join(fence))}</code></pre>"
 
 
 def render(text: str) -> Markup:

@@ -12,7 +12,7 @@ def test_blocks() -> None:
         "<p>One <em>two</em> <strong>three</strong> <code>x&lt;y</code> four</p>",
         "<ul><li>a</li><li>b more</li></ul>",
         "<ol><li>c</li></ol>",
-        "<pre><code>&lt;b&gt;</code></pre>",
+        '<pre tabindex="0"><code>&lt;b&gt;</code></pre>',
     ]
 
 
