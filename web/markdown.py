@@ -75,7 +75,7 @@ def _blocks(text: str) -> Iterator[str]:
             lines = []
         if line.startswith("```"):
             if fence is not None:
-                yield f"<pre tabindex="0"><code>{escape(chr(10).join(fence))}</code></pre>"
+                yield f'<pre tabindex="0"><code>{escape(chr(10).join(fence))}</code></pre>'
             fence = [] if fence is None else None
         elif fence is not None:
             fence.append(line)
@@ -84,7 +84,7 @@ def _blocks(text: str) -> Iterator[str]:
         elif line.strip():
             lines.append(line)
     if fence:
-        yield f"<pre tabindex="0"><code>{escape(chr(10).join(fence))}</code></pre>"
+        yield f'<pre tabindex="0"><code>{escape(chr(10).join(fence))}</code></pre>'
 
 
 def render(text: str) -> Markup:
