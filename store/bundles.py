@@ -43,7 +43,8 @@ def add_bundle(folder: Path) -> str:
         The name is taken by other contents.
     """
     manifest_bytes = (folder / "manifest.json").read_bytes()
-    manifest = json.loads(manifest_bytes)
+    # NaN is none of JSON's words, though Python writes it: an undefined figure is null
+    manifest = json.loads(manifest_bytes, parse_constant=lambda _: None)
     name = str(manifest["name"])
     files = _folder_hashes(folder)
     with session_scope() as session:

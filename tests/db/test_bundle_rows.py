@@ -1,0 +1,20 @@
+"""A bundle's manifest as a row, whatever figures it could not give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from store.blobs import BlobStore
+from store.bundles import add_bundle, get_bundle
+from store.session import session_scope
+
+
+def test_a_figure_that_could_not_be_given_is_null(database: Engine, blobs: BlobStore, tmp_path: Path) -> None:
+    manifest = {"name": "b", "measured": {"precision": float("nan"), "recall": 0.5}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert add_bundle(tmp_path) == add_bundle(tmp_path) == "b"
+    with session_scope() as session:
+        assert get_bundle(session, "b").manifest["measured"] == {"precision": None, "recall": 0.5}
