@@ -95,8 +95,9 @@ class Server:
 
 def interruptible() -> None:
     """Treat SIGTERM and a closed terminal like Ctrl-C, and let no second one cut the stop short."""
-    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    signals = {each for each in signals if signal.getsignal(each) is not signal.SIG_IGN}  # as under nohup
+    signals = [signal.SIGINT, signal.SIGTERM]  # SIGINT also where a script's `&` had it ignored
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+        signals.append(signal.SIGHUP)
 
     def interrupt(_signal: int, _frame: object) -> NoReturn:
         for each in signals:
