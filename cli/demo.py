@@ -35,7 +35,8 @@ class _Reading(threading.Thread):
         """Read the batch; what goes wrong is kept for the main thread."""
         try:
             options = SubmitOptions(label="demo", out=self.out)
-            self.result = run_submit(self.client, [self.images or _samples()], options, self.console)
+            paths = [self.images or _samples()]
+            self.result = run_submit(self.client, paths, options, self.console, rows=40)
         except Exception as error:
             self.error = error
 

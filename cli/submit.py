@@ -126,6 +126,7 @@ def run_submit(
     console: Console,
     *,
     keep_images: bool = False,
+    rows: int = 20,
 ) -> SubmitResult:
     """Send the files as a new batch, submit it, and wait for its results if the options say so.
 
@@ -133,6 +134,8 @@ def run_submit(
     ----------
     keep_images
         Put every image of a finished batch into the result instead of printing a table of the worst ones.
+    rows
+        How many the table has on a terminal.
 
     Raises
     ------
@@ -179,7 +182,7 @@ def run_submit(
     if keep_images:
         images = tuple(image for _, image in worst_images(client, batch["id"], None))
     else:
-        print_images(client, console, batch)
+        print_images(client, console, batch, limit=rows)
     console.print(f"{batch['status']}: {summary(batch)}", soft_wrap=True)
     saved = save_zip(client, batch, options.out, console) if options.out else None
     return SubmitResult(batch, counts, sent.problems, images, saved)
