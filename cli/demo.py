@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -45,10 +46,8 @@ def _samples() -> Path:
     from training.phantoms import demo_images
 
     folder = DEMO / "samples"
-    if not folder.exists():
-        fresh = folder.with_name(f"samples.{os.getpid()}")
-        demo_images(fresh)
-        fresh.rename(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # a newer version may make others
+    demo_images(folder)
     return folder
 
 
