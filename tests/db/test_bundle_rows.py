@@ -14,7 +14,9 @@ from store.session import session_scope
 
 def test_a_figure_that_could_not_be_given_is_null(database: Engine, blobs: BlobStore, tmp_path: Path) -> None:
     manifest = {"name": "b", "measured": {"precision": float("nan"), "recall": 0.5}}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    assert add_bundle(tmp_path) == add_bundle(tmp_path) == "b"
+    folder = tmp_path / "b"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert add_bundle(folder) == add_bundle(folder) == "b"
     with session_scope() as session:
         assert get_bundle(session, "b").manifest["measured"] == {"precision": None, "recall": 0.5}
