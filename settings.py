@@ -67,7 +67,7 @@ class Settings:
     # sessions
     session_hours: float = 12.0
     secure_cookies: bool = False
-    trusted_proxies: int = 0
+    trusted_proxies: int = 0  # in front of the web process, whose X-Forwarded-* is believed
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
