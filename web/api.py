@@ -352,7 +352,9 @@ def _blob(image_id: uuid.UUID, kind: str, key: str | None, media_type: str, sha2
         "Cache-Control": "private, no-cache",
     }
     if media_type == "application/pdf":  # a browser's own viewer is an object with inline style
-        headers["Content-Security-Policy"] = "default-src 'none'; object-src 'self'; style-src 'unsafe-inline'"
+        headers["Content-Security-Policy"] = (
+            "default-src 'none'; object-src 'self'; style-src 'unsafe-inline'"
+        )
     if sha256 and request.if_none_match.contains(sha256):
         response = Response(status=304, headers=headers)
     else:

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from settings import get_settings
 from store import accounts
 from store.session import session_scope
 from store.tables import ApiKey, Audit, SignInToken, User, UserSession
 from tests.web.asking import Asker, Browser, png
 from tests.web.test_api import problem
+from web.factory import create_app
 
 PASSWORD = "correct horse battery"
 NO_ID = "00000000-0000-4000-8000-000000000000"
@@ -143,15 +145,23 @@ def test_signing_in_never_leads_elsewhere(app: Any, with_password: None, target:
 def test_cookies_are_secure_where_the_setting_says_so(
     with_password: None, settings_env: pytest.MonkeyPatch
 ) -> None:
-    from settings import get_settings
-    from web.factory import create_app
-
     settings_env.setenv("FRACTUREAI_SECURE_COOKIES", "true")
     get_settings.cache_clear()
     client = create_app().test_client()
     answer = client.get("/sign-in", base_url="https://localhost")
     assert "Secure" in answer.headers["Set-Cookie"]
     assert "max-age" in answer.headers["Strict-Transport-Security"]
+
+
+@pytest.mark.parametrize("proxies", [0, 1])
+def test_only_a_proxy_of_ours_says_where_the_asker_is(
+    site_key: str, settings_env: pytest.MonkeyPatch, proxies: int
+) -> None:
+    settings_env.setenv("FRACTUREAI_TRUSTED_PROXIES", str(proxies))
+    get_settings.cache_clear()
+    told = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "xray.example", "X-Forwarded-For": "192.0.2.7"}
+    page = create_app().test_client().get("/api/v1/docs", headers=told)
+    assert ("https://xray.example/api/v1" in page.text) is bool(proxies)
 
 
 def test_guessing_is_slowed_down(app: Any, with_password: None) -> None:
