@@ -11,11 +11,13 @@ from typing import Any
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 #: Name of the layer whose activation the attention map is drawn from.
 ACTIVATION = "activation"
 LOGIT = "logit"
+#: Logits cell by cell.
+LOCAL = "local"
 FEATURES = "features"
 
 
@@ -37,11 +39,11 @@ class SoftMaximum(layers.Layer):  # type: ignore[misc]  # keras has no types
 
     def call(self, inputs: Any) -> Any:
         """Pool the map."""
-        size = keras.ops.shape(inputs)
-        cells = keras.ops.reshape(inputs, (-1, size[1] * size[2])) * self.sharpness
-        top = keras.ops.max(cells, axis=1, keepdims=True)
-        mean = keras.ops.mean(keras.ops.exp(cells - top), axis=1, keepdims=True)
-        return (keras.ops.log(mean) + top) / self.sharpness
+        size = ops.shape(inputs)
+        cells = ops.reshape(inputs, (-1, size[1] * size[2])) * self.sharpness
+        top = ops.max(cells, axis=1, keepdims=True)
+        mean = ops.mean(ops.exp(cells - top), axis=1, keepdims=True)
+        return (ops.log(mean) + top) / self.sharpness
 
     def get_config(self) -> dict[str, Any]:
         """Return what rebuilds the layer."""
@@ -235,26 +237,37 @@ def fracture_network(
     dropped = layers.SpatialDropout2D(dropout, name="dropout")(activation)
     # an empty cell is by far the likeliest: start there (Lin et al. 2017, focal loss)
     local = layers.Conv2D(
-        1, 1, name="local", kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+        1, 1, name=LOCAL, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         bias_initializer=keras.initializers.Constant(-3.0),
     )(dropped)  # fmt: skip
     whole = layers.Dense(1, name="whole", kernel_initializer="zeros")(
         layers.GlobalAveragePooling2D(name="mean")(dropped)
     )
     logit = layers.Add(name=LOGIT)([SoftMaximum(name="soft_maximum")(local), whole])
-    return keras.Model(trunk.image, {LOGIT: logit, "local": local}, name="fracture")
+    return keras.Model(trunk.image, {LOGIT: logit, LOCAL: local}, name="fracture")
 
 
-def attention_weights(network: Any) -> Any:
-    """Return the Grad-CAM weight of every channel of `ACTIVATION`, float32 (channels,).
+def attention_map(network: Any) -> Callable[[Any, Any], Any]:
+    """Return a function of `LOCAL` and `ACTIVATION` that gives the attention map (n, h, w).
 
-    Grad-CAM (Selvaraju et al. 2017) weighs a channel by the gradient of the logit, summed over cells (the
-    mean, but for a factor). The gradient of the soft maximum sums to one over the cells whatever the image,
-    and that of the mean too, so the sum is that of the two weight vectors: no gradient need be computed.
+    It is what each cell adds to the logit, where it adds: gradient times activation, summed over channels.
+    This is HiResCAM (Draelos and Carin 2020), the form of Grad-CAM that does not average the gradient over
+    cells first, and so cannot point where the network did not look. The gradient of this head has a closed
+    form, so none is computed: that of the soft maximum is the softmax of the local logits, that of the mean
+    is the same everywhere.
     """
-    local = network.get_layer("local").get_weights()[0]
-    whole = network.get_layer("whole").get_weights()[0]
-    return local.reshape(-1) + whole.reshape(-1)
+    bias = float(network.get_layer(LOCAL).get_weights()[1][0])
+    whole = network.get_layer("whole").get_weights()[0].reshape(-1)
+    sharpness = network.get_layer("soft_maximum").sharpness
+
+    def attention(local: Any, activation: Any) -> Any:
+        cells = local.shape[1] * local.shape[2]
+        flat = ops.reshape(local, (-1, cells))
+        parts = (flat - bias) * ops.softmax(flat * sharpness, axis=-1)
+        parts += ops.reshape(ops.sum(activation * whole, axis=-1), (-1, cells)) / cells
+        return ops.relu(ops.reshape(parts, (-1, local.shape[1], local.shape[2])))
+
+    return attention
 
 
 def region_network(

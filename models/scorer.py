@@ -1,4 +1,4 @@
-"""The compiled networks of a bundle: one forward pass gives logit and Grad-CAM, on TensorFlow or OpenVINO."""
+"""A bundle's compiled networks: one pass gives logit and attention map, on TensorFlow or OpenVINO."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.types import Float16Array, Float32Array, UInt8Array
 #: Batches are padded to one of these, so that few shapes are ever compiled.
 BATCH_SIZES = (1, 4, 16, 32)
 #: Of the conversion below; a change makes cached conversions stale.
-_CONVERSION = 1
+_CONVERSION = 2
 
 
 class ScorerError(RuntimeError):
@@ -128,7 +128,7 @@ class Scorer:
         return RegionScores(probabilities.astype(np.float32), self._reference.distances(features))
 
     def detect(self, network: str, stack: UInt8Array) -> FractureScores:
-        """Look for fractures: logits and Grad-CAM from one forward pass.
+        """Look for fractures: logits and attention maps from one forward pass.
 
         Parameters
         ----------
@@ -234,15 +234,14 @@ def _traced(bundle: Bundle, network: str) -> Any:
 
         return tf.function(classify, input_signature=signature)
 
-    both = keras.Model(
-        model.input,
-        [model.get_layer(architectures.LOGIT).output, model.get_layer(architectures.ACTIVATION).output],
-    )
-    weights = tf.constant(architectures.attention_weights(model))
+    names = (architectures.LOGIT, architectures.LOCAL, architectures.ACTIVATION)
+    parts = keras.Model(model.input, [model.get_layer(name).output for name in names])
+
+    attention = architectures.attention_map(model)
 
     def detect(stack: Any) -> Any:
-        logits, maps = both(tf.cast(stack, tf.float32)[..., None], training=False)
-        return logits, tf.nn.relu(tf.reduce_sum(maps * weights, axis=-1))
+        logits, local, activation = parts(tf.cast(stack, tf.float32)[..., None], training=False)
+        return logits, attention(local, activation)
 
     return tf.function(detect, input_signature=signature)
 

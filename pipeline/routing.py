@@ -70,8 +70,10 @@ def route(
     ranked = sorted(probabilities, key=lambda name: (-probabilities[name], name))
     top, probability = ranked[0], float(probabilities[ranked[0]])
     stated = regions_of(body_part)
+    # a part that nothing here reads may be in the picture: being second is enough to leave it alone
+    foreign = any(p >= rules.second_region for name, p in probabilities.items() if name not in regions)
     reason = None
-    if top not in regions or (stated is not None and not stated & set(regions)):
+    if top not in regions or foreign or (stated is not None and not stated & set(regions)):
         reason = Reason.REGION_UNSUPPORTED
     elif rules.max_distance is not None and distance is not None and not distance <= rules.max_distance:
         reason = Reason.UNFAMILIAR_IMAGE

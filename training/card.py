@@ -11,20 +11,22 @@ from training.datasets import Dataset, Example
 from training.experiment import Experiment
 
 
-def limits(experiment: Experiment, fractures: Mapping[str, int]) -> tuple[str, ...]:
+def limits(experiment: Experiment, fractures: Mapping[str, int], images: int) -> tuple[str, ...]:
     """Return the sentences that every report prints.
 
     Parameters
     ----------
     fractures
         Validation fractures of each region.
+    images
+        Trained on.
     """
     few = [region for region, count in fractures.items() if count < 50]
     shared = [r for r, n in experiment.readers.items() if list(experiment.readers.values()).count(n) > 1]
     sentences = [
         "Not a medical device; research use. Not validated in children.",
-        "Trained on 2,412 radiographs of one public collection (FracAtlas) without patient numbers, ages or "
-        "acquisition data.",
+        f"Trained on {images:,} radiographs of one public collection (FracAtlas) without patient numbers, ages "
+        "or acquisition data.",
         "Implants, casts and large scans make a positive likelier, whether or not there is a fracture.",
         "A body part that it does not know can be mistaken for one that it does.",
     ]
@@ -72,7 +74,7 @@ def card(
         "",
         "Each started from ImageNet weights and was fitted with the fracture outlines as a second target, "
         "cell by "
-        "cell. The attention map is Grad-CAM on the joined map at stride 16.",
+        "cell. The attention map is HiResCAM (gradient times activation) on the joined map at stride 16.",
         "",
         "## Data",
         f"{dataset.name} (Abedeen et al. 2023, doi 10.1038/s41597-023-02432-4, CC BY 4.0), downscaled to a "
@@ -144,7 +146,7 @@ def card(
         "rows *without implants* with the overall row. Hip and shoulder have too few fractures for figures "
         "that mean "
         "much. Images that show no hand, leg, hip or shoulder can still be taken for one.",
-        *(f"- {sentence}" for sentence in limits(experiment, fractures)),
+        *(f"- {sentence}" for sentence in limits(experiment, fractures, len(parts["train"]))),
     ]
     if experiment.tried:
         lines += ["", "## Tried", *(f"- {sentence}" for sentence in experiment.tried)]
@@ -178,5 +180,7 @@ def _table(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return "none"
     interval = figure["interval"]
     return f"{figure['value']:.3f}" + (f" ({interval[0]:.3f}-{interval[1]:.3f})" if interval else "")

@@ -96,7 +96,12 @@ def _fracture_figures(bundle: Bundle, readings: Sequence[Reading]) -> dict[str, 
     intervals = metrics.bootstrap(
         lambda k: metrics.fracture_figures(p[k], y[k], low[k], high[k]), [r.example.group for r in read]
     )
-    return {key: {"value": value, "interval": intervals.get(key)} for key, value in figures.items()}
+    return {key: _figure(value, intervals.get(key)) for key, value in figures.items()}
+
+
+def _figure(value: float, interval: tuple[float, float] | None) -> dict[str, Any]:
+    """Return a figure for JSON, which knows no NaN: what cannot be computed is null."""
+    return {"value": None if np.isnan(value) else value, "interval": interval}
 
 
 def pointing(readings: Sequence[Reading], pixels: Mapping[str, UInt8Array]) -> dict[str, float]:
@@ -180,8 +185,7 @@ def evaluate(
     }
     intervals = metrics.bootstrap(shares, groups)
     routing = {
-        key: {"value": value, "interval": intervals.get(key)}
-        for key, value in shares(np.arange(len(readings))).items()
+        key: _figure(value, intervals.get(key)) for key, value in shares(np.arange(len(readings))).items()
     }
     fitted_on = set((bundle.folder / bundle.manifest["fitted_on"]["file"]).read_text().split())
     by_name = {e.name: p for e, p in zip(examples, pixels, strict=True)}
@@ -229,6 +233,8 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 def _shown(figure: Mapping[str, Any]) -> str:
     interval = figure["interval"]
+    if figure["value"] is None:
+        return "none"
     return f"{figure['value']:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
 

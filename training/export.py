@@ -112,7 +112,7 @@ def write_bundle(content: BundleContent, folder: Path) -> Bundle:
         "trained_on": content.trained_on,
         **content.facts,
     }
-    (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    (part / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
     return load_bundle(folder)

@@ -121,7 +121,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no type
         if self.regions is not None:
             return np.stack(views), {architectures.LOGIT: region_targets(examples, self.regions)}
         labels = np.array([[e.fractured] for e in examples], np.float32)
-        return np.stack(views), {architectures.LOGIT: labels, "local": np.stack(cells)}
+        return np.stack(views), {architectures.LOGIT: labels, architectures.LOCAL: np.stack(cells)}
 
     def on_epoch_end(self) -> None:
         """Move on to the next epoch's draws."""
@@ -178,9 +178,9 @@ def fit(network: Any, batches: Batches, folder: Path, *, verbose: int = 2, valid
         if batches.regions is None:
             losses: Any = {
                 architectures.LOGIT: keras.losses.BinaryCrossentropy(from_logits=True),
-                "local": local_loss,
+                architectures.LOCAL: local_loss,
             }
-            weights = {architectures.LOGIT: 1.0, "local": schedule.local_weight}
+            weights = {architectures.LOGIT: 1.0, architectures.LOCAL: schedule.local_weight}
         else:
             losses = {
                 architectures.LOGIT: keras.losses.CategoricalCrossentropy(from_logits=True),
@@ -216,7 +216,7 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
 def _set_trainable(network: Any, phase: str, train_from: str) -> None:
     """Freeze the trunk in the first phase, and the layers before `train_from` in the second."""
     names = [layer.name for layer in network.layers]
-    new = {"coarse", "fine", "local", "whole", architectures.LOGIT}
+    new = {"coarse", "fine", architectures.LOCAL, "whole", architectures.LOGIT}
     start = names.index(train_from) if train_from else 0
     for index, layer in enumerate(network.layers):
         layer.trainable = layer.name in new if phase == "frozen" else index >= start or layer.name in new

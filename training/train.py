@@ -8,7 +8,8 @@ A killed run takes up where its last epoch ended; what is fitted already is kept
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from models import architectures
 from models.bundle import Bundle
 from models.scorer import Reference, Scorer, open_scorer
 from pipeline.preprocess import model_input
-from pipeline.triage import calibrate
+from pipeline.triage import calibrate, triage
 from pipeline.types import Platt, RegionModel, RoutingRules, Thresholds, UInt8Array
 from training.calibrate import fit_platt, fit_reference, operating_points
 from training.card import card, limits
@@ -94,11 +95,14 @@ def _reference(scorer: Scorer, data: Data, regions: Sequence[str]) -> Reference:
 
 
 def calibrated(
-    experiment: Experiment, readings: Sequence[Reading]
+    experiment: Experiment, readings: Sequence[Reading], shared_logits: Mapping[str, Sequence[float]]
 ) -> tuple[dict[str, RegionModel], dict[str, int]]:
     """Fit calibration and thresholds on validation readings; return them with the fractures of each region.
 
-    A network shared by several regions is calibrated on all of them together.
+    Parameters
+    ----------
+    shared_logits
+        Of every network that several regions share, on all validation images: it is calibrated on all.
     """
     by_network: dict[str, list[Reading]] = {}
     for reading in readings:
@@ -106,10 +110,14 @@ def calibrated(
             by_network.setdefault(experiment.readers[reading.route.region], []).append(reading)
     platts, probabilities, labels, regions = {}, [], [], []
     for network, part in by_network.items():
-        truth = np.array([r.example.fractured for r in part])
-        platts[network] = fit_platt([r.logit for r in part], truth)
+        truth = [r.example.fractured for r in part]
+        if network in shared_logits:
+            everyone = np.array([r.example.fractured for r in readings])
+            platts[network] = fit_platt(shared_logits[network], everyone)
+        else:
+            platts[network] = fit_platt([r.logit or 0.0 for r in part], np.array(truth))
         probabilities += [calibrate(r.logit or 0.0, platts[network]) for r in part]
-        labels += truth.tolist()
+        labels += truth
         regions += [r.route.region for r in part]
     p, y, of = np.array(probabilities), np.array(labels), np.array(regions)
     pooled = operating_points(p, y)
@@ -128,14 +136,28 @@ def calibrated(
     return models, fractures
 
 
+def _logits(scorer: Scorer, network: str, pixels: Sequence[UInt8Array]) -> list[float]:
+    size, found = scorer.bundle.input_size(network), []
+    for start in range(0, len(pixels), 32):
+        stack = np.stack([model_input(p, size) for p in pixels[start : start + 32]])
+        found += scorer.detect(network, stack).logits.tolist()
+    return found
+
+
 def phantom_figures(scorer: Scorer, experiment: Experiment, count: int = 50) -> dict[str, Any]:
     """Return how held-out phantoms fare: not a figure of merit, but what the demo shows."""
     figures: dict[str, Any] = {}
     for region in (*experiment.readers, *experiment.unknown):
         examples, pictures = phantom_examples([region], count, HELD_OUT_SEED)
         readings = read_all(scorer, examples, pictures)
+        said = Counter(
+            triage(r.probability, scorer.bundle.models[r.route.region].thresholds).value
+            for r in readings
+            if r.route.not_assessable is None and r.probability is not None
+        )
         figures[region] = {
             "phantoms": len(readings),
+            "triage": dict(said),
             "not_assessable": float(np.mean([r.route.not_assessable is not None for r in readings])),
             "region_right": float(np.mean([r.route.region == region for r in readings])),
         }
@@ -181,14 +203,14 @@ def build(experiment: Experiment, data: Data, weights: Path, runs: Path, out: Pa
     content = replace(content, reference=_reference(open_scorer(draft), data, regions))
     validation = data.parts["val"]
     scorer = open_scorer(_draft(content, runs))
-    distances = np.concatenate(
-        [
-            scorer.classify(model_input(p, scorer.bundle.region_input_size)[None]).distances
-            for p in data.pixels(validation)
-        ]
-    )
+    size = scorer.bundle.region_input_size
+    stack = np.stack([model_input(p, size) for p in data.pixels(validation)])
+    distances = scorer.classify(stack).distances
     rules = replace(rules, max_distance=float(np.quantile(distances, 1 - experiment.not_assessable)))
-    models, fractures = calibrated(experiment, read_all(scorer, validation, data.pixels(validation)))
+    pixels = data.pixels(validation)
+    readers = list(experiment.readers.values())
+    shared = {n: _logits(scorer, n, pixels) for n in sorted(set(readers)) if readers.count(n) > 1}
+    models, fractures = calibrated(experiment, read_all(scorer, validation, pixels), shared)
     content = replace(content, routing=rules, models=models)
     scorer = open_scorer(_draft(content, runs))
     test = data.parts["test"]
@@ -197,7 +219,7 @@ def build(experiment: Experiment, data: Data, weights: Path, runs: Path, out: Pa
     print(summary(figures), flush=True)
     content = replace(
         content,
-        limits=limits(experiment, fractures),
+        limits=limits(experiment, fractures, len(data.parts["train"])),
         card=card(experiment, data.dataset, data.parts, scorer.bundle, fractures, figures, command),
         facts={
             "command": command,

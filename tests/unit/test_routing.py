@@ -35,6 +35,8 @@ def test_the_distance_test_can_be_switched_off():
 
 def test_a_region_without_a_model_is_not_read():
     assert routed(other=0.9, hand=0.1).not_assessable is Reason.REGION_UNSUPPORTED
+    assert routed(hand=0.69, other=0.31).not_assessable is Reason.REGION_UNSUPPORTED
+    assert routed(hand=0.71, other=0.29).not_assessable is None
 
 
 @pytest.mark.parametrize("part", ["CHEST", "JAW", "ELBOW", "SKULL", "CSPINE", "chest", "no such part"])
