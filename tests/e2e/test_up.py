@@ -120,7 +120,7 @@ def client_of(home: Path) -> Client:
     return Client(note["url"], note["api_key"])
 
 
-def test_it_serves_heals_and_is_killed_without_a_trace(run: list[Running], home: Path) -> None:
+def test_it_serves_heals_ends_without_a_trace_and_starts_again(run: list[Running], home: Path) -> None:
     up = start(run, *COMMAND, "up", "--home", str(home))
     address = up.wait_for(r"Serving at (http\S+)")
     link = up.wait_for(r"Sign in:\s+(http\S+)")
@@ -148,10 +148,7 @@ def test_it_serves_heals_and_is_killed_without_a_trace(run: list[Running], home:
     assert up.ends(signal.SIGKILL) == -signal.SIGKILL
     assert running_servers(home) is None
 
-
-def test_it_finds_its_data_again_takes_a_free_port_and_stops_when_asked(
-    run: list[Running], home: Path
-) -> None:
+    # again: its data are there, a port that is taken is passed over, and Ctrl-C ends it too
     with listen("127.0.0.1", None) as taken:
         up = start(run, *COMMAND, "up", "--home", str(home))
         address = up.wait_for(r"Serving at (http\S+)")
