@@ -204,7 +204,7 @@ def _settings() -> Iterator[Check]:
         from_environ(os.environ)
         yield Check("settings", "ok", "FRACTUREAI_* are in order")
     except SettingsError as error:
-        yield Check("settings", "problem", str(error), "Mend the variable; see docs/settings.md.")
+        yield Check("settings", "problem", str(error), "Mend the variable, or unset it.")
 
 
 def examine(home: Path) -> list[Check]:
