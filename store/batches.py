@@ -634,5 +634,4 @@ def iter_results(site_id: uuid.UUID, batch_id: uuid.UUID) -> Iterator[ImageRow]:
         query = _image_rows(site_id).where(Image.batch_id == batch_id).order_by(Image.seq)
         for part in session.execute(query.execution_options(yield_per=500)).partitions():
             for row in part:
-                yield _image_row(row)
-            session.expunge_all()
+                yield _image_row(row)  # the session itself keeps no row that nobody holds

@@ -171,3 +171,9 @@ def test_a_paused_batch_is_not_taken_up(site: uuid.UUID) -> None:
     with session_scope() as session:
         assert batches.resume(session, batch.id, site).status == "queued"
         assert isinstance(work.take(session, unit.id, Stage.PREPARE), work.Lease)
+
+
+def test_results_of_more_rows_than_one_fetch(site: uuid.UUID) -> None:
+    batch = submitted(site, 1203)
+    rows = list(batches.iter_results(site, batch.id))
+    assert [row.image.path for row in rows] == [f"f/{i:06d}.png" for i in range(1203)]
