@@ -25,8 +25,8 @@ def limits(experiment: Experiment, fractures: Mapping[str, int], images: int) ->
     shared = [r for r, n in experiment.readers.items() if list(experiment.readers.values()).count(n) > 1]
     sentences = [
         "Not a medical device; research use. Not validated in children.",
-        f"Trained on {images:,} radiographs of one public collection (FracAtlas) without patient numbers, ages "
-        "or acquisition data.",
+        f"Trained on {images:,} radiographs of one public collection (FracAtlas) without patient numbers, "
+        "ages or acquisition data.",
         "Implants, casts and large scans make a positive likelier, whether or not there is a fracture.",
         "A body part that it does not know can be mistaken for one that it does.",
     ]

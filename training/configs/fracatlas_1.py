@@ -6,8 +6,9 @@ About an hour on two idle cores (35 CPU minutes for the pooled network, 3 for th
 hand and leg, 3 to calibrate and measure). Test part: fracture AUC 0.924 (0.891-0.955), region accuracy 0.985,
 ECE 0.026; the peak of the attention map lies in a fracture's outline in 49% (chance 0.5%).
 
-Validation AUC of the pooled network: 0.905 after 4 epochs, 0.941 after 9, 0.939 at the end (averaged weights);
-its loss was still falling. Fine-tuned for one region: hand 0.918 against 0.919 pooled, leg 0.943 against 0.938.
+Validation AUC of the pooled network: 0.905 after 4 epochs, 0.941 after 9, 0.939 at the end (averaged
+weights); its loss was still falling. Fine-tuned for one region: hand 0.918 against 0.919 pooled, leg 0.943
+against 0.938.
 The shipped pooled run was planned for 15 epochs and cut to 10 after the fourth, so that its first four had a
 slightly higher learning rate than this file gives them.
 """  # fmt: skip
@@ -58,8 +59,8 @@ EXPERIMENT = Experiment(
         ),
     ),
     tried=(
-        "Fracture networks for one region, one epoch on from the pooled one: validation AUC 0.918 against 0.919 "
-        "for the hand, 0.943 against 0.938 for the leg; kept, since not worse.",
+        "Fracture networks for one region, one epoch on from the pooled one: validation AUC 0.918 against "
+        "0.919 for the hand, 0.943 against 0.938 for the leg; kept, since not worse.",
         "Grad-CAM with its gradient averaged over cells: it peaked in the outline in 2% of fractured images.",
     ),
     readers={"hand": "hand", "hip": "pooled", "leg": "leg", "shoulder": "pooled"},

@@ -1,0 +1,85 @@
+"""The shipped bundle: whole, small enough, and it reads what it should and leaves alone the rest."""
+
+import numpy as np
+import pytest
+
+from models.bundle import load_bundle
+from models.scorer import open_scorer
+from pipeline.decode import decode
+from pipeline.preprocess import model_input
+from pipeline.routing import route
+from pipeline.types import Reason
+from training.experiment import ROOT
+
+NAME = "fracatlas-1"
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return load_bundle(ROOT / "models" / "bundles" / NAME)
+
+
+@pytest.fixture(scope="module")
+def scorer(bundle):
+    return open_scorer(bundle)
+
+
+def routes(scorer, pictures, body_part=""):
+    bundle = scorer.bundle
+    scores = scorer.classify(np.stack([model_input(p, bundle.region_input_size) for p in pictures]))
+    return [
+        route(
+            dict(zip(bundle.regions, map(float, row), strict=True)),
+            float(distance),
+            bundle.routing,
+            body_part=body_part,
+            regions=tuple(bundle.models),
+        )
+        for row, distance in zip(scores.probabilities, scores.distances, strict=True)
+    ]
+
+
+def test_it_is_whole_and_says_what_it_is(bundle):
+    assert set(bundle.models) == {"hand", "hip", "leg", "shoulder"}
+    assert bundle.label_meaning == "fractured"
+    assert {r for r, m in bundle.models.items() if m.pooled} == {"hip", "shoulder"}
+    assert "## Figures on the test part" in bundle.card
+    assert sum(path.stat().st_size for path in bundle.folder.iterdir()) < 30e6
+    assert bundle.manifest["metrics"]["fitted_on_overlap"] == 0
+
+
+@pytest.mark.slow
+def test_real_dicom_images_are_read_only_where_the_bundle_can(scorer, shared_data):
+    found = {}
+    for path in sorted((shared_data / "dicom").glob("*.dcm")):
+        radiograph = decode(path.read_bytes(), max_pixels=10**8, pseudonymise=lambda text: text)
+        (found[path.name],) = routes(scorer, [radiograph.pixels], radiograph.facts.body_part)
+    assert found["RG1_J2KI.dcm"].not_assessable is Reason.REGION_UNSUPPORTED  # a chest, says the header
+    assert found["CR-ModalitySequenceLUT.dcm"].not_assessable is not None  # a dental film without a header
+    for name in ("RG3_J2KI.dcm", "RG3_J2KR.dcm"):
+        assert (found[name].region, found[name].not_assessable) == ("leg", None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("region", ["hand", "hip", "leg", "shoulder", "elbow"])
+def test_phantoms_of_known_regions_are_read_and_elbows_are_not(scorer, region):
+    from training.phantoms import make_phantom
+
+    found = routes(scorer, [make_phantom(seed, region).pixels for seed in range(30)])
+    read = [r for r in found if r.not_assessable is None]
+    if region == "elbow":
+        assert not read
+    else:
+        assert len(read) >= 28
+        assert all(r.region == region for r in read)
+
+
+@pytest.mark.slow
+def test_at_most_two_percent_of_real_test_radiographs_are_not_read(scorer, shared_data, tmp_path):
+    from training.datasets import load_pixels, read_fracatlas, read_split
+
+    dataset = read_fracatlas(shared_data / "fracatlas")
+    examples = read_split(ROOT / "training" / "splits" / "fracatlas.csv", dataset.examples)["test"]
+    found = routes(scorer, load_pixels(examples, tmp_path))
+    assert np.mean([r.not_assessable is not None for r in found]) <= 0.02
+    assert np.mean([r.region in e.regions for r, e in zip(found, examples, strict=True)]) >= 0.98
