@@ -49,26 +49,26 @@ if [ ! -x .venv/bin/python ]; then
     "$found" -m venv .venv
 fi
 
-# 2. What is locked, and the project itself; again only when the lock or the project's table of contents changed
-stamp=$(cat requirements.lock pyproject.toml | sha256sum | cut -d' ' -f1)
-if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
-    say "Installing the locked dependencies into .venv (a few minutes the first time)"
-    .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
-    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
-    echo "$stamp" >.venv/installed
-fi
-
-# 3. Libraries that WeasyPrint opens: the text layout (needed), and the subsetter that makes reports four times faster
+# 2. Libraries that WeasyPrint opens: the text layout (needed), and the subsetter that makes reports four times faster
 missing=
 has_library libpango-1.0.so.0 || missing="$missing libpango-1.0-0"
 has_library libpangoft2-1.0.so.0 || missing="$missing libpangoft2-1.0-0"
 [ -z "$missing" ] || apt_install need $missing
 has_library libharfbuzz-subset.so.0 || apt_install want libharfbuzz-subset0
 
-# 4. For the tests: a browser, and pages of a PDF as pictures
+# 3. For the tests: a browser, and pages of a PDF as pictures
 if [ "${1:-}" = test ]; then
     missing=
     command -v pdftoppm >/dev/null || missing="$missing poppler-utils"
     command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing="$missing chromium"
     [ -z "$missing" ] || apt_install want $missing
+fi
+
+# 4. What is locked, and the project itself; again only when the lock or the project's table of contents changed
+stamp=$(cat requirements.lock pyproject.toml | sha256sum | cut -d' ' -f1)
+if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
+    say "Installing the locked dependencies into .venv (a few minutes the first time)"
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+    echo "$stamp" >.venv/installed
 fi
