@@ -32,7 +32,8 @@ POSTGRES = "postgres-18"
 OUTSIDE = Path("/var/lib/fractureai-postgres")
 START_SECONDS = 60.0
 STOP_SECONDS = 2.5
-HANDOVER_SECONDS = 15.0
+HANDOVER_SECONDS = 15.0  # for the children of a killed run to end
+DYING_SECONDS = 1.0  # for itself
 
 
 class EmbeddedError(RuntimeError):
@@ -118,19 +119,19 @@ def hold(home: Path) -> Iterator[int]:
     """
     descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        deadline = time.monotonic() + HANDOVER_SECONDS
+        began = time.monotonic()
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 holder = os.pread(descriptor, 20, 0).decode().strip()
-                if _lives(holder) or time.monotonic() > deadline:
+                if time.monotonic() - began > (DYING_SECONDS if _lives(holder) else HANDOVER_SECONDS):
                     raise EmbeddedError(
                         "home_in_use",
                         f"{home} is in use by process {holder}. Stop it, or name another folder with --home.",
                     ) from None
-                time.sleep(0.1)  # the children of a killed run are still ending
+                time.sleep(0.1)
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield descriptor
