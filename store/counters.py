@@ -26,7 +26,7 @@ from store.tables import (
 PASSED_ALL = len(STAGES)
 TERMINAL = tuple(status.value for status in TERMINAL_IMAGE_STATUSES)
 
-#: Seconds over which the shown rate is averaged.
+#: Seconds over which the shown rate is averaged; an image that passed one of five stages counts a fifth.
 RATE_WINDOW = 20.0
 
 _Row = tuple[str, int, str | None, str | None]  # status, stage, triage, reason
@@ -57,7 +57,7 @@ def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
 
     The batch's row is locked last in every transaction, after work, images and studies.
     """
-    ended = sum(delta[f"n_{status}"] for status in TERMINAL)
+    progress = sum(delta[f"s_{stage}"] for stage in STAGES) / len(STAGES)  # in images
     columns = {
         name: getattr(Batch, name) + n for name, n in delta.items() if n and not name.startswith("reason:")
     }
@@ -66,9 +66,9 @@ def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
         func.extract("epoch", now - func.coalesce(Batch.rate_at, Batch.started_at, now)), 0.1
     )
     weight = func.exp(-seconds / RATE_WINDOW)
-    if ended > 0:
-        average = Batch.rate * weight + (1 - weight) * (literal(float(ended)) / seconds)
-        columns["rate"] = case((Batch.rate > 0, average), else_=literal(float(ended)) / seconds)
+    if progress > 0:
+        present = literal(progress) / seconds
+        columns["rate"] = case((Batch.rate > 0, Batch.rate * weight + (1 - weight) * present), else_=present)
         columns["rate_at"] = now
     result = session.execute(
         update(Batch)

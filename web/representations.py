@@ -42,7 +42,8 @@ def eta_seconds(batch: Batch) -> int | None:
     """Return the seconds that the rest will take at the present rate, or None when that is not known."""
     if batch.status not in _MOVING or batch.rate <= 0:
         return None
-    return round((batch.n_queued + batch.n_running) / batch.rate)
+    passed = sum(getattr(batch, f"s_{stage.value}") for stage in STAGES) / len(STAGES)
+    return round((batch.n_total - passed) / batch.rate)
 
 
 def batch_document(batch: Batch, reasons: Mapping[str, int]) -> dict[str, Any]:
