@@ -56,8 +56,9 @@ class Experiment:
         Region to the name of the fracture network that reads it.
     phantoms
         Made for each region of `readers`; those of `unknown` train the region network's answer `OTHER`.
-    not_assessable
-        Share of validation images that the distance rule may turn away.
+    not_assessable, distance_slack
+        Images further from the training data than all but this share of validation images, times the
+        slack, are not read.
     min_probability, second_region
         See `pipeline.types.RoutingRules`; an image of two regions shares its probability between them.
     tried
@@ -73,7 +74,8 @@ class Experiment:
     first_seed: int = 1000
     unknown: Sequence[str] = ("elbow",)
     not_assessable: float = 0.01
-    min_probability: float = 0.4
+    distance_slack: float = 1.1
+    min_probability: float = 0.38
     second_region: float = 0.3
     tried: Sequence[str] = field(default_factory=tuple)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -133,13 +134,20 @@ def save_compact(model: Any, path: Path) -> None:
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as out,
     ):
         for name in sorted(source.namelist()):
-            if name != "metadata.json":
-                out.writestr(zipfile.ZipInfo(name), source.read(name), zipfile.ZIP_DEFLATED, 9)
-            else:  # the date of saving would make every build differ
-                facts = json.loads(source.read(name))
-                facts["date_saved"] = ""
-                out.writestr(zipfile.ZipInfo(name), json.dumps(facts), zipfile.ZIP_DEFLATED, 9)
+            data = source.read(name)
+            if name == "metadata.json":
+                data = re.sub(rb'"date_saved": "[^"]*"', b'"date_saved": ""', data)
+            if name == "config.json":
+                data = _without_addresses(data)
+            out.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED, 9)
     stored.unlink()
+
+
+def _without_addresses(config: bytes) -> bytes:
+    """Number shared objects in order: Keras calls them by their addresses, and every build would differ."""
+    seen: dict[bytes, int] = {}
+    pattern = rb'(?<="shared_object_id": )\d+'
+    return re.sub(pattern, lambda match: str(seen.setdefault(match[0], len(seen))).encode(), config)
 
 
 def _rounded(weights: Any) -> Any:

@@ -206,7 +206,8 @@ def build(experiment: Experiment, data: Data, weights: Path, runs: Path, out: Pa
     size = scorer.bundle.region_input_size
     stack = np.stack([model_input(p, size) for p in data.pixels(validation)])
     distances = scorer.classify(stack).distances
-    rules = replace(rules, max_distance=float(np.quantile(distances, 1 - experiment.not_assessable)))
+    usual = float(np.quantile(distances, 1 - experiment.not_assessable))
+    rules = replace(rules, max_distance=usual * experiment.distance_slack)
     pixels = data.pixels(validation)
     readers = list(experiment.readers.values())
     shared = {n: _logits(scorer, n, pixels) for n in sorted(set(readers)) if readers.count(n) > 1}
