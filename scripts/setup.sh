@@ -64,11 +64,16 @@ if [ "${1:-}" = test ]; then
     [ -z "$missing" ] || apt_install want $missing
 fi
 
-# 4. What is locked, and the project itself; again only when the lock or the project's table of contents changed
-stamp=$(cat requirements.lock pyproject.toml | sha256sum | cut -d' ' -f1)
-if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
+# 4. What is locked, and the project itself; each again only when its file changed
+changed() { [ "$(cat ".venv/$1.installed" 2>/dev/null)" != "$(sha256sum "$1")" ]; }
+installed() { sha256sum "$1" >".venv/$1.installed"; }
+pip() { .venv/bin/python -m pip --disable-pip-version-check -qq "$@"; }
+if changed requirements.lock; then
     say "Installing the locked dependencies into .venv (a few minutes the first time)"
-    .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
-    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
-    echo "$stamp" >.venv/installed
+    pip install --require-hashes -r requirements.lock
+    installed requirements.lock
+fi
+if changed pyproject.toml; then
+    pip install --no-deps --no-build-isolation -e .
+    installed pyproject.toml
 fi
