@@ -106,6 +106,7 @@ def first_copies(session: Session, images: Sequence[Image]) -> dict[uuid.UUID, u
             Image.batch_id == images[0].batch_id,
             Image.study_id.in_({image.study_id for image in images}),
             Image.sha256.in_({image.sha256 for image in images}),
+            Image.id.not_in({image.id for image in images}),  # what another chunk kept came first
             Image.status != ImageStatus.REJECTED,
             Image.stage > 0,
         )
