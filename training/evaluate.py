@@ -173,7 +173,12 @@ def evaluate(
     bundle: Bundle, scorer: Scorer, examples: Sequence[Example], pixels: Sequence[UInt8Array]
 ) -> dict[str, Any]:
     """Return all figures of a bundle on a set of examples, ready for JSON."""
-    readings = read_all(scorer, examples, pixels)
+    return figures_of(bundle, read_all(scorer, examples, pixels), pixels)
+
+
+def figures_of(bundle: Bundle, readings: Sequence[Reading], pixels: Sequence[UInt8Array]) -> dict[str, Any]:
+    """Return all figures of readings that are there already; `pixels` in the same order."""
+    examples = [reading.example for reading in readings]
     right = np.array([region_right(r) for r in readings], np.float64)
     single = np.array([len(e.regions) == 1 for e in examples])
     turned_away = np.array([r.route.not_assessable is not None for r in readings], np.float64)
@@ -249,13 +254,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--part", default="test", help="part of the split (default: test)")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="default: runs/cache")
     parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--html", type=Path, help="write a page with all figures and plots here")
     parser.add_argument("--backend", default="auto", choices=("auto", "tensorflow", "openvino"))
     args = parser.parse_args(arguments)
     bundle, dataset = load_bundle(args.bundle), read_fracatlas(args.dataset)
     examples = read_split(args.split, dataset.examples)[args.part] if args.split else dataset.examples
     pixels = load_pixels(examples, args.cache)
-    figures = evaluate(bundle, open_scorer(bundle, backend=args.backend), examples, pixels)
+    readings = read_all(open_scorer(bundle, backend=args.backend), examples, pixels)
+    figures = figures_of(bundle, readings, pixels)
     print(summary(figures))
+    if args.html:
+        from training.report_page import report_page
+
+        by_name = {e.name: p for e, p in zip(examples, pixels, strict=True)}
+        args.html.write_text(report_page(figures, readings, by_name))
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 

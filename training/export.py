@@ -144,7 +144,7 @@ def save_compact(model: Any, path: Path) -> None:
 
 
 def _without_addresses(config: bytes) -> bytes:
-    """Number shared objects in order: Keras calls them by their addresses, and every build would differ."""
+    """Replace the addresses by which Keras names shared objects: they would differ in every build."""
     seen: dict[bytes, int] = {}
     pattern = rb'(?<="shared_object_id": )\d+'
     return re.sub(pattern, lambda match: str(seen.setdefault(match[0], len(seen))).encode(), config)
