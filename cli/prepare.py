@@ -31,7 +31,7 @@ def migrate_database() -> None:
 def prepare() -> None:
     """Make or update everything; safe to repeat, and to run twice at once."""
     from settings import get_settings
-    from store.bundles import add_bundle
+    from store.bundles import BundleExists, add_bundle
     from store.session import session_scope
     from store.sites import bootstrap
 
@@ -39,7 +39,11 @@ def prepare() -> None:
     migrate_database()
     make_bucket()
     for manifest in sorted(BUNDLES.glob("*/manifest.json")):
-        add_bundle(manifest.parent)
+        try:
+            add_bundle(manifest.parent)
+        except BundleExists:  # findings of the one that is here refer to it: it stays
+            name = manifest.parent.name
+            click.echo(f"Bundle {name} differs from the one that this server has; the server's stays.", err=True)
     with session_scope() as session:
         bootstrap(session, settings.site_name, ADMIN)
 
