@@ -43,7 +43,7 @@ def prepare() -> None:
             add_bundle(manifest.parent)
         except BundleExists:  # findings of the one that is here refer to it: it stays
             name = manifest.parent.name
-            click.echo(f"Bundle {name} differs from the one that this server has; the server's stays.", err=True)
+            click.echo(f"Bundle {name} differs from the server's of that name, which stays.", err=True)
     with session_scope() as session:
         bootstrap(session, settings.site_name, ADMIN)
 

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.blobs import get_blobs
@@ -59,16 +60,14 @@ def add_bundle(folder: Path) -> str:
             blobs.put(f"bundles/{name}/{file}", source)
     card = folder / "card.md"
     with session_scope() as session:
-        session.add(
-            Bundle(
-                name=name,
-                sha256=hashlib.sha256(manifest_bytes).hexdigest(),
-                manifest=manifest,
-                card=card.read_text("utf-8") if card.is_file() else "",
-                files=files,
-            )
+        row = insert(Bundle).values(
+            name=name,
+            sha256=hashlib.sha256(manifest_bytes).hexdigest(),
+            manifest=manifest,
+            card=card.read_text("utf-8") if card.is_file() else "",
+            files=files,
         )
-        session.flush()
+        session.execute(row.on_conflict_do_nothing())  # two starting at once bring the same one
         for site in session.scalars(select(Site).where(Site.default_bundle.is_(None))):
             site.default_bundle = name
     return name

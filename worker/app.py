@@ -19,12 +19,11 @@ from sqlalchemy import delete, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from settings import SettingsError, get_settings
+from settings import VERSION, SettingsError, get_settings
 from store.dispatch import MESSAGE_PRIORITY, broker_options
 from store.session import session_scope
 from store.tables import Worker
 
-VERSION = "0.1.0"
 log = logging.getLogger("fractureai.worker")
 settings = get_settings().require("database_url", "broker_url", "blob_url", "secret_key")
 

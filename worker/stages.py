@@ -49,7 +49,7 @@ from pipeline.types import (
     UInt8Array,
 )
 from pipeline.types import Finding as ReadFinding
-from settings import get_settings
+from settings import VERSION, get_settings
 from store import counters, studies, work
 from store.blobs import get_blobs
 from store.bundles import fetch_bundle
@@ -58,7 +58,6 @@ from store.session import session_scope
 from store.sites import pseudonymiser
 from store.tables import Batch, BatchStatus, Finding, Image, Site, Study, Work
 from store.work import Lease
-from worker.app import VERSION
 
 log = logging.getLogger("fractureai.stages")
 
