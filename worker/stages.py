@@ -29,7 +29,7 @@ from models.scorer import Scorer, open_scorer
 from pipeline.decode import decode
 from pipeline.explain import attention_regions, overlay_jpeg
 from pipeline.preprocess import display_jpeg, model_input
-from pipeline.report.render import render_report
+from pipeline.report import render
 from pipeline.report.types import BundleCard, ReportImage, StudyReport
 from pipeline.routing import route
 from pipeline.study import ImageOutcome, study_finding
@@ -93,10 +93,12 @@ def _scorer(name: str) -> Scorer:
 
 
 def warm_up(queues: set[str]) -> None:
-    """Load the default bundles' networks where images are scored; a failure is left to the first task."""
-    if "gpu" not in queues:
-        return
+    """Load what the first task would wait for: networks, or fonts. A failure is left to that task."""
     try:
+        if "report" in queues:
+            render.warm_up()
+        if "gpu" not in queues:
+            return
         with session_scope() as session:
             names = set(session.scalars(select(Site.default_bundle).where(Site.default_bundle.is_not(None))))
         for name in names:
@@ -578,7 +580,7 @@ def _write_study(study_id: uuid.UUID, batch: Batch) -> None:
         document = _study_report(
             site, study, batch, version, said.triage, said.reasons, state.images, findings
         )
-        pdf = render_report(document)
+        pdf = render.render_report(document)
         name = f"{batch.bundle}-v{version}-{uuid.uuid4().hex[:8]}.pdf"
         key = f"reports/{batch.site_id}/{study_id}/{name}"
         sha256, size = get_blobs().put(key, pdf)

@@ -185,6 +185,18 @@ def _renderer() -> _Renderer:
     return _Renderer()
 
 
+def warm_up() -> None:
+    """Load WeasyPrint, the fonts and the style now rather than with the first report.
+
+    Raises
+    ------
+    ReportUnavailable
+        Pango is missing on this machine.
+    """
+    with _lock:
+        _renderer()
+
+
 def render_report(report: StudyReport) -> bytes:
     """Write one study's report as a tagged PDF (PDF/UA-1), A4.
 
