@@ -169,7 +169,7 @@ def test_a_server_that_dies_says_why(fresh_home: Path) -> None:
 def test_asked_to_stop_it_stops_cleanly(fresh_home: Path) -> None:
     parent, children = start(fresh_home)
     parent.send_signal(signal.SIGINT)
-    parent.wait(10)
+    parent.wait(60)
     _, alive = psutil.wait_procs(children, timeout=1)
     assert not alive
     assert "database system is shut down" in (fresh_home / "logs" / "postgres.log").read_text()
