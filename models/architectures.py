@@ -182,7 +182,7 @@ def _custom_cnn(size: int, weights: str | None) -> Backbone:
     for block, filters in enumerate((32, 64, 128, 192, 256)):
         finer = x
         x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
-        x = layers.BatchNormalization()(x)
+        x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.Dropout(0.1, name=f"block_{block}_dropout")(layers.MaxPooling2D()(x))
     return Backbone(image, x, finer)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from models.scorer import Reference
 from pipeline.types import Float32Array, Platt, Thresholds
@@ -76,6 +77,16 @@ def fit_reference(
     images
         Compare with every training image (5th nearest) instead of with the class means.
     """
+    if not np.isfinite(features).all():
+        raise ValueError("the features are not finite: the region network has diverged")
+    # one thread: OpenBLAS's threaded products were seen to spin for ever in a process that had trained before
+    with threadpool_limits(1, "blas"):
+        return _fitted(features, classes, components, images)
+
+
+def _fitted(
+    features: Float32Array, classes: npt.NDArray[np.int_], components: int, images: bool
+) -> Reference:
     labels = np.unique(classes)
     means = np.stack([features[classes == label].mean(axis=0) for label in labels])
     within = features - means[np.searchsorted(labels, classes)]

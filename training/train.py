@@ -24,7 +24,15 @@ from pipeline.triage import calibrate, triage
 from pipeline.types import Platt, RegionModel, RoutingRules, Thresholds, UInt8Array
 from training.calibrate import fit_platt, fit_reference, operating_points
 from training.card import card, limits
-from training.datasets import Dataset, Example, load_pixels, phantom_examples, read_fracatlas, read_split
+from training.datasets import (
+    Dataset,
+    DatasetError,
+    Example,
+    load_pixels,
+    phantom_examples,
+    read_fracatlas,
+    read_split,
+)
 from training.evaluate import Reading, evaluate, read_all, summary
 from training.experiment import OTHER, Experiment, NetworkPlan, load_experiment, shared_data
 from training.export import BundleContent, TrainedNetwork, save_compact, write_bundle
@@ -108,6 +116,10 @@ def calibrated(
     for reading in readings:
         if reading.route.region in experiment.readers:
             by_network.setdefault(experiment.readers[reading.route.region], []).append(reading)
+    if missing := set(experiment.readers.values()) - by_network.keys():
+        raise DatasetError(
+            f"no validation image is routed to {sorted(missing)}: train the region network longer"
+        )
     platts, probabilities, labels, regions = {}, [], [], []
     for network, part in by_network.items():
         truth = [r.example.fractured for r in part]
