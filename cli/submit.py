@@ -162,16 +162,16 @@ def run_submit(
         with suppress(ClientError):
             client.request("POST", f"/batches/{batch['id']}/cancel", body={}, read_timeout=3.0)
         raise
-    _print_problems(console, sent.problems)
     counts = sent.counts
-    console.print(
-        f"Batch {batch['id']}: {counts['accepted']} accepted, {counts['rejected']} rejected"
-        + (f", {counts['skipped']} skipped" if counts["skipped"] else "")
-    )
-    console.print(client.page(batch), soft_wrap=True)
-    if not (options.wait or options.out):
-        return SubmitResult(batch, counts, sent.problems)
     try:
+        _print_problems(console, sent.problems)
+        console.print(
+            f"Batch {batch['id']}: {counts['accepted']} accepted, {counts['rejected']} rejected"
+            + (f", {counts['skipped']} skipped" if counts["skipped"] else "")
+        )
+        console.print(client.page(batch), soft_wrap=True)
+        if not (options.wait or options.out):
+            return SubmitResult(batch, counts, sent.problems)
         with batch_bar(console) as update:
             batch = client.wait_for(batch["id"], update, timeout=options.timeout)
     except KeyboardInterrupt:
