@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from models import architectures
-from models.bundle import Bundle
+from models.bundle import MANIFEST, Bundle
 from models.scorer import Reference, Scorer, open_scorer
 from pipeline.preprocess import model_input
 from pipeline.triage import calibrate, triage
@@ -261,6 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("models/bundles"), help="default: models/bundles")
     args = parser.parse_args(arguments)
     experiment = load_experiment(args.config)
+    if (args.out / experiment.name / MANIFEST).exists():  # said now, not after an hour of training
+        raise FileExistsError(
+            f"{args.out / experiment.name} is there already; give the new bundle a new name"
+        )
     dataset = read_fracatlas(args.data or shared_data() / "fracatlas")
     data = Data(dataset, experiment, args.runs / "cache")
     bundle = build(
