@@ -112,8 +112,8 @@ def wait_for(ask: Callable[[], T], seconds: float, what: str) -> T:
         time.sleep(0.1)
 
 
-def submit(site_id: uuid.UUID, files: dict[str, bytes], **options: object) -> Batch:
-    """Take files in as the web does, submit, and dispatch."""
+def draft(site_id: uuid.UUID, files: dict[str, bytes], **options: object) -> Batch:
+    """Take files in as the web does."""
     with session_scope() as session:
         batch, _ = batches.create_batch(session, site_id=site_id, user_id=None, **options)  # type: ignore[arg-type]
     new = []
@@ -123,6 +123,13 @@ def submit(site_id: uuid.UUID, files: dict[str, bytes], **options: object) -> Ba
         new.append(NewFile(path, sha256, size, key))
     with session_scope() as session:
         batches.add_files(session, batch.id, site_id, new)
+    return batch
+
+
+def submit(site_id: uuid.UUID, files: dict[str, bytes], **options: object) -> Batch:
+    """Take files in, submit them, and dispatch."""
+    batch = draft(site_id, files, **options)
+    with session_scope() as session:
         batches.submit(session, batch.id, site_id)
     dispatch.dispatch()
     return batch

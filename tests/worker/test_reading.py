@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy import select, update
 
 from store import batches, studies
-from store.batches import ManifestRow, NewFile
+from store.batches import ManifestRow
 from store.blobs import get_blobs
 from store.dispatch import QUEUES
 from store.session import session_scope
 from store.tables import STAGES, Batch, Finding, Image, Stage, StudyFinding, Work, WorkState
-from tests.running import assert_sound, images_of, read_batch
+from tests.running import assert_sound, draft, images_of, read_batch
 from training.phantoms import encode_phantom, make_phantom
 
 
@@ -34,19 +34,6 @@ def dicom(seed: int, region: str, study: str, number: int = 1, **changes: str) -
     buffer = io.BytesIO()
     dataset.save_as(buffer)
     return buffer.getvalue()
-
-
-def draft(site_id: uuid.UUID, files: dict[str, bytes], **options: object) -> Batch:
-    with session_scope() as session:
-        batch, _ = batches.create_batch(session, site_id=site_id, user_id=None, **options)  # type: ignore[arg-type]
-    new = []
-    for path, data in files.items():
-        key = batches.new_incoming_key(batch.id)
-        sha256, size = get_blobs().put(key, data)
-        new.append(NewFile(path, sha256, size, key))
-    with session_scope() as session:
-        batches.add_files(session, batch.id, site_id, new)
-    return batch
 
 
 def work_off(batch: Batch) -> Batch:
