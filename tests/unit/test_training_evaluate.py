@@ -1,6 +1,7 @@
 """Measuring a bundle: the pointing game by hand, figures that JSON can hold, files that never differ."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -61,8 +62,9 @@ def test_the_page_shows_every_figure_and_the_worst_errors(tiny_bundle):
     readings = read_all(open_scorer(tiny_bundle, backend="tensorflow"), examples, pixels)
     by_name = {e.name: p for e, p in zip(examples, pixels, strict=True)}
     page = report_page(figures_of(tiny_bundle, readings, pixels), readings, by_name)
+    words = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)  # a picture's letters may spell anything
     for word in ("sensitivity at low", "Pointing game", "Missed fractures", "without implants", "nan"):
-        assert (word in page) is (word != "nan")
+        assert (word in words) is (word != "nan")
     assert page.count("data:image/svg+xml") == 5
     assert page.count("<figcaption>") == 24
     assert 'src="http' not in page
