@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import case, func, literal, or_, update
+from sqlalchemy import case, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -129,10 +129,8 @@ def end_images(
     """
     where = [Image.batch_id == batch_id, Image.status.not_in(TERMINAL)]
     if work_ids is not None:
-        where.append(or_(Image.work_id.in_(work_ids)))
+        where.append(Image.work_id.in_(work_ids))
     columns = (Image.status, Image.stage, Image.triage, Image.reason)
-    from sqlalchemy import select
-
     before = [
         ((str(s), int(g), t, r), int(n))
         for s, g, t, r, n in session.execute(

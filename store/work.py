@@ -19,7 +19,6 @@ from settings import get_settings
 from store import counters
 from store.tables import (
     STAGES,
-    TERMINAL_BATCH_STATUSES,
     Batch,
     BatchStatus,
     Image,
@@ -292,9 +291,3 @@ def drop_ended_scratch(session: Session, batch_id: uuid.UUID | None = None, limi
     for work in rows:
         work.scratch = None
     return keys
-
-
-def batch_is_over(session: Session, batch_id: uuid.UUID) -> bool:
-    """Tell whether the batch has ended."""
-    status = session.scalar(select(Batch.status).where(Batch.id == batch_id))
-    return status is None or status in TERMINAL_BATCH_STATUSES
