@@ -31,7 +31,13 @@ QUEUES: dict[Stage, str] = {
     Stage.EXPLAIN: "cpu",
     Stage.REPORT: "report",
 }
-FINISH_QUEUE = "report"
+#: The queue of every kind of work that has no stages; its task is `task_name(kind)`.
+KIND_QUEUES: dict[WorkKind, str] = {
+    WorkKind.FINISH: "report",
+    WorkKind.EXPORT: "cpu",
+    WorkKind.NOTICE: "cpu",
+    WorkKind.EVALUATE: "cpu",
+}
 
 #: Redis priorities, the smaller first; by `Priority.rank`.
 MESSAGE_PRIORITY = (0, 3, 6)
@@ -92,7 +98,7 @@ _CHOOSE = text(
                row_number() OVER (PARTITION BY due.site_id ORDER BY due.priority, due.due_at) AS turn
         FROM (SELECT DISTINCT site_id FROM work WHERE state = 'due') AS sites
         CROSS JOIN LATERAL (
-            SELECT work.* FROM work JOIN batches ON batches.id = work.batch_id
+            SELECT work.* FROM work LEFT JOIN batches ON batches.id = work.batch_id
             WHERE work.site_id = sites.site_id AND work.state = 'due' AND work.due_at <= clock_timestamp()
               AND (batches.paused_at IS NULL OR work.kind <> 'chunk')
             ORDER BY work.priority, work.due_at LIMIT :room
@@ -170,7 +176,8 @@ def _send(app: Celery, message: _Message) -> None:
             app=app,
         ).apply_async(**options)
     else:
-        app.send_task(task_name(message.kind), kwargs=arguments, queue=FINISH_QUEUE, **options)
+        queue = KIND_QUEUES[message.kind]
+        app.send_task(task_name(message.kind), kwargs=arguments, queue=queue, **options)
 
 
 def _send_all(messages: Sequence[_Message]) -> int:

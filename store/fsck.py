@@ -117,14 +117,14 @@ _INVARIANTS = {
     "work_after_end": """
         SELECT 'work', w.id, w.kind || ' is ' || w.state || ' though its batch is ' || b.status
         FROM work w JOIN batches b ON b.id = w.batch_id
-        WHERE b.status = ANY(:ended_batch) AND w.state NOT IN ('done', 'cancelled')""",
+        WHERE b.status = ANY(:ended_batch) AND w.state NOT IN ('done', 'cancelled', 'failed')""",
     "batch_stuck": """
         SELECT 'batch', b.id, 'every image has ended, and nothing will finish the batch'
         FROM batches b
         WHERE b.status IN ('queued', 'running', 'paused')
           AND b.n_total = b.n_done + b.n_rejected + b.n_failed + b.n_cancelled
           AND NOT EXISTS (SELECT 1 FROM work w WHERE w.batch_id = b.id AND w.kind = 'finish'
-                          AND w.round = b.round AND w.state NOT IN ('done', 'cancelled'))""",
+                          AND w.round = b.round AND w.state NOT IN ('done', 'cancelled', 'failed'))""",
 }
 
 _COUNTERS = {
@@ -161,7 +161,7 @@ _REFERENCES = """
         UNION ALL SELECT display_key, 'display', display_sha256 FROM images
         UNION ALL SELECT overlay_key, 'overlay', overlay_sha256 FROM images
         UNION ALL SELECT report_key, 'report', report_sha256 FROM study_findings
-        UNION ALL SELECT scratch, 'scratch', NULL FROM work WHERE state NOT IN ('done', 'cancelled')
+        UNION ALL SELECT scratch, 'scratch', NULL FROM work WHERE state NOT IN ('done', 'cancelled', 'failed')
         UNION ALL SELECT 'bundles/' || name || '/' || file.key, 'bundle', file.value
                   FROM bundles, jsonb_each_text(files) AS file
     ) AS named
@@ -322,5 +322,5 @@ def _check_blob(
 def _still_named(connection: Connection, key: str) -> bool:
     query = """
         SELECT EXISTS (SELECT 1 FROM images WHERE incoming_key = :key) OR EXISTS (
-            SELECT 1 FROM work WHERE scratch = :key AND state NOT IN ('done', 'cancelled'))"""
+            SELECT 1 FROM work WHERE scratch = :key AND state NOT IN ('done', 'cancelled', 'failed'))"""
     return bool(connection.scalar(text(query), {"key": key}))

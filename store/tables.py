@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     DateTime,
     Float,
     ForeignKey,
@@ -42,6 +43,7 @@ from pipeline.types import (
 )
 
 __all__ = [
+    "ENDED_WORK",
     "REASONS",
     "STAGES",
     "TERMINAL_BATCH_STATUSES",
@@ -100,16 +102,27 @@ class WorkKind(StrEnum):
 
     CHUNK = "chunk"
     FINISH = "finish"
+    EXPORT = "export"
+    NOTICE = "notice"
+    EVALUATE = "evaluate"
 
 
 class WorkState(StrEnum):
-    """`due` waits for dispatch, `published` lies in the broker, `running` was taken at least once."""
+    """`due` waits for dispatch, `published` lies in the broker, `running` was taken at least once.
+
+    A chunk or a finish never is `failed`: its images are.
+    """
 
     DUE = "due"
     PUBLISHED = "published"
     RUNNING = "running"
     DONE = "done"
     CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+#: In these nothing will be done any more.
+ENDED_WORK = frozenset({WorkState.DONE, WorkState.CANCELLED, WorkState.FAILED})
 
 
 class Base(DeclarativeBase):
@@ -368,7 +381,10 @@ class Finding(Base):
 
 
 class Work(Base):
-    """One unit of work: the only thing that recovers. See ``store.work``."""
+    """One unit of work: the only thing that recovers. See ``store.work``.
+
+    Chunks and finishes belong to a batch; the other kinds name the row that they are about as `subject_id`.
+    """
 
     __tablename__ = "work"
     __table_args__ = (
@@ -393,13 +409,20 @@ class Work(Base):
             postgresql_where=text("state in ('published','running')"),
         ),
         Index("ix_work_batch", "batch_id", "state"),
+        Index("ix_work_subject", "subject_id", postgresql_where=text("subject_id is not null")),
+        CheckConstraint(
+            "CASE WHEN kind IN ('chunk', 'finish') THEN batch_id IS NOT NULL"
+            " ELSE batch_id IS NULL AND subject_id IS NOT NULL END",
+            name="ck_work_subject",
+        ),
         Index("ix_work_scratch", "id", postgresql_where=text("scratch is not null")),
     )
     id: Mapped[uuid.UUID] = _id()
     site_id: Mapped[uuid.UUID] = _site()
-    batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
+    batch_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
+    subject_id: Mapped[uuid.UUID | None]
     kind: Mapped[str]
-    round: Mapped[int]
+    round: Mapped[int] = mapped_column(Integer, server_default=text("1"), default=1)
     stage: Mapped[str | None]  # the next stage of a chunk; NULL for other kinds
     state: Mapped[str] = mapped_column(server_default="due", default=WorkState.DUE.value)
     priority: Mapped[int] = mapped_column(SmallInteger)

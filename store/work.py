@@ -18,11 +18,13 @@ from sqlalchemy.orm import Session
 from settings import get_settings
 from store import counters
 from store.tables import (
+    ENDED_WORK,
     STAGES,
     Batch,
     BatchStatus,
     Image,
     ImageStatus,
+    Priority,
     Reason,
     Stage,
     Work,
@@ -44,11 +46,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Lease:
-    """A unit of work in this worker's hands."""
+    """A unit of work in this worker's hands: of a batch, or about the row `subject_id`."""
 
     work_id: uuid.UUID
     token: uuid.UUID
-    batch_id: uuid.UUID
+    batch_id: uuid.UUID | None
+    subject_id: uuid.UUID | None
     site_id: uuid.UUID
     kind: WorkKind
     stage: Stage | None
@@ -61,6 +64,54 @@ def _later(seconds: float) -> ColumnElement[datetime]:
     return func.clock_timestamp() + timedelta(seconds=seconds)
 
 
+def add_unit(
+    session: Session,
+    kind: WorkKind,
+    *,
+    site_id: uuid.UUID,
+    subject_id: uuid.UUID,
+    priority: Priority = Priority.NORMAL,
+    delay: float = 0.0,
+) -> Work:
+    """Queue a unit about the row `subject_id`, due in `delay` seconds; call `dispatch` after the commit."""
+    unit = Work(
+        id=uuid.uuid4(),
+        site_id=site_id,
+        subject_id=subject_id,
+        kind=kind.value,
+        priority=priority.rank,
+        due_at=_later(delay),
+    )
+    session.add(unit)
+    session.flush()
+    return unit
+
+
+def end_unit(session: Session, lease: Lease) -> None:
+    """End a unit well; in the transaction that writes what it made, before that is written.
+
+    Raises
+    ------
+    StaleLease
+    """
+    pass_stage(session, hold(session, lease), None)
+
+
+def cancel_units(session: Session, subject_id: uuid.UUID) -> None:
+    """End what is not over of a subject's units; a worker that holds one learns it at its next `hold`."""
+    session.execute(
+        update(Work)
+        .where(Work.subject_id == subject_id, Work.state.not_in(ENDED_WORK))
+        .values(
+            state=WorkState.CANCELLED.value,
+            lease_token=None,
+            lease_until=None,
+            finished_at=func.clock_timestamp(),
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
 def take(session: Session, work_id: uuid.UUID, stage: Stage | None) -> Lease | Verdict:
     """Take a unit for one stage.
 
@@ -69,7 +120,7 @@ def take(session: Session, work_id: uuid.UUID, stage: Stage | None) -> Lease | V
     cancelled or paused batch's unit is put away.
     """
     work = session.scalar(select(Work).where(Work.id == work_id).with_for_update())
-    if work is None or work.state in {WorkState.DONE, WorkState.CANCELLED}:
+    if work is None or work.state in ENDED_WORK:
         return Verdict.END
     now = session.scalar(select(func.clock_timestamp()))
     if work.lease_until is not None and now is not None and work.lease_until > now:
@@ -82,14 +133,15 @@ def take(session: Session, work_id: uuid.UUID, stage: Stage | None) -> Lease | V
             return Verdict.PASS
         if position < wanted:
             return Verdict.END
-    batch = session.get_one(Batch, work.batch_id)
-    if batch.cancelled_at is not None and work.kind == WorkKind.CHUNK:
-        _cancel(session, work)
-        return Verdict.END
-    if batch.paused_at is not None and work.kind == WorkKind.CHUNK:
-        work.state = WorkState.DUE.value
-        work.published_at = None
-        return Verdict.END
+    if work.kind == WorkKind.CHUNK:
+        batch = session.get_one(Batch, work.batch_id)
+        if batch.cancelled_at is not None:
+            _cancel(session, work)
+            return Verdict.END
+        if batch.paused_at is not None:
+            work.state = WorkState.DUE.value
+            work.published_at = None
+            return Verdict.END
     work.state = WorkState.RUNNING.value
     work.taken += 1
     work.lease_token = uuid.uuid4()
@@ -99,6 +151,7 @@ def take(session: Session, work_id: uuid.UUID, stage: Stage | None) -> Lease | V
         work_id=work.id,
         token=work.lease_token,
         batch_id=work.batch_id,
+        subject_id=work.subject_id,
         site_id=work.site_id,
         kind=WorkKind(work.kind),
         stage=Stage(work.stage) if work.stage else None,
@@ -123,13 +176,19 @@ def start_batch(session: Session, batch_id: uuid.UUID) -> None:
     )
 
 
+def _batch_of(work: Work) -> uuid.UUID:
+    if work.batch_id is None:
+        raise ValueError(f"a {work.kind} belongs to no batch")
+    return work.batch_id
+
+
 def _cancel(session: Session, work: Work) -> None:
     work.state = WorkState.CANCELLED.value
     work.lease_token = work.lease_until = None
     work.finished_at = func.clock_timestamp()
     session.flush()
     counters.end_images(
-        session, work.batch_id, [work.id], ImageStatus.CANCELLED, Reason.CANCELLED_BY_USER.value
+        session, _batch_of(work), [work.id], ImageStatus.CANCELLED, Reason.CANCELLED_BY_USER.value
     )
 
 
@@ -236,10 +295,14 @@ def _failed_attempt(session: Session, work: Work, reason: Reason, error: str) ->
     work.state = WorkState.DUE.value
     work.published_at = None
     work.due_at = _later(min(30.0, 0.5 * 2**work.attempt))
-    if work.kind == WorkKind.CHUNK and work.attempt >= get_settings().max_attempts:
+    if work.kind != WorkKind.FINISH and work.attempt >= get_settings().max_attempts:
+        work.finished_at = func.clock_timestamp()
+        if work.kind != WorkKind.CHUNK:
+            work.state = WorkState.FAILED.value
+            session.flush()
+            return
         images = images_of(session, work.id)
         work.state = WorkState.DONE.value
-        work.finished_at = func.clock_timestamp()
         if len(images) > 1:
             _split(session, work, images)
         else:
@@ -249,7 +312,7 @@ def _failed_attempt(session: Session, work: Work, reason: Reason, error: str) ->
 
 def _split(session: Session, work: Work, images: Sequence[Image]) -> None:
     """Give each image a unit of its own, from the start: its neighbours must not die with it."""
-    with counters.counted(session, work.batch_id, list(images)):
+    with counters.counted(session, _batch_of(work), list(images)):
         for image in images:
             single = Work(
                 id=uuid.uuid4(),
@@ -269,7 +332,7 @@ def _split(session: Session, work: Work, images: Sequence[Image]) -> None:
 
 
 def _fail_images(session: Session, work: Work, images: Sequence[Image], reason: Reason, error: str) -> None:
-    with counters.counted(session, work.batch_id, list(images)):
+    with counters.counted(session, _batch_of(work), list(images)):
         for image in images:
             image.status = ImageStatus.FAILED.value
             image.stage = counters.PASSED_ALL
@@ -282,7 +345,7 @@ def drop_ended_scratch(session: Session, batch_id: uuid.UUID | None = None, limi
     """Forget the scratch of units that have ended, of one batch or of all; return the keys to delete."""
     ended: list[ColumnElement[bool]] = [
         Work.scratch.is_not(None),
-        Work.state.in_([WorkState.DONE, WorkState.CANCELLED]),
+        Work.state.in_(ENDED_WORK),
     ]
     if batch_id is not None:
         ended.append(Work.batch_id == batch_id)

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from settings import Settings
 from store.blobs import get_blobs
-from store.dispatch import FINISH_QUEUE, QUEUES
+from store.dispatch import KIND_QUEUES, QUEUES
 from store.errors import ServiceError
 from store.session import session_scope
 from store.tables import Batch, BatchStatus, Work, Worker, WorkState
@@ -24,7 +24,7 @@ from web.auth import is_public
 health = Blueprint("health", __name__)
 
 WORKER_SEEN = timedelta(seconds=30)
-ALL_QUEUES = tuple(sorted({*QUEUES.values(), FINISH_QUEUE}))
+ALL_QUEUES = tuple(sorted({*QUEUES.values(), *KIND_QUEUES.values()}))
 
 
 def _slots(session: Session) -> dict[str, int]:

@@ -22,7 +22,7 @@ from store.blobs import get_blobs
 from store.dispatch import dispatch
 from store.errors import ServiceError
 from store.session import get_engine, session_scope
-from store.tables import Batch, BatchStatus, Image, SignInToken, UserSession, Work, Worker, WorkState
+from store.tables import ENDED_WORK, Batch, BatchStatus, Image, SignInToken, UserSession, Work, Worker
 
 log = logging.getLogger("fractureai.reconcile")
 
@@ -49,9 +49,7 @@ def tidy() -> None:
     with session_scope() as session:
         in_use = set(
             session.scalars(
-                select(Work.scratch).where(
-                    Work.scratch.is_not(None), Work.state.not_in([WorkState.DONE, WorkState.CANCELLED])
-                )
+                select(Work.scratch).where(Work.scratch.is_not(None), Work.state.not_in(ENDED_WORK))
             )
         )
     for key in blobs.keys("scratch/"):

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import Task
 
-from store.dispatch import FINISH_QUEUE, QUEUES, task_name
+from store.dispatch import KIND_QUEUES, QUEUES, task_name
 from store.tables import Stage, WorkKind
 from store.work import Lease
 from worker import flow
@@ -33,7 +33,7 @@ def unit_task(step: Stage | WorkKind) -> Callable[[Callable[[Lease], bool]], Tas
             body,
             bind=True,
             name=task_name(step),
-            queue=QUEUES[step] if isinstance(step, Stage) else FINISH_QUEUE,
+            queue=QUEUES[step] if isinstance(step, Stage) else KIND_QUEUES[step],
             max_retries=0,
         )
 
