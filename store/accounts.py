@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import secrets
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 from argon2 import PasswordHasher
@@ -37,21 +39,58 @@ class PasswordTooShort(ServiceError):
     advice = "Choose a longer one; a sentence is easy to remember."
 
 
+class Permission(StrEnum):
+    """What a view needs and a role or an API key gives."""
+
+    SUBMIT = "submit"  # make batches, send files, steer one's batches
+    READ = "read"  # see batches, images, findings and reports; download them
+    WORK = "work"  # see and work the list across batches
+    REVIEW = "review"  # record a reading, sign it off
+    RESEARCH = "research"  # data sets, re-scoring, findings of bundles that are not promoted
+    ADMINISTER = "administer"  # people, keys, audit, notices, retention, bundles of the site
+
+
+class Role(StrEnum):
+    """What a person is at a site."""
+
+    SUBMITTER = "submitter"
+    STAFF = "staff"
+    CLINICIAN = "clinician"
+    RESEARCHER = "researcher"
+    ADMIN = "admin"
+
+
+PERMISSIONS = {
+    Role.SUBMITTER: frozenset({Permission.SUBMIT, Permission.READ}),
+    Role.STAFF: frozenset({Permission.SUBMIT, Permission.READ, Permission.WORK}),
+    Role.CLINICIAN: frozenset({Permission.SUBMIT, Permission.READ, Permission.WORK, Permission.REVIEW}),
+    Role.RESEARCHER: frozenset({Permission.SUBMIT, Permission.READ, Permission.RESEARCH}),
+    Role.ADMIN: frozenset(Permission),
+}
+
+
 @dataclass(frozen=True)
 class Identity:
     """Who asks, and how they proved it.
 
     Attributes
     ----------
+    permissions
+        What the role gives; of an API key, only what its scope has too.
     csrf_token
         Of the browser session; None for an API key.
     """
 
     site_id: uuid.UUID
     user_id: uuid.UUID
-    role: str
+    role: Role
     email: str
+    permissions: frozenset[Permission]
     csrf_token: str | None = None
+
+    def may(self, permission: str) -> bool:
+        """Tell whether this may be done."""
+        return permission in self.permissions
 
 
 def hash_token(token: str) -> str:
@@ -90,10 +129,10 @@ def find_user(session: Session, site_id: uuid.UUID, email: str) -> User | None:
 
 
 def create_user(
-    session: Session, site_id: uuid.UUID, email: str, *, password: str | None = None, role: str = "admin"
+    session: Session, site_id: uuid.UUID, email: str, *, role: Role, password: str | None = None
 ) -> User:
     """Make a person; without a password only a one-time link signs them in. Raises `PasswordTooShort`."""
-    user = User(site_id=site_id, email=email.strip(), role=role)
+    user = User(site_id=site_id, email=email.strip(), role=role.value)
     session.add(user)
     session.flush()
     if password is not None:
@@ -157,12 +196,28 @@ def check_password(session: Session, email: str, password: str) -> User | None:
 
 
 def create_api_key(
-    session: Session, user: User, name: str, *, expires_at: datetime | None = None
+    session: Session,
+    user: User,
+    name: str,
+    *,
+    scope: Collection[Permission] | None = None,
+    expires_at: datetime | None = None,
 ) -> tuple[ApiKey, str]:
-    """Make a key; return its row and the key itself, which cannot be shown again."""
+    """Make a key; return its row and the key itself, which cannot be shown again.
+
+    Parameters
+    ----------
+    scope
+        What the key may do, within what its owner may at the time of its use; everything when absent.
+    """
     key = KEY_PREFIX + secrets.token_urlsafe(32)
     row = ApiKey(
-        site_id=user.site_id, user_id=user.id, name=name, key_hash=hash_token(key), expires_at=expires_at
+        site_id=user.site_id,
+        user_id=user.id,
+        name=name,
+        key_hash=hash_token(key),
+        scope=sorted(Permission if scope is None else scope),
+        expires_at=expires_at,
     )
     session.add(row)
     session.flush()
@@ -223,7 +278,14 @@ def identify_key(session: Session, key: str) -> Identity | None:
         .values(last_used_at=func.now())
         .execution_options(synchronize_session=False)
     )
-    return Identity(user.site_id, user.id, user.role, user.email)
+    role = Role(user.role)
+    return Identity(
+        user.site_id,
+        user.id,
+        role,
+        user.email,
+        PERMISSIONS[role].intersection(map(Permission, api_key.scope)),
+    )
 
 
 # one-time links and sessions
@@ -291,7 +353,8 @@ def identify_session(session: Session, token: str) -> Identity | None:
     if row is None:
         return None
     opened, user = row
-    return Identity(user.site_id, user.id, user.role, user.email, opened.csrf_token)
+    role = Role(user.role)
+    return Identity(user.site_id, user.id, role, user.email, PERMISSIONS[role], opened.csrf_token)
 
 
 def close_session(session: Session, token: str) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from settings import get_settings
+from store.accounts import Role
 from store.tables import Bundle, Site, User
 
 
@@ -30,10 +31,13 @@ def bootstrap(session: Session, site_name: str, email: str) -> tuple[Site, User,
         session.add(site)
         session.flush()
     admin = session.scalar(
-        select(User).where(User.site_id == site.id, User.role == "admin").order_by(User.created_at).limit(1)
+        select(User)
+        .where(User.site_id == site.id, User.role == Role.ADMIN)
+        .order_by(User.created_at)
+        .limit(1)
     )
     if admin is None:
-        admin = User(id=uuid.uuid4(), site_id=site.id, email=email, role="admin")
+        admin = User(id=uuid.uuid4(), site_id=site.id, email=email, role=Role.ADMIN.value)
         session.add(admin)
         session.flush()
     return site, admin, created

@@ -173,7 +173,7 @@ class User(Base):
     site_id: Mapped[uuid.UUID] = _site()
     email: Mapped[str]
     password_hash: Mapped[str | None]
-    role: Mapped[str] = mapped_column(server_default="admin")
+    role: Mapped[str]  # a store.accounts.Role
     created_at: Mapped[datetime] = _now()
     disabled_at: Mapped[datetime | None]
 
@@ -187,6 +187,7 @@ class ApiKey(Base):
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
     name: Mapped[str]
     key_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scope: Mapped[list[Any]]  # of store.accounts.Permission
     created_at: Mapped[datetime] = _now()
     last_used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]

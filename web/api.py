@@ -15,12 +15,13 @@ from sqlalchemy.orm import Session
 
 from settings import Settings
 from store import accounts, batches, bundles, dispatch
+from store.accounts import Permission
 from store.blobs import get_blobs
 from store.errors import BatchNotDraft, NotFound
 from store.export import stream_csv, stream_zip
 from store.session import session_scope
 from store.tables import Batch, BatchStatus, ImageStatus, Priority, Site, Triage
-from web.auth import check_csrf, checks_csrf, identify, identity, is_public
+from web.auth import check_csrf, checks_csrf, identify, identity, is_public, needs
 from web.errors import InvalidQuery, InvalidRequest, UnsupportedMediaType
 from web.openapi import document
 from web.representations import (
@@ -188,6 +189,7 @@ def _batch_answer(session: Session, batch: Batch, status: int = 200) -> Response
 
 
 @api.post("/batches")
+@needs(Permission.SUBMIT)
 def create_batch() -> Response:
     """Make a draft. The same Idempotency-Key again answers the same batch."""
     key = request.headers.get("Idempotency-Key")
@@ -204,6 +206,7 @@ def create_batch() -> Response:
 
 
 @api.get("/batches")
+@needs(Permission.READ)
 def list_batches() -> Response:
     """List the site's batches, the newest first."""
     asked = read_query(cursor=cursor_text, limit=page_size)
@@ -216,6 +219,7 @@ def list_batches() -> Response:
 
 
 @api.get("/batches/<uuid:batch_id>")
+@needs(Permission.READ)
 def get_batch(batch_id: uuid.UUID) -> Response:
     """Answer one batch, or 304 when nothing changed: one row's read."""
     read_query()
@@ -239,6 +243,7 @@ def multipart_parts() -> Iterator[Any]:
 
 
 @api.post("/batches/<uuid:batch_id>/files")
+@needs(Permission.SUBMIT)
 @checks_csrf
 def add_files(batch_id: uuid.UUID) -> Response:
     """Take files, ZIPs and a manifest into a draft; answer what became of each file."""
@@ -276,6 +281,7 @@ def act(batch_id: uuid.UUID, action: str) -> Batch:
 
 
 @api.post("/batches/<uuid:batch_id>/<any(submit,cancel,pause,resume,retry):action>")
+@needs(Permission.SUBMIT)
 def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
     """Submit, cancel, pause, resume or retry a batch."""
     if _body():
@@ -286,6 +292,7 @@ def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
 
 
 @api.get("/batches/<uuid:batch_id>/images")
+@needs(Permission.READ)
 def list_images(batch_id: uuid.UUID) -> Response:
     """List a batch's images in the order of their arrival."""
     asked = read_query(**IMAGE_FILTERS, limit=page_size)
@@ -318,12 +325,14 @@ def _download(batch_id: uuid.UUID, kind: str) -> Response:
 
 
 @api.get("/batches/<uuid:batch_id>/results.csv")
+@needs(Permission.READ)
 def results_csv(batch_id: uuid.UUID) -> Response:
     """Stream one line an uploaded file."""
     return _download(batch_id, "csv")
 
 
 @api.get("/batches/<uuid:batch_id>/results.zip")
+@needs(Permission.READ)
 def results_zip(batch_id: uuid.UUID) -> Response:
     """Stream the CSV, the heat maps, the reports and the manifest."""
     return _download(batch_id, "zip")
@@ -333,6 +342,7 @@ def results_zip(batch_id: uuid.UUID) -> Response:
 
 
 @api.get("/images/<uuid:image_id>")
+@needs(Permission.READ)
 def get_image(image_id: uuid.UUID) -> Response:
     """Answer one image with its finding."""
     read_query()
@@ -366,6 +376,7 @@ def _blob(image_id: uuid.UUID, kind: str, key: str | None, media_type: str, sha2
 
 
 @api.get("/images/<uuid:image_id>/<any(original,display,overlay,report):kind>")
+@needs(Permission.READ)
 def get_bytes(image_id: uuid.UUID, kind: str) -> Response:
     """Answer the de-identified original, a picture to look at, the heat map over it, or its study's PDF."""
     read_query()
@@ -390,6 +401,7 @@ def get_bytes(image_id: uuid.UUID, kind: str) -> Response:
 
 
 @api.get("/bundles")
+@needs(Permission.READ)
 def list_bundles() -> Response:
     """List the model bundles of this server; one of them is the site's default."""
     read_query()

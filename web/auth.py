@@ -16,9 +16,9 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from settings import Settings
 from store import accounts
-from store.accounts import Identity
+from store.accounts import Identity, Permission
 from store.session import session_scope
-from web.errors import CsrfFailed, TooManyAttempts, Unauthorized
+from web.errors import CsrfFailed, Forbidden, TooManyAttempts, Unauthorized
 
 SESSION_COOKIE = "fractureai_session"
 FORM_COOKIE = "fractureai_form"
@@ -34,6 +34,39 @@ def is_public(view: View) -> View:
     """Mark a view that anyone may see."""
     view.is_public = True  # type: ignore[attr-defined]
     return view
+
+
+def needs(permission: Permission) -> Callable[[View], View]:
+    """Mark a view with what one must be allowed to see it."""
+
+    def mark(view: View) -> View:
+        view.needs = permission  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+def is_personal(view: View) -> View:
+    """Mark a view for everybody who signed in by browser; an API key could widen its own scope there."""
+    view.is_personal = True  # type: ignore[attr-defined]
+    return view
+
+
+def check_allowed(view: Callable[..., object], known: Identity) -> None:
+    """Raise `Forbidden` unless `known` may see the view."""
+    if getattr(view, "is_personal", False):
+        if known.csrf_token is None:
+            raise Forbidden("an API key has no account page; sign in")
+    elif not known.may(permission := view.needs):  # type: ignore[attr-defined]
+        raise Forbidden(f"this needs the permission '{permission}'")
+
+
+def refuse_unmarked(app: Flask) -> None:
+    """Raise `TypeError` when a view says neither `is_public` nor `is_personal` nor what it `needs`."""
+    marks = ("is_public", "is_personal", "needs")
+    for endpoint, view in app.view_functions.items():
+        if endpoint != "static" and sum(hasattr(view, mark) for mark in marks) != 1:
+            raise TypeError(f"the view {endpoint!r} needs one of @needs, @is_personal, @is_public")
 
 
 class Throttle:
@@ -118,6 +151,7 @@ def _protect() -> BaseResponse | None:
         if request.path.startswith("/api/") or request.method not in SAFE_METHODS:
             raise Unauthorized
         return redirect(url_for("auth.sign_in", next=request.full_path.rstrip("?")))
+    check_allowed(view, g.identity)
     if request.method not in SAFE_METHODS and not getattr(view, "checks_csrf", False):
         check_csrf(request.headers.get("X-CSRF-Token") or _form_token())
     return None
@@ -221,6 +255,7 @@ def sign_in_send() -> BaseResponse:
 
 
 @auth.post("/sign-out")
+@is_personal
 def sign_out() -> BaseResponse:
     """End this browser's session."""
     with session_scope() as session:

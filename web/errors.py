@@ -54,6 +54,14 @@ class Unauthorized(ServiceError):
     advice = "Send 'Authorization: Bearer KEY', or sign in."
 
 
+class Forbidden(ServiceError):
+    """The one who asks is known, and may not."""
+
+    code, status = "forbidden", 403
+    title = "Your role, or the scope of your key, does not allow this."
+    advice = "Ask an administrator of your site for another role or key."
+
+
 class CsrfFailed(ServiceError):
     """A form without the session's token: sent by another site, or after the session changed."""
 

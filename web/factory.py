@@ -75,6 +75,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(api)
     app.register_blueprint(health.health)
     pages.register(app)
+    auth.refuse_unmarked(app)
 
     @app.after_request
     def harden(response: Response) -> Response:

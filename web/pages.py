@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response
 
 from settings import Settings
 from store import accounts, batches, bundles
+from store.accounts import Permission
 from store.errors import BatchEmpty, NotFound
 from store.export import finding_words, label_meaning, noun, reason_of, thresholds
 from store.session import session_scope
@@ -30,7 +31,7 @@ from store.tables import (
     User,
 )
 from web.api import ACTIONS, IMAGE_FILTERS, BatchWish, act, audit, multipart_parts, read_query
-from web.auth import SESSION_COOKIE, check_csrf, checks_csrf, identity
+from web.auth import SESSION_COOKIE, check_csrf, checks_csrf, identity, is_personal, needs
 from web.errors import InvalidRequest
 from web.markdown import render
 from web.representations import batch_document, batch_etag, image_document
@@ -57,12 +58,14 @@ def _without_empty_fields() -> None:
 
 
 @pages.get("/")
+@is_personal
 def home() -> Response:
     """Go to the list of batches."""
     return redirect(url_for("pages.list_batches"))
 
 
 @pages.get("/batches")
+@needs(Permission.READ)
 def list_batches() -> str:
     """Show the site's batches, the newest first."""
     asked = read_query(cursor=str)
@@ -80,6 +83,7 @@ def _choices() -> dict[str, Any]:
 
 
 @pages.get("/batches/new")
+@needs(Permission.SUBMIT)
 def new_batch() -> str:
     """Show the form for a new batch."""
     return render_template("new_batch.html", **_choices())
@@ -136,6 +140,7 @@ def _after_upload(batch_id: uuid.UUID, fields: dict[str, str]) -> Response:
 
 
 @pages.post("/batches")
+@needs(Permission.SUBMIT)
 @checks_csrf
 def create_batch() -> Response:
     """Make a batch out of one form: its options, then its files."""
@@ -143,6 +148,7 @@ def create_batch() -> Response:
 
 
 @pages.post("/batches/<uuid:batch_id>/files")
+@needs(Permission.SUBMIT)
 @checks_csrf
 def add_files(batch_id: uuid.UUID) -> Response:
     """Add files to a draft."""
@@ -164,6 +170,7 @@ def _actions(document: dict[str, Any]) -> list[str]:
 
 
 @pages.get("/batches/<uuid:batch_id>")
+@needs(Permission.READ)
 def show_batch(batch_id: uuid.UUID) -> Response:
     """Show how far a batch is, and its images."""
     _without_empty_fields()
@@ -194,6 +201,7 @@ def show_batch(batch_id: uuid.UUID) -> Response:
 
 
 @pages.post("/batches/<uuid:batch_id>/<any(submit,cancel,pause,resume,retry):action>")
+@needs(Permission.SUBMIT)
 def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
     """Do what a button says."""
     act(batch_id, action)
@@ -201,6 +209,7 @@ def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
 
 
 @pages.get("/images/<uuid:image_id>")
+@needs(Permission.READ)
 def show_image(image_id: uuid.UUID) -> str:
     """Show an image: picture, attention map, what the model says and how sure it is."""
     with session_scope() as session:
@@ -224,6 +233,7 @@ def show_image(image_id: uuid.UUID) -> str:
 
 
 @pages.get("/bundles")
+@needs(Permission.READ)
 def list_bundles() -> str:
     """Show the model bundles of this server."""
     with session_scope() as session:
@@ -233,6 +243,7 @@ def list_bundles() -> str:
 
 
 @pages.get("/bundles/<name>")
+@needs(Permission.READ)
 def show_bundle(name: str) -> str:
     """Show a bundle's card: its data, its figures, its limits."""
     with session_scope() as session:
@@ -261,12 +272,14 @@ def _account(**more: object) -> str:
 
 
 @pages.get("/account")
+@is_personal
 def account() -> str:
     """Show the person's API keys, and the form for a password."""
     return _account()
 
 
 @pages.post("/account/keys")
+@is_personal
 def create_key() -> str:
     """Make an API key; it is shown this once."""
     name = request.form.get("name", "").strip()
@@ -279,6 +292,7 @@ def create_key() -> str:
 
 
 @pages.post("/account/keys/<uuid:key_id>/revoke")
+@is_personal
 def revoke_key(key_id: uuid.UUID) -> Response:
     """Make a key useless."""
     with session_scope() as session:
@@ -287,6 +301,7 @@ def revoke_key(key_id: uuid.UUID) -> Response:
 
 
 @pages.post("/account/password")
+@is_personal
 def change_password() -> str:
     """Set the person's password; their other browsers are signed out."""
     if request.form.get("password") != request.form.get("again"):

@@ -44,7 +44,7 @@ def stranger(app: Any) -> Asker:
         site = Site(name="Other hospital", default_bundle="b1")
         session.add(site)
         session.flush()
-        user = accounts.create_user(session, site.id, "stranger@localhost")
+        user = accounts.create_user(session, site.id, "stranger@localhost", role=accounts.Role.ADMIN)
         key = accounts.create_api_key(session, user, "tests")[1]
     return Asker(app.test_client(use_cookies=False), key)
 

@@ -12,10 +12,12 @@ from sqlalchemy import func, select, update
 
 from settings import get_settings
 from store import accounts
+from store.accounts import PERMISSIONS, Permission, Role
 from store.session import session_scope
 from store.tables import ApiKey, Audit, SignInToken, User, UserSession
 from tests.web.asking import Asker, Browser, png
 from tests.web.test_api import problem
+from web.auth import refuse_unmarked
 from web.factory import create_app
 
 PASSWORD = "correct horse battery"
@@ -83,6 +85,33 @@ def test_keys_are_kept_as_hashes_and_end(ask: Asker, site_key: str) -> None:
         session.execute(update(ApiKey).values(revoked_at=None))
         session.execute(update(User).values(disabled_at=func.now()))
     problem(ask.get("/batches"), 401, "unauthorized")
+
+
+def test_a_key_does_what_its_scope_says_and_no_more(app: Any, site_key: str, browser: Browser) -> None:
+    with session_scope() as session:
+        scope = [Permission.READ]
+        reads = Asker(
+            app.test_client(use_cookies=False),
+            accounts.create_api_key(session, admin(session), "reads", scope=scope)[1],
+        )
+    assert reads.get("/batches").status_code == 200
+    problem(reads.post("/batches", json={}), 403, "forbidden")
+    for path in ("/account", "/account/keys", "/account/password"):  # no key makes a wider key
+        answer = reads.client.open(
+            path, method="GET" if path == "/account" else "POST", headers=reads.headers
+        )
+        assert answer.status_code == 403
+    with session_scope() as session:
+        admin(session).role = Role.STAFF.value
+        known = accounts.identify_key(session, site_key)
+        assert known.permissions == PERMISSIONS[Role.STAFF]  # a key is never more than its owner
+
+
+def test_the_application_does_not_start_with_a_view_that_says_nothing(site_key: str) -> None:
+    app = create_app()
+    app.add_url_rule("/forgotten", "forgotten", lambda: "open to whom?")
+    with pytest.raises(TypeError, match="forgotten"):
+        refuse_unmarked(app)
 
 
 def test_use_of_a_key_is_noted_at_most_once_a_minute(ask: Asker) -> None:
