@@ -172,9 +172,9 @@ def _table(figures: Mapping[str, Any]) -> list[str]:
     ]
     for name, part in rows.items():
         if "auc" not in part:
-            lines.append(f"| {name} | {part['images']} ({part['fractured']}) |" + " |" * len(_COLUMNS))
+            lines.append(f"| {name} | {part['images']} ({part['positives']}) |" + " |" * len(_COLUMNS))
             continue
-        count = f"{part['images']['value']:.0f} ({part['fractured']['value']:.0f})"
+        count = f"{part['images']['value']:.0f} ({part['positives']['value']:.0f})"
         lines.append(f"| {name} | {count} | " + " | ".join(_shown(part[key]) for key in _COLUMNS) + " |")
     return lines
 

@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from models.bundle import Bundle, load_bundle
 from models.scorer import Scorer, open_scorer
+from pipeline import metrics
 from pipeline.explain import attention_regions, heat_map
 from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.triage import calibrate
 from pipeline.types import Route, UInt8Array
-from training import metrics
 from training.datasets import Example, load_pixels, read_fracatlas, read_split
 
 BoolArray = npt.NDArray[np.bool_]
@@ -91,10 +91,10 @@ def _fracture_figures(bundle: Bundle, readings: Sequence[Reading]) -> dict[str, 
     cuts = [bundle.models[r.route.region].thresholds for r in read]
     low, high = np.array([c.low for c in cuts]), np.array([c.high for c in cuts])
     if not y.any() or y.all():
-        return {"images": len(read), "fractured": int(y.sum())}
-    figures = metrics.fracture_figures(p, y, low, high)
+        return {"images": len(read), "positives": int(y.sum())}
+    figures = metrics.figures_of_merit(p, y, low, high)
     intervals = metrics.bootstrap(
-        lambda k: metrics.fracture_figures(p[k], y[k], low[k], high[k]), [r.example.group for r in read]
+        lambda k: metrics.figures_of_merit(p[k], y[k], low[k], high[k]), [r.example.group for r in read]
     )
     return {key: _figure(value, intervals.get(key)) for key, value in figures.items()}
 
@@ -221,9 +221,9 @@ def summary(figures: Mapping[str, Any]) -> str:
     parts = {"overall": figures["overall"], **figures["regions"], **figures["subgroups"]}
     for name, part in parts.items():
         if "auc" not in part:
-            lines.append(f"{name}: {part['fractured']} fractured of {part['images']}: no figures")
+            lines.append(f"{name}: {part['positives']} fractured of {part['images']}: no figures")
             continue
-        counts = f"{part['fractured']['value']:.0f} fractured of {part['images']['value']:.0f}"
+        counts = f"{part['positives']['value']:.0f} fractured of {part['images']['value']:.0f}"
         lines.append(f"{name} ({counts})")
         lines += [f"  {key:<26} {_shown(part[key])}" for key in head]
     attention = figures["attention"]

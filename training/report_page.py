@@ -14,10 +14,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.explain import overlay_jpeg
+from pipeline.metrics import BoolArray, FloatArray
 from pipeline.preprocess import display_pixels
 from pipeline.types import UInt8Array
 from training.evaluate import Reading
-from training.metrics import BoolArray, FloatArray
 
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 _INK = "#17456b"
@@ -63,7 +63,7 @@ def report_page(
         "<h2>Fractures</h2>",
         _table(
             {"overall": figures["overall"], **figures["regions"], **figures["subgroups"]},
-            ("images", "fractured", *_COLUMNS),
+            ("images", "positives", *_COLUMNS),
         ),
         f"<h2>Attention</h2><p>Pointing game on {attention['images']:.0f} fractured images: the map's peak "
         f"lies in the outline in {attention['peak_in_fracture']:.1%} (chance {attention['chance']:.1%}), in "

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as theirs
 
-from training import metrics
+from pipeline import metrics
 from training.calibrate import fit_platt, fit_reference, operating_points
 
 
@@ -109,3 +109,14 @@ def test_features_of_another_kind_lie_far_off(images):
     usual = reference.distances(near(classes))
     strange = reference.distances(near(classes) - 20 * np.eye(12, dtype=np.float32)[0])
     assert np.quantile(usual, 0.99) < strange.min()
+
+
+def test_predictive_values_at_the_sites_prevalence_by_hand():
+    # of 1,000 patients 100 are ill: 90 found, 10 missed; of 900 well ones 180 false alarms
+    assert metrics.predictive_values(0.9, 0.8, 0.1) == (pytest.approx(90 / 270), pytest.approx(720 / 730))
+    labels = np.array([True] * 10 + [False] * 10)
+    p = np.concatenate([np.linspace(0.3, 0.9, 10), np.linspace(0.1, 0.5, 10)])
+    cuts = np.full(20, 0.4), np.full(20, 0.6)
+    own = metrics.figures_of_merit(p, labels, *cuts)
+    assert own["ppv_at_high"] == pytest.approx(theirs.precision_score(labels, p >= 0.6))
+    assert metrics.figures_of_merit(p, labels, *cuts, 0.05)["ppv_at_low"] < own["ppv_at_low"]

@@ -1,4 +1,4 @@
-"""Figures of merit, each from plain arrays, with bootstrap intervals over groups."""
+"""Figures of merit from plain arrays, bootstrap intervals over groups; training and service share them."""
 
 from __future__ import annotations
 
@@ -60,10 +60,25 @@ def at_cut(probabilities: FloatArray, labels: BoolArray, cut: float) -> dict[str
     }
 
 
-def fracture_figures(
-    probabilities: FloatArray, labels: BoolArray, lows: FloatArray, highs: FloatArray
+def predictive_values(sensitivity: float, specificity: float, prevalence: float) -> tuple[float, float]:
+    """Return PPV and NPV where `prevalence` of the images are positive, by Bayes' rule."""
+    right, wrong = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
+    kept, missed = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
+    nan = float("nan")
+    return (
+        right / (right + wrong) if right + wrong else nan,
+        kept / (kept + missed) if kept + missed else nan,
+    )
+
+
+def figures_of_merit(
+    probabilities: FloatArray,
+    labels: BoolArray,
+    lows: FloatArray,
+    highs: FloatArray,
+    prevalence: float | None = None,
 ) -> dict[str, float]:
-    """Return every figure of a set of images.
+    """Return every figure of a set of images or studies.
 
     Parameters
     ----------
@@ -71,23 +86,40 @@ def fracture_figures(
         Calibrated, 0-1.
     lows, highs
         The operating points that hold for each image.
+    prevalence
+        Of the site that predictive values are stated for; that of `labels` if None.
     """
     p = np.clip(probabilities, 1e-7, 1 - 1e-7)
-    low, high = probabilities >= lows, probabilities >= highs
-    share = lambda said, of: float(said[of].mean()) if of.any() else float("nan")  # noqa: E731
+    at_low, at_high = _rates(probabilities >= lows, labels), _rates(probabilities >= highs, labels)
+    site = float(labels.mean()) if prevalence is None else prevalence
+    ppv_low, npv_low = predictive_values(*at_low, site)
+    ppv_high, npv_high = predictive_values(*at_high, site)
     return {
         "images": float(len(labels)),
-        "fractured": float(labels.sum()),
+        "positives": float(labels.sum()),
         "auc": auc(probabilities, labels),
         "average_precision": average_precision(probabilities, labels),
         "loss": float(-np.where(labels, np.log(p), np.log(1 - p)).mean()),
         "ece": expected_calibration_error(probabilities, labels),
         **at_cut(probabilities, labels, 0.5),
-        "sensitivity_at_low": share(low, labels),
-        "specificity_at_low": 1 - share(low, ~labels),
-        "sensitivity_at_high": share(high, labels),
-        "specificity_at_high": 1 - share(high, ~labels),
+        "sensitivity_at_low": at_low[0],
+        "specificity_at_low": at_low[1],
+        "ppv_at_low": ppv_low,
+        "npv_at_low": npv_low,
+        "sensitivity_at_high": at_high[0],
+        "specificity_at_high": at_high[1],
+        "ppv_at_high": ppv_high,
+        "npv_at_high": npv_high,
     }
+
+
+def _rates(said: BoolArray, labels: BoolArray) -> tuple[float, float]:
+    """Return sensitivity and specificity."""
+    nan = float("nan")
+    return (
+        float(said[labels].mean()) if labels.any() else nan,
+        float(1 - said[~labels].mean()) if not labels.all() else nan,
+    )
 
 
 def bootstrap(
