@@ -90,9 +90,9 @@ def card(
     ]
     for name, part in parts.items():
         of = Counter(region for e in part for region in e.regions)
-        broken = Counter(region for e in part if e.fractured for region in e.regions)
+        broken = Counter(region for e in part if e.positive for region in e.regions)
         cells = " | ".join(f"{of[r]} ({broken[r]} fractured)" for r in sorted(experiment.readers))
-        lines.append(f"| {name} | {len(part)} | {sum(e.fractured for e in part)} | {cells} |")
+        lines.append(f"| {name} | {len(part)} | {sum(e.positive for e in part)} | {cells} |")
     share = experiment.fracture[0].phantom_share
     lines += [
         "",

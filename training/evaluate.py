@@ -87,7 +87,7 @@ def _fracture_figures(bundle: Bundle, readings: Sequence[Reading]) -> dict[str, 
     """Return figures with intervals over the readings that have a probability."""
     read = [r for r in readings if r.probability is not None]
     p = np.array([r.probability for r in read], np.float64)
-    y = np.array([r.example.fractured for r in read])
+    y = np.array([r.example.positive for r in read])
     cuts = [bundle.models[r.route.region].thresholds for r in read]
     low, high = np.array([c.low for c in cuts]), np.array([c.high for c in cuts])
     if not y.any() or y.all():

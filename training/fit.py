@@ -78,7 +78,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no type
         self.epoch = 0
         examples = pictures.examples
         phantom = np.array([e.traits.get("phantom") == "1" for e in examples])
-        fractured = np.array([e.fractured for e in examples])
+        fractured = np.array([e.positive for e in examples])
         share = FRACTURED_SHARE if regions is None else float(fractured.mean())
         weights = np.zeros(len(examples))
         for mask, total in ((phantom, pictures.phantom_share), (~phantom, 1 - pictures.phantom_share)):
@@ -120,7 +120,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no type
         examples = [self.pictures.examples[number] for number in chosen]
         if self.regions is not None:
             return np.stack(views), {architectures.LOGIT: region_targets(examples, self.regions)}
-        labels = np.array([[e.fractured] for e in examples], np.float32)
+        labels = np.array([[e.positive] for e in examples], np.float32)
         return np.stack(views), {architectures.LOGIT: labels, architectures.LOCAL: np.stack(cells)}
 
     def on_epoch_end(self) -> None:

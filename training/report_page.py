@@ -50,7 +50,7 @@ def report_page(
     """
     read = [r for r in readings if r.probability is not None]
     p = np.array([r.probability for r in read], np.float64)
-    y = np.array([r.example.fractured for r in read])
+    y = np.array([r.example.positive for r in read])
     bundle, attention = figures["bundle"], figures["attention"]
     name = escape(bundle["name"])
     parts = [

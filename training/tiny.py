@@ -44,7 +44,7 @@ def build_tiny_bundle(folder: Path, *, epochs: int = 3, per_region: int = 24) ->
     classes = np.array([_REGIONS.index(e.regions[0]) for e in examples])
     reference: Reference = fit_reference(features, classes, components=8)
     logits = keras.ops.convert_to_numpy(fracture(stack, training=False)[architectures.LOGIT])[:, 0]
-    labels = np.array([e.fractured for e in examples])
+    labels = np.array([e.positive for e in examples])
     platt = fit_platt(logits, labels)
     thresholds = operating_points(1 / (1 + np.exp(-(platt.slope * logits + platt.intercept))), labels)
     model = RegionModel("", "fracture", platt, thresholds, True)

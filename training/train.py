@@ -122,9 +122,9 @@ def calibrated(
         )
     platts, probabilities, labels, regions = {}, [], [], []
     for network, part in by_network.items():
-        truth = [r.example.fractured for r in part]
+        truth = [r.example.positive for r in part]
         if network in shared_logits:
-            everyone = np.array([r.example.fractured for r in readings])
+            everyone = np.array([r.example.positive for r in readings])
             platts[network] = fit_platt(shared_logits[network], everyone)
         else:
             platts[network] = fit_platt([r.logit or 0.0 for r in part], np.array(truth))

@@ -51,7 +51,7 @@ def test_fracatlas_is_read_with_outlines_as_shares_and_truncated_files_left_out(
     assert [e.name for e in found.examples] == [f"IMG{i}.jpg" for i in range(5)]
     assert found.skipped == {"truncated": 1}
     second = found.examples[1]
-    assert (second.regions, second.fractured, second.group) == (("hand", "leg"), True, "b")
+    assert (second.regions, second.positive, second.group) == (("hand", "leg"), True, "b")
     assert second.polygons[0].tolist() == [[0.5, 0], [1, 0], [1, 0.5]]
 
 
@@ -106,7 +106,7 @@ def test_no_group_crosses_a_split_and_shares_hold_for_both_labels(tmp_path):
     assert not groups["val"] & groups["test"]
     for name, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
         assert abs(len(groups[name]) / 400 - share) < 0.02
-        fractured = {e.group for e in parts[name] if e.fractured}
+        fractured = {e.group for e in parts[name] if e.positive}
         assert abs(len(fractured) / 80 - share) < 0.04
 
 
@@ -129,10 +129,10 @@ def test_the_kept_split_of_fracatlas_holds_every_group_on_one_side(shared_data):
 
 def test_phantoms_know_where_they_are_broken():
     examples, pictures = phantom_examples(["hand"], 4, 10)
-    assert [e.fractured for e in examples] == [True, False, True, False]
+    assert [e.positive for e in examples] == [True, False, True, False]
     for example, picture in zip(examples, pictures, strict=True):
         assert picture.dtype == np.uint8
-        assert bool(example.polygons) == example.fractured
+        assert bool(example.polygons) == example.positive
 
 
 def test_the_fracture_mask_follows_the_picture():
