@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 import re
 import uuid
@@ -11,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
 
 from sqlalchemy import Row, Select, and_, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
@@ -28,6 +25,7 @@ from store.errors import (
     UnknownBundle,
     WrongState,
 )
+from store.paging import Page, decode_cursor, encode_cursor
 from store.session import get_engine
 from store.tables import (
     TERMINAL_BATCH_STATUSES,
@@ -47,8 +45,6 @@ from store.tables import (
     Work,
     WorkState,
 )
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -95,28 +91,6 @@ class ImageRow:
     study: Study | None
     finding: Finding | None
     study_finding: StudyFinding | None
-
-
-@dataclass(frozen=True)
-class Page(Generic[T]):
-    """Some items, and the cursor of those that follow (None at the end)."""
-
-    items: list[T]
-    next_cursor: str | None
-
-
-def _encode_cursor(*parts: object) -> str:
-    return base64.urlsafe_b64encode(json.dumps([str(p) for p in parts]).encode()).decode().rstrip("=")
-
-
-def _decode_cursor(cursor: str, n: int) -> list[str]:
-    try:
-        parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if not (isinstance(parts, list) and len(parts) == n and all(isinstance(p, str) for p in parts)):
-            raise ValueError(cursor)
-    except ValueError:
-        raise InvalidCursor from None
-    return parts
 
 
 def new_incoming_key(batch_id: uuid.UUID) -> str:
@@ -202,7 +176,7 @@ def list_batches(
     """Return the site's batches, the newest first."""
     query = select(Batch).where(Batch.site_id == site_id)
     if cursor:
-        at, id_ = _decode_cursor(cursor, 2)
+        at, id_ = decode_cursor(cursor, 2)
         try:
             query = query.where(
                 tuple_(Batch.created_at, Batch.id) < (datetime.fromisoformat(at), uuid.UUID(id_))
@@ -212,7 +186,7 @@ def list_batches(
     rows = list(session.scalars(query.order_by(Batch.created_at.desc(), Batch.id.desc()).limit(limit + 1)))
     more = len(rows) > limit
     rows = rows[:limit]
-    return Page(rows, _encode_cursor(rows[-1].created_at.isoformat(), rows[-1].id) if more else None)
+    return Page(rows, encode_cursor(rows[-1].created_at.isoformat(), rows[-1].id) if more else None)
 
 
 def reasons(session: Session, batch_id: uuid.UUID) -> dict[str, int]:
@@ -604,14 +578,14 @@ def list_images(
         if value is not None:
             query = query.where(column == value)
     if cursor:
-        after = _decode_cursor(cursor, 1)[0]
+        after = decode_cursor(cursor, 1)[0]
         if not re.fullmatch(r"\d{1,18}", after):
             raise InvalidCursor
         query = query.where(Image.seq > int(after))
     rows = [_image_row(row) for row in session.execute(query.order_by(Image.seq).limit(limit + 1))]
     more = len(rows) > limit
     rows = rows[:limit]
-    return Page(rows, _encode_cursor(rows[-1].image.seq) if more else None)
+    return Page(rows, encode_cursor(rows[-1].image.seq) if more else None)
 
 
 def get_image(session: Session, site_id: uuid.UUID, image_id: uuid.UUID) -> ImageRow:

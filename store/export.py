@@ -11,7 +11,7 @@ import tempfile
 import unicodedata
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any
@@ -22,6 +22,7 @@ from store.batches import ImageRow
 from store.blobs import get_blobs
 from store.errors import BlobMissing
 from store.tables import REASONS, TERMINAL_BATCH_STATUSES, Batch, Bundle, ImageStatus, Reason, Triage
+from store.words import finding_words, label_meaning, thresholds
 
 RESULT_COLUMNS = (
     "filename",
@@ -49,7 +50,6 @@ RESULT_COLUMNS = (
 ERROR_COLUMNS = ("filename", "status", "reason", "sentence", "advice", "sha256", "image_id")
 
 _NOT_DONE = frozenset({ImageStatus.REJECTED, ImageStatus.FAILED, ImageStatus.CANCELLED})
-_NOUNS = {"fractured": "fracture", "abnormal": "abnormality"}
 _SUFFIXES = re.compile(r"\.(png|jpe?g|tiff?|webp|dcm|dicom|dic|ima)$", re.IGNORECASE)
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?$", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
@@ -59,23 +59,6 @@ _PIECE = 1 << 16
 
 
 # words and cells
-
-
-def noun(label_meaning: str) -> str:
-    """Return what a bundle looks for as a noun: ``"fractured"`` gives ``"fracture"``."""
-    return _NOUNS.get(label_meaning, label_meaning)
-
-
-def finding_words(triage: str | None, label_meaning: str) -> str:
-    """Return the finding in short words, by the bundle's own label; empty where nothing was assessed."""
-    thing = noun(label_meaning)
-    if triage == Triage.POSITIVE:
-        return f"{thing} suspected"
-    if triage == Triage.DOUBT:
-        return f"{thing} in doubt"
-    if triage == Triage.NEGATIVE:
-        return f"no {thing} suspected"
-    return ""
 
 
 def reason_of(row: ImageRow) -> Reason | None:
@@ -262,20 +245,6 @@ def stream_csv(batch: Batch, bundle: Bundle) -> Iterator[bytes]:
 
 
 # bundles
-
-
-def label_meaning(bundle: Bundle) -> str:
-    """Return what a positive label of the bundle says of an image."""
-    return str(bundle.manifest.get("label_meaning", "fractured"))
-
-
-def thresholds(bundle: Bundle) -> dict[str, dict[str, float]]:
-    """Return ``{region: {"low": ..., "high": ...}}`` of the regions that the bundle reads."""
-    models: Mapping[str, Any] = bundle.manifest.get("models", {})
-    return {
-        region: {"low": float(model["thresholds"]["low"]), "high": float(model["thresholds"]["high"])}
-        for region, model in models.items()
-    }
 
 
 # the archive

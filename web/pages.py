@@ -16,7 +16,7 @@ from settings import Settings
 from store import accounts, batches, bundles
 from store.accounts import Permission
 from store.errors import BatchEmpty, NotFound
-from store.export import finding_words, label_meaning, noun, reason_of, thresholds
+from store.export import reason_of
 from store.session import session_scope
 from store.tables import (
     REASONS,
@@ -30,6 +30,7 @@ from store.tables import (
     Triage,
     User,
 )
+from store.words import GLYPHS, TRIAGE_WORDS, headline, label_meaning, noun, thresholds
 from web.api import ACTIONS, IMAGE_FILTERS, BatchWish, act, audit, multipart_parts, read_query
 from web.auth import SESSION_COOKIE, check_csrf, checks_csrf, identity, is_personal, needs
 from web.errors import InvalidRequest
@@ -40,15 +41,6 @@ from web.uploads import Field, FilePart, Intake
 pages = Blueprint("pages", __name__)
 
 PAGE_SIZE = 50
-
-#: Shapes that tell the triages apart without colour; the reports use the same.
-GLYPHS = {"positive": "▲", "doubt": "◆", "not_assessable": "□", "negative": "○"}
-TRIAGE_WORDS = {
-    "positive": "Positive",
-    "doubt": "In doubt",
-    "not_assessable": "Not read by AI",
-    "negative": "Negative",
-}
 
 
 def _without_empty_fields() -> None:
@@ -225,7 +217,7 @@ def show_image(image_id: uuid.UUID) -> str:
         batch=batch_document(batch, {}),
         row=row.image,
         reason=reason_of(row),
-        words=finding_words(document["triage"], label_meaning(bundle)),
+        headline=headline(Triage(document["triage"]), label_meaning(bundle)) if document["triage"] else "",
         noun=noun(label_meaning(bundle)),
         ranked=ranked,
         n_images=row.study_finding.n_images if row.study_finding else 1,

@@ -8,8 +8,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from store.batches import ImageRow
-from store.export import label_meaning, reason_of, thresholds
+from store.export import reason_of
 from store.tables import REASONS, STAGES, Batch, BatchStatus, Bundle, Priority, Reason, Triage
+from store.words import label_meaning, thresholds
 
 API = "/api/v1"
 _MOVING = frozenset({BatchStatus.QUEUED, BatchStatus.RUNNING})

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import jinja2
 from markupsafe import Markup
 
+from pipeline import words as finding_words
 from pipeline.report import words
 from pipeline.report.drawings import probability_scale, region_marks
 from pipeline.report.types import ReportImage, StudyReport
@@ -143,7 +144,12 @@ class _Renderer:
             loader=jinja2.FileSystemLoader(HERE),
         )
         environment.globals.update(
-            {name: value for name, value in vars(words).items() if not name.startswith("_")}
+            {
+                name: value
+                for module in (finding_words, words)
+                for name, value in vars(module).items()
+                if not name.startswith("_")
+            }
         )
         environment.globals.update(
             REASONS=REASONS,

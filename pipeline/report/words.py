@@ -8,50 +8,10 @@ from datetime import UTC, datetime
 
 from pipeline.report.types import ReportImage, StudyReport
 from pipeline.types import Finding, ImageStatus, Reason, StudyFacts, Thresholds, Triage
+from pipeline.words import GLYPHS, TRIAGE_WORDS, headline
 
-NOTICE = "AI output, to be verified by a clinician"
-
-#: The noun for a bundle's label; a label that is not listed is its own noun.
-_NOUNS = {"fractured": "fracture", "abnormal": "abnormality"}
 _LATERALITY = {"L": "Left", "R": "Right", "B": "Both sides"}
-_TRIAGE = {
-    Triage.POSITIVE: "Positive",
-    Triage.DOUBT: "In doubt",
-    Triage.NEGATIVE: "Negative",
-    Triage.NOT_ASSESSABLE: "Not assessable",
-}
-#: Shapes that tell the triages apart in greyscale and to the colour-blind.
-_GLYPHS = {Triage.POSITIVE: "▲", Triage.DOUBT: "◆", Triage.NEGATIVE: "○", Triage.NOT_ASSESSABLE: "□"}
 _STATUS = {ImageStatus.REJECTED: "Rejected", ImageStatus.FAILED: "Failed", ImageStatus.CANCELLED: "Cancelled"}
-
-
-def noun(label_meaning: str) -> str:
-    """Return what the bundle looks for, as a noun: ``"fractured"`` gives ``"fracture"``."""
-    return _NOUNS.get(label_meaning, label_meaning)
-
-
-def with_article(label_meaning: str) -> str:
-    """Return the noun with its article: ``"a fracture"``, ``"an abnormality"``."""
-    thing = noun(label_meaning)
-    return f"{'an' if thing[:1].lower() in tuple('aeiou') else 'a'} {thing}"
-
-
-def headline(triage: Triage, label_meaning: str, *, partly_read: bool = False) -> str:
-    """Return the finding in one line, in the bundle's own word.
-
-    Parameters
-    ----------
-    partly_read
-        Of a study that is not assessable though some of its images were read.
-    """
-    thing = noun(label_meaning)
-    if triage is Triage.POSITIVE:
-        return f"{thing.capitalize()} suspected by AI"
-    if triage is Triage.NEGATIVE:
-        return f"No {thing} suspected by AI"
-    if triage is Triage.DOUBT:
-        return f"In doubt: AI cannot tell whether {with_article(label_meaning)} is present"
-    return "Not fully read by AI" if partly_read else "Not read by AI"
 
 
 def study_headline(report: StudyReport) -> str:
@@ -180,12 +140,12 @@ def short(identifier: str) -> str:
 
 def triage_word(triage: Triage) -> str:
     """Return the triage as a word."""
-    return _TRIAGE[triage]
+    return TRIAGE_WORDS[triage]
 
 
 def glyph(triage: Triage) -> str:
     """Return the triage's shape."""
-    return _GLYPHS[triage]
+    return GLYPHS[triage]
 
 
 def status_word(status: ImageStatus) -> str:

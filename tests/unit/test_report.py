@@ -33,6 +33,7 @@ from pipeline.types import (
     Thresholds,
     Triage,
 )
+from pipeline.words import NOTICE
 
 ROOT = Path(__file__).resolve().parents[2]
 LOW, HIGH = 0.182, 0.564
@@ -147,7 +148,7 @@ def test_a_positive_image_fills_one_page_with_what_was_found():
         "Its label means: fractured",
         "Not tried in casts.",
         "mobilenetv2-hand",
-        words.NOTICE,
+        NOTICE,
         "Page 1 of 1",
     ):
         assert said in pages[0], said
@@ -260,7 +261,7 @@ def test_a_study_has_a_page_an_image_and_names_the_rejected_ones():
     assert REASONS[Reason.POOLED_MODEL].sentence in second
     assert "Accession RAD-2026-118204" in second
     for number, page in enumerate(pages, 1):
-        assert words.NOTICE in page
+        assert NOTICE in page
         assert f"Page {number} of 2" in page
 
 

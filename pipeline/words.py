@@ -1,0 +1,61 @@
+"""How findings are called in pages, reports and tables alike, in the bundle's own word."""
+
+from __future__ import annotations
+
+from pipeline.types import Triage
+
+NOTICE = "AI output, to be verified by a clinician"
+
+#: The noun for a bundle's label; a label that is not listed is its own noun.
+_NOUNS = {"fractured": "fracture", "abnormal": "abnormality"}
+
+TRIAGE_WORDS = {
+    Triage.POSITIVE: "Positive",
+    Triage.DOUBT: "In doubt",
+    Triage.NOT_ASSESSABLE: "Not assessable",
+    Triage.NEGATIVE: "Negative",
+}
+
+#: Shapes that tell the triages apart in greyscale and to the colour-blind.
+GLYPHS = {Triage.POSITIVE: "▲", Triage.DOUBT: "◆", Triage.NOT_ASSESSABLE: "□", Triage.NEGATIVE: "○"}
+
+
+def noun(label_meaning: str) -> str:
+    """Return what the bundle looks for, as a noun: ``"fractured"`` gives ``"fracture"``."""
+    return _NOUNS.get(label_meaning, label_meaning)
+
+
+def with_article(label_meaning: str) -> str:
+    """Return the noun with its article: ``"a fracture"``, ``"an abnormality"``."""
+    thing = noun(label_meaning)
+    return f"{'an' if thing[:1].lower() in tuple('aeiou') else 'a'} {thing}"
+
+
+def headline(triage: Triage, label_meaning: str, *, partly_read: bool = False) -> str:
+    """Return the finding in one line, in the bundle's own word.
+
+    Parameters
+    ----------
+    partly_read
+        Of a study that is not assessable though some of its images were read.
+    """
+    thing = noun(label_meaning)
+    if triage is Triage.POSITIVE:
+        return f"{thing[:1].upper()}{thing[1:]} suspected by AI"
+    if triage is Triage.NEGATIVE:
+        return f"No {thing} suspected by AI"
+    if triage is Triage.DOUBT:
+        return f"In doubt: AI cannot tell whether {with_article(label_meaning)} is present"
+    return "Not fully read by AI" if partly_read else "Not read by AI"
+
+
+def finding_words(triage: str | None, label_meaning: str) -> str:
+    """Return the finding in short words, for a table's cell; empty where nothing was assessed."""
+    thing = noun(label_meaning)
+    if triage == Triage.POSITIVE:
+        return f"{thing} suspected"
+    if triage == Triage.DOUBT:
+        return f"{thing} in doubt"
+    if triage == Triage.NEGATIVE:
+        return f"no {thing} suspected"
+    return ""
