@@ -249,10 +249,10 @@ def add_files(batch_id: uuid.UUID) -> Response:
     """Take files, ZIPs and a manifest into a draft; answer what became of each file."""
     check_csrf(request.headers.get("X-CSRF-Token", ""))
     settings: Settings = current_app.extensions["settings"]
-    parts = multipart_parts()
     with session_scope() as session:
         if batches.get_batch(session, identity().site_id, batch_id).status != BatchStatus.DRAFT:
             raise BatchNotDraft  # before the bytes are sent; `add_files` looks again
+    parts = multipart_parts()
     with Intake(identity().site_id, batch_id, settings) as intake:
         for part in parts:
             if not isinstance(part, FilePart):

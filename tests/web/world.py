@@ -1,0 +1,62 @@
+"""One site with something of every kind in it, for tests that ask every route about it."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask.testing import FlaskClient
+from sqlalchemy import select
+
+from store import accounts
+from store.accounts import Permission, Role
+from store.session import session_scope
+from store.tables import Image, Site, User
+from tests.reading import read_batch
+from tests.web.asking import Asker, Browser, png
+
+
+@dataclass
+class World:
+    """A site, a person of a role, and the id of one object for every name that a route's address has.
+
+    `marker` stands in every label and file name: whoever sees it in an answer saw this site.
+    """
+
+    marker: str
+    email: str
+    key: str
+    ids: dict[str, Any] = field(default_factory=dict)
+
+    def browser(self, client: FlaskClient) -> Browser:
+        """Return a browser in which the site's person is signed in."""
+        with session_scope() as session:
+            user = session.scalars(select(User).where(User.email == self.email)).one()
+            token = accounts.create_sign_in_token(session, user)
+        browser = Browser(client)
+        assert browser.sign_in(token=token).status_code == 303
+        return browser
+
+
+def make_world(app: Any, role: Role) -> World:
+    """Make a site with one object of every kind. What a new route names in its address is made here."""
+    marker = f"marker-{uuid.uuid4().hex[:12]}"
+    with session_scope() as session:
+        site = Site(name=marker, default_bundle="b1")
+        session.add(site)
+        session.flush()
+        user = accounts.create_user(session, site.id, f"{marker}@localhost", role=role)
+        admin = accounts.create_user(session, site.id, f"admin-{marker}@localhost", role=Role.ADMIN)
+        row, key = accounts.create_api_key(session, user, marker)
+        world = World(marker, user.email, key, {"name": "b1", "key_id": row.id})
+        maker = accounts.create_api_key(session, admin, "maker", scope=set(Permission))[1]
+    ask = Asker(app.test_client(use_cookies=False), maker)
+    batch = ask.draft(label=marker)
+    ask.send(batch, (f"{marker}.png", png(marker)))
+    ask.post(f"/batches/{batch}/submit")
+    read_batch(batch, facts=lambda _: {"accession": marker, "study_uid": f"1.2.{uuid.uuid4().int}"})
+    with session_scope() as session:
+        image = session.scalars(select(Image).where(Image.batch_id == uuid.UUID(batch))).one()
+        world.ids |= {"batch_id": image.batch_id, "image_id": image.id, "study_id": image.study_id}
+    return world
