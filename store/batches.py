@@ -6,7 +6,7 @@ import math
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,7 +26,6 @@ from store.errors import (
     WrongState,
 )
 from store.paging import Page, decode_cursor, encode_cursor
-from store.session import get_engine
 from store.tables import (
     TERMINAL_BATCH_STATUSES,
     Batch,
@@ -594,18 +593,3 @@ def get_image(session: Session, site_id: uuid.UUID, image_id: uuid.UUID) -> Imag
     if row is None:
         raise NotFound
     return _image_row(row)
-
-
-def iter_results(site_id: uuid.UUID, batch_id: uuid.UUID) -> Iterator[ImageRow]:
-    """Yield every image of a batch in the order of arrival; memory stays flat whatever the number.
-
-    Opens a session of its own, read-only, that sees one moment of the database.
-    """
-    with Session(get_engine()) as session:
-        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-        session.execute(text("SET TRANSACTION READ ONLY"))
-        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-        query = _image_rows(site_id).where(Image.batch_id == batch_id).order_by(Image.seq)
-        for part in session.execute(query.execution_options(yield_per=500)).partitions():
-            for row in part:
-                yield _image_row(row)  # the session itself keeps no row that nobody holds

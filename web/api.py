@@ -17,8 +17,9 @@ from settings import Settings
 from store import accounts, batches, bundles, dispatch
 from store.accounts import Permission
 from store.blobs import get_blobs
+from store.downloads import Format, Wish, stream
 from store.errors import BatchNotDraft, NotFound
-from store.export import stream_csv, stream_zip
+from store.results import Selection
 from store.session import session_scope
 from store.tables import Batch, BatchStatus, ImageStatus, Priority, Site, Triage
 from web.auth import check_csrf, checks_csrf, identify, identity, is_public, needs
@@ -309,33 +310,34 @@ def list_images(batch_id: uuid.UUID) -> Response:
     )
 
 
-def _download(batch_id: uuid.UUID, kind: str) -> Response:
+def send_stream(wish: Wish) -> Response:
+    """Answer a file while it is made."""
+    response = Response(stream(wish), content_type=wish.format.media_type)
+    response.headers["Content-Disposition"] = f'attachment; filename="{wish.file_name}"'
+    response.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold the first byte back
+    return response
+
+
+def _download(batch_id: uuid.UUID, kind: Format) -> Response:
     read_query()
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
-        bundle = bundles.get_bundle(session, batch.bundle)
         audit(session, f"results_{kind}_downloaded", batch.id)
-    pieces = stream_csv(batch, bundle) if kind == "csv" else stream_zip(batch, bundle)
-    media_type = "text/csv; charset=utf-8" if kind == "csv" else "application/zip"
-    response = Response(pieces, content_type=media_type)
-    name = f"fractureai-{str(batch.id)[:8]}-results.{kind}"
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    response.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold the first byte back
-    return response
+    return send_stream(Wish(Selection(identity().site_id, batch_id), kind))
 
 
 @api.get("/batches/<uuid:batch_id>/results.csv")
 @needs(Permission.READ)
 def results_csv(batch_id: uuid.UUID) -> Response:
     """Stream one line an uploaded file."""
-    return _download(batch_id, "csv")
+    return _download(batch_id, Format.CSV)
 
 
 @api.get("/batches/<uuid:batch_id>/results.zip")
 @needs(Permission.READ)
 def results_zip(batch_id: uuid.UUID) -> Response:
     """Stream the CSV, the heat maps, the reports and the manifest."""
-    return _download(batch_id, "zip")
+    return _download(batch_id, Format.ZIP)
 
 
 # images

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from store import batches, work
 from store.batches import ManifestRow, NewFile
 from store.errors import BatchEmpty, BatchNotDraft, IdempotencyKeyReused, InvalidCursor, NotFound, WrongState
+from store.results import Selection, iter_rows
 from store.session import session_scope
 from store.tables import Batch, Image, Priority, Reason, Stage, Work, WorkState
 from tests.db.conftest import make_site, new_files, submitted
@@ -125,7 +126,7 @@ def test_pages_cover_everything_once(site: uuid.UUID) -> None:
         if cursor is None:
             break
     assert seen == [file.path for file in new_files(25)]
-    assert [row.image.path for row in batches.iter_results(site, batch.id)] == seen
+    assert [row.path for row in iter_rows(Selection(site, batch.id))] == seen
 
 
 def test_cancel_ends_what_waits_and_leaves_what_a_worker_holds(site: uuid.UUID) -> None:
@@ -175,5 +176,5 @@ def test_a_paused_batch_is_not_taken_up(site: uuid.UUID) -> None:
 
 def test_results_of_more_rows_than_one_fetch(site: uuid.UUID) -> None:
     batch = submitted(site, 1203)
-    rows = list(batches.iter_results(site, batch.id))
-    assert [row.image.path for row in rows] == [f"f/{i:06d}.png" for i in range(1203)]
+    rows = list(iter_rows(Selection(site, batch.id)))
+    assert [row.path for row in rows] == [f"f/{i:06d}.png" for i in range(1203)]

@@ -10,9 +10,10 @@ import time
 import zipfile
 from typing import Any
 
-from store import export
+from store import downloads
 from store.blobs import BlobStore
-from store.export import RESULT_COLUMNS, uncell
+from store.export import uncell
+from store.results import RESULT_COLUMNS
 from store.session import session_scope
 from store.tables import Image
 from tests.reading import read_batch
@@ -168,7 +169,7 @@ def test_the_first_byte_comes_before_the_first_row(ask: Asker, monkeypatch: Any)
         raise AssertionError("asked for rows")
         yield
 
-    monkeypatch.setattr(export.batches, "iter_results", never)
+    monkeypatch.setattr(downloads, "iter_lines", never)
     for kind in ("csv", "zip"):
         answer = ask.get(f"/batches/{batch}/results.{kind}", buffered=False)
         assert next(answer.iter_encoded())
