@@ -3,57 +3,41 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 from settings import VERSION
 from store import accounts, bundles, errors
 from store.errors import ServiceError
 from store.tables import BatchStatus, ImageStatus, Priority, Reason, Triage
 from web import errors as web_errors
-
-Json = dict[str, Any]
-
-
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _maybe(schema: Json) -> Json:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _object(properties: Json, *, required: bool = True) -> Json:
-    schema: Json = {"type": "object", "properties": properties}
-    return schema | {"required": list(properties)} if required else schema | {"additionalProperties": False}
-
-
-def _list(items: Json) -> Json:
-    return {"type": "array", "items": items}
-
-
-def _numbers(*names: str) -> Json:
-    return _object({name: {"type": "integer", "minimum": 0} for name in names})
-
-
-def _page(name: str) -> Json:
-    return _object({"items": _list(_ref(name)), "next": _maybe({"type": "string"})})
-
-
-TEXT: Json = {"type": "string"}
-WHOLE: Json = {"type": "integer"}
-SHARE: Json = {"type": "number", "minimum": 0, "maximum": 1}
-UUID: Json = {"type": "string", "format": "uuid"}
-MOMENT: Json = {"type": "string", "format": "date-time"}
-YES_NO: Json = {"type": "boolean"}
-LINK: Json = {"type": "string", "format": "uri-reference"}
-
-
-def _words(kind: Any) -> Json:
-    return {"type": "string", "enum": [word.value for word in kind]}
-
+from web.openapi_parts import (
+    CURSOR,
+    ETAG,
+    IF_NONE_MATCH,
+    LIMIT,
+    LINK,
+    MOMENT,
+    SHARE,
+    TEXT,
+    UUID,
+    WHOLE,
+    YES_NO,
+    Json,
+    answer,
+    header,
+    id_of,
+    many,
+    maybe,
+    numbers,
+    operation,
+    page_of,
+    query,
+    record,
+    ref,
+    words_of,
+)
 
 SCHEMAS: Json = {
-    "Problem": _object(
+    "Problem": record(
         {
             "type": LINK,
             "title": TEXT,
@@ -63,164 +47,127 @@ SCHEMAS: Json = {
             "advice": {"type": "string", "description": "What to do next."},
         }
     ),
-    "Reason": _object({"code": _words(Reason), "sentence": TEXT, "advice": TEXT}),
-    "Flag": _object({"code": _words(Reason), "sentence": TEXT}),
-    "NewBatch": _object(
+    "Reason": record({"code": words_of(Reason), "sentence": TEXT, "advice": TEXT}),
+    "Flag": record({"code": words_of(Reason), "sentence": TEXT}),
+    "NewBatch": record(
         {
             "label": {"type": "string", "maxLength": 200},
-            "bundle": _maybe(TEXT) | {"description": "A bundle's name; the site's default when absent."},
-            "priority": _words(Priority) | {"default": "normal"},
+            "bundle": maybe(TEXT) | {"description": "A bundle's name; the site's default when absent."},
+            "priority": words_of(Priority) | {"default": "normal"},
             "report": {"type": "boolean", "default": True},
             "heatmap": {"type": "boolean", "default": True},
         },
         required=False,
     ),
-    "Batch": _object(
+    "Batch": record(
         {
             "id": UUID,
             "label": TEXT,
-            "status": _words(BatchStatus),
-            "priority": _words(Priority),
+            "status": words_of(BatchStatus),
+            "priority": words_of(Priority),
             "bundle": TEXT,
-            "options": _object({"report": YES_NO, "heatmap": YES_NO}),
+            "options": record({"report": YES_NO, "heatmap": YES_NO}),
             "created_at": MOMENT,
-            "submitted_at": _maybe(MOMENT),
-            "finished_at": _maybe(MOMENT),
-            "counts": _numbers("total", *ImageStatus, "skipped")
+            "submitted_at": maybe(MOMENT),
+            "finished_at": maybe(MOMENT),
+            "counts": numbers("total", *ImageStatus, "skipped")
             | {"description": "total is the sum of the others but skipped, which stands beside it."},
-            "triage": _numbers(*Triage),
-            "stages": _numbers("prepare", "classify", "detect", "explain", "report")
+            "triage": numbers(*Triage),
+            "stages": numbers("prepare", "classify", "detect", "explain", "report")
             | {"description": "Images that have passed the stage, or have ended."},
             "reasons": {"type": "object", "additionalProperties": {"type": "integer"}},
             "rate": {"type": "number", "description": "Images a second, lately."},
-            "eta_seconds": _maybe(WHOLE),
+            "eta_seconds": maybe(WHOLE),
             "links": {"type": "object", "additionalProperties": LINK},
         }
     ),
-    "Image": _object(
+    "Image": record(
         {
             "id": UUID,
             "batch_id": UUID,
-            "study_id": _maybe(UUID),
+            "study_id": maybe(UUID),
             "filename": {"type": "string", "description": "The path as uploaded."},
-            "status": _words(ImageStatus),
-            "reason": _maybe(_ref("Reason")),
-            "region": _maybe(TEXT),
-            "region_probability": _maybe(SHARE),
+            "status": words_of(ImageStatus),
+            "reason": maybe(ref("Reason")),
+            "region": maybe(TEXT),
+            "region_probability": maybe(SHARE),
             "region_probabilities": {"type": "object", "additionalProperties": SHARE},
-            "probability": _maybe(SHARE) | {"description": "Calibrated; null where nothing was assessed."},
-            "triage": _maybe(_words(Triage)),
-            "flags": _list(_ref("Flag")),
-            "thresholds": _maybe(_object({"low": SHARE, "high": SHARE})),
+            "probability": maybe(SHARE) | {"description": "Calibrated; null where nothing was assessed."},
+            "triage": maybe(words_of(Triage)),
+            "flags": many(ref("Flag")),
+            "thresholds": maybe(record({"low": SHARE, "high": SHARE})),
             "bundle": TEXT,
-            "sha256": _maybe(TEXT) | {"description": "Of the uploaded bytes; null if they cannot be had."},
+            "sha256": maybe(TEXT) | {"description": "Of the uploaded bytes; null if they cannot be had."},
             "size": WHOLE,
-            "width": _maybe(WHOLE),
-            "height": _maybe(WHOLE),
+            "width": maybe(WHOLE),
+            "height": maybe(WHOLE),
             "accession": TEXT,
             "study_uid": TEXT,
             "sop_uid": TEXT,
             "study_date": TEXT,
             "laterality": TEXT,
             "view": TEXT,
-            "study_triage": _maybe(_words(Triage)),
-            "attention_regions": _list(
-                _object({"x": WHOLE, "y": WHOLE, "width": WHOLE, "height": WHOLE, "score": SHARE})
+            "study_triage": maybe(words_of(Triage)),
+            "attention_regions": many(
+                record({"x": WHOLE, "y": WHOLE, "width": WHOLE, "height": WHOLE, "score": SHARE})
             )
             | {"description": "Where the model looked, in pixels of the original; not a fracture's outline."},
-            "links": {"type": "object", "additionalProperties": _maybe(LINK)},
+            "links": {"type": "object", "additionalProperties": maybe(LINK)},
         }
     ),
-    "FileAnswers": _object(
+    "FileAnswers": record(
         {
-            "files": _list(
-                _object(
+            "files": many(
+                record(
                     {
                         "filename": TEXT,
                         "status": {
                             "type": "string",
                             "enum": ["accepted", "rejected", "skipped", "duplicate"],
                         },
-                        "image_id": _maybe(UUID),
-                        "sha256": _maybe(TEXT),
+                        "image_id": maybe(UUID),
+                        "sha256": maybe(TEXT),
                         "size": WHOLE,
-                        "reason": _maybe(_ref("Reason")),
+                        "reason": maybe(ref("Reason")),
                     }
                 )
             ),
-            "counts": _numbers("accepted", "rejected", "skipped", "duplicate", "total"),
+            "counts": numbers("accepted", "rejected", "skipped", "duplicate", "total"),
         }
     ),
-    "Bundle": _object(
+    "Bundle": record(
         {
             "name": TEXT,
             "sha256": TEXT,
             "default": YES_NO,
             "label_meaning": {"type": "string", "description": "What a positive label says of an image."},
-            "regions": _list(TEXT),
+            "regions": many(TEXT),
             "thresholds": {
                 "type": "object",
-                "additionalProperties": _object({"low": SHARE, "high": SHARE}),
+                "additionalProperties": record({"low": SHARE, "high": SHARE}),
             },
             "trained_on": TEXT,
-            "limits": _list(TEXT),
+            "limits": many(TEXT),
             "created_at": MOMENT,
             "links": {"type": "object", "additionalProperties": LINK},
         }
     ),
-    "Batches": _page("Batch"),
-    "Images": _page("Image"),
-    "Bundles": _page("Bundle"),
+    "Batches": page_of("Batch"),
+    "Images": page_of("Image"),
+    "Bundles": page_of("Bundle"),
 }
 
 _NO_BODY: Json = {"content": {"application/json": {"schema": {"type": "object", "maxProperties": 0}}}}
 
 
-def _query(name: str, schema: Json, said: str) -> Json:
-    return {"name": name, "in": "query", "schema": schema, "description": said}
-
-
-def _header(name: str, said: str) -> Json:
-    return {"name": name, "in": "header", "schema": TEXT, "description": said}
-
-
-def _id(name: str) -> Json:
-    return {"name": name, "in": "path", "required": True, "schema": UUID}
-
-
-_CURSOR = _query("cursor", TEXT, "From the last page's `next`.")
-_LIMIT = _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "Items a page.")
-_IF_NONE_MATCH = _header("If-None-Match", "An earlier answer's ETag; 304 when nothing changed.")
-_ETAG: Json = {"ETag": {"schema": TEXT}}
-
-
-def _answer(said: str, schema: str | None = None, media_type: str = "application/json", **more: Any) -> Json:
-    content = {media_type: {"schema": _ref(schema) if schema else {"type": "string", "format": "binary"}}}
-    return {"description": said, "content": content, **more}
-
-
-def _operation(tag: str, name: str, summary: str, answers: Json, **more: Any) -> Json:
-    problem = {
-        "description": "A problem (RFC 9457) with a stable code and advice.",
-        "content": {"application/problem+json": {"schema": _ref("Problem")}},
-    }
-    return {
-        "tags": [tag],
-        "operationId": name,
-        "summary": summary,
-        **more,
-        "responses": {**answers, "default": problem},
-    }
-
-
 def _action(name: str, summary: str) -> Json:
     return {
-        "parameters": [_id("batch_id")],
-        "post": _operation(
+        "parameters": [id_of("batch_id")],
+        "post": operation(
             "Batches",
             f"{name}Batch",
             summary,
-            {"202": _answer("The batch.", "Batch", headers=_ETAG)},
+            {"202": answer("The batch.", "Batch", headers=ETAG)},
             requestBody=_NO_BODY,
         ),
     }
@@ -228,12 +175,12 @@ def _action(name: str, summary: str) -> Json:
 
 def _bytes(name: str, summary: str, *media_types: str) -> Json:
     binary = {"schema": {"type": "string", "format": "binary"}}
-    answer = {"description": "The bytes.", "content": dict.fromkeys(media_types, binary), "headers": _ETAG}
+    found = {"description": "The bytes.", "content": dict.fromkeys(media_types, binary), "headers": ETAG}
     unchanged = {"description": "Not changed."}
     return {
-        "parameters": [_id("image_id")],
-        "get": _operation(
-            "Images", name, summary, {"200": answer, "304": unchanged}, parameters=[_IF_NONE_MATCH]
+        "parameters": [id_of("image_id")],
+        "get": operation(
+            "Images", name, summary, {"200": found, "304": unchanged}, parameters=[IF_NONE_MATCH]
         ),
     }
 
@@ -245,7 +192,7 @@ _FORM: Json = {
             "schema": {
                 "type": "object",
                 "properties": {
-                    "files": _list({"type": "string", "format": "binary"})
+                    "files": many({"type": "string", "format": "binary"})
                     | {"description": "Images and ZIPs; the file name is the path relative to the upload."},
                     "manifest": {
                         "type": "string",
@@ -260,42 +207,42 @@ _FORM: Json = {
 
 PATHS: Json = {
     "/batches": {
-        "post": _operation(
+        "post": operation(
             "Batches",
             "createBatch",
             "Create a draft",
-            {"201": _answer("The draft.", "Batch", headers=_ETAG | {"Location": {"schema": LINK}})},
-            parameters=[_header("Idempotency-Key", "The same key again gives the same batch.")],
-            requestBody={"content": {"application/json": {"schema": _ref("NewBatch")}}},
+            {"201": answer("The draft.", "Batch", headers=ETAG | {"Location": {"schema": LINK}})},
+            parameters=[header("Idempotency-Key", "The same key again gives the same batch.")],
+            requestBody={"content": {"application/json": {"schema": ref("NewBatch")}}},
         ),
-        "get": _operation(
+        "get": operation(
             "Batches",
             "listBatches",
             "List batches, the newest first",
-            {"200": _answer("A page.", "Batches")},
-            parameters=[_CURSOR, _LIMIT],
+            {"200": answer("A page.", "Batches")},
+            parameters=[CURSOR, LIMIT],
         ),
     },
     "/batches/{batch_id}": {
-        "parameters": [_id("batch_id")],
-        "get": _operation(
+        "parameters": [id_of("batch_id")],
+        "get": operation(
             "Batches",
             "getBatch",
             "See how far a batch is; cheap to ask often with If-None-Match",
             {
-                "200": _answer("The batch.", "Batch", headers=_ETAG),
+                "200": answer("The batch.", "Batch", headers=ETAG),
                 "304": {"description": "Nothing changed."},
             },
-            parameters=[_IF_NONE_MATCH],
+            parameters=[IF_NONE_MATCH],
         ),
     },
     "/batches/{batch_id}/files": {
-        "parameters": [_id("batch_id")],
-        "post": _operation(
+        "parameters": [id_of("batch_id")],
+        "post": operation(
             "Batches",
             "addFiles",
             "Send files, ZIPs and a manifest to a draft; the same file again changes nothing",
-            {"200": _answer("What became of each file.", "FileAnswers")},
+            {"200": answer("What became of each file.", "FileAnswers")},
             requestBody=_FORM,
         ),
     },
@@ -305,43 +252,43 @@ PATHS: Json = {
     "/batches/{batch_id}/resume": _action("resume", "Go on with a paused batch"),
     "/batches/{batch_id}/retry": _action("retry", "Read failed and cancelled images again"),
     "/batches/{batch_id}/images": {
-        "parameters": [_id("batch_id")],
-        "get": _operation(
+        "parameters": [id_of("batch_id")],
+        "get": operation(
             "Images",
             "listImages",
             "List the images of a batch in the order of arrival",
-            {"200": _answer("A page.", "Images")},
+            {"200": answer("A page.", "Images")},
             parameters=[
-                _query("status", _words(ImageStatus), "Only these."),
-                _query("triage", _words(Triage), "Only these."),
-                _query("region", TEXT, "Only this region, in lower case."),
-                _CURSOR,
-                _LIMIT,
+                query("status", words_of(ImageStatus), "Only these."),
+                query("triage", words_of(Triage), "Only these."),
+                query("region", TEXT, "Only this region, in lower case."),
+                CURSOR,
+                LIMIT,
             ],
         ),
     },
     "/batches/{batch_id}/results.csv": {
-        "parameters": [_id("batch_id")],
-        "get": _operation(
+        "parameters": [id_of("batch_id")],
+        "get": operation(
             "Batches",
             "resultsCsv",
             "Download one line an uploaded file",
-            {"200": _answer("The lines, streamed.", None, "text/csv")},
+            {"200": answer("The lines, streamed.", None, "text/csv")},
         ),
     },
     "/batches/{batch_id}/results.zip": {
-        "parameters": [_id("batch_id")],
-        "get": _operation(
+        "parameters": [id_of("batch_id")],
+        "get": operation(
             "Batches",
             "resultsZip",
             "Download results.csv, errors.csv, heat maps, reports and manifest.json",
-            {"200": _answer("The archive, streamed.", None, "application/zip")},
+            {"200": answer("The archive, streamed.", None, "application/zip")},
         ),
     },
     "/images/{image_id}": {
-        "parameters": [_id("image_id")],
-        "get": _operation(
-            "Images", "getImage", "See an image with its finding", {"200": _answer("The image.", "Image")}
+        "parameters": [id_of("image_id")],
+        "get": operation(
+            "Images", "getImage", "See an image with its finding", {"200": answer("The image.", "Image")}
         ),
     },
     "/images/{image_id}/original": _bytes(
@@ -355,12 +302,12 @@ PATHS: Json = {
     "/images/{image_id}/overlay": _bytes("imageOverlay", "The attention map over it", "image/jpeg"),
     "/images/{image_id}/report": _bytes("imageReport", "The report of its study", "application/pdf"),
     "/bundles": {
-        "get": _operation(
-            "Bundles", "listBundles", "List the model bundles", {"200": _answer("All of them.", "Bundles")}
+        "get": operation(
+            "Bundles", "listBundles", "List the model bundles", {"200": answer("All of them.", "Bundles")}
         )
     },
     "/openapi.json": {
-        "get": _operation(
+        "get": operation(
             "This description",
             "openapi",
             "This document",
@@ -369,7 +316,7 @@ PATHS: Json = {
         )
     },
     "/docs": {
-        "get": _operation(
+        "get": operation(
             "This description",
             "docs",
             "This document as a page",
