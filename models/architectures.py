@@ -59,8 +59,14 @@ class Backbone:
     finer: Any
 
 
-def _scaled(image: Any, scale: float, offset: float) -> Any:
-    return layers.Rescaling(scale, offset, name="scale")(image)
+def _signed() -> Any:
+    """Make the layer that brings 0-255 to -1 to 1."""
+    return layers.Rescaling(1 / 127.5, -1.0, name="scale")
+
+
+def _less_caffe_means() -> Any:
+    # the channel order is of no account in a grey picture
+    return layers.Rescaling(1.0, [-103.939, -116.779, -123.68], name="scale")
 
 
 def _grey_to_rgb(image: Any) -> Any:
@@ -68,15 +74,17 @@ def _grey_to_rgb(image: Any) -> Any:
 
 
 def _applications(
-    build: Callable[..., Any], finer: str, mean: tuple[float, ...] | None = None
+    build: Callable[..., Any], finer: str, scaling: Callable[[], Any] | None = None, **options: Any
 ) -> Callable[[int, str | None], Backbone]:
+    """Take a published trunk; `scaling` makes the layer before it, where it does not scale by itself."""
+
     def make(size: int, weights: str | None) -> Backbone:
         image = keras.Input((size, size, 1), name="image")
         rgb = _grey_to_rgb(image)
-        if mean is not None:
-            rgb = layers.Rescaling(1.0, [-m for m in mean], name="scale")(rgb)
+        if scaling is not None:
+            rgb = scaling()(rgb)
         try:
-            trunk = build(include_top=False, weights=weights, input_tensor=rgb)
+            trunk = build(include_top=False, weights=weights, input_tensor=rgb, **options)
         except (OSError, ValueError) as error:
             raise WeightsNotFoundError(
                 f"{build.__name__}: no weights {weights!r} ({error}). Give a file of Keras weights without "
@@ -107,11 +115,14 @@ def _rounded(channels: float) -> int:
 def _mobilenet_v2(alpha: float) -> Callable[[int, str | None], Backbone]:
     """Build MobileNetV2 with its BatchNorm folded into the convolutions.
 
-    A third faster to train and score than with BatchNorm in inference mode, and the same function; it
-    only makes sense with pretrained weights.
+    A third faster to train and score than with BatchNorm in inference mode, and the same function. From
+    random weights it keeps its BatchNorm: without, it would hardly learn.
     """
+    unfolded = _applications(keras.applications.MobileNetV2, "block_13_expand_relu", _signed, alpha=alpha)
 
     def make(size: int, weights: str | None) -> Backbone:
+        if weights is None:
+            return unfolded(size, None)
         image = keras.Input((size, size, 1), name="image")
 
         def conv(x: Any, name: str, filters: int, kernel: int = 1, stride: int = 1) -> Any:
@@ -120,7 +131,7 @@ def _mobilenet_v2(alpha: float) -> Callable[[int, str | None], Backbone]:
             padding = "valid" if stride == 2 else "same"
             return layers.Conv2D(filters, kernel, stride, padding, name=name)(x)
 
-        x = layers.ReLU(6.0)(conv(_scaled(image, 1 / 127.5, -1.0), "Conv1", _rounded(32 * alpha), 3, 2))
+        x = layers.ReLU(6.0)(conv(_signed()(image), "Conv1", _rounded(32 * alpha), 3, 2))
         block, finer = 0, None
         for expansion, channels, repeats, first_stride in _MOBILENET_STAGES:
             for repeat in range(repeats):
@@ -177,7 +188,7 @@ def _custom_cnn(size: int, weights: str | None) -> Backbone:
     if weights is not None:
         raise WeightsNotFoundError("custom_cnn has no pretrained weights; start from random ones with None.")
     image = keras.Input((size, size, 1), name="image")
-    x = _scaled(image, 1 / 255, 0.0)
+    x = layers.Rescaling(1 / 255, name="scale")(image)
     finer = x
     for block, filters in enumerate((32, 64, 128, 192, 256)):
         finer = x
@@ -192,8 +203,7 @@ _BUILDERS: dict[str, Callable[[int, str | None], Backbone]] = {
     "efficientnet_b0": _applications(keras.applications.EfficientNetB0, "block6a_expand_activation"),
     "mobilenet_v2": _mobilenet_v2(1.0),
     "mobilenet_v2_0.35": _mobilenet_v2(0.35),
-    # Caffe means; the channel order is of no account in a grey picture
-    "resnet50": _applications(keras.applications.ResNet50, "conv4_block6_out", (103.939, 116.779, 123.68)),
+    "resnet50": _applications(keras.applications.ResNet50, "conv4_block6_out", _less_caffe_means),
     "custom_cnn": _custom_cnn,
 }
 ARCHITECTURES: tuple[str, ...] = tuple(_BUILDERS)

@@ -1,10 +1,13 @@
-"""Fitting one network: seeded batches, losses, two phases, resumable checkpoints."""
+"""Fitting one network: seeded batches, losses, two phases, early stopping, resumable checkpoints."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,25 @@ import numpy as np
 from keras import ops
 
 from models import architectures
-from pipeline.types import UInt8Array
+from pipeline.types import Float32Array, UInt8Array
 from training.augment import Augmentation, augmented
 from training.datasets import Example
 
-#: Share of fractured pictures in a batch; Platt scaling undoes the shift on validation.
+#: What share fractured pictures have, or weigh, where the classes are balanced; Platt scaling undoes the
+#: shift on validation.
 FRACTURED_SHARE = 0.4
+
+
+class Balance(StrEnum):
+    """What is done about fractures being rare: docs/models.md says how each fared."""
+
+    NONE = "none"
+    SAMPLING = "sampling"
+    """Fractured pictures are drawn more often."""
+    WEIGHTS = "weights"
+    """They weigh more in the loss."""
+    FOCAL = "focal"
+    """Pictures that are told well count less (Lin et al. 2017)."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +49,18 @@ class Schedule:
         Pictures an epoch.
     rate, frozen_rate
         Peak of the cosine schedule, and the constant rate of the first phase.
+    optimizer
+        ``"adamw"``, or ``"adam"``: without `decay`.
+    average
+        Momentum of the moving average of the weights, which is what is kept in the end.
     train_from
         Name of the first trunk layer that learns in the second phase; empty for all.
+    patience
+        Epochs without a lower validation loss after which the second phase ends, with the weights of its
+        best epoch; 0 for never.
+    precision
+        Keras dtype policy of fitting: ``"float32"``, ``"mixed_bfloat16"`` or ``"mixed_float16"``. What is
+        saved computes in float32.
     """
 
     epochs: int
@@ -47,6 +73,10 @@ class Schedule:
     average: float = 0.99
     train_from: str = ""
     local_weight: float = 0.5
+    optimizer: str = "adamw"
+    balance: Balance = Balance.SAMPLING
+    patience: int = 0
+    precision: str = "float32"
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
@@ -79,7 +109,10 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no type
         examples = pictures.examples
         phantom = np.array([e.traits.get("phantom") == "1" for e in examples])
         fractured = np.array([e.positive for e in examples])
-        share = FRACTURED_SHARE if regions is None else float(fractured.mean())
+        #: Of the pictures as they are, before any balancing.
+        self.fractured_share = float(fractured.mean())
+        balanced = regions is None and schedule.balance is Balance.SAMPLING
+        share = FRACTURED_SHARE if balanced else self.fractured_share
         weights = np.zeros(len(examples))
         for mask, total in ((phantom, pictures.phantom_share), (~phantom, 1 - pictures.phantom_share)):
             for label, part in ((fractured, share), (~fractured, 1 - share)):
@@ -142,19 +175,52 @@ def local_loss(truth: Any, logits: Any) -> Any:
     return cells / (ops.sum(ops.cast(truth > 0.1, "float32")) + 1.0)
 
 
-def fit(network: Any, batches: Batches, folder: Path, *, verbose: int = 2, validate: Any = None) -> Any:
+def fracture_loss(balance: Balance, share: float) -> Any:
+    """Return the loss of the image's logit; `share` of the pictures are fractured."""
+    if balance is Balance.FOCAL:
+        return keras.losses.BinaryFocalCrossentropy(from_logits=True)
+    if balance is not Balance.WEIGHTS:
+        return keras.losses.BinaryCrossentropy(from_logits=True)
+    fractured, normal = FRACTURED_SHARE / share, (1 - FRACTURED_SHARE) / (1 - share)
+
+    def weighted(truth: Any, logits: Any) -> Any:
+        return ops.mean(
+            fractured * truth * ops.softplus(-logits) + normal * (1 - truth) * ops.softplus(logits)
+        )
+
+    return weighted
+
+
+def fit(
+    network: Any,
+    batches: Batches,
+    folder: Path,
+    *,
+    verbose: int = 2,
+    tensorboard: bool = False,
+    validation: Validation | None = None,
+    validate: Any = None,
+) -> Any:
     """Fit a network in two phases and return it; a killed run takes up where its last epoch ended.
 
     Parameters
     ----------
     folder
-        Keeps the checkpoints and `log.csv`.
+        Keeps the checkpoints, the logs `frozen.csv` and `tuned.csv`, and TensorBoard's.
+    validation
+        Pictures and targets for early stopping.
     validate
         Called as ``validate(epoch, network)`` after each epoch.
+
+    Raises
+    ------
+    ValueError
+        The schedule stops early, but there is no validation.
     """
     schedule = batches.schedule
+    if schedule.patience and validation is None:
+        raise ValueError("early stopping needs pictures to validate on")
     folder.mkdir(parents=True, exist_ok=True)
-    steps = len(batches)
     for phase, epochs in (("frozen", schedule.frozen_epochs), ("tuned", schedule.epochs)):
         done = folder / f"{phase}.weights.h5"
         if not epochs:
@@ -163,42 +229,106 @@ def fit(network: Any, batches: Batches, folder: Path, *, verbose: int = 2, valid
             network.load_weights(done)
             continue
         _set_trainable(network, phase, schedule.train_from)
-        rate: Any = schedule.frozen_rate
-        if phase == "tuned":
-            rate = keras.optimizers.schedules.CosineDecay(
-                schedule.rate / 10,
-                epochs * steps - epochs * steps // 10,
-                alpha=0.01,
-                warmup_target=schedule.rate,
-                warmup_steps=steps,
-            )
-        optimizer = keras.optimizers.AdamW(
-            rate, schedule.decay, clipnorm=1.0, use_ema=True, ema_momentum=schedule.average
-        )
-        if batches.regions is None:
-            losses: Any = {
-                architectures.LOGIT: keras.losses.BinaryCrossentropy(from_logits=True),
-                architectures.LOCAL: local_loss,
-            }
-            weights = {architectures.LOGIT: 1.0, architectures.LOCAL: schedule.local_weight}
-        else:
-            losses = {
-                architectures.LOGIT: keras.losses.CategoricalCrossentropy(from_logits=True),
-                architectures.FEATURES: None,
-            }
-            weights = None
-        # XLA is ten times slower than oneDNN on a CPU
-        network.compile(optimizer, losses, loss_weights=weights, jit_compile=False)
-        callbacks: list[Any] = [
-            _Epochs(batches),
+        _compile(network, batches, phase, epochs)
+        callbacks: list[Any] = [_Epochs(batches)]
+        best = folder / "best.weights.h5"
+        stops = phase == "tuned" and schedule.patience and validation is not None
+        if stops:
+            callbacks.append(_EarlyStopping(validation, schedule.patience, best))
+        callbacks += [
             keras.callbacks.BackupAndRestore(folder / f"{phase}.backup", delete_checkpoint=False),
             keras.callbacks.CSVLogger(folder / f"{phase}.csv", append=True),
         ]
+        if tensorboard and importlib.util.find_spec("tensorboard"):
+            callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard" / phase, write_graph=False))
         if validate is not None:
             callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda e, _: validate(e, network)))
         network.fit(batches, epochs=epochs, shuffle=False, verbose=verbose, callbacks=callbacks)
+        if stops:
+            network.load_weights(best)
         network.save_weights(done)
     return network
+
+
+def _compile(network: Any, batches: Batches, phase: str, epochs: int) -> None:
+    """Set optimizer and losses for a phase."""
+    schedule, steps = batches.schedule, len(batches)
+    rate: Any = schedule.frozen_rate
+    if phase == "tuned":
+        rate = keras.optimizers.schedules.CosineDecay(
+            schedule.rate / 10,
+            epochs * steps - epochs * steps // 10,
+            alpha=0.01,
+            warmup_target=schedule.rate,
+            warmup_steps=steps,
+        )
+    averaging: dict[str, Any] = {"clipnorm": 1.0, "use_ema": True, "ema_momentum": schedule.average}
+    optimizer = {
+        "adamw": lambda: keras.optimizers.AdamW(rate, schedule.decay, **averaging),
+        "adam": lambda: keras.optimizers.Adam(rate, **averaging),
+    }[schedule.optimizer]()
+    if batches.regions is None:
+        losses: Any = {
+            architectures.LOGIT: fracture_loss(schedule.balance, batches.fractured_share),
+            architectures.LOCAL: local_loss,
+        }
+        weights = {architectures.LOGIT: 1.0, architectures.LOCAL: schedule.local_weight}
+    else:
+        losses = {
+            architectures.LOGIT: keras.losses.CategoricalCrossentropy(from_logits=True),
+            architectures.FEATURES: None,
+        }
+        weights = None
+    # XLA is ten times slower than oneDNN on a CPU
+    network.compile(optimizer, losses, loss_weights=weights, jit_compile=False)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What early stopping measures on: uint8 (n, s, s, 1), and float32 (n, 1) labels or (n, R) shares."""
+
+    pictures: UInt8Array
+    targets: Float32Array
+
+    def loss(self, network: Any) -> float:
+        """Return the mean cross-entropy of a network's logits."""
+        logits = np.concatenate(
+            [
+                ops.convert_to_numpy(network(self.pictures[i : i + 32], training=False)[architectures.LOGIT])
+                for i in range(0, len(self.pictures), 32)
+            ]
+        ).astype(np.float64)
+        if logits.shape[1] == 1:
+            return float((np.logaddexp(0, logits) - self.targets * logits).mean())
+        return float((np.logaddexp.reduce(logits, axis=1) - (self.targets * logits).sum(axis=1)).mean())
+
+
+class _EarlyStopping(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps the averaged weights of the best epoch and ends a run that no longer gets better.
+
+    Keras' own would look at the weights of the moment, and forget what it had seen when a run is resumed.
+    """
+
+    def __init__(self, validation: Validation, patience: int, best: Path) -> None:
+        super().__init__()
+        self.validation, self.patience, self.best = validation, patience, best
+        self.state = best.with_name("best.json")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Measure the averaged weights; the logs get `val_loss`."""
+        kept = json.loads(self.state.read_text()) if self.state.exists() else {"epoch": -1, "loss": None}
+        raw = self.model.get_weights()
+        self.model.optimizer.finalize_variable_values(self.model.trainable_weights)  # the average
+        loss = self.validation.loss(self.model)
+        if kept["loss"] is None or loss < kept["loss"]:
+            kept = {"epoch": epoch, "loss": loss}
+            self.model.save_weights(self.best)
+            self.state.write_text(json.dumps(kept))
+        self.model.set_weights(raw)
+        if logs is not None:
+            logs["val_loss"] = loss
+        if epoch - kept["epoch"] >= self.patience:
+            self.model.stop_training = True
 
 
 class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]

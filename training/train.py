@@ -8,12 +8,14 @@ A killed run takes up where its last epoch ended; what is fitted already is kept
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from models import architectures
@@ -36,7 +38,7 @@ from training.datasets import (
 from training.evaluate import Reading, evaluate, read_all, summary
 from training.experiment import OTHER, Experiment, NetworkPlan, load_experiment, shared_data
 from training.export import BundleContent, TrainedNetwork, save_compact, write_bundle
-from training.fit import Batches, Pictures, fit
+from training.fit import Batches, Pictures, Validation, fit, region_targets
 
 #: A region with fewer fractures in validation is cut where all regions together are.
 MIN_FRACTURES = 50
@@ -70,23 +72,50 @@ class Data:
         chosen = [e for e in (*self.parts["train"], *self.phantoms) if wanted & set(e.regions)]
         return Pictures(chosen, self.pixels(chosen), plan.phantom_share)
 
+    def validation(self, plan: NetworkPlan, *, region: bool) -> Validation:
+        """Return the validation radiographs of a network's regions, for early stopping."""
+        chosen = [e for e in self.parts["val"] if set(plan.regions) & set(e.regions)]
+        stack = np.stack([model_input(p, plan.size)[..., None] for p in self.pixels(chosen)])
+        labels = np.array([[e.positive] for e in chosen], np.float32)
+        return Validation(stack, region_targets(chosen, plan.regions) if region else labels)
+
+
+def make_network(plan: NetworkPlan, *, region: bool, weights: Path | None, precision: str = "float32") -> Any:
+    """Build the network of a plan, its new layers drawn by the plan's seed; None for random weights."""
+    start = (
+        str(weights / plan.weights) if weights and plan.weights not in {None, "imagenet"} else plan.weights
+    )
+    keras.utils.set_random_seed(plan.seed)
+    usual = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy(precision)
+    try:
+        if region:
+            return architectures.region_network(plan.architecture, plan.size, len(plan.regions), start)
+        return architectures.fracture_network(plan.architecture, plan.size, start)
+    finally:
+        keras.mixed_precision.set_dtype_policy(usual)
+
 
 def fit_networks(experiment: Experiment, data: Data, weights: Path, runs: Path) -> dict[str, TrainedNetwork]:
     """Fit every network of an experiment, or read back those that are fitted."""
     fitted: dict[str, TrainedNetwork] = {}
     for plan in (experiment.region, *experiment.fracture):
-        is_region = plan is experiment.region
-        start = str(weights / plan.weights) if plan.weights not in {None, "imagenet"} else plan.weights
-        if is_region:
-            network = architectures.region_network(plan.architecture, plan.size, len(plan.regions), start)
-        else:
-            network = architectures.fracture_network(plan.architecture, plan.size, start)
+        region = plan is experiment.region
+        network = make_network(plan, weights, region=region, precision=plan.schedule.precision)
         if plan.start_from:
             network.set_weights(fitted[plan.start_from].model.get_weights())
-        regions = plan.regions if is_region else None
-        batches = Batches(data.pictures(plan), regions, plan.size, plan.schedule, plan.seed)
+        batches = Batches(
+            data.pictures(plan), plan.regions if region else None, plan.size, plan.schedule, plan.seed
+        )
         print(f"{plan.name}: {len(batches.pictures.examples)} pictures", flush=True)
-        fit(network, batches, runs / plan.name)
+        validation = data.validation(plan, region=region) if plan.schedule.patience else None
+        # bars for people, a line an epoch for a file
+        verbose = 1 if sys.stdout.isatty() else 2
+        fit(network, batches, runs / plan.name, verbose=verbose, tensorboard=True, validation=validation)
+        if plan.schedule.precision != "float32":
+            full = make_network(plan, weights, region=region)
+            full.set_weights(network.get_weights())
+            network = full
         fitted[plan.name] = TrainedNetwork(network, plan.architecture, plan.size)
     return fitted
 
