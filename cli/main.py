@@ -28,6 +28,7 @@ COMMANDS = {
     "phantoms": ("training.phantoms:main", "Make synthetic radiographs."),
     "train": ("training.train:main", "Fit a model."),
     "evaluate": ("training.evaluate:main", "Measure a bundle on a data set."),
+    "benchmark": ("training.benchmark:main", "Compare architectures on a data set."),
 }
 
 

@@ -80,11 +80,9 @@ class Data:
         return Validation(stack, region_targets(chosen, plan.regions) if region else labels)
 
 
-def make_network(plan: NetworkPlan, *, region: bool, weights: Path | None, precision: str = "float32") -> Any:
-    """Build the network of a plan, its new layers drawn by the plan's seed; None for random weights."""
-    start = (
-        str(weights / plan.weights) if weights and plan.weights not in {None, "imagenet"} else plan.weights
-    )
+def make_network(plan: NetworkPlan, weights: Path, *, region: bool, precision: str = "float32") -> Any:
+    """Build the network of a plan, its new layers drawn by the plan's seed."""
+    start = plan.weights if plan.weights in {None, "imagenet"} else str(weights / str(plan.weights))
     keras.utils.set_random_seed(plan.seed)
     usual = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy(precision)
@@ -104,9 +102,8 @@ def fit_networks(experiment: Experiment, data: Data, weights: Path, runs: Path) 
         network = make_network(plan, weights, region=region, precision=plan.schedule.precision)
         if plan.start_from:
             network.set_weights(fitted[plan.start_from].model.get_weights())
-        batches = Batches(
-            data.pictures(plan), plan.regions if region else None, plan.size, plan.schedule, plan.seed
-        )
+        regions = plan.regions if region else None
+        batches = Batches(data.pictures(plan), regions, plan.size, plan.schedule, plan.seed)
         print(f"{plan.name}: {len(batches.pictures.examples)} pictures", flush=True)
         validation = data.validation(plan, region=region) if plan.schedule.patience else None
         # bars for people, a line an epoch for a file
