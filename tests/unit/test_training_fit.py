@@ -10,7 +10,10 @@ import pytest
 SIZE = 64
 
 
-@pytest.mark.parametrize("architecture", ["custom_cnn", "mobilenet_v2_0.35", "efficientnet_b0"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "architecture", ["custom_cnn", "mobilenet_v2", "efficientnet_b0", "efficientnet_b1", "resnet50"]
+)
 def test_every_network_scales_its_own_input(architecture):
     """A picture in 0-1 instead of 0-255 must give another answer: the scaling is inside the graph."""
     from models.architectures import FEATURES, region_network
