@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.bundle import Bundle
+from training.attention import BY_CHANCE
 from training.datasets import Dataset, Example
 from training.experiment import Experiment
 
@@ -115,12 +116,9 @@ def card(
         f"{_shown(figures['routing']['region_accuracy_one_region'])}; not assessable "
         f"{_shown(figures['routing']['not_assessable'])}.",
         "",
-        f"Attention: on {attention['images']:.0f} fractured images the map peaks inside a fracture's "
-        f"outline in "
-        f"{attention['peak_in_fracture']:.0%} (chance {attention['chance']:.1%}), inside its box in "
-        f"{attention['peak_in_box']:.0%} (chance {attention['chance_box']:.1%}); mean IoU of the best "
-        f"attention region "
-        f"with a box {attention['iou']:.2f}.",
+        f"Attention: on {attention['images']} fractured images the map peaks inside a fracture's outline in "
+        f"{_against(attention, 'peak_in_fracture')}, inside its box in {_against(attention, 'peak_in_box')}; "
+        f"mean overlap (IoU) of the best attention region with a box {_against(attention, 'iou')}.",
         "",
         "Held-out phantoms not assessable: "
         + ", ".join(f"{region} {part['not_assessable']:.0%}" for region, part in phantoms.items())
@@ -151,6 +149,10 @@ def card(
     if experiment.tried:
         lines += ["", "## Tried", *(f"- {sentence}" for sentence in experiment.tried)]
     return "\n".join(lines) + "\n"
+
+
+def _against(attention: Mapping[str, Any], key: str) -> str:
+    return f"{_shown(attention[key])}, by chance {attention[BY_CHANCE[key]]['value']:.3f}"
 
 
 _COLUMNS = {

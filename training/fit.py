@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -248,6 +249,18 @@ def fit(
             network.load_weights(best)
         network.save_weights(done)
     return network
+
+
+def curves(folder: Path) -> dict[str, list[float]]:
+    """Return the loss of each epoch, over both phases, as the logs of a run keep it; empty without logs."""
+    found: dict[str, list[float]] = {}
+    for phase in ("frozen", "tuned"):
+        log = folder / f"{phase}.csv"
+        for row in csv.DictReader(log.read_text().splitlines()) if log.exists() else ():
+            for column, word in (("loss", "training"), ("val_loss", "validation")):
+                if row.get(column) not in {None, "", "NA"}:
+                    found.setdefault(word, []).append(round(float(row[column]), 4))
+    return found
 
 
 def _compile(network: Any, batches: Batches, phase: str, epochs: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from io import BytesIO
 from typing import Any
@@ -17,6 +17,7 @@ from pipeline.explain import overlay_jpeg
 from pipeline.metrics import BoolArray, FloatArray
 from pipeline.preprocess import display_pixels
 from pipeline.types import UInt8Array
+from training.attention import BY_CHANCE
 from training.evaluate import Reading
 
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
@@ -32,43 +33,54 @@ figure{margin:0;width:200px}figure img{width:200px}figcaption{font-size:12px}
 """
 _COLUMNS = (
     "auc", "average_precision", "loss", "ece", "accuracy", "precision", "recall", "f1", "kappa",
-    "sensitivity_at_low", "specificity_at_low", "sensitivity_at_high", "specificity_at_high",
+    "sensitivity_at_low", "specificity_at_low", "ppv_at_low", "npv_at_low",
+    "sensitivity_at_high", "specificity_at_high", "ppv_at_high", "npv_at_high",
 )  # fmt: skip
+_ATTENTION = {
+    "peak_in_fracture": "the map's peak lies in a fracture's outline",
+    "peak_in_box": "it lies in its box",
+    "iou": "overlap (IoU) of the best attention region with a box",
+}
 
 
 def report_page(
-    figures: Mapping[str, Any], readings: Sequence[Reading], pixels: Mapping[str, UInt8Array]
+    figures: Mapping[str, Any],
+    readings: Sequence[Reading],
+    pixels: Mapping[str, UInt8Array],
+    curves: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
 ) -> str:
     """Return the report as HTML that needs no other file.
 
     Parameters
     ----------
     figures
-        Of `training.evaluate.evaluate`.
+        Of `training.figures.figures_of`.
     pixels
         Example name to picture, for the page of the worst errors.
+    curves
+        Network to loss by epoch, as a bundle's manifest keeps them.
     """
     read = [r for r in readings if r.probability is not None]
     p = np.array([r.probability for r in read], np.float64)
-    y = np.array([r.example.positive for r in read])
-    bundle, attention = figures["bundle"], figures["attention"]
+    y = np.array([r.example.positive for r in read], bool)
+    bundle, word = figures["bundle"], figures["label_meaning"]
     name = escape(bundle["name"])
+    rows = {"overall": figures["overall"], **figures["regions"], **figures["subgroups"]}
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}: evaluation</title>",
         f"<style>{_STYLE}</style><h1>{name}</h1>",
         f"<p>Bundle {bundle['sha256'][:16]}; {figures['images']} images, {figures['fitted_on_overlap']} of "
-        "them used in fitting. Intervals: 95%, bootstrap over groups. Probabilities are calibrated; "
-        "accuracy, precision, recall, F1 and kappa are cut at 0.5.</p>",
-        _table({"routing": figures["routing"]}, tuple(figures["routing"])),
-        "<h2>Fractures</h2>",
-        _table(
-            {"overall": figures["overall"], **figures["regions"], **figures["subgroups"]},
-            ("images", "positives", *_COLUMNS),
-        ),
-        f"<h2>Attention</h2><p>Pointing game on {attention['images']:.0f} fractured images: the map's peak "
-        f"lies in the outline in {attention['peak_in_fracture']:.1%} (chance {attention['chance']:.1%}), in "
-        f"its box in {attention['peak_in_box']:.1%} (chance {attention['chance_box']:.1%}). Best attention "
-        f"region against box: mean IoU {attention['iou']:.2f}.</p>",
+        "them used in fitting. Intervals: 95%, bootstrap over "
+        f"{'patients' if figures['patients_known'] else 'groups of near-duplicates'}. Probabilities are "
+        "calibrated; accuracy, precision, recall, F1 and kappa are cut at 0.5; PPV and NPV are those of a "
+        f"site where {figures['prevalence']:.1%} are {escape(word)}.</p>",
+        *_other_meaning(bundle["label_meaning"], word),
+        "<h2>Routing</h2>",
+        _table({"all images": figures["routing"]}, tuple(figures["routing"])),
+        "<h2>By image</h2>",
+        _table(rows, ("images", "positives", *_COLUMNS)),
+        *_studies(figures["studies"]),
+        *_attention(figures["attention"]),
     ]
     if y.any() and not y.all():
         plots = (_roc(p, y), _precision_recall(p, y), _reliability(p, y), _confusion(p, y), _histogram(p, y))
@@ -78,7 +90,58 @@ def report_page(
             "</div>",
             _worst(read, p, y, pixels),
         ]
+    if curves:
+        parts += [
+            "<h2>Training</h2><div class=plots>",
+            *(_image(_curve(*item)) for item in curves.items()),
+            "</div>",
+        ]
     return "\n".join(parts)
+
+
+def _plots(title: str, plots: Iterable[Figure]) -> list[str]:
+    return [f"<h2>{title}</h2><div class=plots>", *map(_image, plots), "</div>"]
+
+
+def _other_meaning(bundles: str, datas: str) -> list[str]:
+    if bundles == datas:
+        return []
+    return [
+        f"<p><strong>The bundle's positive means {escape(bundles)}, the data set's {escape(datas)}</strong>: "
+        "the figures say how well the one stands for the other.</p>"
+    ]
+
+
+def _studies(studies: Mapping[str, Any] | None) -> list[str]:
+    if not studies:
+        return []
+    rows = {rule: part for rule, part in studies.items() if rule != "studies"}
+    return [
+        f"<h2>By study</h2><p>{studies['studies']} studies, read by their worst image (the clinical rule) "
+        "and by the mean of their images (the rule of MURA).</p>",
+        _table(rows, ("images", "positives", *_COLUMNS)),
+    ]
+
+
+def _attention(attention: Mapping[str, Any]) -> list[str]:
+    if not attention["images"]:
+        return []
+    rows = "".join(
+        f"<tr><th>{words}</th><td>{_cell(attention[key])}</td><td>{attention[BY_CHANCE[key]]['value']:.3f}</td></tr>"
+        for key, words in _ATTENTION.items()
+    )
+    return [
+        f"<h2>Attention</h2><p>On {attention['images']} images with outlined fractures (pointing game).</p>",
+        f"<table><tr><th></th><th>measured</th><th>by chance</th></tr>{rows}</table>",
+    ]
+
+
+def _curve(name: str, losses: Mapping[str, Sequence[float]]) -> Figure:
+    figure, axes = _axes(f"{name}: loss", "epoch", "loss")
+    for word, values in losses.items():
+        axes.plot(range(1, len(values) + 1), values, "o-", markersize=3, label=word)
+    axes.legend(frameon=False)
+    return figure
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> str:
@@ -134,7 +197,7 @@ def _precision_recall(p: FloatArray, y: BoolArray) -> Figure:
 
 
 def _reliability(p: FloatArray, y: BoolArray) -> Figure:
-    figure, axes = _axes("Reliability", "stated probability", "share fractured")
+    figure, axes = _axes("Reliability", "stated probability", "share positive")
     place = np.minimum((p * 10).astype(int), 9)
     bins = np.unique(place)
     axes.plot([0, 1], [0, 1], ":", color="grey")
@@ -147,7 +210,7 @@ def _confusion(p: FloatArray, y: BoolArray) -> Figure:
     said = p >= 0.5
     counts = np.array([[(~said & ~y).sum(), (said & ~y).sum()], [(~said & y).sum(), (said & y).sum()]])
     axes.imshow(counts, cmap="Blues", norm="log", vmin=1)
-    words = ("normal", "fractured")
+    words = ("negative", "positive")
     axes.set_xticks([0, 1], words)
     axes.set_yticks([0, 1], words)
     for (i, j), count in np.ndenumerate(counts):
@@ -157,7 +220,7 @@ def _confusion(p: FloatArray, y: BoolArray) -> Figure:
 
 def _histogram(p: FloatArray, y: BoolArray) -> Figure:
     figure, axes = _axes("Probabilities", "calibrated probability", "images")
-    colours, words = ["#9fb8cc", _INK], ["normal", "fractured"]
+    colours, words = ["#9fb8cc", _INK], ["negative", "positive"]
     axes.hist([p[~y], p[y]], bins=20, range=(0, 1), stacked=True, color=colours, label=words)
     axes.set_yscale("log")
     axes.legend(frameon=False)
@@ -171,9 +234,9 @@ def _image(figure: Figure) -> str:
 
 
 def _worst(readings: Sequence[Reading], p: FloatArray, y: BoolArray, pixels: Mapping[str, UInt8Array]) -> str:
-    """Show the fractures that were believed least and the normal images believed most."""
+    """Show the positives that were believed least and the negatives believed most."""
     sections = []
-    for title, wanted, order in (("Missed fractures", y, p), ("False alarms", ~y, -p)):
+    for title, wanted, order in (("Missed", y, p), ("False alarms", ~y, -p)):
         cards = []
         for i in [i for i in np.argsort(order, kind="stable") if wanted[i]][:_WORST]:
             reading = readings[i]

@@ -35,10 +35,11 @@ from training.datasets import (
     read_fracatlas,
     read_split,
 )
-from training.evaluate import Reading, evaluate, read_all, summary
+from training.evaluate import Reading, read_all
 from training.experiment import OTHER, Experiment, NetworkPlan, load_experiment, shared_data
 from training.export import BundleContent, TrainedNetwork, save_compact, write_bundle
-from training.fit import Batches, Pictures, Validation, fit, region_targets
+from training.figures import figures_of, summary
+from training.fit import Batches, Pictures, Validation, curves, fit, region_targets
 
 #: A region with fewer fractures in validation is cut where all regions together are.
 MIN_FRACTURES = 50
@@ -253,7 +254,8 @@ def build(experiment: Experiment, data: Data, weights: Path, runs: Path, out: Pa
     content = replace(content, routing=rules, models=models)
     scorer = open_scorer(_draft(content, runs))
     test = data.parts["test"]
-    figures = evaluate(scorer.bundle, scorer, test, data.pixels(test))
+    test_pixels = data.pixels(test)
+    figures = figures_of(scorer.bundle, read_all(scorer, test, test_pixels), test_pixels)
     figures["phantoms"] = phantom_figures(scorer, experiment)
     print(summary(figures), flush=True)
     content = replace(
@@ -265,6 +267,7 @@ def build(experiment: Experiment, data: Data, weights: Path, runs: Path, out: Pa
             "dataset": {"name": data.dataset.name, "skipped": dict(data.dataset.skipped)},
             "split": {name: len(part) for name, part in data.parts.items()},
             "validation_fractures": fractures,
+            "curves": {name: curves(runs / name) for name in networks},
             "metrics": figures,
         },
     )

@@ -51,6 +51,7 @@ def published(tmp_path):
             "sha256": f"{seed:x}".rjust(12, "0").ljust(64, "0"),
         }
         row |= {"near_dup_group": str(seed // 4 * 2 + seed % 2), "hardware": "0", "multiscan": "0"}
+        row |= {"width": str(width), "height": str(height)}
         rows.append(row | {"mixed": "0", "views": "frontal"})
         if fractured:
             images.append({"id": seed, "file_name": name, "width": width, "height": height})

@@ -11,6 +11,9 @@ import numpy as np
 
 from training.datasets.example import Dataset, DatasetError, Example, Polygon
 
+#: Originals with a longer side are films scanned at another place, pixels; most are about 373 x 454.
+_LARGE = 1000
+
 
 def read_fracatlas(root: Path) -> Dataset:
     """Read FracAtlas as kept beside this project: `manifest.csv`, `images/`, `fracture_masks.coco.json`.
@@ -55,7 +58,8 @@ def read_fracatlas(root: Path) -> Dataset:
                         row["near_dup_group"],
                         row["sha256"],
                         tuple(polygons[row["image_id"]]),
-                        {key: row[key] for key in ("hardware", "multiscan", "mixed", "views")},
+                        {key: row[key] for key in ("hardware", "multiscan", "mixed", "views")}
+                        | {"large": str(int(max(int(row["width"]), int(row["height"])) > _LARGE))},
                     )
                 )
     if not examples:
