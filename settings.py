@@ -64,9 +64,20 @@ class Settings:
     heartbeat_seconds: float = 5.0
     scratch_keep_seconds: float = 86_400.0
     draft_keep_seconds: float = 7 * 86_400.0
-    # sessions
+    # signing in
     session_hours: float = 12.0
+    session_idle_hours: float = 2.0
     secure_cookies: bool = False
+    trusted_hosts: str = ""  # names that the web process answers to, with commas; empty: any
+    oidc_issuer: str = ""  # of the hospital's identity provider; empty: off
+    oidc_client_id: str = ""
+    oidc_client_secret: str = ""
+    oidc_label: str = "Hospital account"
+    oidc_scope: str = "openid email profile"
+    oidc_site: str = ""  # the site of those who sign in there; empty: the first one
+    oidc_role_claim: str = ""  # the claim that names groups or roles, such as "groups"
+    oidc_roles: str = ""  # which of them gives which role, "radiology=clinician,it=admin"; the first counts
+    oidc_default_role: str = ""  # of whom no group names a role; empty: they may not sign in
     trusted_proxies: int = 0  # in front of the web process, whose X-Forwarded-* is believed
     log_level: str = "INFO"
 
@@ -86,6 +97,8 @@ class Settings:
             <= 0.9 * self.hard_time_limit,
             "visibility_timeout must exceed hard_time_limit": self.visibility_timeout > self.hard_time_limit,
             "max_attempts must be at least 1": self.max_attempts >= 1,
+            "session_idle_hours and session_hours must be more than 0": self.session_hours > 0
+            and self.session_idle_hours > 0,
             "max_pixels must be at least 4096": self.max_pixels >= 64 * 64,
         }
         for sentence, holds in rules.items():
@@ -94,7 +107,7 @@ class Settings:
 
     def __repr__(self) -> str:
         """Show the settings without the secrets."""
-        hidden = {"database_url", "broker_url", "blob_url", "secret_key"}
+        hidden = {"database_url", "broker_url", "blob_url", "secret_key", "oidc_client_secret"}
         shown = ", ".join(
             f"{f.name}={'***' if f.name in hidden else getattr(self, f.name)!r}" for f in fields(self)
         )

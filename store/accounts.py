@@ -16,7 +16,7 @@ from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from store.errors import NotFound, ServiceError
@@ -87,6 +87,7 @@ class Identity:
     email: str
     permissions: frozenset[Permission]
     csrf_token: str | None = None
+    name: str = ""
 
     def may(self, permission: str) -> bool:
         """Tell whether this may be done."""
@@ -129,10 +130,16 @@ def find_user(session: Session, site_id: uuid.UUID, email: str) -> User | None:
 
 
 def create_user(
-    session: Session, site_id: uuid.UUID, email: str, *, role: Role, password: str | None = None
+    session: Session,
+    site_id: uuid.UUID,
+    email: str,
+    *,
+    role: Role,
+    name: str = "",
+    password: str | None = None,
 ) -> User:
     """Make a person; without a password only a one-time link signs them in. Raises `PasswordTooShort`."""
-    user = User(site_id=site_id, email=email.strip(), role=role.value)
+    user = User(site_id=site_id, email=email.strip(), name=name.strip(), role=role.value)
     session.add(user)
     session.flush()
     if password is not None:
@@ -141,7 +148,12 @@ def create_user(
 
 
 def set_password(session: Session, user: User, password: str, *, keep_session: str | None = None) -> None:
-    """Set a password and end the person's other sessions. Raises `PasswordTooShort`."""
+    """Set a password; end the person's other sessions, and links that would set another.
+
+    Raises
+    ------
+    PasswordTooShort
+    """
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
         raise PasswordTooShort
     user.password_hash = _hasher.hash(password)
@@ -149,6 +161,7 @@ def set_password(session: Session, user: User, password: str, *, keep_session: s
     if keep_session is not None:
         ended = ended.where(UserSession.token_hash != hash_token(keep_session))
     session.execute(ended)
+    session.execute(delete(SignInToken).where(SignInToken.user_id == user.id, SignInToken.sets_password))
     write_audit(session, user.site_id, user.id, "password_changed")
 
 
@@ -225,6 +238,11 @@ def create_api_key(
     return row, key
 
 
+def key_is_valid() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of a key that still works."""
+    return ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
+
+
 def list_api_keys(session: Session, identity: Identity) -> list[ApiKey]:
     """Return the person's keys that still work, the newest first."""
     return list(
@@ -233,8 +251,7 @@ def list_api_keys(session: Session, identity: Identity) -> list[ApiKey]:
             .where(
                 ApiKey.site_id == identity.site_id,
                 ApiKey.user_id == identity.user_id,
-                ApiKey.revoked_at.is_(None),
-                or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
+                *key_is_valid(),
             )
             .order_by(ApiKey.created_at.desc())
         )
@@ -242,10 +259,13 @@ def list_api_keys(session: Session, identity: Identity) -> list[ApiKey]:
 
 
 def revoke_api_key(session: Session, identity: Identity, key_id: uuid.UUID) -> None:
-    """Make a key of this person useless. Raises `NotFound`."""
+    """Make a key of this person, or any key of an administrator's site, useless. Raises `NotFound`."""
+    mine = [ApiKey.id == key_id, ApiKey.site_id == identity.site_id]
+    if not identity.may(Permission.ADMINISTER):
+        mine.append(ApiKey.user_id == identity.user_id)
     found = session.scalar(
         update(ApiKey)
-        .where(ApiKey.id == key_id, ApiKey.site_id == identity.site_id, ApiKey.user_id == identity.user_id)
+        .where(*mine)
         .values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
         .returning(ApiKey.id)
     )
@@ -261,8 +281,7 @@ def identify_key(session: Session, key: str) -> Identity | None:
         .join(User, User.id == ApiKey.user_id)
         .where(
             ApiKey.key_hash == hash_token(key),
-            ApiKey.revoked_at.is_(None),
-            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
+            *key_is_valid(),
             User.disabled_at.is_(None),
         )
     ).first()
@@ -291,13 +310,16 @@ def identify_key(session: Session, key: str) -> Identity | None:
 # one-time links and sessions
 
 
-def create_sign_in_token(session: Session, user: User, *, minutes: float = 60.0) -> str:
-    """Make the token of a one-time sign-in link."""
+def create_sign_in_token(
+    session: Session, user: User, *, minutes: float = 60.0, sets_password: bool = False
+) -> str:
+    """Make the token of a one-time link that signs in, or has a new password chosen if it `sets_password`."""
     token = secrets.token_urlsafe(32)
     session.add(
         SignInToken(
             user_id=user.id,
             token_hash=hash_token(token),
+            sets_password=sets_password,
             expires_at=func.now() + timedelta(minutes=minutes),
         )
     )
@@ -305,58 +327,115 @@ def create_sign_in_token(session: Session, user: User, *, minutes: float = 60.0)
     return token
 
 
-def use_sign_in_token(session: Session, token: str) -> User | None:
-    """Use a one-time link up; return whose it was, or None when it is unknown, used or too old."""
+def _valid(token: str) -> tuple[ColumnElement[bool], ...]:
+    return (
+        SignInToken.token_hash == hash_token(token),
+        SignInToken.used_at.is_(None),
+        SignInToken.expires_at > func.now(),
+    )
+
+
+def sets_password(session: Session, token: str) -> bool:
+    """Tell whether this link is valid and wants a new password; does not use it up."""
+    return bool(session.scalar(select(SignInToken.sets_password).where(*_valid(token))))
+
+
+def use_sign_in_token(session: Session, token: str, new_password: str = "") -> User | None:
+    """Use a one-time link up; return whose it was, or None when it is unknown, used or too old.
+
+    Raises
+    ------
+    PasswordTooShort
+        The link sets a password, and `new_password` is none; it is not used up when the caller rolls back.
+    """
+    wants_password = sets_password(session, token)
     user_id = session.scalar(
-        update(SignInToken)
-        .where(
-            SignInToken.token_hash == hash_token(token),
-            SignInToken.used_at.is_(None),
-            SignInToken.expires_at > func.now(),
-        )
-        .values(used_at=func.now())
-        .returning(SignInToken.user_id)
+        update(SignInToken).where(*_valid(token)).values(used_at=func.now()).returning(SignInToken.user_id)
     )
     if user_id is None:
         return None
-    return session.scalar(select(User).where(User.id == user_id, User.disabled_at.is_(None)))
+    user = session.scalar(select(User).where(User.id == user_id, User.disabled_at.is_(None)))
+    if user is not None and wants_password:
+        set_password(session, user, new_password)
+    return user
 
 
-def open_session(session: Session, user: User, *, hours: float) -> str:
-    """Sign a person in; return the token for their cookie. Sessions that ran out are deleted."""
-    session.execute(delete(UserSession).where(UserSession.expires_at < func.now()))
+def open_session(
+    session: Session, user: User, *, hours: float, how: str, agent: str = "", replaces: str = ""
+) -> str:
+    """Sign a person in; return the token for their cookie.
+
+    Parameters
+    ----------
+    how
+        By what they proved who they are, for the audit: ``password``, ``link`` or ``provider``.
+    replaces
+        The token that the browser had before; it is worth nothing afterwards.
+    """
+    close_session(session, replaces)
     token = secrets.token_urlsafe(32)
     session.add(
         UserSession(
             user_id=user.id,
             token_hash=hash_token(token),
             csrf_token=secrets.token_urlsafe(32),
+            agent=agent[:200],
             expires_at=func.now() + timedelta(hours=hours),
         )
     )
     session.flush()
-    write_audit(session, user.site_id, user.id, "signed_in")
+    write_audit(session, user.site_id, user.id, "signed_in", how=how)
     return token
 
 
-def identify_session(session: Session, token: str) -> Identity | None:
-    """Return whose browser this is, or None."""
+def identify_session(session: Session, token: str, *, idle_hours: float) -> Identity | None:
+    """Return whose browser this is, or None. Notes that it was seen at most once a minute."""
     row = session.execute(
         select(UserSession, User)
         .join(User, User.id == UserSession.user_id)
         .where(
             UserSession.token_hash == hash_token(token),
             UserSession.expires_at > func.now(),
+            UserSession.last_seen_at > func.now() - timedelta(hours=idle_hours),
             User.disabled_at.is_(None),
         )
     ).first()
     if row is None:
         return None
     opened, user = row
+    session.execute(
+        update(UserSession)
+        .where(UserSession.id == opened.id, UserSession.last_seen_at < func.now() - timedelta(minutes=1))
+        .values(last_seen_at=func.now())
+        .execution_options(synchronize_session=False)
+    )
     role = Role(user.role)
-    return Identity(user.site_id, user.id, role, user.email, PERMISSIONS[role], opened.csrf_token)
+    return Identity(user.site_id, user.id, role, user.email, PERMISSIONS[role], opened.csrf_token, user.name)
+
+
+def list_sessions(session: Session, user_id: uuid.UUID, *, idle_hours: float) -> list[UserSession]:
+    """Return the browsers in which the person is signed in, the one seen last first."""
+    return list(
+        session.scalars(
+            select(UserSession)
+            .where(
+                UserSession.user_id == user_id,
+                UserSession.expires_at > func.now(),
+                UserSession.last_seen_at > func.now() - timedelta(hours=idle_hours),
+            )
+            .order_by(UserSession.last_seen_at.desc())
+        )
+    )
 
 
 def close_session(session: Session, token: str) -> None:
     """Sign a browser out."""
     session.execute(delete(UserSession).where(UserSession.token_hash == hash_token(token)))
+
+
+def end_session(session: Session, identity: Identity, session_id: uuid.UUID) -> None:
+    """Sign one of the person's own browsers out. Raises `NotFound`."""
+    mine = (UserSession.id == session_id, UserSession.user_id == identity.user_id)
+    if session.scalar(delete(UserSession).where(*mine).returning(UserSession.id)) is None:
+        raise NotFound
+    write_audit(session, identity.site_id, identity.user_id, "session_ended", session_id)

@@ -61,6 +61,7 @@ __all__ = [
     "ManifestLine",
     "Priority",
     "Reason",
+    "SignInAttempt",
     "SignInToken",
     "Site",
     "Stage",
@@ -172,7 +173,9 @@ class User(Base):
     id: Mapped[uuid.UUID] = _id()
     site_id: Mapped[uuid.UUID] = _site()
     email: Mapped[str]
+    name: Mapped[str] = mapped_column(server_default="", default="")
     password_hash: Mapped[str | None]
+    provider_subject: Mapped[str | None] = mapped_column(unique=True)  # at an identity provider
     role: Mapped[str]  # a store.accounts.Role
     created_at: Mapped[datetime] = _now()
     disabled_at: Mapped[datetime | None]
@@ -195,14 +198,25 @@ class ApiKey(Base):
 
 
 class SignInToken(Base):
-    """A one-time link that signs a person in; only its hash is kept."""
+    """A one-time link that signs a person in or sets their password; only its hash is kept."""
 
     __tablename__ = "sign_in_tokens"
     id: Mapped[uuid.UUID] = _id()
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    sets_password: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
+
+
+class SignInAttempt(Base):
+    """A sign-in that failed or is being tried, by a hash of the address or the person it names."""
+
+    __tablename__ = "sign_in_attempts"
+    __table_args__ = (Index("ix_sign_in_attempts_key_at", "key_hash", "at"),)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    key_hash: Mapped[str] = mapped_column(String(64))
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
 class UserSession(Base):
@@ -213,7 +227,9 @@ class UserSession(Base):
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"), index=True)
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     csrf_token: Mapped[str]
+    agent: Mapped[str] = mapped_column(server_default="", default="")
     created_at: Mapped[datetime] = _now()
+    last_seen_at: Mapped[datetime] = _now()
     expires_at: Mapped[datetime]
 
 
@@ -221,6 +237,10 @@ class Audit(Base):
     """Who did what; append-only by a trigger."""
 
     __tablename__ = "audit"
+    __table_args__ = tuple(
+        Index("_".join(("ix_audit_site", *by, "at")), "site_id", *by, "at", "id")
+        for by in ((), ("user_id",), ("action",), ("object_id",))
+    )
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     site_id: Mapped[uuid.UUID] = _site()
     user_id: Mapped[uuid.UUID | None]

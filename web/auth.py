@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import hmac
 import secrets
-import threading
-import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, current_app, g, redirect, render_template, request, url_for
+from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as BaseResponse
 
 from settings import Settings
-from store import accounts
+from store import accounts, throttle
 from store.accounts import Identity, Permission
 from store.session import session_scope
+from store.tables import User
 from web.errors import CsrfFailed, Forbidden, TooManyAttempts, Unauthorized
 
 SESSION_COOKIE = "fractureai_session"
 FORM_COOKIE = "fractureai_form"
-#: Failed sign-ins in a quarter of an hour, in each process. Many people may sit behind one address.
+#: Failed sign-ins in a quarter of an hour. Many people may sit behind one address.
 MOST_PER_ADDRESS, MOST_PER_PERSON = 100, 10
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -69,42 +68,6 @@ def refuse_unmarked(app: Flask) -> None:
             raise TypeError(f"the view {endpoint!r} needs one of @needs, @is_personal, @is_public")
 
 
-class Throttle:
-    """Counts failures of this process by address and by person, over a sliding window."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._failures: defaultdict[str, deque[float]] = defaultdict(deque)
-        self._lock = threading.Lock()
-
-    def check(self, limits: Iterable[tuple[str, int]]) -> None:
-        """Raise `TooManyAttempts` when a key has failed as often lately as it may."""
-        with self._lock:
-            if any(len(self._recent(key)) >= most for key, most in limits):
-                raise TooManyAttempts
-
-    def fail(self, keys: Iterable[str]) -> None:
-        """Note a failure of each of `keys`."""
-        with self._lock:
-            for key in keys:
-                self._recent(key).append(time.monotonic())
-            if len(self._failures) > 10_000:
-                for key in list(self._failures):
-                    if not self._recent(key):
-                        del self._failures[key]
-
-    def _recent(self, key: str) -> deque[float]:
-        times = self._failures[key]
-        while times and times[0] < time.monotonic() - self._seconds:
-            times.popleft()
-        return times
-
-
-def _throttle() -> Throttle:
-    throttle: Throttle = current_app.extensions["sign_in_throttle"]
-    return throttle
-
-
 def identity() -> Identity:
     """Return who asks. Raises `Unauthorized`."""
     known: Identity | None = g.get("identity")
@@ -125,7 +88,8 @@ def identify() -> Identity | None:
             return accounts.identify_key(session, key.strip())
     if token:
         with session_scope() as session:
-            return accounts.identify_session(session, token)
+            idle_hours = current_app.extensions["settings"].session_idle_hours
+            return accounts.identify_session(session, token, idle_hours=idle_hours)
     return None
 
 
@@ -169,14 +133,28 @@ def checks_csrf(view: View) -> View:
     return view
 
 
-def _local(address: str) -> str:
+def local_address(address: str) -> str:
     """Return an address to go to after signing in, only if it lies on this server."""
     parts = urlsplit(address)
     safe = address.startswith("/") and not parts.netloc and not address.startswith(("//", "/\\"))
     return address if safe and "\\" not in address else url_for("pages.list_batches")
 
 
-def _signed_in(token: str, target: str) -> BaseResponse:
+def open_session(session: Session, user: User, how: str) -> str:
+    """Sign the asker in: a new session in place of the one that the browser may have had."""
+    settings: Settings = current_app.extensions["settings"]
+    return accounts.open_session(
+        session,
+        user,
+        hours=settings.session_hours,
+        how=how,
+        agent=request.headers.get("User-Agent", ""),
+        replaces=request.cookies.get(SESSION_COOKIE, ""),
+    )
+
+
+def signed_in(token: str, target: str) -> BaseResponse:
+    """Answer with the session's cookie and the way to `target`."""
     settings: Settings = current_app.extensions["settings"]
     response = redirect(target, 303)
     response.set_cookie(
@@ -195,8 +173,16 @@ def _sign_in_page(*, token: str = "", error: str = "", status: int = 200) -> Res
     """Show the form; nobody is signed in yet, so its CSRF token is a cookie's twin."""
     settings: Settings = current_app.extensions["settings"]
     twin = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(24)
+    with session_scope() as session:
+        sets_password = bool(token) and accounts.sets_password(session, token)
     page = render_template(
-        "sign_in.html", twin=twin, token=token, error=error, next=request.values.get("next", "")
+        "sign_in.html",
+        twin=twin,
+        token=token,
+        sets_password=sets_password,
+        error=error,
+        next=request.values.get("next", ""),
+        provider=settings.oidc_label if settings.oidc_issuer else "",
     )
     response = Response(page, status)
     response.set_cookie(
@@ -219,7 +205,7 @@ def sign_in() -> BaseResponse:
     The link is used up by the button and not by being looked at: mail scanners look at links.
     """
     if not request.args.get("token") and identify() is not None:
-        return redirect(_local(request.args.get("next", "")))
+        return redirect(local_address(request.args.get("next", "")))
     return _sign_in_page(token=request.args.get("token", ""))
 
 
@@ -230,28 +216,37 @@ def sign_in_send() -> BaseResponse:
     twin = request.cookies.get(FORM_COOKIE, "")
     if not twin or not hmac.compare_digest(twin.encode(), request.form.get("csrf", "").encode()):
         raise CsrfFailed
-    settings: Settings = current_app.extensions["settings"]
     token, email = request.form.get("token", ""), request.form.get("email", "").strip()
-    keys = [(f"address {request.remote_addr}", MOST_PER_ADDRESS)]
+    password = request.form.get("password", "")
+    limits = {f"address {request.remote_addr}": MOST_PER_ADDRESS}
     if email:
-        keys.append((f"person {email.lower()}", MOST_PER_PERSON))
-    _throttle().check(keys)
+        limits[f"person {email.lower()}"] = MOST_PER_PERSON
     with session_scope() as session:
-        user = (
-            accounts.use_sign_in_token(session, token)
-            if token
-            else accounts.check_password(session, email, request.form.get("password", ""))
-        )
-        opened = accounts.open_session(session, user, hours=settings.session_hours) if user else None
+        attempt = throttle.try_sign_in(session, limits)
+    if attempt is None:
+        raise TooManyAttempts
+    if token and "again" in request.form and password != request.form["again"]:
+        return _sign_in_page(token=token, error="The two passwords differ.", status=422)
+    try:
+        with session_scope() as session:
+            user = (
+                accounts.use_sign_in_token(session, token, password)
+                if token
+                else accounts.check_password(session, email, password)
+            )
+            opened = open_session(session, user, "link" if token else "password") if user else None
+            if user is not None:
+                throttle.forgive(session, attempt)
+    except accounts.PasswordTooShort as error:
+        return _sign_in_page(token=token, error=f"{error.title} {error.advice}", status=422)
     if opened is None:
-        _throttle().fail([key for key, _ in keys])
         said = (
             "This link was used already or has run out. Ask for a new one."
             if token
             else "The address or the password is wrong."
         )
         return _sign_in_page(error=said, status=401)
-    return _signed_in(opened, _local(request.form.get("next", "")))
+    return signed_in(opened, local_address(request.form.get("next", "")))
 
 
 @auth.post("/sign-out")
@@ -268,6 +263,5 @@ def sign_out() -> BaseResponse:
 
 def register(app: Flask) -> None:
     """Check every request of the application, and serve the sign-in pages."""
-    app.extensions["sign_in_throttle"] = Throttle(seconds=900.0)
     app.before_request(_protect)
     app.register_blueprint(auth)

@@ -10,7 +10,9 @@ from flask import Flask, Response, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from settings import Settings, get_settings
-from web import auth, errors, health, pages
+from web import auth, errors, health, oidc, pages
+from web.account import account
+from web.admin import admin
 from web.api import api
 
 #: A body without files; requests with files have a limit of their own.
@@ -59,6 +61,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     app = Flask("web")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["TRUSTED_HOSTS"] = [name for name in settings.trusted_hosts.split(",") if name] or None
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.url_map.strict_slashes = False
@@ -75,6 +78,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(api)
     app.register_blueprint(health.health)
     pages.register(app)
+    app.register_blueprint(account)
+    app.register_blueprint(admin)
+    oidc.register(app, settings)
     auth.refuse_unmarked(app)
 
     @app.after_request

@@ -1,4 +1,4 @@
-"""The pages that people use: batches, upload, images, bundles, their account. They work without scripts."""
+"""The pages that people use: batches, upload, images, bundles. They work without scripts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flask import Blueprint, Flask, current_app, g, redirect, render_template, r
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import accounts, batches, bundles
+from store import batches, bundles
 from store.accounts import Permission
 from store.errors import BatchEmpty, NotFound
 from store.export import reason_of
@@ -28,12 +28,10 @@ from store.tables import (
     Reason,
     Site,
     Triage,
-    User,
 )
 from store.words import GLYPHS, TRIAGE_WORDS, headline, label_meaning, noun, thresholds
 from web.api import ACTIONS, IMAGE_FILTERS, BatchWish, act, audit, multipart_parts, read_query
-from web.auth import SESSION_COOKIE, check_csrf, checks_csrf, identity, is_personal, needs
-from web.errors import InvalidRequest
+from web.auth import check_csrf, checks_csrf, identity, is_personal, needs
 from web.markdown import render
 from web.representations import batch_document, batch_etag, image_document
 from web.uploads import Field, FilePart, Intake
@@ -250,62 +248,6 @@ def show_bundle(name: str) -> str:
         models=bundle.manifest.get("models", {}),
         meaning=label_meaning(bundle),
     )
-
-
-# the person's own account
-
-
-def _account(**more: object) -> str:
-    with session_scope() as session:
-        keys = accounts.list_api_keys(session, identity())
-        user = session.get_one(User, identity().user_id)
-        site = session.get_one(Site, identity().site_id)
-    return render_template("account.html", keys=keys, user=user, site=site, **more)
-
-
-@pages.get("/account")
-@is_personal
-def account() -> str:
-    """Show the person's API keys, and the form for a password."""
-    return _account()
-
-
-@pages.post("/account/keys")
-@is_personal
-def create_key() -> str:
-    """Make an API key; it is shown this once."""
-    name = request.form.get("name", "").strip()
-    if not 1 <= len(name) <= 100:
-        raise InvalidRequest("a key needs a name of 1 to 100 characters")
-    with session_scope() as session:
-        user = session.get_one(User, identity().user_id)
-        _, key = accounts.create_api_key(session, user, name)
-    return _account(new_key=key)
-
-
-@pages.post("/account/keys/<uuid:key_id>/revoke")
-@is_personal
-def revoke_key(key_id: uuid.UUID) -> Response:
-    """Make a key useless."""
-    with session_scope() as session:
-        accounts.revoke_api_key(session, identity(), key_id)
-    return redirect(url_for("pages.account"), 303)
-
-
-@pages.post("/account/password")
-@is_personal
-def change_password() -> str:
-    """Set the person's password; their other browsers are signed out."""
-    if request.form.get("password") != request.form.get("again"):
-        raise InvalidRequest("the two passwords differ")
-    with session_scope() as session:
-        user = session.get_one(User, identity().user_id)
-        if user.password_hash and not accounts.is_password(user, request.form.get("old", "")):
-            raise InvalidRequest("the present password is wrong")
-        accounts.set_password(
-            session, user, request.form.get("password", ""), keep_session=request.cookies.get(SESSION_COOKIE)
-        )
-    return _account(said="The password is set. Other browsers were signed out.")
 
 
 # how things look

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store import batches, work
+from store import batches, throttle, work
 from store.blobs import get_blobs
 from store.dispatch import dispatch
 from store.errors import ServiceError
@@ -61,6 +61,7 @@ def tidy() -> None:
         session.execute(delete(Worker).where(Worker.seen_at < now - timedelta(hours=1)))
         session.execute(delete(UserSession).where(UserSession.expires_at < now))
         session.execute(delete(SignInToken).where(SignInToken.expires_at < now - timedelta(days=1)))
+        throttle.forget_old(session)
         forgotten = session.execute(
             select(Batch.id, Batch.site_id).where(
                 Batch.status == BatchStatus.DRAFT,

@@ -233,7 +233,7 @@ def test_a_browser_may_use_the_api_with_its_token(browser: Browser) -> None:
 
 
 def test_a_person_makes_and_revokes_keys(browser: Browser, app: Any) -> None:
-    page = browser.post("/account/keys", name="PACS")
+    page = browser.post("/account/keys", name="PACS", scope=["submit", "read"])
     key = page.text.split('<code class="hash">')[1].split("<")[0]
     asker = Asker(app.test_client(use_cookies=False), key)
     assert asker.get("/batches").status_code == 200

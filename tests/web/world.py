@@ -12,7 +12,7 @@ from sqlalchemy import select
 from store import accounts
 from store.accounts import Permission, Role
 from store.session import session_scope
-from store.tables import Image, Site, User
+from store.tables import Image, Site, User, UserSession
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 
@@ -50,6 +50,11 @@ def make_world(app: Any, role: Role) -> World:
         admin = accounts.create_user(session, site.id, f"admin-{marker}@localhost", role=Role.ADMIN)
         row, key = accounts.create_api_key(session, user, marker)
         world = World(marker, user.email, key, {"name": "b1", "key_id": row.id})
+        world.ids["user_id"] = accounts.create_user(session, site.id, f"x-{marker}@localhost", role=role).id
+        accounts.open_session(session, user, hours=1, how="link")
+        world.ids["session_id"] = session.scalars(
+            select(UserSession.id).where(UserSession.user_id == user.id)
+        ).one()
         maker = accounts.create_api_key(session, admin, "maker", scope=set(Permission))[1]
     ask = Asker(app.test_client(use_cookies=False), maker)
     batch = ask.draft(label=marker)

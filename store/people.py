@@ -1,0 +1,267 @@
+"""The people of a site, as its administrators see them: invite, change, disable; people of a provider."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from store import accounts
+from store.accounts import Role, write_audit
+from store.errors import NotFound, ServiceError
+from store.tables import ApiKey, Site, User, UserSession
+
+INVITATION_MINUTES = 7 * 24 * 60.0
+RESET_MINUTES = 24 * 60.0
+_EMAIL = re.compile(r"[^@\s<>\"',;]{1,64}@[^@\s<>\"',;]{1,190}")
+
+
+class EmailInvalid(ServiceError):
+    """Somebody is invited under what is no e-mail address."""
+
+    code, status = "email_invalid", 422
+    title = "This is not an e-mail address."
+    advice = "Write it as name@hospital.example."
+
+
+class EmailTaken(ServiceError):
+    """The site has a person with this address."""
+
+    code, status = "email_taken", 409
+    title = "There is a person with this address already."
+    advice = "Change that person's role, or make a new sign-in link for them."
+
+
+class LastAdministrator(ServiceError):
+    """Nobody would be left who may administer the site."""
+
+    code, status = "last_administrator", 409
+    title = "The site needs at least one administrator."
+    advice = "Make somebody else an administrator first."
+
+
+class NotInvited(ServiceError):
+    """The identity provider vouches for somebody who has no place here."""
+
+    code, status = "not_invited", 403
+    title = "Your hospital account has no access here."
+    advice = "Ask an administrator of your site to give you a role."
+
+
+@dataclass(frozen=True)
+class Person:
+    """A person with what an administrator wants to know.
+
+    Attributes
+    ----------
+    seen_at
+        When a browser or a key of theirs was last seen; None for never, or long ago.
+    """
+
+    user: User
+    sessions: int
+    keys: int
+    seen_at: datetime | None
+
+
+def list_people(session: Session, site_id: uuid.UUID) -> list[Person]:
+    """Return the site's people by address."""
+    opened = (
+        select(
+            UserSession.user_id,
+            func.count().filter(UserSession.expires_at > func.now()).label("n"),
+            func.max(UserSession.last_seen_at).label("seen"),
+        )
+        .group_by(UserSession.user_id)
+        .subquery()
+    )
+    keys = (
+        select(
+            ApiKey.user_id,
+            func.count().filter(*accounts.key_is_valid()).label("n"),
+            func.max(ApiKey.last_used_at).label("seen"),
+        )
+        .group_by(ApiKey.user_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(
+            User,
+            func.coalesce(opened.c.n, 0),
+            func.coalesce(keys.c.n, 0),
+            func.greatest(opened.c.seen, keys.c.seen),
+        )
+        .outerjoin(opened, opened.c.user_id == User.id)
+        .outerjoin(keys, keys.c.user_id == User.id)
+        .where(User.site_id == site_id)
+        .order_by(func.lower(User.email))
+    )
+    return [Person(user, n_sessions, n_keys, seen) for user, n_sessions, n_keys, seen in rows]
+
+
+def list_site_keys(session: Session, site_id: uuid.UUID) -> Sequence[tuple[ApiKey, User]]:
+    """Return the site's keys that still work with their owners, the newest first."""
+    return [
+        (key, user)
+        for key, user in session.execute(
+            select(ApiKey, User)
+            .join(User, User.id == ApiKey.user_id)
+            .where(ApiKey.site_id == site_id, *accounts.key_is_valid())
+            .order_by(ApiKey.created_at.desc())
+        )
+    ]
+
+
+def get_person(session: Session, site_id: uuid.UUID, user_id: uuid.UUID) -> User:
+    """Return one person of the site. Raises `NotFound`."""
+    user = session.scalar(select(User).where(User.id == user_id, User.site_id == site_id))
+    if user is None:
+        raise NotFound
+    return user
+
+
+def invite(
+    session: Session, site_id: uuid.UUID, email: str, role: Role, *, name: str = "", by: uuid.UUID | None
+) -> tuple[User, str]:
+    """Make a person and the token of the one-time link by which they choose a password.
+
+    Raises
+    ------
+    EmailInvalid, EmailTaken
+    """
+    if not _EMAIL.fullmatch(email.strip()):
+        raise EmailInvalid
+    if accounts.find_user(session, site_id, email) is not None:
+        raise EmailTaken
+    user = accounts.create_user(session, site_id, email, role=role, name=name)
+    write_audit(session, site_id, by, "person_invited", user.id, role=role.value)
+    return user, accounts.create_sign_in_token(session, user, minutes=INVITATION_MINUTES, sets_password=True)
+
+
+def new_link(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uuid.UUID | None) -> str:
+    """Make the token of a one-time link by which a person chooses a new password. Raises `NotFound`."""
+    user = get_person(session, site_id, user_id)
+    write_audit(session, site_id, by, "password_link_made", user.id)
+    return accounts.create_sign_in_token(session, user, minutes=RESET_MINUTES, sets_password=True)
+
+
+def _keep_an_administrator(session: Session, user: User) -> None:
+    """Raise `LastAdministrator` if `user` is the only one. Locks them: two cannot leave at once."""
+    admins = session.scalars(
+        select(User)
+        .where(User.site_id == user.site_id, User.role == Role.ADMIN, User.disabled_at.is_(None))
+        .order_by(User.id)
+        .with_for_update()
+    ).all()
+    if [admin.id for admin in admins] == [user.id]:
+        raise LastAdministrator
+
+
+def set_role(
+    session: Session, site_id: uuid.UUID, user_id: uuid.UUID, role: Role, *, by: uuid.UUID | None
+) -> User:
+    """Give a person another role; it counts from their next request on.
+
+    Raises
+    ------
+    NotFound, LastAdministrator
+    """
+    user = get_person(session, site_id, user_id)
+    if role is not Role.ADMIN:
+        _keep_an_administrator(session, user)
+    write_audit(session, site_id, by, "role_changed", user.id, before=user.role, after=role.value)
+    user.role = role.value
+    return user
+
+
+def disable(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uuid.UUID | None) -> User:
+    """Shut a person out: their sessions end, their keys and links stop working.
+
+    Raises
+    ------
+    NotFound, LastAdministrator
+    """
+    user = get_person(session, site_id, user_id)
+    _keep_an_administrator(session, user)
+    user.disabled_at = func.now()
+    session.execute(delete(UserSession).where(UserSession.user_id == user.id))
+    write_audit(session, site_id, by, "person_disabled", user.id)
+    return user
+
+
+def enable(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uuid.UUID | None) -> User:
+    """Let a disabled person in again. Raises `NotFound`."""
+    user = get_person(session, site_id, user_id)
+    user.disabled_at = None
+    write_audit(session, site_id, by, "person_enabled", user.id)
+    return user
+
+
+def sign_out(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uuid.UUID | None) -> User:
+    """End all sessions of a person. Raises `NotFound`."""
+    user = get_person(session, site_id, user_id)
+    session.execute(delete(UserSession).where(UserSession.user_id == user.id))
+    write_audit(session, site_id, by, "sessions_ended", user.id)
+    return user
+
+
+@dataclass(frozen=True)
+class Vouched:
+    """Whom an identity provider vouches for.
+
+    Attributes
+    ----------
+    subject
+        Issuer and subject; never given to another person.
+    role
+        What their groups give; None when none of them is known here.
+    """
+
+    subject: str
+    email: str
+    email_verified: bool
+    name: str
+    role: Role | None
+
+
+def find_vouched(session: Session, site_name: str, vouched: Vouched, default: Role | None) -> User:
+    """Return the person whom a provider vouches for: known, known by a verified address, or new.
+
+    The provider's groups decide the role at each sign-in; where they name none, the role that the person has
+    here counts, and `default` for a new one.
+
+    Raises
+    ------
+    NotInvited
+        The person is disabled, or has no role.
+    """
+    user = session.scalar(select(User).where(User.provider_subject == vouched.subject))
+    if user is None:
+        query = select(Site).order_by(Site.created_at).limit(1)
+        site = session.scalar(query.where(Site.name == site_name) if site_name else query)
+        if site is None:
+            raise NotInvited(f"there is no site {site_name!r}")
+        user = accounts.find_user(session, site.id, vouched.email) if vouched.email else None
+        if user is not None and not vouched.email_verified:
+            raise NotInvited("the provider has not verified the address of an account that is here already")
+        role = vouched.role or default
+        if user is None:
+            if role is None or not vouched.email:
+                raise NotInvited
+            user = accounts.create_user(session, site.id, vouched.email, role=role, name=vouched.name)
+            write_audit(session, site.id, user.id, "person_joined", user.id, role=role.value)
+        user.provider_subject = vouched.subject
+    if user.disabled_at is not None:
+        raise NotInvited
+    if vouched.role and vouched.role != user.role:
+        write_audit(
+            session, user.site_id, None, "role_changed", user.id, before=user.role, after=vouched.role.value
+        )
+        user.role = vouched.role.value
+    user.name = vouched.name or user.name
+    return user

@@ -1,0 +1,126 @@
+"""A person's own account: password, API keys, the browsers in which they are signed in."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+from flask import Blueprint, current_app, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
+
+from store import accounts
+from store.accounts import PERMISSIONS, Permission, Role
+from store.session import session_scope
+from store.tables import Site, User
+from web.auth import SESSION_COOKIE, identity, is_personal
+from web.errors import InvalidRequest
+
+account = Blueprint("account", __name__, url_prefix="/account")
+
+#: How long a key may live, in days; the empty one never ends.
+LIVES = {"30": "30 days", "90": "90 days", "365": "a year", "": "no end"}
+#: What each permission is called where somebody chooses a key's scope.
+PERMISSION_WORDS = {
+    Permission.SUBMIT: "send batches",
+    Permission.READ: "see and download results",
+    Permission.WORK: "work the list",
+    Permission.REVIEW: "review and sign",
+    Permission.RESEARCH: "research",
+    Permission.ADMINISTER: "administer the site",
+}
+
+
+def _page(**more: object) -> str:
+    idle_hours = current_app.extensions["settings"].session_idle_hours
+    with session_scope() as session:
+        user = session.get_one(User, identity().user_id)
+        return render_template(
+            "account.html",
+            user=user,
+            site=session.get_one(Site, identity().site_id),
+            keys=accounts.list_api_keys(session, identity()),
+            sessions=accounts.list_sessions(session, user.id, idle_hours=idle_hours),
+            here=accounts.hash_token(request.cookies.get(SESSION_COOKIE, "")),
+            lives=LIVES,
+            scopes=[p for p in Permission if p in PERMISSIONS[Role(user.role)]],
+            words=PERMISSION_WORDS,
+            **more,
+        )
+
+
+@account.get("")
+@is_personal
+def show() -> str:
+    """Show the person's API keys, their browsers, and the form for a password."""
+    return _page()
+
+
+@account.post("/keys")
+@is_personal
+def create_key() -> str:
+    """Make an API key; it is shown this once."""
+    name, life = request.form.get("name", "").strip(), request.form.get("life", "")
+    if not 1 <= len(name) <= 100:
+        raise InvalidRequest("a key needs a name of 1 to 100 characters")
+    if life not in LIVES:
+        raise InvalidRequest("choose how long the key lives")
+    try:
+        scope = {Permission(word) for word in request.form.getlist("scope")}
+    except ValueError:
+        raise InvalidRequest("a scope is one of the permissions offered") from None
+    if not scope:
+        raise InvalidRequest("choose what the key may do")
+    ends = datetime.now(UTC) + timedelta(days=int(life)) if life else None
+    with session_scope() as session:
+        user = session.get_one(User, identity().user_id)
+        _, key = accounts.create_api_key(
+            session, user, name, scope=scope & identity().permissions, expires_at=ends
+        )
+    return _page(new_key=key)
+
+
+@account.post("/keys/<uuid:key_id>/revoke")
+@is_personal
+def revoke_key(key_id: uuid.UUID) -> Response:
+    """Make a key useless."""
+    with session_scope() as session:
+        accounts.revoke_api_key(session, identity(), key_id)
+    return redirect(url_for("account.show"), 303)
+
+
+@account.post("/sessions/<uuid:session_id>/end")
+@is_personal
+def end_session(session_id: uuid.UUID) -> Response:
+    """Sign one of the person's browsers out."""
+    with session_scope() as session:
+        accounts.end_session(session, identity(), session_id)
+    return redirect(url_for("account.show"), 303)
+
+
+@account.post("/name")
+@is_personal
+def change_name() -> str:
+    """Set the name that reports and the audit show."""
+    name = " ".join(request.form.get("name", "").split())
+    if len(name) > 100:
+        raise InvalidRequest("a name has at most 100 characters")
+    with session_scope() as session:
+        session.get_one(User, identity().user_id).name = name
+        accounts.write_audit(session, identity().site_id, identity().user_id, "name_changed", name=name)
+    return _page(said="The name is set.")
+
+
+@account.post("/password")
+@is_personal
+def change_password() -> str:
+    """Set the person's password; their other browsers are signed out."""
+    if request.form.get("password") != request.form.get("again"):
+        raise InvalidRequest("the two passwords differ")
+    with session_scope() as session:
+        user = session.get_one(User, identity().user_id)
+        if user.password_hash and not accounts.is_password(user, request.form.get("old", "")):
+            raise InvalidRequest("the present password is wrong")
+        accounts.set_password(
+            session, user, request.form.get("password", ""), keep_session=request.cookies.get(SESSION_COOKIE)
+        )
+    return _page(said="The password is set. Other browsers were signed out.")

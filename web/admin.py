@@ -1,0 +1,127 @@
+"""What the administrators of a site do: its people, their roles and links, and everybody's keys."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+from flask import Blueprint, current_app, redirect, render_template, request, url_for
+from sqlalchemy.orm import Session
+from werkzeug.wrappers import Response
+
+from settings import Settings
+from store import accounts, people
+from store.accounts import Permission, Role
+from store.session import session_scope
+from store.tables import User
+from web.account import PERMISSION_WORDS
+from web.auth import identity, needs
+from web.errors import InvalidRequest
+
+admin = Blueprint("admin", __name__, url_prefix="/admin")
+
+ROLE_WORDS = {
+    Role.SUBMITTER: "sends batches, sees their results",
+    Role.STAFF: "also works the list across batches",
+    Role.CLINICIAN: "also reviews and signs reports",
+    Role.RESEARCHER: "sends, sees, and re-scores data sets",
+    Role.ADMIN: "everything, and this page",
+}
+
+
+def read_role(text: str) -> Role:
+    """Parse a form's role. Raises `InvalidRequest`."""
+    try:
+        return Role(text)
+    except ValueError:
+        raise InvalidRequest(f"the role must be one of {', '.join(Role)}") from None
+
+
+def link_of(token: str) -> str:
+    """Return the address of a one-time link."""
+    settings: Settings = current_app.extensions["settings"]
+    root = settings.public_url.rstrip("/") or request.url_root.rstrip("/")
+    return f"{root}{url_for('auth.sign_in', token=token)}"
+
+
+@admin.get("")
+@needs(Permission.ADMINISTER)
+def home() -> Response:
+    """Go to the people."""
+    return redirect(url_for("admin.list_people"))
+
+
+def _people(**more: object) -> str:
+    with session_scope() as session:
+        shown = people.list_people(session, identity().site_id)
+    return render_template("admin_people.html", people=shown, roles=ROLE_WORDS, **more)
+
+
+@admin.get("/people")
+@needs(Permission.ADMINISTER)
+def list_people() -> str:
+    """Show who may sign in, as what, and when they were last here."""
+    return _people()
+
+
+@admin.post("/people")
+@needs(Permission.ADMINISTER)
+def invite() -> str:
+    """Invite somebody; the one-time link is shown this once."""
+    role, email = read_role(request.form.get("role", "")), request.form.get("email", "")
+    name = " ".join(request.form.get("name", "").split())[:100]
+    with session_scope() as session:
+        user, token = people.invite(
+            session, identity().site_id, email, role, name=name, by=identity().user_id
+        )
+    return _people(link=link_of(token), link_for=user.email, link_days=7)
+
+
+#: What can be done with a person, by the last part of the address; roles and links are beside it.
+_ACTIONS: dict[str, Callable[..., User]] = {
+    "disable": people.disable,
+    "enable": people.enable,
+    "sign-out": people.sign_out,
+}
+
+
+@admin.post("/people/<uuid:user_id>/<any(role,link,disable,enable,'sign-out'):action>")
+@needs(Permission.ADMINISTER)
+def change_person(user_id: uuid.UUID, action: str) -> Response | str:
+    """Change a person's role, make a link for a new password, disable, enable, or sign them out."""
+    site_id, by = identity().site_id, identity().user_id
+    with session_scope() as session:
+        email = people.get_person(session, site_id, user_id).email
+        if action == "link":
+            token = people.new_link(session, site_id, user_id, by=by)
+        elif action == "role":
+            people.set_role(session, site_id, user_id, read_role(request.form.get("role", "")), by=by)
+        else:
+            _ACTIONS[action](session, site_id, user_id, by=by)
+    if action == "link":
+        return _people(link=link_of(token), link_for=email, link_days=1)
+    return redirect(url_for("admin.list_people"), 303)
+
+
+def _keys(session: Session) -> list[dict[str, object]]:
+    return [
+        {"key": key, "owner": user, "scope": [PERMISSION_WORDS[Permission(p)] for p in key.scope]}
+        for key, user in people.list_site_keys(session, identity().site_id)
+    ]
+
+
+@admin.get("/keys")
+@needs(Permission.ADMINISTER)
+def list_keys() -> str:
+    """Show every API key of the site: whose, for what, until when, last used."""
+    with session_scope() as session:
+        return render_template("admin_keys.html", keys=_keys(session))
+
+
+@admin.post("/keys/<uuid:key_id>/revoke")
+@needs(Permission.ADMINISTER)
+def revoke_key(key_id: uuid.UUID) -> Response:
+    """Make anybody's key useless."""
+    with session_scope() as session:
+        accounts.revoke_api_key(session, identity(), key_id)
+    return redirect(url_for("admin.list_keys"), 303)
