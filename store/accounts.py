@@ -119,6 +119,19 @@ def write_audit(
     )
 
 
+def write_view(session: Session, identity: Identity, action: str, object_id: object) -> None:
+    """Note that somebody saw something: one line for the same person and object within ten minutes."""
+    lately = select(Audit.id).where(
+        Audit.site_id == identity.site_id,
+        Audit.object_id == str(object_id),
+        Audit.at > func.now() - timedelta(minutes=10),
+        Audit.user_id == identity.user_id,
+        Audit.action == action,
+    )
+    if session.scalar(lately.limit(1)) is None:
+        write_audit(session, identity.site_id, identity.user_id, action, object_id)
+
+
 # people and passwords
 
 

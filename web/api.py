@@ -175,7 +175,9 @@ class BatchWish:
 
 
 def audit(session: Session, action: str, object_id: object) -> None:
-    """Note what the one who asks did."""
+    """Note what the one who asks did; seeing the same again soon is not noted."""
+    if action.endswith("_viewed"):
+        return accounts.write_view(session, identity(), action, object_id)
     accounts.write_audit(session, identity().site_id, identity().user_id, action, object_id)
 
 
@@ -303,6 +305,7 @@ def list_images(batch_id: uuid.UUID) -> Response:
         bundle = bundles.get_bundle(session, batch.bundle)
         page = batches.list_images(session, identity().site_id, batch_id, **asked, limit=limit or 100)
         items = [image_document(row, bundle) for row in page.items]
+        audit(session, "batch_viewed", batch_id)
     asked.pop("cursor")
     return jsonify(
         items=items,
@@ -351,6 +354,7 @@ def get_image(image_id: uuid.UUID) -> Response:
     with session_scope() as session:
         row = batches.get_image(session, identity().site_id, image_id)
         batch = batches.get_batch(session, identity().site_id, row.image.batch_id)
+        audit(session, "image_viewed", image_id)
         return jsonify(image_document(row, bundles.get_bundle(session, batch.bundle)))
 
 
@@ -384,7 +388,8 @@ def get_bytes(image_id: uuid.UUID, kind: str) -> Response:
     read_query()
     with session_scope() as session:
         row = batches.get_image(session, identity().site_id, image_id)
-        if kind in {"original", "report"}:
+        # the pictures of a page belong to the page that was noted; a program has no page
+        if kind in {"original", "report"} or identity().csrf_token is None:
             audit(session, f"{kind}_viewed", image_id)
     image, found = row.image, row.study_finding
     if kind == "original":

@@ -14,6 +14,7 @@ from web import auth, errors, health, oidc, pages
 from web.account import account
 from web.admin import admin
 from web.api import api
+from web.audit import audit_pages
 
 #: A body without files; requests with files have a limit of their own.
 MAX_BODY = 1 << 20
@@ -80,6 +81,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     pages.register(app)
     app.register_blueprint(account)
     app.register_blueprint(admin)
+    app.register_blueprint(audit_pages)
     oidc.register(app, settings)
     auth.refuse_unmarked(app)
 

@@ -41,7 +41,7 @@ pages = Blueprint("pages", __name__)
 PAGE_SIZE = 50
 
 
-def _without_empty_fields() -> None:
+def without_empty_fields() -> None:
     """Let a form's empty fields count as absent."""
     kept = [(name, value) for name, value in request.args.items(multi=True) if value]
     request.args = type(request.args)(kept)
@@ -163,7 +163,7 @@ def _actions(document: dict[str, Any]) -> list[str]:
 @needs(Permission.READ)
 def show_batch(batch_id: uuid.UUID) -> Response:
     """Show how far a batch is, and its images."""
-    _without_empty_fields()
+    without_empty_fields()
     asked = read_query(**IMAGE_FILTERS)
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
@@ -171,6 +171,7 @@ def show_batch(batch_id: uuid.UUID) -> Response:
         document = batch_document(batch, batches.reasons(session, batch_id))
         page = batches.list_images(session, identity().site_id, batch_id, **asked, limit=PAGE_SIZE)
         images = [image_document(row, bundle) for row in page.items]
+        audit(session, "batch_viewed", batch_id)
     filters = {name: value for name, value in asked.items() if name != "cursor" and value}
     counts = document["counts"]
     return current_app.make_response(

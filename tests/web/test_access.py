@@ -63,6 +63,8 @@ GET   /admin/people                                           . . . . A
 POST  /admin/people                                           . . . . A
 POST  /admin/people/<uuid:user_id>/<any(role,link,disable,enable,'sign-out'):action>   . . . . A
 GET   /admin/keys                                             . . . . A
+GET   /admin/audit                                            . . . . A
+GET   /admin/audit/audit.csv                                  . . . . A
 POST  /admin/keys/<uuid:key_id>/revoke                        . . . . A
 POST  /sign-out                                               personal
 """

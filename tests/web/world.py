@@ -48,7 +48,8 @@ def make_world(app: Any, role: Role) -> World:
         session.flush()
         user = accounts.create_user(session, site.id, f"{marker}@localhost", role=role)
         admin = accounts.create_user(session, site.id, f"admin-{marker}@localhost", role=Role.ADMIN)
-        row, key = accounts.create_api_key(session, user, marker)
+        key = accounts.create_api_key(session, user, marker)[1]
+        row = accounts.create_api_key(session, user, f"{marker} of old")[0]
         world = World(marker, user.email, key, {"name": "b1", "key_id": row.id})
         world.ids["user_id"] = accounts.create_user(session, site.id, f"x-{marker}@localhost", role=role).id
         accounts.open_session(session, user, hours=1, how="link")

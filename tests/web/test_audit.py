@@ -1,0 +1,100 @@
+"""The audit: what is noted, how often, and how an administrator reads it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+
+from store import accounts
+from store.audit import AuditFilter, list_actions, list_lines
+from store.session import session_scope
+from store.tables import Audit, Site, User
+from tests.reading import read_batch
+from tests.web.asking import Asker, Browser, png
+
+
+def lines(action: str) -> list[Audit]:
+    with session_scope() as session:
+        return list(session.scalars(select(Audit).where(Audit.action == action)))
+
+
+def read(ask: Asker) -> tuple[str, str]:
+    batch = ask.draft()
+    ask.send(batch, ("name of a patient.png", png("1")))
+    ask.post(f"/batches/{batch}/submit")
+    read_batch(batch)
+    return batch, ask.get(f"/batches/{batch}/images").json["items"][0]["id"]
+
+
+def test_who_saw_what_is_noted_once_in_a_while(browser: Browser, ask: Asker) -> None:
+    batch, image = read(ask)
+    for _ in range(3):
+        browser.client.get(f"/images/{image}")
+        browser.client.get(f"/batches/{batch}")
+        browser.client.get(f"/api/v1/images/{image}/overlay")  # belongs to the page
+        browser.client.get(f"/api/v1/images/{image}/report")
+        ask.get(f"/images/{image}/original")
+    for action, subject in {
+        "image_viewed": image,
+        "batch_viewed": batch,
+        "report_viewed": image,
+        "original_viewed": image,
+    }.items():
+        assert [line.object_id for line in lines(action)] == [subject], action
+    assert lines("overlay_viewed") == []
+    ask.get(f"/images/{image}/overlay")
+    assert len(lines("overlay_viewed")) == 1  # a program has no page
+    for _ in range(2):
+        ask.get(f"/batches/{batch}/results.csv")
+    assert len(lines("results_csv_downloaded")) == 2  # what was taken away is noted each time
+
+
+def test_the_page_filters_and_pages(browser: Browser, ask: Asker, stranger: Asker) -> None:
+    batch, _ = read(ask)
+    theirs = stranger.draft()
+    page = browser.client.get("/admin/audit").text
+    assert "batch submit" in page
+    assert batch in page
+    assert theirs not in page
+    assert "name of a patient" not in page
+    one = browser.client.get(f"/admin/audit?object={batch}&action=batch_submit&person=&first=&last=").text
+    assert one.count("<tr>") == 2  # the head and one line
+    day = datetime.now(UTC).date()
+    assert batch in browser.client.get(f"/admin/audit?first={day - timedelta(days=1)}&last={day}").text
+    assert "No line matches" in browser.client.get(f"/admin/audit?last={day - timedelta(days=2)}").text
+    for wrong in ("person=me", "first=today", "page=2", "cursor=x"):
+        assert browser.client.get(f"/admin/audit?{wrong}").status_code == 422
+
+
+def test_pages_follow_each_other_without_gaps(site_key: str) -> None:
+    with session_scope() as session:
+        site, user = session.scalars(select(Site)).one(), session.scalars(select(User)).one()
+        for n in range(25):  # one transaction: all of the same moment
+            accounts.write_audit(session, site.id, user.id, "test", n)
+    seen: list[str] = []
+    cursor = None
+    with session_scope() as session:
+        while True:
+            page = list_lines(session, site.id, AuditFilter(action="test"), cursor=cursor, limit=10)
+            seen += [line.audit.object_id for line in page.items]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        assert seen == [str(n) for n in range(24, -1, -1)]
+        assert list_actions(session, site.id) == ["api_key_created", "test"]
+
+
+def test_the_csv_is_whole_and_harmless(browser: Browser, ask: Asker, stranger: Asker) -> None:
+    with session_scope() as session:
+        site, user = session.scalars(select(Site).order_by(Site.created_at)).first(), None
+        for n in range(1200):
+            accounts.write_audit(session, site.id, user, "test", f"=cmd{n}")
+    answer: Any = browser.client.get("/admin/audit/audit.csv?action=test")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [row["object_id"] for row in rows] == [f"'=cmd{n}" for n in range(1199, -1, -1)]
+    assert {row["person"] for row in rows} == {""}
+    assert [line.detail for line in lines("audit_downloaded")] == [{"filters": {"action": "test"}}]
