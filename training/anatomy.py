@@ -418,7 +418,7 @@ _FOREARM = shape(
     ],
     (0.06, 0.05),
 )
-_UPPER_ARM = shape(
+UPPER_ARM = shape(
     [(0, 46, 46, 0, 0, 7), (0.6, 44, 45, 0, 0, 6), (0.88, 42, 37, 0, 0, 5), (1, 41, 38, 0, 0, 4)], (0, 0.12)
 )
 _SHOULDER_ARM = shape(
@@ -440,7 +440,7 @@ _CALF = shape(
 )
 
 
-def _upper_arm_bones() -> list[Bone]:
+def upper_arm_bones() -> list[Bone]:
     """Distal humerus of a right arm from the front; the joint's centre is the origin."""
     return [
         Bone(
@@ -457,7 +457,7 @@ def _upper_arm_bones() -> list[Bone]:
     ]
 
 
-def _forearm_bones(wrist: tuple[str, ...] = ()) -> list[Bone]:
+def forearm_bones(wrist: tuple[str, ...] = ()) -> list[Bone]:
     """Radius and ulna of a straight right arm from the front; the elbow joint's centre is the origin."""
     return [
         Bone(
@@ -484,14 +484,14 @@ def elbow(rng: np.random.Generator) -> Anatomy:
     carry = turn_about(Z, -rng.uniform(4, 12))
     flex = turn_about(X, bend)
     pivot = _at(0, 5, 2)
-    upper = _limb(_UPPER_ARM, _at(0, -230), _at(0, 22), rng.uniform(0.8, 1.15))
+    upper = _limb(UPPER_ARM, _at(0, -230), _at(0, 22), rng.uniform(0.8, 1.15))
     lower = _limb(_FOREARM, _at(0, -22), _at(0, 262), upper.girth[0])
-    forearm = _hinge(_forearm_bones(), pivot, flex @ carry)
+    forearm = _hinge(forearm_bones(), pivot, flex @ carry)
     turn = flex @ carry
     joint = _ellipsoid(_at(0, 0), (43 * upper.girth[0], 55, 40 * upper.girth[0]), 0, 4)
     flesh = (upper, joint, lower.moved(turn, pivot - turn @ pivot))
     part = Anatomy(
-        (*_upper_arm_bones(), *forearm),
+        (*upper_arm_bones(), *forearm),
         (flesh,),
         (),
         _at(0, rng.uniform(0, 25), 30 if lateral else 0),
@@ -523,8 +523,18 @@ _CARPALS = (
 )
 
 
-def hand(rng: np.random.Generator) -> Anatomy:
-    """Build a left hand, its back to the viewer, fingers up: whole hand, wrist, or hand with forearm."""
+#: How the forearm, built from the elbow down, comes to lie under the hand.
+FOREARM_TURN = np.diag([-1.0, -1.0, 1.0])
+FOREARM_SHIFT = _at(-6.5, 258)
+
+
+def hand_and_forearm(
+    rng: np.random.Generator,
+) -> tuple[tuple[Bone, ...], tuple[Bone, ...], tuple[Solid, ...]]:
+    """Build a left hand, its back to the viewer, fingers up: bones of forearm and of hand, and the flesh.
+
+    The wrist is at the origin; the elbow's centre lies at `FOREARM_SHIFT`, turned over by `FOREARM_TURN`.
+    """
     bones = [Bone(name, (_ellipsoid(_at(*c), s, tilt, 0.6),)) for name, c, s, tilt in _CARPALS]
     splay = rng.uniform(0.7, 1.35)
     bend = rng.uniform(0, 16)
@@ -555,12 +565,16 @@ def hand(rng: np.random.Generator) -> Anatomy:
                 )
             at = tip + turn @ -Y * 1.6
     # the forearm is built from the elbow down: turned over, its wrist under the hand
-    over = np.diag([-1.0, -1.0, 1.0])
     wrist = tuple(bone.name for bone in bones)
-    shift = _at(-6.5, 258)
-    forearm = [bone.moved(over, shift) for bone in _forearm_bones(wrist)]
+    forearm = tuple(bone.moved(FOREARM_TURN, FOREARM_SHIFT) for bone in forearm_bones(wrist))
     palm = _limb(_PALM, _at(0, 8), _at(1, -100))
     arm = _limb(_FOREARM, _at(0, 285), _at(0, -8), rng.uniform(0.8, 1.1))
+    return forearm, tuple(bones), (arm, palm, *fingers)
+
+
+def hand(rng: np.random.Generator) -> Anatomy:
+    """Build a left hand, its back to the viewer: whole hand, wrist, or hand with forearm."""
+    forearm, bones, flesh = hand_and_forearm(rng)
     frame = rng.random()
     if frame < 0.5:
         centre, field = _at(4, -72), (rng.uniform(225, 270), rng.uniform(190, 240))
@@ -570,7 +584,7 @@ def hand(rng: np.random.Generator) -> Anatomy:
         centre, field = _at(2, rng.uniform(10, 40)), (rng.uniform(330, 400), rng.uniform(260, 330))
     pose = rng.random()
     view, degrees = ("PA", rng.normal(0, 6)) if pose < 0.7 else ("OBL", rng.uniform(25, 45))
-    part = Anatomy((*forearm, *bones), ((arm, palm, *fingers),), (), centre, field, view, "L")
+    part = Anatomy((*forearm, *bones), (flesh,), (), centre, field, view, "L")
     part = part.moved(turn_about(Y, degrees), np.zeros(3))
     upside_down = rng.random() < 0.6
     return part.moved(turn_about(Z, 180.0 * upside_down), np.zeros(3))

@@ -6,6 +6,7 @@ noise, then the logarithm and the window of a digital system. The same seed, reg
 pixels.
 
     python -m training.phantoms OUT --count 100 --seed 0 --regions hand leg --format png dicom
+    python -m training.phantoms OUT --layout mura --count 5000 --size 128
     python -m training.phantoms --time
 """
 
@@ -29,8 +30,10 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from training.anatomy import BALL, BUILDERS, STATIONS, Anatomy, Bone, Break, Plate, Solid, Vector, turn_about
+from training.anatomy_arm import ARM_BUILDERS
 
-REGIONS: tuple[str, ...] = tuple(BUILDERS)
+_BUILDERS = {**BUILDERS, **ARM_BUILDERS}  # in this order: a region's number is part of every phantom's seed
+REGIONS: tuple[str, ...] = tuple(_BUILDERS)
 FORMATS: tuple[str, ...] = ("png", "jpeg", "dicom")
 NOTICE = "SYNTHETIC PHANTOM: not a patient. Made by training.phantoms of FractureAI."
 
@@ -535,16 +538,20 @@ def _expose(
     return np.asarray(np.round(np.clip(shown, 0, 1) * 255), np.uint8)
 
 
-def _default_size(anatomy: Anatomy) -> tuple[int, int]:
+def _default_size(anatomy: Anatomy, longest: int) -> tuple[int, int]:
     tall, wide = anatomy.field
-    longest = 448
     if tall >= wide:
         return round(longest * max(wide / tall, 0.7)), longest
     return longest, round(longest * max(tall / wide, 0.7))
 
 
 def make_phantom(
-    seed: int, region: str, *, fracture: bool | None = None, size: tuple[int, int] | None = None
+    seed: int,
+    region: str,
+    *,
+    fracture: bool | None = None,
+    size: tuple[int, int] | None = None,
+    longest: int = 448,
 ) -> Phantom:
     """Make one synthetic radiograph.
 
@@ -558,27 +565,29 @@ def make_phantom(
     fracture
         Whether a bone is broken; None leaves it to the seed.
     size
-        Width and height in pixels, at least 64 each; None takes what the view asks for, 448 on the long side.
+        Width and height in pixels, at least 64 each; None takes what the view asks for.
+    longest
+        The long side in pixels where `size` is None.
 
     Raises
     ------
     ValueError
         The region is unknown or the size too small.
     """
-    if region not in BUILDERS:
+    if region not in _BUILDERS:
         raise ValueError(f"region must be one of {', '.join(REGIONS)}, not {region!r}")
-    if size is not None and min(size) < 64:
-        raise ValueError(f"a phantom is at least 64 pixels wide and high, not {size[0]} x {size[1]}")
+    if min(size or (longest,)) < 64:
+        raise ValueError(f"a phantom is at least 64 pixels wide and high, not {size or longest}")
     key = [seed, REGIONS.index(region)]
     rng = np.random.default_rng([*key, 0])
-    anatomy = BUILDERS[region](rng)
+    anatomy = _BUILDERS[region](rng)
     build, mirror = rng.uniform(0.88, 1.12), rng.random() < 0.5
     tilt = rng.normal(0, 7 if region in {"hand", "elbow", "leg"} else 3)
     if region == "elbow":
         tilt = rng.uniform(-180, 180)
     pose = turn_about(np.array([0.0, 0.0, 1.0]), tilt) @ np.diag([-1.0 if mirror else 1.0, 1, 1])
     anatomy = anatomy.moved(pose * build, np.zeros(3))
-    width, height = size or _default_size(anatomy)
+    width, height = size or _default_size(anatomy, longest)
     scale = min(height / anatomy.field[0], width / anatomy.field[1])
     screen = Screen(width, height, scale, anatomy.centre + rng.normal(0, 0.02, 3) * anatomy.field[0])
     fractured = bool(rng.random() < 0.5) if fracture is None else fracture
@@ -699,6 +708,7 @@ def write_phantoms(
     fracture_share: float = 0.5,
     formats: Sequence[str] = ("png",),
     labels: bool = False,
+    longest: int = 448,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Path]:
     """Write phantoms of seeds `seed`, `seed` + 1 ..., regions and formats in turn; return their paths.
@@ -709,6 +719,8 @@ def write_phantoms(
         Chance of a fracture, 0-1.
     labels
         Whether to write ``labels.csv`` beside them: file, region, fracture, its box and polygon.
+    longest
+        Long side in pixels.
     on_progress
         Called with the number written so far.
     """
@@ -718,7 +730,7 @@ def write_phantoms(
     for i in range(count):
         region, kind = regions[i % len(regions)], formats[i // len(regions) % len(formats)]
         fracture = bool(np.random.default_rng([seed + i, 99]).random() < fracture_share)
-        phantom = make_phantom(seed + i, region, fracture=fracture)
+        phantom = make_phantom(seed + i, region, fracture=fracture, longest=longest)
         path = folder / f"{region}_{seed + i:06d}{_SUFFIX[kind]}"
         path.write_bytes(encode_phantom(phantom, kind))
         paths.append(path)
@@ -838,6 +850,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--format", nargs="+", choices=FORMATS, default=["png"], help="in turn (default: png)"
     )
     parser.add_argument("--labels", action="store_true", help="write labels.csv too")
+    parser.add_argument("--layout", choices=("files", "mura"), default="files", help="mura: as MURA v1.1 is")
+    parser.add_argument("--size", type=int, help="long side in pixels (default: 448; 512 as mura)")
+    parser.add_argument("--jobs", type=int, help="processes, as mura (default: one a processor)")
     parser.add_argument("--demo", action="store_true", help="write the demo's sample set instead")
     parser.add_argument("--time", action="store_true", help="print ms/image and write nothing")
     args = parser.parse_args(arguments)
@@ -853,6 +868,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with Progress() as progress:
         task = progress.add_task("phantoms", total=args.count)
+        if args.layout == "mura":
+            from training.datasets.mura import REGIONS as MURA_REGIONS
+            from training.mura_layout import plan_images, write_mura
+
+            regions = [r for r in args.regions if r in MURA_REGIONS]
+            images = plan_images(
+                args.count, seed=args.seed, regions=regions, abnormal_share=args.fracture_share
+            )
+            folder = write_mura(
+                args.out,
+                images,
+                longest=args.size or 512,
+                jobs=args.jobs,
+                on_progress=lambda done: progress.update(task, completed=done),
+            )
+            print(f"{len(images)} files in {folder}")
+            return
         paths = write_phantoms(
             args.out,
             args.count,
@@ -861,6 +893,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fracture_share=args.fracture_share,
             formats=args.format,
             labels=args.labels,
+            longest=args.size or 448,
             on_progress=lambda done: progress.update(task, completed=done),
         )
     print(f"{len(paths)} files in {args.out}")
