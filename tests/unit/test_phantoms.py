@@ -12,6 +12,7 @@ import pydicom
 import pytest
 
 from training.anatomy import BALL, BUILDERS, Plate, Solid, shape, turn_about
+from training.anatomy_arm import ARM_BUILDERS
 from training.phantoms import (
     REGIONS,
     Screen,
@@ -164,7 +165,7 @@ def test_both_sides_and_several_views_occur():
 
 @pytest.mark.parametrize("region", REGIONS)
 def test_bones_that_move_with_a_fragment_exist(region):
-    anatomy = BUILDERS[region](np.random.default_rng(0))
+    anatomy = {**BUILDERS, **ARM_BUILDERS}[region](np.random.default_rng(0))
     names = {bone.name for bone in anatomy.bones}
     for bone in anatomy.bones:
         for site in bone.breaks:
