@@ -21,7 +21,7 @@ from training.datasets import (
 from training.experiment import ROOT
 
 COLUMNS = ("image_id", "label", "regions", "truncated", "sha256", "near_dup_group")
-TRAITS = ("hardware", "multiscan", "mixed", "views")
+TRAITS = ("hardware", "multiscan", "mixed", "views", "width", "height")
 
 
 @pytest.fixture
