@@ -38,6 +38,7 @@ class Settings:
     scorer_backend: str = "auto"
     precision: str = "float32"
     scorer_threads: int = 0
+    conversion_seconds: float = 450.0
     cache_dir: str = ""
     # limits of what is taken in
     max_request_bytes: int = 2 * 1024**3
@@ -95,6 +96,9 @@ class Settings:
             "soft_time_limit must be at most 0.9 x hard_time_limit": 0
             < self.soft_time_limit
             <= 0.9 * self.hard_time_limit,
+            "conversion_seconds must be less than soft_time_limit": 0
+            < self.conversion_seconds
+            < self.soft_time_limit,
             "visibility_timeout must exceed hard_time_limit": self.visibility_timeout > self.hard_time_limit,
             "max_attempts must be at least 1": self.max_attempts >= 1,
             "session_idle_hours and session_hours must be more than 0": self.session_hours > 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from models.bundle import Bundle
+from models.convert import CONVERSION_SECONDS, ConversionError, convert_apart, read_expected, self_test_images
 from pipeline.types import Float16Array, Float32Array, UInt8Array
 
-#: Batches are padded to one of these, so that few shapes are ever compiled.
+#: TensorFlow's batches are padded to one of these, so that few shapes are ever compiled.
 BATCH_SIZES = (1, 4, 16, 32)
-#: Of the conversion below; a change makes cached conversions stale.
-_CONVERSION = 2
+#: How far a probability may lie from the bundle's own network on the self-test images.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
+#: Each stream keeps buffers of its own for each network.
+MAX_STREAMS = 16
 
 
 class ScorerError(RuntimeError):
-    """The wanted backend is not installed, or cannot do what was asked."""
+    """The wanted backend is not installed, cannot do what was asked, or disagrees with the bundle."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Reference:
         return np.sqrt(np.maximum(nearest, 0)).astype(np.float32)
 
 
-#: uint8 (n, s, s) to two float32 arrays: region logits and features, or fracture logits and maps.
+#: uint8 (n, s, s), n at least 1, to two float32: region logits and features, or fracture logits and maps.
 Forward = Callable[[UInt8Array], tuple[Float32Array, Float32Array]]
 
 
@@ -155,15 +156,10 @@ class Scorer:
             )
         if network not in self._forwards:
             self._forwards[network] = self._backend.forward(network)
-        forward, parts, start = self._forwards[network], [], 0
-        while start < max(len(stack), 1):
-            part = stack[start : start + BATCH_SIZES[-1]]
-            padded = np.zeros((next(b for b in BATCH_SIZES if b >= len(part)), size, size), np.uint8)
-            padded[: len(part)] = part
-            first, second = forward(padded)
-            parts.append((first[: len(part)], second[: len(part)]))
-            start += BATCH_SIZES[-1]
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+        if not len(stack):  # one blank image tells the shapes
+            first, second = self._forwards[network](np.zeros((1, size, size), np.uint8))
+            return first[:0], second[:0]
+        return self._forwards[network](stack)
 
 
 def open_scorer(
@@ -173,6 +169,7 @@ def open_scorer(
     precision: str = "float32",
     threads: int = 0,
     cache: Path | None = None,
+    conversion_seconds: float = CONVERSION_SECONDS,
 ) -> Scorer:
     """Open a bundle for scoring.
 
@@ -184,14 +181,17 @@ def open_scorer(
     precision
         ``"float32"``, or ``"bfloat16"`` with OpenVINO (faster; differs from float32 by about 2e-3).
     threads
-        CPU threads; 0 leaves it to the backend.
+        CPU threads; 0 means one a core.
     cache
         Where converted networks are kept; by default `FRACTUREAI_CACHE_DIR`, else the user's cache folder.
+    conversion_seconds
+        How long a conversion may take.
 
     Raises
     ------
     ScorerError
-        The backend is not installed, or does not do this precision.
+        The backend is not installed, or does not do this precision. A network that cannot be converted, or
+        whose answers to the self-test images are wrong, raises it when it is first needed.
     """
     if backend not in {"auto", "tensorflow", "openvino"} or precision not in {"float32", "bfloat16"}:
         raise ScorerError(f"unknown backend {backend!r} or precision {precision!r}")
@@ -201,7 +201,7 @@ def open_scorer(
     if importlib.util.find_spec(backend) is None:
         raise ScorerError(f"the backend {backend} is not installed")
     if backend == "openvino":
-        made: _Backend = _OpenVino(bundle, precision, threads, cache or _default_cache())
+        made: _Backend = _OpenVino(bundle, precision, threads, cache or _default_cache(), conversion_seconds)
     elif precision != "float32":
         raise ScorerError("TensorFlow scores in float32 only; use the backend openvino for bfloat16")
     else:
@@ -212,52 +212,6 @@ def open_scorer(
 def _default_cache() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("FRACTUREAI_CACHE_DIR") or Path(home) / "fractureai")
-
-
-def _traced(bundle: Bundle, network: str) -> Any:
-    """Load a network and trace it as a tf.function of uint8 (n, s, s), n free."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras
-    import tensorflow as tf
-
-    from models import architectures  # registers our layers, so that safe mode knows them
-
-    kept = bundle.networks[network]
-    model = keras.saving.load_model(kept.path, compile=False, safe_mode=True)
-    signature = [tf.TensorSpec((None, kept.input_size, kept.input_size), tf.uint8)]
-
-    if network == bundle.region_network:
-
-        def classify(stack: Any) -> Any:
-            out = model(tf.cast(stack, tf.float32)[..., None], training=False)
-            return out[architectures.LOGIT], out[architectures.FEATURES]
-
-        return tf.function(classify, input_signature=signature)
-
-    names = (architectures.LOGIT, architectures.LOCAL, architectures.ACTIVATION)
-    parts = keras.Model(model.input, [model.get_layer(name).output for name in names])
-
-    attention = architectures.attention_map(model)
-
-    def detect(stack: Any) -> Any:
-        logits, local, activation = parts(tf.cast(stack, tf.float32)[..., None], training=False)
-        return logits, attention(local, activation)
-
-    return tf.function(detect, input_signature=signature)
-
-
-def _save_traced(bundle: Bundle, network: str, folder: Path) -> None:
-    """Write a traced network as a SavedModel, with its outputs named by their order."""
-    import tensorflow as tf
-
-    function = _traced(bundle, network)
-    module = tf.Module()
-    module.variables_of = function.get_concrete_function().variables
-    module.serve = tf.function(
-        lambda stack: dict(zip(("first", "second"), function(stack), strict=True)),
-        input_signature=function.input_signature,
-    )
-    tf.saved_model.save(module, str(folder), signatures=module.serve.get_concrete_function())
 
 
 class _TensorFlow:
@@ -274,64 +228,101 @@ class _TensorFlow:
                 raise ScorerError(f"TensorFlow runs already; its threads are fixed: {error}") from error
 
     def forward(self, network: str) -> Forward:
-        function = _traced(self.bundle, network)
+        from models.traced import traced
+
+        function = traced(self.bundle, network)
 
         def run(stack: UInt8Array) -> tuple[Float32Array, Float32Array]:
-            first, second = function(stack)
-            return first.numpy(), second.numpy()
+            parts = []
+            for start in range(0, len(stack), BATCH_SIZES[-1]):
+                part = stack[start : start + BATCH_SIZES[-1]]
+                padded = np.zeros(
+                    (next(b for b in BATCH_SIZES if b >= len(part)), *stack.shape[1:]), np.uint8
+                )
+                padded[: len(part)] = part
+                first, second = function(padded)
+                parts.append((first.numpy()[: len(part)], second.numpy()[: len(part)]))
+            return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
         return run
 
 
 class _OpenVino:
-    """Converts the traced function once, keeps it in the cache, and needs no TensorFlow from then on."""
+    """Runs the converted networks one image a request, as many requests at once as there are threads.
 
-    def __init__(self, bundle: Bundle, precision: str, threads: int, cache: Path) -> None:
+    On a CPU larger batches gain nothing: an image's activations no longer fit the caches, and each batch
+    size keeps buffers of its own. One by one an image also scores the same in whatever company it comes.
+    """
+
+    def __init__(
+        self, bundle: Bundle, precision: str, threads: int, cache: Path, conversion_seconds: float
+    ) -> None:
         import openvino as ov
 
-        self.bundle, self.cache = bundle, cache
+        self.bundle, self.cache, self.precision = bundle, cache, precision
+        self.conversion_seconds = conversion_seconds
         self.core = ov.Core()
-        # without the hint OpenVINO picks bfloat16 by itself where the processor has it
+        self.streams = min(threads or len(os.sched_getaffinity(0)), MAX_STREAMS)
         self.options: dict[str, Any] = {
+            # without the hint OpenVINO picks bfloat16 by itself where the processor has it
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
-            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": self.streams,
+            "INFERENCE_NUM_THREADS": self.streams,
+            "ENABLE_CPU_PINNING": False,  # other processes want the same cores
         }
-        if threads:
-            self.options["INFERENCE_NUM_THREADS"] = threads
 
     def forward(self, network: str) -> Forward:
-        compiled = self.core.compile_model(self._converted(network), "CPU", self.options)
-        request = compiled.create_infer_request()
-
-        def run(stack: UInt8Array) -> tuple[Float32Array, Float32Array]:
-            request.infer([stack])
-            return _output(request, "first"), _output(request, "second")
-
-        return run
-
-    def _converted(self, network: str) -> Path:
-        """Return the cached conversion; make it if need be, safe against other processes."""
         import openvino as ov
 
-        digest = self.bundle.networks[network].sha256[:16]
-        folder = self.cache / f"openvino-{ov.get_version().split('-')[0]}-{_CONVERSION}-{digest}"
-        if not folder.is_dir():
-            self.cache.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(dir=self.cache))
-            try:
-                _save_traced(self.bundle, network, part / "saved")
-                converted = ov.convert_model(part / "saved")
-                ov.save_model(converted, part / "network.xml", compress_to_fp16=False)
-                shutil.rmtree(part / "saved")
-                part.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was first
-                    raise
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
-        return folder / "network.xml"
+        try:
+            folder = convert_apart(self.bundle, network, self.cache, self.conversion_seconds)
+        except ConversionError as error:
+            raise ScorerError(str(error)) from error
+        compiled = self.core.compile_model(folder / "network.xml", "CPU", self.options)
+        requests = ov.AsyncInferQueue(compiled, self.streams)
+
+        def run(stack: UInt8Array) -> tuple[Float32Array, Float32Array]:
+            answers: dict[int, tuple[Float32Array, Float32Array]] = {}
+
+            def keep(request: Any, number: int) -> None:
+                # copies: the request's memory is reused by the next image
+                answers[number] = _output(request, "first"), _output(request, "second")
+
+            requests.set_callback(keep)
+            for number in range(len(stack)):
+                requests.start_async([stack[number : number + 1]], number)
+            requests.wait_all()
+            ordered = [answers[number] for number in range(len(stack))]
+            return np.concatenate([a[0] for a in ordered]), np.concatenate([a[1] for a in ordered])
+
+        self._check(network, folder, run)
+        return run
+
+    def _check(self, network: str, folder: Path, run: Forward) -> None:
+        """Compare with what the bundle's own network said of the self-test images.
+
+        Raises
+        ------
+        ScorerError
+            The answers differ: this processor, or this version of the backend, is not to be trusted.
+        """
+        logits, _ = run(self_test_images(self.bundle.input_size(network)))
+        furthest = float(np.abs(_probabilities(logits) - _probabilities(read_expected(folder))).max())
+        if not furthest <= TOLERANCE[self.precision]:  # NaN too
+            raise ScorerError(
+                f"OpenVINO in {self.precision} disagrees with network {network} on the self-test images by "
+                f"{furthest:.2g} (at most {TOLERANCE[self.precision]} is allowed). Set "
+                "FRACTUREAI_PRECISION=float32 or FRACTUREAI_SCORER_BACKEND=tensorflow."
+            )
+
+
+def _probabilities(logits: Float32Array) -> Float32Array:
+    """Return float (n, k): the softmax of several logits, or the logistic of one."""
+    if logits.shape[1] == 1:
+        logits = np.concatenate([logits, np.zeros_like(logits)], axis=1)
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)
 
 
 def _output(request: Any, name: str) -> npt.NDArray[np.float32]:
-    # a copy: the request's memory is reused by the next call
     return np.array(request.get_tensor(name).data, np.float32)

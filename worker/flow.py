@@ -24,6 +24,11 @@ log = logging.getLogger("fractureai.flow")
 #: What the work stands on is away: nobody's attempt failed.
 AWAY = (OperationalError, InterfaceError, TimeoutError, BlobUnavailable, BlobFull)
 AWAY_DELAY = 2.0
+NOT_READY_DELAY = 15.0
+
+
+class NotReady(Exception):
+    """A worker cannot do such work, whatever the image; the message says what to mend."""
 
 
 class Renewal:
@@ -86,6 +91,9 @@ def run(work_id: uuid.UUID, stage: Stage | None, execute: Callable[[Lease], bool
     except AWAY as error:
         log.warning("%s of %s is given back: %s", stage, work_id, type(error).__name__)
         _give_back(taken, AWAY_DELAY)
+    except NotReady as error:
+        log.critical("%s of %s is given back: %s", stage, work_id, error)
+        _give_back(taken, NOT_READY_DELAY)
     except (SystemExit, KeyboardInterrupt):
         _give_back(taken, 0.0)
         raise

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from models.bundle import Bundle, load_bundle
-from models.scorer import Scorer, open_scorer
+from models.scorer import Scorer, ScorerError, open_scorer
 from pipeline.decode import decode
 from pipeline.explain import attention_regions, overlay_jpeg
 from pipeline.preprocess import display_jpeg, model_input
@@ -58,6 +58,7 @@ from store.session import session_scope
 from store.sites import pseudonymiser
 from store.tables import Batch, BatchStatus, Finding, Image, Site, Study, Work
 from store.work import Lease
+from worker.flow import NotReady
 
 log = logging.getLogger("fractureai.stages")
 
@@ -89,7 +90,23 @@ def _scorer(name: str) -> Scorer:
         precision=settings.precision,
         threads=settings.scorer_threads,
         cache=settings.cache_folder / "networks",
+        conversion_seconds=settings.conversion_seconds,
     )
+
+
+@contextmanager
+def _scorer_of(bundle: Bundle) -> Iterator[Scorer]:
+    """Hold the bundle's scorer; a worker that cannot score has failed no image.
+
+    Raises
+    ------
+    NotReady
+    """
+    with _scoring:
+        try:
+            yield _scorer(bundle.name)
+        except ScorerError as error:
+            raise NotReady(str(error)) from error
 
 
 def warm_up(queues: set[str]) -> None:
@@ -103,8 +120,8 @@ def warm_up(queues: set[str]) -> None:
             names = set(session.scalars(select(Site.default_bundle).where(Site.default_bundle.is_not(None))))
         for name in names:
             if name is not None:
-                with _scoring:
-                    _scorer(name).warm_up()
+                with _scorer_of(_bundle(name)) as scorer:
+                    scorer.warm_up()
     except Exception as error:
         log.warning("could not warm up (%s); the first task tries again", type(error).__name__)
 
@@ -359,8 +376,8 @@ def classify(lease: Lease) -> bool:
     rows = []
     if todo:
         stack = _Stacks(lease).take(todo, bundle.region_input_size)
-        with _scoring:
-            scores = _scorer(bundle.name).classify(stack)
+        with _scorer_of(bundle) as scorer:
+            scores = scorer.classify(stack)
         for image, row, distance in zip(todo, scores.probabilities, scores.distances, strict=True):
             probabilities = {region: float(p) for region, p in zip(bundle.regions, row, strict=True)}
             way = route(
@@ -428,8 +445,8 @@ def detect(lease: Lease) -> bool:
         for network, images_by_sha in groups.items():
             images = list(images_by_sha.values())
             stack = stacks.take(images, bundle.input_size(network))
-            with _scoring:
-                answer = _scorer(bundle.name).detect(network, stack)
+            with _scorer_of(bundle) as scorer:
+                answer = scorer.detect(network, stack)
             for image, logit, cam in zip(images, answer.logits, answer.cams, strict=True):
                 scores[image.sha256] = _Score(float(logit), cam)
     with _saving(lease) as (session, unit):

@@ -1,5 +1,10 @@
 """The scorer: both backends alike, any number of images, and its map is gradient times activation."""
 
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -96,11 +101,61 @@ def test_the_map_is_the_gradient_times_the_activation(tiny_bundle, tensorflow_sc
 def test_a_converted_network_is_kept_and_used_again(tiny_bundle, tmp_path, stack):
     first = open_scorer(tiny_bundle, backend="openvino", cache=tmp_path)
     first.warm_up()
-    kept = sorted(path.name for path in tmp_path.iterdir())
+    kept = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
     assert len(kept) == 2, "one conversion a network, and no leftovers"
     written = [(tmp_path / name / "network.bin").stat().st_mtime_ns for name in kept]
     open_scorer(tiny_bundle, backend="openvino", cache=tmp_path).warm_up()
     assert [(tmp_path / name / "network.bin").stat().st_mtime_ns for name in kept] == written
+
+
+def test_scoring_on_openvino_never_loads_tensorflow(tiny_bundle, tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from models.bundle import load_bundle;"
+        "from models.scorer import open_scorer;"
+        f"open_scorer(load_bundle(Path({str(tiny_bundle.folder)!r})), backend='openvino',"
+        f" cache=Path({str(tmp_path)!r})).warm_up();"
+        "print('openvino' in sys.modules, 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_two_processes_convert_once(tiny_bundle, tmp_path):
+    command = [sys.executable, "-m", "models.convert", str(tiny_bundle.folder), "--cache", str(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    made = [process.communicate(timeout=250)[0].split() for process in both]
+    assert sorted(len(lines) for lines in made) == [0, 2]
+    assert [process.returncode for process in both] == [0, 0]
+
+
+def test_a_backend_that_disagrees_refuses_to_serve(tiny_bundle, tmp_path, stack):
+    open_scorer(tiny_bundle, backend="openvino", cache=tmp_path).warm_up()
+    for kept in tmp_path.glob("*/expected.npz"):
+        with np.load(kept) as arrays:
+            logits = arrays["logits"]
+        np.savez(kept, logits=logits + np.float32(0.1) * (np.arange(logits.shape[1]) == 0))
+    scorer = open_scorer(tiny_bundle, backend="openvino", cache=tmp_path)
+    for ask in (lambda: scorer.detect("fracture", stack), lambda: scorer.classify(stack)):
+        with pytest.raises(ScorerError, match=r"disagrees .* FRACTUREAI_SCORER_BACKEND=tensorflow"):
+            ask()
+
+
+def test_a_network_that_cannot_be_converted_says_why(tiny_bundle, tmp_path):
+    broken = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle.folder, broken)
+    network = tiny_bundle.networks["fracture"]
+    (broken / network.path.name).write_bytes(b"no network")
+    bundle = replace(
+        tiny_bundle,
+        folder=broken,
+        networks={**tiny_bundle.networks, "fracture": replace(network, sha256="0" * 64)},
+    )
+    with pytest.raises(ScorerError, match=r"failed: .*altered.* Try by hand: python -m models.convert"):
+        open_scorer(bundle, backend="openvino", cache=tmp_path).detect(
+            "fracture", np.zeros((1, SIZE, SIZE), np.uint8)
+        )
+    with pytest.raises(ScorerError, match="longer than 0 s; FRACTUREAI_CONVERSION_SECONDS"):
+        open_scorer(bundle, backend="openvino", cache=tmp_path, conversion_seconds=0.01).warm_up()
 
 
 def test_unknown_or_impossible_wishes_are_refused(tiny_bundle):

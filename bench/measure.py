@@ -1,0 +1,128 @@
+"""Rounds, spread, the machine, and where results go: what all benchmarks share."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure of several rounds: the middle one, the least and the greatest."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return the spread of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        """Show the middle and, if there were rounds, what lies around it."""
+        if self.low == self.high:
+            return _short(self.median)
+        return f"{_short(self.median)} ({_short(self.low)} to {_short(self.high)})"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return the wall-clock seconds of a call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def cpu_timed(call: Callable[[], object]) -> float:
+    """Return the processor seconds of a call: all threads of this process, whatever else the machine does."""
+    started = time.process_time()
+    call()
+    return time.process_time() - started
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the value below which `share` of the values lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def machine() -> dict[str, Any]:
+    """Say what this machine is, and how busy it was before the benchmark began."""
+    model = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30),
+        "load_before": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+    }
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON takes it."""
+    if isinstance(value, Spread):
+        return {name: float(f"{number:.4g}") for name, number in asdict(value).items()}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def publish(name: str, title: str, figures: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    """Print a table and write ``bench/results/NAME.json``.
+
+    Parameters
+    ----------
+    figures
+        Row name to a figure, or to figures by column.
+    before
+        What `machine` said when the benchmark began.
+    """
+    command = "python -m " + " ".join([f"bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    columns = list(dict.fromkeys(c for row in figures.values() if isinstance(row, Mapping) for c in row))
+    table = Table(title=f"{title}\n{command}", title_justify="left")
+    table.add_column("")
+    for column in columns or [""]:
+        table.add_column(str(column), justify="right")
+    for row, value in figures.items():
+        cells = [value.get(c, "") for c in columns] if isinstance(value, Mapping) else [value]
+        table.add_row(row, *(_short(c) if isinstance(c, float) else str(c) for c in cells))
+    Console(width=max(100, Console().width)).print(table)
+    RESULTS.mkdir(exist_ok=True)
+    written = {
+        "command": command,
+        "commit": commit,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": dict(before),
+        "figures": plain(figures),
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
