@@ -48,6 +48,8 @@ class Settings:
     max_archive_ratio: int = 200
     max_pixels: int = 100_000_000
     burned_in_annotation: str = "flag"
+    site_quota_bytes: int = 0  # of uploads, for a site without a quota of its own; 0: no bound
+    upload_keep_seconds: float = 3 * 86_400.0  # of a large file that nobody goes on with
     # work
     chunk_size: int = 32
     lease_seconds: float = 30.0
@@ -65,6 +67,11 @@ class Settings:
     heartbeat_seconds: float = 5.0
     scratch_keep_seconds: float = 86_400.0
     draft_keep_seconds: float = 7 * 86_400.0
+    # downloads
+    export_keep_seconds: float = 7 * 86_400.0
+    export_inline_rows: int = 20_000  # of a table that is streamed at once
+    export_inline_images: int = 500  # of a ZIP that is streamed at once
+    max_exports: int = 10  # in preparation at one time, a site
     # signing in
     session_hours: float = 12.0
     session_idle_hours: float = 2.0

@@ -55,7 +55,6 @@ class NewFile:
     size: int
     incoming_key: str | None
     reason: Reason | None = None
-    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -260,11 +259,10 @@ def add_files(
     batch = get_batch(session, site_id, batch_id, lock=True)
     if batch.status != BatchStatus.DRAFT:
         raise BatchNotDraft
-    kept = [file for file in files if not file.skipped]
     ids: dict[tuple[str, str], uuid.UUID] = {}
     new: dict[tuple[str, str], NewFile] = {}
-    for start in range(0, len(kept), 1000):
-        part = kept[start : start + 1000]
+    for start in range(0, len(files), 1000):
+        part = files[start : start + 1000]
         values = [
             {
                 "id": uuid.uuid4(),
@@ -292,10 +290,7 @@ def add_files(
     delta: Counter[str] = Counter()
     for file in files:
         key = (file.path, file.sha256)
-        if file.skipped:
-            delta["n_skipped"] += 1
-            answers.append(FileAnswer(file.path, "skipped", None, file.reason, file.sha256, file.size))
-        elif key in ids and key not in new:
+        if key in ids and key not in new:
             new[key] = file
             delta.update(
                 counters.tally(

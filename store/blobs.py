@@ -36,8 +36,8 @@ class BlobStore(Protocol):
     def get(self, key: str) -> bytes:
         """Return the bytes of `key`. Raises `BlobMissing`."""
 
-    def stream(self, key: str, chunk: int = CHUNK) -> Iterator[bytes]:
-        """Yield the bytes of `key` in pieces. Raises `BlobMissing` before the first piece."""
+    def stream(self, key: str, chunk: int = CHUNK, start: int = 0) -> Iterator[bytes]:
+        """Yield the bytes of `key` from `start` on in pieces. Raises `BlobMissing` before the first piece."""
 
     def size(self, key: str) -> int:
         """Return the size in bytes. Raises `BlobMissing`."""
@@ -111,10 +111,11 @@ class FolderStore:
         except OSError as error:
             raise BlobUnavailable(type(error).__name__) from error
 
-    def stream(self, key: str, chunk: int = CHUNK) -> Iterator[bytes]:
+    def stream(self, key: str, chunk: int = CHUNK, start: int = 0) -> Iterator[bytes]:
         """See `BlobStore.stream`."""
         try:
             file = self._path(key).open("rb")
+            file.seek(start)
         except (FileNotFoundError, IsADirectoryError) as error:
             raise BlobMissing from error
         except OSError as error:
@@ -226,11 +227,12 @@ class S3Store:
         """See `BlobStore.get`."""
         return b"".join(self.stream(key))
 
-    def stream(self, key: str, chunk: int = CHUNK) -> Iterator[bytes]:
+    def stream(self, key: str, chunk: int = CHUNK, start: int = 0) -> Iterator[bytes]:
         """See `BlobStore.stream`."""
         from botocore.exceptions import BotoCoreError
 
-        body = self._call("get_object", Key=self.prefix + key)["Body"]
+        wanted = {"Range": f"bytes={start}-"} if start else {}
+        body = self._call("get_object", Key=self.prefix + key, **wanted)["Body"]
 
         def pieces() -> Iterator[bytes]:
             try:

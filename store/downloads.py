@@ -189,11 +189,17 @@ def _several(name: str, said: object, allowed: Sequence[str]) -> tuple[str, ...]
 
 @dataclass
 class Progress:
-    """How far a stream has come, for those who look at it while it is read."""
+    """How far a file has come; `on_step` is called after each row and member, and may raise to end it."""
 
     done: int = 0
     total: int = 0
     missing: list[str] = field(default_factory=list)
+    on_step: Callable[[], None] = lambda: None
+
+    def step(self) -> None:
+        """Count one more."""
+        self.done += 1
+        self.on_step()
 
 
 def stream(wish: Wish, progress: Progress | None = None) -> Iterator[bytes]:
@@ -218,7 +224,7 @@ def stream(wish: Wish, progress: Progress | None = None) -> Iterator[bytes]:
 def _lines(wish: Wish, progress: Progress) -> Iterator[Line]:
     for line in iter_lines(wish.selection, with_lists=bool(LIST_COLUMNS & set(wish.columns))):
         yield line
-        progress.done += 1
+        progress.step()
 
 
 def _groups(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
@@ -357,7 +363,7 @@ def _stream_zip(wish: Wish, progress: Progress) -> Iterator[bytes]:
                 progress.missing.append(name)
                 continue
             yield from archive.add(name, pieces, compress=False)
-            progress.done += 1
+            progress.step()
         manifest = _manifest_pieces(wish, batch, progress.missing, members)
         yield from archive.add("manifest.json", manifest, compress=True)
         yield archive.close()

@@ -84,6 +84,62 @@ class InvalidCursor(ServiceError):
     advice = "Start again from the first page."
 
 
+class QuotaExceeded(ServiceError):
+    """The site has sent as many bytes as it may."""
+
+    code, status = "quota_exceeded", 507
+    title = "These files are more than your site may still send."
+    advice = "Send fewer files, or ask the operator for a larger quota."
+
+
+class OffsetConflict(ServiceError):
+    """A piece of a resumable upload does not start where the last one ended."""
+
+    code, status = "offset_conflict", 409
+    title = "The piece does not start where the last one ended."
+    advice = "Ask with HEAD where to go on."
+
+
+class UploadIncomplete(ServiceError):
+    """A resumable upload has not arrived whole."""
+
+    code, status = "upload_incomplete", 409
+    title = "The file has not arrived whole yet."
+    advice = "Send the rest of it first."
+
+
+class ExportNotReady(ServiceError):
+    """The file is still being prepared, or was cancelled, or failed."""
+
+    code, status = "export_not_ready", 409
+    title = "The file is not ready."
+    advice = "Look at its state on the page Downloads; what failed or was cancelled can be asked for again."
+
+
+class ExportExpired(ServiceError):
+    """The file was kept for its time and deleted."""
+
+    code, status = "export_expired", 410
+    title = "The file was deleted: its time was over."
+    advice = "Ask for it again on the page Downloads."
+
+
+class TooManyExports(ServiceError):
+    """So many files are being prepared for the site that another has to wait."""
+
+    code, status = "too_many_exports", 429
+    title = "Too many files are being prepared at this moment."
+    advice = "Wait until one of them is ready, or cancel one."
+
+
+class DownloadTooLarge(ServiceError):
+    """More than is streamed at once was asked for."""
+
+    code, status = "download_too_large", 422
+    title = "This is too large to be sent at once."
+    advice = "Have it prepared in the background: POST /api/v1/exports, or the page Downloads."
+
+
 class BlobMissing(ServiceError):
     """The bytes are not in the blob store."""
 

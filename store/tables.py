@@ -55,6 +55,7 @@ __all__ = [
     "BatchReason",
     "BatchStatus",
     "Bundle",
+    "Export",
     "Finding",
     "Image",
     "ImageStatus",
@@ -69,6 +70,7 @@ __all__ = [
     "StudyFacts",
     "StudyFinding",
     "Triage",
+    "Upload",
     "User",
     "UserSession",
     "Work",
@@ -162,6 +164,7 @@ class Site(Base):
     id: Mapped[uuid.UUID] = _id()
     name: Mapped[str] = mapped_column(unique=True)
     default_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
+    quota_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of uploads; NULL: the setting's
     created_at: Mapped[datetime] = _now()
 
 
@@ -474,6 +477,7 @@ class Image(Base):
         Index("ix_images_work", "work_id"),
         Index("ix_images_study", "study_id"),
         Index("ix_images_site_sha", "site_id", "sha256"),
+        Index("ix_images_site_created", "site_id", "created_at"),
         Index("ix_images_site_sop", "site_id", "sop_uid", postgresql_where=text("sop_uid <> ''")),
     )
     id: Mapped[uuid.UUID] = _id()
@@ -525,6 +529,43 @@ class Image(Base):
     height: Mapped[int | None]
     created_at: Mapped[datetime] = _now()
     finished_at: Mapped[datetime | None]
+
+
+class Upload(Base):
+    """A large file on its way into a draft, in pieces; gone once it was taken in."""
+
+    __tablename__ = "uploads"
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sites.id"), nullable=False, index=True)
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
+    batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
+    path: Mapped[str]
+    length: Mapped[int] = mapped_column(BigInteger)
+    offset: Mapped[int] = mapped_column("received", BigInteger, server_default=text("0"), default=0)
+    pieces: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))  # blob keys, in order
+    created_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime]
+
+
+class Export(Base):
+    """A file that is prepared in the background for taking away. Whether it is ready, its work row says."""
+
+    __tablename__ = "exports"
+    __table_args__ = (Index("ix_exports_site_created", "site_id", "created_at"),)
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
+    wish: Mapped[dict[str, Any]]
+    name: Mapped[str]
+    media_type: Mapped[str]
+    n_done: Mapped[int] = _zero()
+    n_total: Mapped[int] = _zero()
+    n_missing: Mapped[int] = _zero()
+    key: Mapped[str | None]
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime | None]
 
 
 class ManifestLine(Base):

@@ -14,7 +14,7 @@ from flask import Blueprint, Response, current_app, g, jsonify, render_template,
 from sqlalchemy.orm import Session
 
 from settings import Settings
-from store import accounts, batches, bundles, dispatch
+from store import accounts, batches, bundles, dispatch, uploads
 from store.accounts import Permission
 from store.blobs import get_blobs
 from store.downloads import Format, Wish, stream
@@ -107,7 +107,8 @@ IMAGE_FILTERS: Mapping[str, Callable[[str], Any]] = {
 }
 
 
-def _body() -> dict[str, Any]:
+def read_body() -> dict[str, Any]:
+    """Return the request's JSON object. Raises `InvalidRequest`, `UnsupportedMediaType`."""
     if not request.content_length and not request.headers.get("Transfer-Encoding"):
         return {}
     if request.mimetype != "application/json":
@@ -198,7 +199,7 @@ def create_batch() -> Response:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,200}", key):
         raise InvalidRequest("Idempotency-Key must be 1 to 200 visible ASCII characters")
-    wish = BatchWish.parse(_body())
+    wish = BatchWish.parse(read_body())
     with session_scope() as session:
         batch, created = wish.create(session, idempotency_key=key)
         response = _batch_answer(session, batch, 201)
@@ -255,6 +256,7 @@ def add_files(batch_id: uuid.UUID) -> Response:
     with session_scope() as session:
         if batches.get_batch(session, identity().site_id, batch_id).status != BatchStatus.DRAFT:
             raise BatchNotDraft  # before the bytes are sent; `add_files` looks again
+        uploads.require_room(session, identity().site_id, request.content_length or 0)
     parts = multipart_parts()
     with Intake(identity().site_id, batch_id, settings) as intake:
         for part in parts:
@@ -287,7 +289,7 @@ def act(batch_id: uuid.UUID, action: str) -> Batch:
 @needs(Permission.SUBMIT)
 def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
     """Submit, cancel, pause, resume or retry a batch."""
-    if _body():
+    if read_body():
         raise InvalidRequest("this address takes no members")
     batch = act(batch_id, action)
     with session_scope() as session:

@@ -10,11 +10,12 @@ from flask import Flask, Response, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from settings import Settings, get_settings
-from web import auth, errors, health, oidc, pages
+from web import auth, errors, exports, health, oidc, pages
 from web.account import account
 from web.admin import admin
 from web.api import api
 from web.audit import audit_pages
+from web.resumable import resumable
 
 #: A body without files; requests with files have a limit of their own.
 MAX_BODY = 1 << 20
@@ -44,8 +45,9 @@ _HEADERS = {
 
 def _static_hash(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        digest.update(path.read_bytes())
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:10]
 
 
@@ -78,6 +80,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     errors.register(app)
     app.register_blueprint(api)
     app.register_blueprint(health.health)
+    app.register_blueprint(exports.downloads)
+    app.register_blueprint(resumable)
     pages.register(app)
     app.register_blueprint(account)
     app.register_blueprint(admin)

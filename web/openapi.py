@@ -9,6 +9,7 @@ from store import accounts, bundles, errors, people
 from store.errors import ServiceError
 from store.tables import BatchStatus, ImageStatus, Priority, Reason, Triage
 from web import errors as web_errors
+from web import openapi_exports, openapi_uploads
 from web.openapi_parts import (
     CURSOR,
     ETAG,
@@ -353,9 +354,9 @@ def document() -> Json:
         },
         "servers": [{"url": "/api/v1"}],
         "security": [{"apiKey": []}, {"session": []}],
-        "paths": PATHS,
+        "paths": PATHS | openapi_exports.PATHS | openapi_uploads.PATHS,
         "components": {
-            "schemas": SCHEMAS,
+            "schemas": SCHEMAS | openapi_exports.SCHEMAS | openapi_uploads.SCHEMAS,
             "securitySchemes": {
                 "apiKey": {"type": "http", "scheme": "bearer", "description": "A key that begins with fai_."},
                 "session": {

@@ -13,7 +13,7 @@ from flask import Blueprint, Flask, current_app, g, redirect, render_template, r
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import batches, bundles
+from store import batches, bundles, uploads
 from store.accounts import Permission
 from store.errors import BatchEmpty, NotFound
 from store.export import reason_of
@@ -113,6 +113,8 @@ def _take_form(
                 continue
             if intake is None:
                 check_csrf(fields.get("csrf", ""))
+                with session_scope() as session:
+                    uploads.require_room(session, identity().site_id, request.content_length or 0)
                 if batch_id is None:
                     with session_scope() as session:
                         batch_id = _wish(fields).create(session)[0].id

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store import batches, throttle, work
+from store import batches, exports, throttle, uploads, work
 from store.blobs import get_blobs
 from store.dispatch import dispatch
 from store.errors import ServiceError
@@ -56,6 +56,8 @@ def tidy() -> None:
         if key not in in_use and blobs.age(key) > settings.scratch_keep_seconds:
             blobs.delete(key)
     blobs.delete_unfinished(settings.scratch_keep_seconds)
+    exports.delete_expired()
+    uploads.delete_expired()
     now = func.clock_timestamp()
     with session_scope() as session:
         session.execute(delete(Worker).where(Worker.seen_at < now - timedelta(hours=1)))

@@ -12,7 +12,11 @@ from store.dispatch import KIND_QUEUES, QUEUES, task_name
 from store.tables import Stage, WorkKind
 from store.work import Lease
 from worker import flow
-from worker.app import app
+from worker.app import app, settings
+
+#: Kinds that grow with what was asked for; the others end within `hard_time_limit`.
+LONG = frozenset({WorkKind.EXPORT})
+LONGEST = settings.visibility_timeout
 
 
 def unit_task(step: Stage | WorkKind) -> Callable[[Callable[[Lease], bool]], Task[Any, Any]]:
@@ -29,10 +33,12 @@ def unit_task(step: Stage | WorkKind) -> Callable[[Callable[[Lease], bool]], Tas
                 self.request.chain = None
 
         body.__doc__ = execute.__doc__
+        limits = {"soft_time_limit": 0.8 * LONGEST, "time_limit": 0.9 * LONGEST} if step in LONG else {}
         return app.task(
             body,
             bind=True,
             name=task_name(step),
+            **limits,
             queue=QUEUES[step] if isinstance(step, Stage) else KIND_QUEUES[step],
             max_retries=0,
         )
@@ -86,3 +92,11 @@ def finish(lease: Lease) -> bool:
     from worker import stages
 
     return stages.finish(lease)
+
+
+@unit_task(WorkKind.EXPORT)
+def export(lease: Lease) -> bool:
+    """Prepare a file to take away. Before: due; after: the file is kept and the unit done."""
+    from worker import exports
+
+    return exports.run(lease)

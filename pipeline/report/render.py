@@ -19,7 +19,7 @@ from markupsafe import Markup
 from pipeline import words as finding_words
 from pipeline.report import words
 from pipeline.report.drawings import probability_scale, region_marks
-from pipeline.report.types import ReportImage, StudyReport
+from pipeline.report.types import BatchCover, ReportImage, StudyReport
 from pipeline.types import REASONS
 
 HERE = Path(__file__).parent
@@ -35,6 +35,10 @@ PANGO_ADVICE = (
     "PDF reports need the Pango library. Debian and Ubuntu: "
     "apt-get install libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0"
 )
+
+
+#: What a cover's links begin with until `pipeline.report.merge` points them at pages.
+COVER_LINK = "https://page.invalid/"
 
 
 class ReportUnavailable(RuntimeError):
@@ -159,6 +163,7 @@ class _Renderer:
             region_marks=region_marks,
         )
         self._template = environment.get_template("template.html")
+        self._cover = environment.get_template("cover.html")
 
     def html(self, report: StudyReport, pictures: dict[str, bytes]) -> str:
         """Return the page as well-formed XHTML, and add its drawings to `pictures`."""
@@ -169,6 +174,10 @@ class _Renderer:
             return f"memory:{name}"
 
         return self._template.render(report=report, created=report.created_at.astimezone(UTC), draw=draw)
+
+    def cover_html(self, cover: BatchCover) -> str:
+        """Return the cover of merged reports as well-formed XHTML."""
+        return self._cover.render(cover=cover, created=cover.created_at.astimezone(UTC), LINK=COVER_LINK)
 
     def pdf(self, page: str, pictures: Mapping[str, bytes]) -> bytes:
         """Lay a page out; its pictures are the ``memory:`` addresses in `pictures`."""
@@ -226,6 +235,19 @@ def render_report(report: StudyReport) -> bytes:
     with _lock:
         renderer = _renderer()
         return renderer.pdf(renderer.html(report, pictures), pictures)
+
+
+def render_cover(cover: BatchCover) -> bytes:
+    """Write the cover of a batch's merged reports; its links lead to ``COVER_LINK`` and a page's number.
+
+    Raises
+    ------
+    ReportUnavailable
+        Pango is missing on this machine.
+    """
+    with _lock:
+        renderer = _renderer()
+        return renderer.pdf(renderer.cover_html(cover), {})
 
 
 def _pictures(report: StudyReport) -> dict[str, bytes]:

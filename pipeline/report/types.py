@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -95,4 +96,54 @@ class StudyReport:
     reasons: tuple[Reason, ...]
     images: tuple[ReportImage, ...]
     bundle: BundleCard
+    software_version: str
+
+
+@dataclass(frozen=True)
+class ContentsEntry:
+    """One study in the table of contents of a batch's merged reports.
+
+    Attributes
+    ----------
+    name
+        What the hospital finds the study by: its accession, else its first file's name.
+    probability
+        The highest of its images, or None where none was read.
+    page
+        Where its report starts, counted from 1 after the cover; None where it has no report.
+    """
+
+    triage: Triage
+    urgent: bool
+    name: str
+    study_date: str
+    region: str
+    probability: float | None
+    n_images: int
+    page: int | None
+
+
+@dataclass(frozen=True)
+class BatchCover:
+    """The first pages of a batch's merged reports.
+
+    Attributes
+    ----------
+    triage, ended
+        Images of the whole batch by triage, and by how else they ended.
+    volume, volumes
+        Which of how many files this is, from 1.
+    """
+
+    site_name: str
+    batch_id: str
+    label: str
+    created_at: datetime
+    bundle: BundleCard
+    n_images: int
+    triage: Mapping[Triage, int]
+    ended: Mapping[str, int]
+    entries: tuple[ContentsEntry, ...]
+    volume: int
+    volumes: int
     software_version: str

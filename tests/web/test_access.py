@@ -40,6 +40,8 @@ POST  /batches/<uuid:batch_id>/files                          S T C R A
 POST  /batches/<uuid:batch_id>/<any(submit,cancel,pause,resume,retry):action>   S T C R A
 GET   /images/<uuid:image_id>                                 S T C R A
 GET   /bundles                                                S T C R A
+GET   /downloads                                              S T C R A
+POST  /downloads                                              S T C R A
 GET   /bundles/<name>                                         S T C R A
 GET   /api/v1/batches                                         S T C R A
 POST  /api/v1/batches                                         S T C R A
@@ -52,6 +54,18 @@ GET   /api/v1/batches/<uuid:batch_id>/results.zip             S T C R A
 GET   /api/v1/images/<uuid:image_id>                          S T C R A
 GET   /api/v1/images/<uuid:image_id>/<any(original,display,overlay,report):kind>   S T C R A
 GET   /api/v1/bundles                                         S T C R A
+GET   /api/v1/results                                         S T C R A
+GET   /api/v1/exports                                         S T C R A
+POST  /api/v1/exports                                         S T C R A
+GET   /api/v1/exports/<uuid:export_id>                        S T C R A
+GET   /api/v1/exports/<uuid:export_id>/file                   S T C R A
+POST  /api/v1/batches/<uuid:batch_id>/known                   S T C R A
+POST  /api/v1/batches/<uuid:batch_id>/uploads                 S T C R A
+PATCH /api/v1/uploads/<uuid:upload_id>                        S T C R A
+POST  /api/v1/uploads/<uuid:upload_id>/take                   S T C R A
+DELETE /api/v1/uploads/<uuid:upload_id>                       S T C R A
+POST  /api/v1/exports/<uuid:export_id>/cancel                 S T C R A
+POST  /downloads/<uuid:export_id>/cancel                      S T C R A
 GET   /account                                                personal
 POST  /account/password                                       personal
 POST  /account/keys                                           personal

@@ -62,6 +62,10 @@ def make_world(app: Any, role: Role) -> World:
     ask.send(batch, (f"{marker}.png", png(marker)))
     ask.post(f"/batches/{batch}/submit")
     read_batch(batch, facts=lambda _: {"accession": marker, "study_uid": f"1.2.{uuid.uuid4().int}"})
+    tus = {"Tus-Resumable": "1.0.0", "Upload-Length": "9"}
+    upload = ask.post(f"/batches/{ask.draft(label=marker)}/uploads", headers=tus)
+    world.ids["upload_id"] = upload.headers["Location"].rsplit("/", 1)[1]
+    world.ids["export_id"] = ask.post("/exports", json={"format": "csv", "batch": batch}).json["id"]
     with session_scope() as session:
         image = session.scalars(select(Image).where(Image.batch_id == uuid.UUID(batch))).one()
         world.ids |= {"batch_id": image.batch_id, "image_id": image.id, "study_id": image.study_id}

@@ -116,6 +116,16 @@ async function follow(head) {
   }
 }
 
+// A part of a page that changes by itself: fetched again, ever more slowly, while somebody looks.
+
+async function keepFresh(id) {
+  for (let pause = 1500; document.getElementById(id)?.hasAttribute("data-refresh"); pause = Math.min(pause * 1.2, 10000)) {
+    await sleep(pause);
+    if (document.hidden) await new Promise((seen) => document.addEventListener("visibilitychange", seen, { once: true }));
+    await replaceParts([id]).catch(() => undefined);
+  }
+}
+
 // Upload: many files in a few parallel requests of bounded size; what breaks off is sent again.
 
 const MOST_FILES = 64;
@@ -365,6 +375,7 @@ function view(viewer) {
 showLocalTimes(document);
 const head = document.querySelector("[data-live]");
 if (head) follow(head);
+for (const part of document.querySelectorAll("[data-refresh]")) keepFresh(part.id);
 for (const form of document.querySelectorAll("[data-upload]")) new Upload(form);
 for (const viewer of document.querySelectorAll("[data-viewer]")) view(viewer);
 for (const select of document.querySelectorAll("[data-filters] select")) {

@@ -1,0 +1,225 @@
+"""What is here already, what a site may still send, and large files that arrive in resumable pieces."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, select, tuple_
+from sqlalchemy.orm import Session
+
+from settings import get_settings
+from store import batches
+from store.blobs import get_blobs
+from store.errors import BatchNotDraft, NotFound, OffsetConflict, QuotaExceeded, UploadIncomplete
+from store.session import session_scope
+from store.tables import Batch, BatchStatus, Image, Reason, Site, Upload
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A file that the batch has already, and what became of it."""
+
+    path: str
+    sha256: str
+    status: str
+    reason: Reason | None
+
+
+def known_files(
+    session: Session, site_id: uuid.UUID, batch_id: uuid.UUID, files: Sequence[tuple[str, str]]
+) -> list[KnownFile]:
+    """Return those of (path, sha256) that the site's draft has; another batch's files are never told.
+
+    Raises
+    ------
+    NotFound, BatchNotDraft
+    """
+    require_draft(session, site_id, batch_id)
+    if not files:
+        return []
+    rows = session.execute(
+        select(Image.path, Image.sha256, Image.status, Image.reason).where(
+            Image.batch_id == batch_id, tuple_(Image.path, Image.sha256).in_(list(files))
+        )
+    )
+    return [KnownFile(path, sha, status, Reason(why) if why else None) for path, sha, status, why in rows]
+
+
+def require_draft(session: Session, site_id: uuid.UUID, batch_id: uuid.UUID) -> Batch:
+    """Return a batch that still takes files. Raises `NotFound`, `BatchNotDraft`."""
+    batch = batches.get_batch(session, site_id, batch_id)
+    if batch.status != BatchStatus.DRAFT:
+        raise BatchNotDraft
+    return batch
+
+
+def list_drafts(session: Session, site_id: uuid.UUID, limit: int = 20) -> list[Batch]:
+    """Return the site's batches that were not submitted yet, the newest first."""
+    query = select(Batch).where(Batch.site_id == site_id, Batch.status == BatchStatus.DRAFT)
+    return list(session.scalars(query.order_by(Batch.created_at.desc()).limit(limit)))
+
+
+# quota
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How many bytes a site has sent and may send; `limit` is None where there is no bound."""
+
+    used: int
+    limit: int | None
+
+
+def quota(session: Session, site_id: uuid.UUID) -> Quota:
+    """Return a site's quota: its own, else the setting's. Drafts that were cancelled are not counted."""
+    own = session.scalar(select(Site.quota_bytes).where(Site.id == site_id))
+    limit = own if own is not None else get_settings().site_quota_bytes or None
+    used = select(func.coalesce(func.sum(Batch.n_bytes), 0)).where(
+        Batch.site_id == site_id,
+        (Batch.status != BatchStatus.CANCELLED) | Batch.submitted_at.is_not(None),
+    )
+    pending = select(func.coalesce(func.sum(Upload.length), 0)).where(Upload.site_id == site_id)
+    return Quota(int(session.scalar(used) or 0) + int(session.scalar(pending) or 0), limit)
+
+
+def require_room(session: Session, site_id: uuid.UUID, n_bytes: int) -> None:
+    """Raise `QuotaExceeded` when so many bytes more are too many for the site."""
+    known = quota(session, site_id)
+    if known.limit is not None and known.used + n_bytes > known.limit:
+        left = max(0, known.limit - known.used)
+        raise QuotaExceeded(f"{n_bytes} bytes are to come and {left} of {known.limit} are left")
+
+
+# large files in pieces
+
+
+def start_upload(
+    session: Session,
+    *,
+    site_id: uuid.UUID,
+    user_id: uuid.UUID | None,
+    batch_id: uuid.UUID,
+    path: str,
+    length: int,
+) -> Upload:
+    """Announce a large file for a draft.
+
+    Raises
+    ------
+    NotFound, BatchNotDraft, QuotaExceeded
+    """
+    require_draft(session, site_id, batch_id)
+    require_room(session, site_id, length)
+    upload = Upload(
+        id=uuid.uuid4(),
+        site_id=site_id,
+        user_id=user_id,
+        batch_id=batch_id,
+        path=path,
+        length=length,
+        pieces=[],
+        expires_at=_expiry(),
+    )
+    session.add(upload)
+    session.flush()
+    session.refresh(upload)
+    return upload
+
+
+def _expiry() -> datetime:
+    return func.clock_timestamp() + timedelta(seconds=get_settings().upload_keep_seconds)  # type: ignore[return-value]
+
+
+def get_upload(session: Session, site_id: uuid.UUID, upload_id: uuid.UUID, *, lock: bool = False) -> Upload:
+    """Return one of the site's unfinished files. Raises `NotFound`: unknown, taken in, ended or expired."""
+    query = select(Upload).where(
+        Upload.id == upload_id, Upload.site_id == site_id, Upload.expires_at > func.clock_timestamp()
+    )
+    upload = session.scalar(query.with_for_update() if lock else query)
+    if upload is None:
+        raise NotFound
+    return upload
+
+
+def new_piece_key(upload_id: uuid.UUID) -> str:
+    """Return where the bytes of the next piece go."""
+    return f"uploads/{upload_id}/{uuid.uuid4()}"
+
+
+def add_piece(
+    session: Session, site_id: uuid.UUID, upload_id: uuid.UUID, *, offset: int, key: str, size: int
+) -> Upload:
+    """Append a piece that lies in the blob store.
+
+    Raises
+    ------
+    NotFound
+    OffsetConflict
+        Another request appended at this place meanwhile, or the piece is too long.
+    """
+    upload = get_upload(session, site_id, upload_id, lock=True)
+    if upload.offset != offset or offset + size > upload.length:
+        raise OffsetConflict
+    upload.pieces = [*upload.pieces, key]
+    upload.offset += size
+    upload.expires_at = _expiry()
+    session.flush()
+    session.refresh(upload)
+    return upload
+
+
+class PieceReader:
+    """A whole file out of its pieces, read in order."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._pieces: Iterator[bytes] = (piece for key in keys for piece in get_blobs().stream(key))
+        self._buffer = b""
+
+    def read(self, n: int = -1) -> bytes:
+        """Return at most `n` bytes, none at the end."""
+        while not self._buffer:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._buffer = piece
+        size = len(self._buffer) if n < 0 else n
+        taken, self._buffer = self._buffer[:size], self._buffer[size:]
+        return taken
+
+
+def open_upload(session: Session, site_id: uuid.UUID, upload_id: uuid.UUID) -> tuple[Upload, PieceReader]:
+    """Return a file that has arrived whole, to read. Raises `NotFound`, `UploadIncomplete`."""
+    upload = get_upload(session, site_id, upload_id)
+    if upload.offset != upload.length:
+        raise UploadIncomplete
+    return upload, PieceReader(upload.pieces)
+
+
+def end_upload(site_id: uuid.UUID, upload_id: uuid.UUID) -> None:
+    """Forget a file and its pieces: it was taken in, or is not wanted any more. Raises `NotFound`."""
+    with session_scope() as session:
+        upload = get_upload(session, site_id, upload_id, lock=True)
+        keys = list(upload.pieces)
+        session.delete(upload)
+    for key in keys:
+        get_blobs().delete(key)
+
+
+def delete_expired() -> None:
+    """Delete files that nobody went on with, and pieces that no row names (a request that was killed)."""
+    blobs = get_blobs()
+    with session_scope() as session:
+        gone = []
+        for upload in session.scalars(select(Upload).where(Upload.expires_at < func.clock_timestamp())):
+            gone += upload.pieces
+            session.delete(upload)
+        session.flush()
+        kept = {key for pieces in session.scalars(select(Upload.pieces)) for key in pieces}
+    for key in gone:
+        blobs.delete(key)
+    for key in blobs.keys("uploads/"):
+        if key not in kept and blobs.age(key) > get_settings().visibility_timeout:
+            blobs.delete(key)

@@ -1,0 +1,244 @@
+"""Sending much over shaky lines: what is here already, and large files in pieces (tus 1.0).
+
+https://tus.io/protocols/resumable-upload: core, creation, expiration, termination.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import uuid
+from email.utils import format_datetime
+from typing import IO, cast
+
+from flask import Blueprint, current_app, jsonify, request
+from werkzeug.exceptions import ClientDisconnected
+from werkzeug.wrappers import Response
+
+from settings import Settings
+from store import uploads
+from store.accounts import Permission
+from store.blobs import get_blobs
+from store.errors import OffsetConflict
+from store.session import session_scope
+from store.tables import Upload
+from web.api import read_body
+from web.auth import identity, is_public, needs
+from web.errors import InvalidRequest, UnsupportedMediaType
+from web.representations import API, reason_document
+from web.uploads import FilePart, Intake, printable
+
+resumable = Blueprint("resumable", __name__, url_prefix=API)
+
+TUS_VERSION = "1.0.0"
+MOST_ASKED = 500
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@resumable.post("/batches/<uuid:batch_id>/known")
+@needs(Permission.SUBMIT)
+def known(batch_id: uuid.UUID) -> Response:
+    """Tell which files this draft has already, and refuse what goes beyond the site's quota.
+
+    Of other batches, and of other sites, nothing is told.
+    """
+    body = read_body()
+    files, coming = body.get("files", []), body.get("bytes", 0)
+    if set(body) - {"files", "bytes"} or not isinstance(files, list) or len(files) > MOST_ASKED:
+        raise InvalidRequest(f"send at most {MOST_ASKED} 'files', and the 'bytes' that are to come")
+    if isinstance(coming, bool) or not isinstance(coming, int) or coming < 0:
+        raise InvalidRequest("bytes must be a number of bytes")
+    asked = [_asked(file) for file in files]
+    with session_scope() as session:
+        found = uploads.known_files(session, identity().site_id, batch_id, asked)
+        uploads.require_room(session, identity().site_id, coming)
+    return jsonify(
+        files=[
+            {
+                "filename": file.path,
+                "sha256": file.sha256,
+                "status": "rejected" if file.status == "rejected" else "accepted",
+                "reason": reason_document(file.reason) if file.reason else None,
+            }
+            for file in found
+        ]
+    )
+
+
+def _asked(file: object) -> tuple[str, str]:
+    if isinstance(file, dict) and set(file) == {"filename", "sha256"}:
+        path, sha256 = file["filename"], file["sha256"]
+        if isinstance(path, str) and isinstance(sha256, str) and _SHA256.fullmatch(sha256):
+            return printable(path.replace("\\", "/").removeprefix("./")), sha256
+    raise InvalidRequest("each of 'files' has a 'filename' and a 'sha256' in hex")
+
+
+# tus
+
+
+def _settings() -> Settings:
+    settings: Settings = current_app.extensions["settings"]
+    return settings
+
+
+def _answer(status: int, upload: Upload | None = None, **headers: str) -> Response:
+    response = Response(status=status)
+    response.headers["Tus-Resumable"] = TUS_VERSION
+    response.headers["Cache-Control"] = "no-store"
+    if upload is not None:
+        response.headers["Upload-Offset"] = str(upload.offset)
+        response.headers["Upload-Expires"] = format_datetime(upload.expires_at, usegmt=False)
+    for name, value in headers.items():
+        response.headers[name.replace("_", "-")] = value
+    return response
+
+
+def _speaks_tus() -> Response | None:
+    """Return the refusal of a client that speaks another version."""
+    if request.headers.get("Tus-Resumable") != TUS_VERSION:
+        return _answer(412, Tus_Version=TUS_VERSION)
+    return None
+
+
+def _number(header: str) -> int:
+    text = request.headers.get(header, "")
+    if not re.fullmatch(r"\d{1,15}", text):
+        raise InvalidRequest(f"{header} must be a number of bytes")
+    return int(text)
+
+
+def _metadata() -> dict[str, str]:
+    """Read ``Upload-Metadata``: names, each with a value in Base64. Raises `InvalidRequest`."""
+    found = {}
+    for pair in request.headers.get("Upload-Metadata", "").split(","):
+        name, _, value = pair.strip().partition(" ")
+        try:
+            found[name] = base64.b64decode(value, validate=True).decode("utf-8")
+        except (binascii.Error, UnicodeDecodeError):
+            raise InvalidRequest("Upload-Metadata must hold Base64 of UTF-8") from None
+    return found
+
+
+@resumable.route("/batches/<uuid:batch_id>/uploads", methods=["OPTIONS"], provide_automatic_options=False)
+@is_public
+def options(batch_id: uuid.UUID) -> Response:
+    """Say what of tus this server speaks."""
+    return _answer(
+        204,
+        Tus_Version=TUS_VERSION,
+        Tus_Extension="creation,expiration,termination",
+        Tus_Max_Size=str(_settings().max_archive_bytes),
+    )
+
+
+@resumable.post("/batches/<uuid:batch_id>/uploads")
+@needs(Permission.SUBMIT)
+def create_upload(batch_id: uuid.UUID) -> Response:
+    """Announce a large file; its pieces go to the address in Location."""
+    with session_scope() as session:
+        uploads.require_draft(session, identity().site_id, batch_id)
+    if (refusal := _speaks_tus()) is not None:
+        return refusal
+    length = _number("Upload-Length")
+    if length > _settings().max_archive_bytes:
+        return _answer(413, Tus_Max_Size=str(_settings().max_archive_bytes))
+    path = printable(_metadata().get("filename", "").replace("\\", "/").removeprefix("./"))
+    with session_scope() as session:
+        upload = uploads.start_upload(
+            session,
+            site_id=identity().site_id,
+            user_id=identity().user_id,
+            batch_id=batch_id,
+            path=path,
+            length=length,
+        )
+    return _answer(201, upload, Location=f"{API}/uploads/{upload.id}")
+
+
+@resumable.route("/uploads/<uuid:upload_id>", methods=["HEAD"], provide_automatic_options=False)
+@needs(Permission.SUBMIT)
+def upload_offset(upload_id: uuid.UUID) -> Response:
+    """Say where to go on."""
+    with session_scope() as session:
+        upload = uploads.get_upload(session, identity().site_id, upload_id)
+    return _answer(200, upload, Upload_Length=str(upload.length))
+
+
+class _Body:
+    """The request's bytes, at most `room` of them; what came before the connection broke is kept."""
+
+    def __init__(self, stream: IO[bytes], room: int) -> None:
+        self._stream = stream
+        self._room = room
+        self.too_long = False
+
+    def read(self, n: int = -1) -> bytes:
+        """Return at most `n` bytes, none at the end or where the connection broke."""
+        try:
+            piece = self._stream.read(min(n, 1 << 16) if n > 0 else 1 << 16)
+        except (ClientDisconnected, OSError):
+            return b""
+        self._room -= len(piece)
+        self.too_long = self._room < 0
+        return b"" if self.too_long else piece
+
+
+@resumable.patch("/uploads/<uuid:upload_id>")
+@needs(Permission.SUBMIT)
+def append(upload_id: uuid.UUID) -> Response:
+    """Append bytes at Upload-Offset; what arrives of a request that breaks off is kept."""
+    site_id = identity().site_id
+    with session_scope() as session:
+        upload = uploads.get_upload(session, site_id, upload_id)
+    if (refusal := _speaks_tus()) is not None:
+        return refusal
+    if request.mimetype != "application/offset+octet-stream":
+        raise UnsupportedMediaType
+    offset = _number("Upload-Offset")
+    if upload.offset != offset:
+        raise OffsetConflict
+    request.max_content_length = _settings().max_request_bytes
+    body = _Body(cast(IO[bytes], request.stream), upload.length - offset)
+    key = uploads.new_piece_key(upload_id)
+    _, size = get_blobs().put(key, cast(IO[bytes], body))  # only `read` is called
+    try:
+        if body.too_long:
+            raise OffsetConflict
+        if size:
+            with session_scope() as session:
+                upload = uploads.add_piece(session, site_id, upload_id, offset=offset, key=key, size=size)
+    except Exception:
+        get_blobs().delete(key)
+        raise
+    if not size:
+        get_blobs().delete(key)
+    return _answer(204, upload)
+
+
+@resumable.delete("/uploads/<uuid:upload_id>")
+@needs(Permission.SUBMIT)
+def terminate(upload_id: uuid.UUID) -> Response:
+    """Forget a large file."""
+    with session_scope() as session:
+        uploads.get_upload(session, identity().site_id, upload_id)
+    if (refusal := _speaks_tus()) is not None:
+        return refusal
+    uploads.end_upload(identity().site_id, upload_id)
+    return _answer(204)
+
+
+@resumable.post("/uploads/<uuid:upload_id>/take")
+@needs(Permission.SUBMIT)
+def take(upload_id: uuid.UUID) -> Response:
+    """Take a file that has arrived whole into its draft, a ZIP member by member; repeating is safe."""
+    if read_body():
+        raise InvalidRequest("this address takes no members")
+    site_id = identity().site_id
+    with session_scope() as session:
+        upload, reader = uploads.open_upload(session, site_id, upload_id)
+        uploads.require_draft(session, site_id, upload.batch_id)
+    with Intake(site_id, upload.batch_id, _settings()) as intake:
+        intake.take(FilePart("files", upload.path, reader))
+    uploads.end_upload(site_id, upload_id)
+    return Response(intake.answers.stream(), content_type="application/json")
