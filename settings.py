@@ -67,6 +67,7 @@ class Settings:
     heartbeat_seconds: float = 5.0
     scratch_keep_seconds: float = 86_400.0
     draft_keep_seconds: float = 7 * 86_400.0
+    worklist_wait_hours: float = 48.0  # then a study counts as urgent; 0: never
     # downloads
     export_keep_seconds: float = 7 * 86_400.0
     export_inline_rows: int = 20_000  # of a table that is streamed at once
@@ -107,6 +108,7 @@ class Settings:
             < self.conversion_seconds
             < self.soft_time_limit,
             "visibility_timeout must exceed hard_time_limit": self.visibility_timeout > self.hard_time_limit,
+            "worklist_wait_hours must not be negative": self.worklist_wait_hours >= 0,
             "max_attempts must be at least 1": self.max_attempts >= 1,
             "session_idle_hours and session_hours must be more than 0": self.session_hours > 0
             and self.session_idle_hours > 0,

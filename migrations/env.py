@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from store.session import get_engine
 from store.tables import Base
+from store.worklist_tables import WorklistRow  # noqa: F401 - its tables belong to Base
 
 ADVISORY_LOCK = 7211
 

@@ -375,6 +375,7 @@ def submit(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
     waiting = batch.n_total - batch.n_rejected
     batch.status = BatchStatus.QUEUED.value
     batch.submitted_at = func.clock_timestamp()
+    batch.promoted = batch.bundle == session.get_one(Site, site_id).default_bundle
     session.flush()
     _cut_into_chunks(session, batch, waiting, ImageStatus.UPLOADED)
     studies.assign_rejected(session, batch)

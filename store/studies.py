@@ -14,6 +14,7 @@ from sqlalchemy import and_, exists, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session, aliased
 
+from store import worklist
 from store.tables import (
     TERMINAL_IMAGE_STATUSES,
     Batch,
@@ -268,6 +269,7 @@ def save_finding(
         )
     )
     session.flush()
+    worklist.refresh(session, batch, [study_id])
     return True
 
 

@@ -268,6 +268,8 @@ class Bundle(Base):
 class Batch(Base):
     """A submission. Its counters make a poll one row's read; they change in the images' transactions.
 
+    `promoted` says that its bundle was the site's own when it was submitted: clinical work, no trial.
+
     ``s_<stage>`` counts the images that passed the stage or are terminal.
     """
 
@@ -288,6 +290,7 @@ class Batch(Base):
     status: Mapped[str] = mapped_column(server_default="draft", default=BatchStatus.DRAFT.value)
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="1", default=1)
     bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
+    promoted: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
     with_report: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
     with_heatmap: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
     idempotency_key: Mapped[str | None]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from store import counters, studies
+from store import counters, studies, worklist
 from store.blobs import get_blobs
 from store.session import session_scope
 from store.tables import Batch, BatchStatus, Finding, Image, ImageStatus, Reason, Triage, Work, WorkState
@@ -53,6 +53,7 @@ def read_batch(
         batch.status = (BatchStatus.PARTIAL if fail else BatchStatus.DONE).value
         batch.finished_at = func.clock_timestamp()
         batch.version += 1
+    worklist.fill(batch)
     for image in images:
         if image.incoming_key is None and image.id in uploads:
             get_blobs().delete(uploads[image.id])
@@ -101,7 +102,7 @@ def _save_study(session: Session, batch: Batch, study_id: uuid.UUID) -> None:
         study_id=study_id,
         batch=batch,
         basis=state.basis,
-        triage=Triage.DOUBT,
+        triage=min((Triage(i.triage) for i in state.images if i.triage), key=list(Triage).index),
         reasons=[],
         n_images=len(state.images),
         version=version,

@@ -67,6 +67,12 @@ def read_query(**parsers: Callable[[str], Any]) -> dict[str, Any]:
     return values
 
 
+def without_empty_fields() -> None:
+    """Let a form's empty fields count as absent."""
+    kept = [(name, value) for name, value in request.args.items(multi=True) if value]
+    request.args = type(request.args)(kept)
+
+
 def one_of(*allowed: str) -> Callable[[str], str]:
     """Return a parser that takes one of some words."""
 

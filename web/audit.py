@@ -13,9 +13,8 @@ from store import people
 from store.accounts import Permission, write_audit
 from store.audit import AuditFilter, list_actions, list_lines, stream_csv
 from store.session import session_scope
-from web.api import cursor_text, read_query
+from web.api import cursor_text, read_query, without_empty_fields
 from web.auth import identity, needs
-from web.pages import without_empty_fields
 
 audit_pages = Blueprint("audit", __name__, url_prefix="/admin/audit")
 

@@ -10,7 +10,7 @@ from flask import Flask, Response, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from settings import Settings, get_settings
-from web import auth, errors, exports, health, oidc, pages
+from web import auth, errors, exports, health, oidc, pages, worklist
 from web.account import account
 from web.admin import admin
 from web.api import api
@@ -79,6 +79,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     auth.register(app)
     errors.register(app)
     app.register_blueprint(api)
+    app.register_blueprint(worklist.area)
     app.register_blueprint(health.health)
     app.register_blueprint(exports.downloads)
     app.register_blueprint(resumable)

@@ -9,7 +9,7 @@ from store import accounts, bundles, errors, people
 from store.errors import ServiceError
 from store.tables import BatchStatus, ImageStatus, Priority, Reason, Triage
 from web import errors as web_errors
-from web import openapi_exports, openapi_uploads
+from web import openapi_exports, openapi_studies, openapi_uploads
 from web.openapi_parts import (
     CURSOR,
     ETAG,
@@ -154,6 +154,7 @@ SCHEMAS: Json = {
         }
     ),
     "Batches": page_of("Batch"),
+    **openapi_studies.SCHEMAS,
     "Images": page_of("Image"),
     "Bundles": page_of("Bundle"),
 }
@@ -286,6 +287,7 @@ PATHS: Json = {
             {"200": answer("The archive, streamed.", None, "application/zip")},
         ),
     },
+    **openapi_studies.PATHS,
     "/images/{image_id}": {
         "parameters": [id_of("image_id")],
         "get": operation(

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
 
-from flask import Blueprint, Flask, current_app, g, redirect, render_template, request, url_for
+from flask import Blueprint, Flask, current_app, g, redirect, render_template, url_for
 from werkzeug.wrappers import Response
 
 from settings import Settings
@@ -30,7 +30,16 @@ from store.tables import (
     Triage,
 )
 from store.words import GLYPHS, TRIAGE_WORDS, headline, label_meaning, noun, thresholds
-from web.api import ACTIONS, IMAGE_FILTERS, BatchWish, act, audit, multipart_parts, read_query
+from web.api import (
+    ACTIONS,
+    IMAGE_FILTERS,
+    BatchWish,
+    act,
+    audit,
+    multipart_parts,
+    read_query,
+    without_empty_fields,
+)
 from web.auth import check_csrf, checks_csrf, identity, is_personal, needs
 from web.markdown import render
 from web.representations import batch_document, batch_etag, image_document
@@ -39,12 +48,6 @@ from web.uploads import Field, FilePart, Intake
 pages = Blueprint("pages", __name__)
 
 PAGE_SIZE = 50
-
-
-def without_empty_fields() -> None:
-    """Let a form's empty fields count as absent."""
-    kept = [(name, value) for name, value in request.args.items(multi=True) if value]
-    request.args = type(request.args)(kept)
 
 
 @pages.get("/")

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store import batches, exports, throttle, uploads, work
+from store import batches, exports, throttle, uploads, work, worklist
 from store.blobs import get_blobs
 from store.dispatch import dispatch
 from store.errors import ServiceError
@@ -60,6 +60,7 @@ def tidy() -> None:
     uploads.delete_expired()
     now = func.clock_timestamp()
     with session_scope() as session:
+        worklist.raise_waiting(session)
         session.execute(delete(Worker).where(Worker.seen_at < now - timedelta(hours=1)))
         session.execute(delete(UserSession).where(UserSession.expires_at < now))
         session.execute(delete(SignInToken).where(SignInToken.expires_at < now - timedelta(days=1)))

@@ -50,7 +50,7 @@ from pipeline.types import (
 )
 from pipeline.types import Finding as ReadFinding
 from settings import VERSION, get_settings
-from store import counters, studies, work
+from store import counters, studies, work, worklist
 from store.blobs import get_blobs
 from store.bundles import fetch_bundle
 from store.errors import BlobMissing
@@ -740,6 +740,8 @@ def finish(lease: Lease) -> bool:
         for study_id in page:
             _write_study(study_id, batch)
         after = page[-1]
+    if current:
+        worklist.fill(batch)
     while True:  # of chunks that were cancelled or split; the others deleted theirs
         with session_scope() as session:
             left = work.drop_ended_scratch(session, lease.batch_id)

@@ -38,6 +38,8 @@ POST  /batches                                                S T C R A
 GET   /batches/<uuid:batch_id>                                S T C R A
 POST  /batches/<uuid:batch_id>/files                          S T C R A
 POST  /batches/<uuid:batch_id>/<any(submit,cancel,pause,resume,retry):action>   S T C R A
+GET   /worklist                                               T C A
+GET   /api/v1/worklist                                        T C A
 GET   /images/<uuid:image_id>                                 S T C R A
 GET   /bundles                                                S T C R A
 GET   /downloads                                              S T C R A

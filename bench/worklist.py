@@ -1,0 +1,274 @@
+"""A million studies over 20 sites: what pages cost, and how they are read. ``python -m bench.worklist``.
+
+The rows are made directly, 100,000 of them in one batch. Every request goes through the web application, as a
+signed-in program's would; every statement that it sends is explained by the database.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flask.testing import FlaskClient
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Connection, Engine, event, text
+
+from cli.embedded import embedded
+from cli.prepare import migrate_database
+
+SITES = 20
+REPEATS = 7
+_SITES = """
+    INSERT INTO bundles (name, sha256, manifest, files) VALUES
+        ('b1', repeat('0', 64), '{"name": "b1", "regions": ["hand", "leg"], "models": {}}', '{}');
+    INSERT INTO sites (id, name, default_bundle)
+        SELECT gen_random_uuid(), 'Site ' || n, 'b1' FROM generate_series(1, :sites) AS n;
+    INSERT INTO users (id, site_id, email, role)
+        SELECT gen_random_uuid(), id, 'a@' || replace(name, ' ', ''), 'admin' FROM sites;
+    INSERT INTO batches (id, site_id, label, bundle, status, created_at, submitted_at)
+        SELECT gen_random_uuid(), id, 'old', 'b1', 'done', now() - n * interval '1 day', now() - n * interval '1 day'
+        FROM sites CROSS JOIN generate_series(1, 250) AS n
+"""
+_BATCH = """
+    INSERT INTO batches (id, site_id, label, bundle, status, submitted_at, finished_at, n_total, n_done)
+    VALUES (:batch, :site, :label, 'b1', 'done', now() - :age * interval '1 hour', now(), :n, :n)
+"""
+_FILL = """
+    CREATE TEMP TABLE made ON COMMIT DROP AS
+        SELECT n, gen_random_uuid() AS study, gen_random_uuid() AS image, gen_random_uuid() AS finding,
+               encode(sha256((:batch || '-' || n)::bytea), 'hex') AS sha,
+               (ARRAY['positive', 'doubt', 'negative', 'negative', 'negative'])[1 + n % 5] AS triage,
+               (ARRAY['hand', 'leg', 'hip', 'shoulder'])[1 + n % 4] AS region,
+               ((n * 7919) % 1000) / 1000.0 AS p, n % 211 = 0 AS failed
+        FROM generate_series(1, :n) AS n;
+    INSERT INTO studies (id, site_id, key, accession)
+        SELECT study, :site, 'image:' || image, 'ACC' || upper(left(sha, 10)) FROM made;
+    INSERT INTO findings (id, site_id, sha256, bundle, precision, region, region_probability,
+            region_probabilities, probability, triage)
+        SELECT finding, :site, sha, 'b1', 'float32', region, 0.9, '{}', p, triage FROM made WHERE NOT failed;
+    INSERT INTO images (id, site_id, batch_id, study_id, finding_id, path, sha256, size, status, stage,
+            reason, region, probability, triage, accession, finished_at)
+        SELECT image, :site, :batch, study, CASE WHEN failed THEN NULL ELSE finding END,
+            'ward/' || n || '.png', sha, 300000, CASE WHEN failed THEN 'failed' ELSE 'done' END, 5,
+            CASE WHEN failed THEN 'worker_lost' END, CASE WHEN failed THEN NULL ELSE region END,
+            CASE WHEN failed THEN NULL ELSE p END, CASE WHEN failed THEN NULL ELSE triage END,
+            'ACC' || upper(left(sha, 10)), now()
+        FROM made;
+    INSERT INTO study_findings (id, site_id, study_id, batch_id, bundle, version, basis, triage, n_images)
+        SELECT gen_random_uuid(), :site, study, :batch, 'b1', 1, sha, triage, 1 FROM made WHERE NOT failed
+"""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request of the table: its name, and its address for a batch."""
+
+    name: str
+    path: str
+
+
+ASKS = (
+    Ask("batch page", "/batches/{batch}"),
+    Ask("batch, status failed", "/batches/{batch}?status=failed"),
+    Ask("batch, doubt", "/batches/{batch}?triage=doubt"),
+    Ask("batch, region hip", "/batches/{batch}?region=hip"),
+    Ask("batch poll", "/api/v1/batches/{batch}"),
+    Ask("list of batches", "/batches"),
+    Ask("worklist", "/worklist"),
+    Ask("worklist of the batch", "/worklist?batch={batch}"),
+    Ask("worklist, next page", "/api/v1/worklist?batch={batch}&cursor={cursor}"),
+    Ask("worklist, positive", "/worklist?triage=positive"),
+    Ask("worklist, class negative", "/worklist?class=negative"),
+    Ask("worklist, region", "/worklist?region=hip"),
+    Ask("worklist, failed", "/worklist?status=failed"),
+    Ask("worklist, day", "/worklist?from={day}&until={day}"),
+    Ask("worklist, five filters", "/worklist?batch={batch}&triage=doubt&region=hip&bundle=b1&from={day}"),
+    Ask("worklist, nothing fits", "/worklist?triage=positive&region=knee&bundle=b1"),
+    Ask("worklist, all", "/worklist?reviewed=all"),
+    Ask("worklist, search", "/worklist?q=ward/77"),
+)
+
+
+class Explainer:
+    """Keeps the statements that a request sends, and asks the database how it reads them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.seen: list[tuple[str, Any]] = []
+        self.on = False
+        event.listen(engine, "before_cursor_execute", self._note)
+
+    def _note(self, _c: object, _k: object, statement: str, parameters: Any, *_: object) -> None:
+        if self.on and statement.startswith("SELECT"):
+            self.seen.append((statement, parameters))
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Keep the statements of the block."""
+        self.seen.clear()
+        self.on = True
+        yield
+        self.on = False
+
+    def plans(self, connection: Connection) -> list[str]:
+        """Return each statement's plan, one line of its scans each."""
+        plans = []
+        for statement, parameters in self.seen:
+            lines = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
+            plans.append("\n".join(lines))
+        return plans
+
+
+def _scans(plan: str) -> str:
+    kept = [line.strip(" ->").split("  (")[0] for line in plan.splitlines()]
+    return " < ".join(line for line in kept if "Scan" in line or line.startswith(("Limit", "Sort")))
+
+
+#: Tables of a handful of rows, which are rightly read whole.
+SMALL = ("bundles", "sites", "users", "user_sessions", "api_keys", "workers", "batch_reasons")
+
+
+def _reads_whole(plan: str) -> bool:
+    scans = [line for line in plan.splitlines() if "Seq Scan on" in line]
+    return any(line.split("Seq Scan on ")[1].split()[0] not in SMALL for line in scans)
+
+
+def make_rows(engine: Engine, images: int, most: int, console: Console) -> dict[str, uuid.UUID]:
+    """Make the sites and their batches; return the first site's small and large one."""
+    from sqlalchemy.orm import Session
+
+    from store import worklist
+    from store.tables import Batch
+
+    with engine.begin() as connection:
+        for statement in _SITES.split(";\n"):
+            connection.execute(text(statement), {"sites": SITES} if ":sites" in statement else {})
+        sites = list(connection.execute(text("SELECT id FROM sites ORDER BY name")).scalars())
+    share = max(10, (images - most) // SITES)
+    chosen: dict[str, uuid.UUID] = {}
+    plan = [(sites[0], most, "large"), (sites[0], 10, "small"), *((site, share, "other") for site in sites)]
+    for n, (site, count, label) in enumerate(plan):
+        batch = uuid.uuid4()
+        chosen.setdefault(label, batch)
+        values = {"batch": batch, "site": site, "n": count, "label": label, "age": n}
+        started = time.perf_counter()
+        with engine.begin() as connection:
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text(_BATCH), values)
+            for statement in _FILL.split(";\n"):
+                named = {k: v for k, v in values.items() if f":{k}" in statement}
+                if "'-'" in statement:
+                    named["batch"] = str(batch)
+                connection.execute(text(statement), named)
+        rows = time.perf_counter() - started
+        with Session(engine, expire_on_commit=False) as session:
+            row = session.get_one(Batch, batch)
+        worklist.fill(row)  # as the end of a batch does
+        seconds = time.perf_counter() - started - rows
+        console.print(f"{label:>6} batch of {count:>7,}: rows {rows:.0f} s, its worklist {seconds:.1f} s")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SET statement_timeout = 0"))
+        connection.execute(text("VACUUM ANALYZE"))
+    return chosen
+
+
+def _client(app: Any, engine: Engine, batch: uuid.UUID) -> FlaskClient:
+    """Return a browser signed in at the batch's site."""
+    from store import accounts
+    from store.session import session_scope
+    from store.tables import Batch, User
+    from web.auth import SESSION_COOKIE
+
+    with session_scope() as session:
+        site = session.get_one(Batch, batch).site_id
+        user = session.query(User).filter_by(site_id=site).one()
+        token = accounts.open_session(session, user, hours=1)
+    client: FlaskClient = app.test_client()
+    client.set_cookie(SESSION_COOKIE, token)
+    return client
+
+
+def run(engine: Engine, chosen: dict[str, uuid.UUID], console: Console) -> bool:
+    """Time and explain every request for both batches; return whether nothing was read whole."""
+    from web.factory import create_app
+
+    app = create_app()
+    explainer = Explainer(engine)
+    figures: dict[str, dict[str, float]] = {}
+    plans: dict[str, list[str]] = {}
+    day = time.strftime("%Y-%m-%d", time.gmtime())
+    for size in ("small", "large"):
+        client = _client(app, engine, chosen[size])
+        first = client.get(f"/api/v1/worklist?limit=5&batch={chosen[size]}").json
+        cursor = (first["next"] or "cursor=").split("cursor=")[1]
+        for ask in ASKS:
+            path = ask.path.format(batch=chosen[size], cursor=cursor, day=day)
+            times = []
+            for _ in range(REPEATS):
+                started = time.perf_counter()
+                answer = client.get(path)
+                times.append(1000 * (time.perf_counter() - started))
+                if answer.status_code != 200:
+                    raise SystemExit(f"{path}: {answer.status_code} {answer.text[:300]}")
+            figures.setdefault(ask.name, {})[size] = statistics.median(times)
+            if size == "large":
+                with explainer.listening():
+                    client.get(path)
+                with engine.connect() as connection:
+                    plans[ask.name] = explainer.plans(connection)
+    console.rule("How the large batch's statements are read")
+    whole = []
+    for name, texts in plans.items():
+        console.print(f"[bold]{name}")
+        for plan in texts:
+            if "worklist" in plan or "images" in plan or "batches" in plan:
+                console.print("   " + _scans(plan), soft_wrap=True)
+            if _reads_whole(plan):
+                whole.append(f"{name}\n{plan}")
+    table = Table(title=f"Milliseconds, median of {REPEATS}, in the web application")
+    for heading in ("", "batch of 10", "large batch", "reads a whole table"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, by_size in figures.items():
+        found = "yes" if any(line.startswith(f"{name}\n") for line in whole) else "no"
+        table.add_row(name, f"{by_size['small']:.1f}", f"{by_size['large']:.1f}", found)
+    console.print(table)
+    for text_ in whole:
+        console.print(text_, soft_wrap=True)
+    return not whole
+
+
+def main() -> None:
+    """Make the rows in an embedded Postgres, then print plans and times."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--batch", type=int, default=100_000, help="images of the large batch")
+    arguments = parser.parse_args()
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as folder:
+        Path(folder).chmod(0o711)
+        with embedded(Path(folder) / "home") as (addresses, _):
+            os.environ.update(addresses.environment())
+            os.environ["FRACTUREAI_BLOB_URL"] = f"file://{folder}/blobs"
+            os.environ["FRACTUREAI_SECRET_KEY"] = "a secret for the bench alone"  # noqa: S105
+            migrate_database()
+            from store.session import get_engine
+
+            engine = get_engine()
+            chosen = make_rows(engine, arguments.images, arguments.batch, console)
+            fine = run(engine, chosen, console)
+            engine.dispose()
+    raise SystemExit(0 if fine else 1)
+
+
+if __name__ == "__main__":
+    main()

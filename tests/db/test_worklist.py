@@ -1,0 +1,239 @@
+"""The worklist: who stands where, what narrows it, and that no page of it reads the whole table."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, event, select, text, update
+
+from store import batches, worklist
+from store.batches import NewFile
+from store.errors import InvalidCursor
+from store.session import session_scope
+from store.tables import Batch, Bundle, Image, Priority, Site
+from store.worklist import Filters, Rank
+from store.worklist_tables import WorklistRow
+from tests.db.conftest import make_site
+from tests.reading import read_batch
+
+#: First byte of the hash that gives the triage; see `tests.reading`.
+POSITIVE, DOUBT, NEGATIVE = "f0", "80", "05"
+
+
+def read(
+    site: uuid.UUID,
+    files: dict[str, str],
+    *,
+    priority: Priority = Priority.NORMAL,
+    label: str = "",
+    bundle: str | None = None,
+    facts: dict[str, dict[str, str]] | None = None,
+    **how: frozenset[str],
+) -> Batch:
+    """Read a batch; `files` maps a path to the first byte of its hash."""
+    with session_scope() as session:
+        batch, _ = batches.create_batch(
+            session, site_id=site, user_id=None, priority=priority, label=label, bundle=bundle
+        )
+        new = [
+            NewFile(path, byte + uuid.uuid4().hex + "0" * 30, 10, f"incoming/{path}")
+            for path, byte in files.items()
+        ]
+        batches.add_files(session, batch.id, site, new)
+        batch = batches.submit(session, batch.id, site)
+    read_batch(batch.id, facts=lambda path: (facts or {}).get(path, {}), **how)
+    return batch
+
+
+def paths(site: uuid.UUID, wish: Filters = Filters(), limit: int = 50) -> list[str]:  # noqa: B008
+    """Walk the whole list, a page at a time."""
+    found: list[str] = []
+    cursor = None
+    while True:
+        with session_scope() as session:
+            page = worklist.list_studies(session, site, wish, cursor=cursor, limit=limit)
+        found += [item.row.path for item in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+
+
+def test_urgent_then_positive_then_doubt_then_not_read_then_negative(site: uuid.UUID, blobs: object) -> None:
+    first = read(
+        site,
+        {"neg.png": NEGATIVE, "pos.png": POSITIVE, "bad.png": DOUBT, "doubt.png": DOUBT, "lost.png": DOUBT},
+        reject=frozenset({"bad.png"}),
+        fail=frozenset({"lost.png"}),
+        label="Night",
+    )
+    read(site, {"pos2.png": POSITIVE})
+    read(site, {"urgent.png": NEGATIVE}, priority=Priority.URGENT)
+    read(make_site("B"), {"theirs.png": POSITIVE})
+    order = paths(site)
+    assert order[:4] == ["urgent.png", "pos.png", "pos2.png", "doubt.png"]
+    assert set(order[4:6]) == {"bad.png", "lost.png"}  # both wait since the same moment
+    assert order[6:] == ["neg.png"]
+    assert paths(site, limit=1) == order
+    assert paths(site, Filters(triage="positive")) == ["pos.png", "pos2.png"]
+    assert paths(site, Filters(status="failed")) == ["lost.png"]
+    assert paths(site, Filters(batch=first.id, region="hand", triage="doubt")) == ["doubt.png"]
+    assert paths(site, Filters(bundle="other")) == []
+    today = datetime.now(UTC).date()
+    assert len(paths(site, Filters(since=today - timedelta(1), until=today + timedelta(1)))) == 7
+    assert paths(site, Filters(until=today - timedelta(2))) == []
+    with session_scope() as session:
+        assert worklist.counts(session, site) == {
+            Rank.URGENT: 1, Rank.POSITIVE: 2, Rank.DOUBT: 1, Rank.NOT_READ: 2, Rank.NEGATIVE: 1,
+            Rank.REVIEWED: 0,
+        }  # fmt: skip
+        assert ("Night", first.id) in [(label, id_) for id_, label in worklist.choices(session, site)]
+        item = worklist.list_studies(session, site, Filters(status="rejected")).items[0]
+        assert (item.label, item.row.reason, item.row.triage) == ("Night", "truncated", None)
+
+
+def test_a_study_is_one_row_with_its_worst_image(site: uuid.UUID, blobs: object) -> None:
+    study = {"study_uid": "1.2.3", "accession": "ACC-77"}
+    read(site, {"a.dcm": NEGATIVE, "b.dcm": POSITIVE}, facts={"a.dcm": study, "b.dcm": study})
+    assert paths(site) == ["b.dcm"]
+    for search in ("a.dcm", "B.D", "acc-7", "1.2.3"):
+        assert paths(site, Filters(search=search)) == ["b.dcm"]
+    assert paths(site, Filters(search="cc-77")) == []
+    assert paths(site, Filters(search="%")) == []
+    # sent again: the newest batch is shown, once
+    read(site, {"again.dcm": NEGATIVE}, facts={"again.dcm": study})
+    assert paths(site) == ["again.dcm"]
+    assert paths(make_site("B"), Filters(search="acc")) == []
+
+
+def test_a_bundle_that_is_not_the_sites_own_gives_no_work(site: uuid.UUID, blobs: object) -> None:
+    with session_scope() as session:
+        session.add(Bundle(name="trial", sha256="1" * 64, manifest={"name": "trial"}, files={}))
+    read(site, {"trial.png": POSITIVE}, bundle="trial")
+    assert paths(site) == []
+    with session_scope() as session:
+        session.get_one(Site, site).default_bundle = "trial"
+    read(site, {"ours.png": POSITIVE}, bundle="trial")
+    assert paths(site) == ["ours.png"]
+
+
+def test_who_waited_too_long_counts_as_urgent_from_then_on(site: uuid.UUID, blobs: object) -> None:
+    read(site, {"old.png": NEGATIVE})
+    with session_scope() as session:
+        assert worklist.raise_waiting(session) == 0
+        session.execute(update(WorklistRow).values(arrived_at=WorklistRow.arrived_at - timedelta(hours=49)))
+        assert worklist.raise_waiting(session) == 1
+        assert worklist.raise_waiting(session) == 0
+    read(site, {"urgent.png": NEGATIVE}, priority=Priority.URGENT)
+    read(site, {"pos.png": POSITIVE})
+    assert paths(site) == ["old.png", "urgent.png", "pos.png"]
+    with session_scope() as session:
+        rows = session.scalars(select(WorklistRow)).all()
+        assert {row.path for row in rows if row.risen} == {"old.png"}
+
+
+def test_a_retry_that_succeeds_moves_the_study(site: uuid.UUID, blobs: object) -> None:
+    batch = read(site, {"a.png": POSITIVE}, fail=frozenset({"a.png"}))
+    assert paths(site, Filters(rank=Rank.NOT_READ)) == ["a.png"]
+    with session_scope() as session:
+        batches.retry(session, batch.id, site)
+    read_batch(batch.id)
+    assert paths(site, Filters(rank=Rank.POSITIVE)) == ["a.png"]
+    assert paths(site, Filters(rank=Rank.NOT_READ)) == []
+
+
+def test_the_next_study_and_who_opened_it(site: uuid.UUID, blobs: object) -> None:
+    read(site, {"a.png": POSITIVE, "b.png": DOUBT, "c.png": NEGATIVE})
+    with session_scope() as session:
+        ids = [item.row.study_id for item in worklist.list_studies(session, site, Filters()).items]
+        wish = Filters()
+        assert worklist.next_after(session, site, wish, ids[0]) == ids[1]
+        assert worklist.next_after(session, site, wish, ids[2]) == ids[0]  # and from the start again
+        assert worklist.next_after(session, site, Filters(triage="positive"), ids[0]) is None
+        with pytest.raises(InvalidCursor):
+            worklist.list_studies(session, site, wish, cursor="nonsense")
+
+
+@pytest.fixture
+def statements(database: Engine) -> Iterator[list[tuple[str, object]]]:
+    """What is asked of the worklist's tables, with its parameters."""
+    seen: list[tuple[str, object]] = []
+
+    def listen(_: object, __: object, statement: str, parameters: object, *more: object) -> None:
+        if statement.startswith("SELECT worklist"):
+            seen.append((statement, parameters))
+
+    event.listen(database, "before_cursor_execute", listen)
+    yield seen
+    event.remove(database, "before_cursor_execute", listen)
+
+
+FILL = text(
+    """
+    WITH made AS (INSERT INTO studies (id, site_id, key)
+        SELECT gen_random_uuid(), :site, 'bench:' || n FROM generate_series(1, 6000) n RETURNING id, key)
+    INSERT INTO worklist (study_id, site_id, batch_id, image_id, bundle, rank, since, arrived_at, day,
+        priority, status, triage, region, n_images, path)
+    SELECT id, :site, :batch, id, 'b1', n % 5, now() - n * interval '1 minute', now(),
+        current_date - (n % 90)::int, 1, CASE WHEN n % 50 = 0 THEN 'failed' ELSE 'done' END,
+        (ARRAY['positive', 'doubt', 'not_assessable', 'negative'])[1 + n % 4],
+        (ARRAY['hand', 'leg'])[1 + n % 2], 1, n || '.png'
+    FROM (SELECT id, substr(key, 7)::int AS n FROM made) AS made
+    """
+)
+
+
+def test_every_combination_of_filters_is_read_from_an_index(
+    database: Engine, statements: list[tuple[str, object]], blobs: object
+) -> None:
+    for name in ("A", "B", "C"):
+        site = make_site(name)
+        batch = read(site, {f"{name}.png": POSITIVE})
+        with session_scope() as session:
+            session.execute(FILL, {"site": site, "batch": batch.id})
+            session.execute(
+                text(
+                    "INSERT INTO worklist_terms (study_id, term, site_id)"
+                    " SELECT study_id, path, site_id FROM worklist ON CONFLICT DO NOTHING"
+                )
+            )
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE worklist, worklist_terms"))
+    day = date.today() - timedelta(3)
+    offered: dict[str, list[object]] = {
+        "rank": [None, Rank.POSITIVE],
+        "triage": [None, "doubt"],
+        "region": [None, "hand"],
+        "status": [None, "failed"],
+        "batch": [None, batch.id],
+        "bundle": [None, "b1"],
+        "since": [None, day],
+        "search": [None, "17"],
+    }
+    with session_scope() as session:
+        first = worklist.list_studies(session, site, Filters(), limit=2).next_cursor
+        for values in itertools.product(*offered.values()):
+            if sum(value is not None for value in values) > 3:
+                continue
+            for reviewed, cursor in ((False, first), (None, None), (True, None)):
+                wish = Filters(**dict(zip(offered, values, strict=True)), reviewed=reviewed)
+                worklist.list_studies(session, site, wish, cursor=cursor, limit=2)
+    assert len(statements) > 250
+    with database.connect() as connection:
+        for statement, parameters in statements:
+            plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
+            assert not any("Seq Scan" in line for line in plan), "\n".join(plan)
+
+
+def test_images_of_several_studies_and_a_cancelled_rest(site: uuid.UUID, blobs: object) -> None:
+    batch = read(site, {"a.png": POSITIVE, "b.png": POSITIVE})
+    with session_scope() as session:
+        session.execute(update(WorklistRow).values(path="stale"))
+        image = session.scalars(select(Image).where(Image.path == "b.png")).one()
+        image.status, image.finding_id = "cancelled", None
+        session.flush()
+        worklist.refresh(session, session.get_one(Batch, batch.id), [image.study_id])
+        assert {row.path for row in session.scalars(select(WorklistRow))} == {"stale"}

@@ -1,0 +1,179 @@
+"""The worklist, as a page and as JSON: which studies wait for a reader. All filters are in the address."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import date
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, render_template
+
+from settings import get_settings
+from store import bundles, worklist
+from store.accounts import Permission
+from store.session import session_scope
+from store.tables import ImageStatus, Reason, Triage
+from store.worklist import Filters, Item, Rank
+from web.api import cursor_text, one_of, page_size, read_query, region_name, without_empty_fields
+from web.auth import identity, needs
+from web.representations import API, PRIORITIES, moment, next_link, reason_document
+
+area = Blueprint("worklist", __name__)
+
+PAGE_SIZE = 50
+RANK_WORDS = {
+    Rank.URGENT: "Urgent",
+    Rank.POSITIVE: "Positive",
+    Rank.DOUBT: "In doubt",
+    Rank.NOT_READ: "Not read",
+    Rank.NEGATIVE: "Negative",
+}
+CLASSES = {rank.name.lower(): rank for rank in Rank}
+REVIEWED = {"no": False, "yes": True, "all": None}
+STATUSES = (ImageStatus.DONE, ImageStatus.REJECTED, ImageStatus.FAILED)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("must be a day as YYYY-MM-DD") from None
+
+
+def _id(text: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise ValueError("must be an id") from None
+
+
+def _words(text: str) -> str:
+    if len(text) > 200 or "\0" in text:
+        raise ValueError("must have at most 200 characters")
+    return text
+
+
+QUERY: Mapping[str, Callable[[str], Any]] = {
+    "class": one_of(*CLASSES),
+    "triage": one_of(*Triage),
+    "region": region_name,
+    "status": one_of(*STATUSES),
+    "batch": _id,
+    "bundle": _words,
+    "from": _day,
+    "until": _day,
+    "reviewed": one_of(*REVIEWED),
+    "q": _words,
+    "cursor": cursor_text,
+}
+
+
+def filters_of(asked: Mapping[str, Any]) -> Filters:
+    """Return what the query narrows the list to."""
+    return Filters(
+        rank=CLASSES[asked["class"]] if asked["class"] else None,
+        triage=asked["triage"],
+        region=asked["region"],
+        status=asked["status"],
+        batch=asked["batch"],
+        bundle=asked["bundle"],
+        since=asked["from"],
+        until=asked["until"],
+        reviewed=REVIEWED[asked["reviewed"] or "no"],
+        search=asked["q"],
+    )
+
+
+def kept(asked: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the query narrows the list to, as it stands in an address."""
+    return {
+        name: str(value)
+        for name, value in asked.items()
+        if value is not None and name not in {"cursor", "limit"}
+    }
+
+
+def row_document(item: Item) -> dict[str, Any]:
+    """Return a row of the list."""
+    row = item.row
+    return {
+        "study_id": str(row.study_id),
+        "batch_id": str(row.batch_id),
+        "batch_label": item.label,
+        "bundle": row.bundle,
+        "class": Rank(row.rank).name.lower(),
+        "arrived_at": moment(row.arrived_at),
+        "waited_too_long": row.risen,
+        "priority": PRIORITIES[row.priority],
+        "status": row.status,
+        "triage": row.triage,
+        "reason": reason_document(Reason(row.reason)) if row.reason else None,
+        "probability": row.probability,
+        "region": row.region or None,
+        "images": row.n_images,
+        "filename": row.path,
+        "accession": row.accession,
+        "study_date": row.study_date,
+        "opened_by": item.opened_by,
+        "opened_at": moment(row.opened_at),
+        "answer": row.answer,
+        "reviewed_at": moment(row.reviewed_at),
+        "signed_at": moment(row.signed_at),
+        "links": {"page": f"/images/{row.image_id}", "image": f"{API}/images/{row.image_id}"},
+    }
+
+
+@area.get(f"{API}/worklist")
+@needs(Permission.WORK)
+def list_studies() -> Response:
+    """List the studies in the order in which they are to be read."""
+    asked = read_query(**QUERY, limit=page_size)
+    with session_scope() as session:
+        page = worklist.list_studies(
+            session,
+            identity().site_id,
+            filters_of(asked),
+            cursor=asked["cursor"],
+            limit=asked["limit"] or PAGE_SIZE,
+        )
+        items = [row_document(item) for item in page.items]
+    link = next_link(f"{API}/worklist", page.next_cursor, **kept(asked), limit=asked["limit"])
+    return jsonify(items=items, next=link)
+
+
+def _counted(n: int) -> str:
+    return f"{worklist.MOST_COUNTED:,}+" if n > worklist.MOST_COUNTED else f"{n:,}"
+
+
+@area.get("/worklist")
+@needs(Permission.WORK)
+def show_worklist() -> str:
+    """Show the list, what narrows it, and how many wait in each class."""
+    without_empty_fields()
+    asked = read_query(**QUERY)
+    with session_scope() as session:
+        site_id = identity().site_id
+        page = worklist.list_studies(
+            session, site_id, filters_of(asked), cursor=asked["cursor"], limit=PAGE_SIZE
+        )
+        waiting = worklist.counts(session, site_id)
+        batches = worklist.choices(session, site_id)
+        known = bundles.list_bundles(session)
+    filters = kept(asked)
+    return render_template(
+        "worklist.html",
+        rows=[row_document(item) for item in page.items],
+        next=page.next_cursor,
+        first=not asked["cursor"],
+        filters=filters,
+        narrowed=set(filters) - {"class", "reviewed"},
+        tiles=[(rank.name.lower(), words, _counted(waiting[rank])) for rank, words in RANK_WORDS.items()],
+        reviewed=_counted(waiting[Rank.REVIEWED]),
+        batches=batches,
+        bundles=[bundle.name for bundle in known],
+        regions=sorted({region for bundle in known for region in bundle.manifest.get("regions", [])}),
+        statuses=STATUSES,
+        most_found=worklist.MOST_FOUND,
+        wait_hours=get_settings().worklist_wait_hours,
+    )
