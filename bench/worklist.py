@@ -36,7 +36,8 @@ _SITES = """
     INSERT INTO users (id, site_id, email, role)
         SELECT gen_random_uuid(), id, 'a@' || replace(name, ' ', ''), 'admin' FROM sites;
     INSERT INTO batches (id, site_id, label, bundle, status, created_at, submitted_at)
-        SELECT gen_random_uuid(), id, 'old', 'b1', 'done', now() - n * interval '1 day', now() - n * interval '1 day'
+        SELECT gen_random_uuid(), id, 'old', 'b1', 'done', now() - n * interval '1 day',
+            now() - n * interval '1 day'
         FROM sites CROSS JOIN generate_series(1, 250) AS n
 """
 _BATCH = """
