@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
 
-from flask import Blueprint, Flask, current_app, g, redirect, render_template, url_for
+from flask import Blueprint, Flask, current_app, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from settings import Settings
