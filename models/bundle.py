@@ -32,6 +32,8 @@ class Network:
         Side of the square input, pixels.
     map_size
         Side of the class-activation map; 0 for the region network.
+    mirrored
+        Read every picture as it is and mirrored, and take the mean: twice the work.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Network:
     architecture: str
     input_size: int
     map_size: int
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ def _assembled(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle
             entry["architecture"],
             int(entry["input_size"]),
             int(entry["map_size"]),
+            bool(entry.get("mirrored", False)),
         )
         for name, entry in manifest["networks"].items()
     }

@@ -38,10 +38,22 @@ class RegionScores:
 
 @dataclass(frozen=True)
 class FractureScores:
-    """Of n images: `logits` float32 (n,), not yet calibrated; `cams` float16 (n, gh, gw), at least 0."""
+    """What a fracture network says of n images.
+
+    Attributes
+    ----------
+    logits
+        float32 (n,), not yet calibrated.
+    cams
+        float16 (n, gh, gw), at least 0.
+    spread
+        float32 (n,): how far the logits of the picture and of its mirror image lie apart, a sign of
+        uncertainty; 0 where a network does not read both.
+    """
 
     logits: Float32Array
     cams: Float16Array
+    spread: Float32Array
 
 
 class Reference:
@@ -137,7 +149,13 @@ class Scorer:
             uint8 (n, s, s), s the network's input size.
         """
         logits, cams = self._run(network, stack)
-        return FractureScores(logits[:, 0], cams.astype(np.float16))
+        spread: Float32Array = np.zeros(len(stack), np.float32)
+        if self.bundle.networks[network].mirrored:
+            others, maps = self._run(network, np.ascontiguousarray(stack[:, :, ::-1]))
+            spread = np.abs(logits - others)[:, 0]
+            logits = (logits + others) / np.float32(2)
+            cams = (cams + maps[:, :, ::-1]) / np.float32(2)
+        return FractureScores(logits[:, 0], cams.astype(np.float16), spread)
 
     def features(self, stack: UInt8Array) -> Float32Array:
         """Return the region network's features, float32 (n, d)."""

@@ -41,8 +41,8 @@ class Budget:
     """What every row gets alike: pictures seen, their size, and the form of the schedule."""
 
     size: int = 128
-    images_seen: int = 12_000
-    epochs: int = 5
+    images_seen: int = 7_680
+    epochs: int = 4
     batch: int = 32
     rate: float = 1e-3
     pretrained_rate: float = 3e-4
@@ -204,8 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", type=Path, required=True, help="split file with train, val and test")
     parser.add_argument("--architectures", nargs="+", default=COMPARED, choices=architectures.ARCHITECTURES)
     parser.add_argument("--size", type=int, default=budget.size, help="input side (default: 128)")
-    parser.add_argument("--images-seen", type=int, default=budget.images_seen, help="default: 12000")
-    parser.add_argument("--epochs", type=int, default=budget.epochs, help="default: 5")
+    parser.add_argument("--images-seen", type=int, default=budget.images_seen, help="default: 7680")
+    parser.add_argument("--epochs", type=int, default=budget.epochs, help="default: 4")
     parser.add_argument("--weights", type=Path, help="folder of ImageNet weights (default: beside the data)")
     parser.add_argument("--imagenet", action="store_true", help="download ImageNet weights for every row")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="default: runs/cache")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,12 +91,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="share of positives at the site that predictive values are stated for "
         "(default: that of the images measured)",
     )
+    parser.add_argument(
+        "--mirror", action="store_true", help="read every image mirrored too: the mean of both"
+    )
     parser.add_argument("--backend", default="auto", choices=("auto", "tensorflow", "openvino"))
     args = parser.parse_args(arguments)
     if args.prevalence is not None and not 0 < args.prevalence < 1:
         parser.error("--prevalence is a share between 0 and 1, such as 0.05")
     bundle, dataset = load_bundle(args.bundle), read_fracatlas(args.dataset)
     examples = read_split(args.split, dataset.examples)[args.part] if args.split else dataset.examples
+    if args.mirror:
+        mirrored = {name: replace(n, mirrored=True) for name, n in bundle.networks.items()}
+        bundle = replace(bundle, networks=mirrored)
     pixels = load_pixels(examples, args.cache)
     readings = read_all(open_scorer(bundle, backend=args.backend), examples, pixels)
     figures = figures_of(

@@ -33,6 +33,8 @@ class NetworkPlan:
         File below the shared data, ``"imagenet"``, or None.
     start_from
         Name of an earlier network of the experiment to go on from.
+    mirrored
+        Read every picture mirrored too and take the mean, see `models.bundle.Network`.
     """
 
     name: str
@@ -44,6 +46,7 @@ class NetworkPlan:
     weights: str | None = None
     start_from: str | None = None
     phantom_share: float = 0.06
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)

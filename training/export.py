@@ -28,6 +28,7 @@ class TrainedNetwork:
     model: Any
     architecture: str
     input_size: int
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def write_bundle(content: BundleContent, folder: Path) -> Bundle:
             "architecture": network.architecture,
             "input_size": network.input_size,
             "map_size": 0 if name == content.region_network else _map_size(network.model),
+            "mirrored": network.mirrored,
             "parameters": int(network.model.count_params()),
         }
     content.reference.write(part / "reference.npz")

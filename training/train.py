@@ -114,7 +114,7 @@ def fit_networks(experiment: Experiment, data: Data, weights: Path, runs: Path) 
             full = make_network(plan, weights, region=region)
             full.set_weights(network.get_weights())
             network = full
-        fitted[plan.name] = TrainedNetwork(network, plan.architecture, plan.size)
+        fitted[plan.name] = TrainedNetwork(network, plan.architecture, plan.size, plan.mirrored)
     return fitted
 
 

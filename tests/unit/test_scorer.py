@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.scorer import BATCH_SIZES, Reference, ScorerError, open_scorer
+from models.scorer import BATCH_SIZES, Reference, Scorer, ScorerError, open_scorer
 
 SIZE = 64
 
@@ -58,6 +58,21 @@ def test_backends_agree(scorer, tensorflow_scorer, stack):
     ours, theirs = scorer.classify(stack), tensorflow_scorer.classify(stack)
     assert np.abs(ours.probabilities - theirs.probabilities).max() < 1e-5
     assert np.abs(ours.distances - theirs.distances).max() < 1e-3
+
+
+def test_a_mirrored_network_reads_both_ways_and_tells_how_far_they_differ(scorer, tiny_bundle, stack):
+    networks = {name: replace(n, mirrored=True) for name, n in tiny_bundle.networks.items()}
+    both = Scorer(replace(tiny_bundle, networks=networks), scorer._backend, scorer.backend_name, "float32")
+    plain, turned = (scorer.detect("fracture", s) for s in (stack, stack[:, :, ::-1].copy()))
+    found = both.detect("fracture", stack)
+    assert np.allclose(found.logits, (plain.logits + turned.logits) / 2, atol=1e-5)
+    assert np.allclose(found.spread, np.abs(plain.logits - turned.logits), atol=1e-5)
+    assert found.spread.max() > 1e-3
+    expected = (plain.cams.astype(float) + turned.cams[:, :, ::-1]) / 2
+    assert np.abs(found.cams - expected).max() < 2e-3 * max(1.0, expected.max())
+    again = both.detect("fracture", stack[:, :, ::-1].copy())
+    assert np.allclose(found.logits, again.logits, atol=1e-5)
+    assert not plain.spread.any()
 
 
 def test_no_images_are_no_scores(scorer):
