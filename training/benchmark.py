@@ -25,7 +25,7 @@ from pipeline import metrics
 from pipeline.metrics import BoolArray, FloatArray
 from pipeline.preprocess import model_input
 from pipeline.types import UInt8Array
-from training.datasets import Example, load_pixels, read_fracatlas, read_split
+from training.datasets import Example, load_pixels, open_dataset, read_split
 from training.experiment import shared_data
 from training.fit import Batches, Pictures, Schedule, fit
 
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="fractureai benchmark", description="Compare architectures on one split and one budget."
     )
-    parser.add_argument("dataset", type=Path, help="folder of FracAtlas with manifest.csv")
+    parser.add_argument("dataset", type=Path, help="folder of a data set, or a table of images")
     parser.add_argument("--split", type=Path, required=True, help="split file with train, val and test")
     parser.add_argument("--architectures", nargs="+", default=COMPARED, choices=architectures.ARCHITECTURES)
     parser.add_argument("--size", type=int, default=budget.size, help="input side (default: 128)")
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="default: runs/benchmark")
     args = parser.parse_args(arguments)
     budget = Budget(args.size, args.images_seen, args.epochs)
-    dataset = read_fracatlas(args.dataset)
+    dataset = open_dataset(args.dataset)
     parts = read_split(args.split, dataset.examples)
     names = [e.name for e in dataset.examples]
     pixels = dict(zip(names, load_pixels(dataset.examples, args.cache), strict=True))

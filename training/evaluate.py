@@ -20,7 +20,16 @@ from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.triage import calibrate
 from pipeline.types import Route, UInt8Array
-from training.datasets import Example, load_pixels, read_fracatlas, read_split
+from training.datasets import (
+    AUTO,
+    FORMATS,
+    Dataset,
+    DatasetError,
+    Example,
+    load_pixels,
+    open_dataset,
+    read_split,
+)
 from training.figures import figures_of, summary
 
 
@@ -73,15 +82,39 @@ def read_all(scorer: Scorer, examples: Sequence[Example], pixels: Sequence[UInt8
     return readings
 
 
+def chosen_part(dataset: Dataset, split: Path | None, part: str | None) -> tuple[Example, ...]:
+    """Return the examples to measure: a part of a split file, a part as published, or all.
+
+    Raises
+    ------
+    DatasetError
+        There is no such part.
+    """
+    if split is None and part is None:
+        return dataset.examples
+    parts = read_split(split, dataset.examples) if split else {}
+    if not parts:
+        for name in sorted({e.part for e in dataset.examples}):
+            parts[name] = tuple(e for e in dataset.examples if e.part == name)
+    found = parts.get(part or "test")
+    if not found:
+        there = ", ".join(filter(None, parts)) or "none"
+        raise DatasetError(f"there is no part {part or 'test'!r}; name one with --part (there are: {there})")
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
         prog="fractureai evaluate", description="Measure a bundle on labelled radiographs."
     )
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
-    parser.add_argument("dataset", type=Path, help="folder of FracAtlas with manifest.csv")
-    parser.add_argument("--split", type=Path, help="split file; without one all images are measured")
-    parser.add_argument("--part", default="test", help="part of the split (default: test)")
+    parser.add_argument("dataset", type=Path, help="folder of a data set, or a table of images")
+    parser.add_argument("--format", default=AUTO, choices=(AUTO, *FORMATS), help="default: by its files")
+    parser.add_argument("--split", type=Path, help="split file")
+    parser.add_argument(
+        "--part", help="part to measure: of the split (default: test), else as published (default: all)"
+    )
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="default: runs/cache")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--html", type=Path, help="write a page with all figures and plots here")
@@ -98,8 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.prevalence is not None and not 0 < args.prevalence < 1:
         parser.error("--prevalence is a share between 0 and 1, such as 0.05")
-    bundle, dataset = load_bundle(args.bundle), read_fracatlas(args.dataset)
-    examples = read_split(args.split, dataset.examples)[args.part] if args.split else dataset.examples
+    bundle, dataset = load_bundle(args.bundle), open_dataset(args.dataset, args.format)
+    examples = chosen_part(dataset, args.split, args.part)
     if args.mirror:
         mirrored = {name: replace(n, mirrored=True) for name, n in bundle.networks.items()}
         bundle = replace(bundle, networks=mirrored)
