@@ -87,6 +87,17 @@ class Settings:
     oidc_role_claim: str = ""  # the claim that names groups or roles, such as "groups"
     oidc_roles: str = ""  # which of them gives which role, "radiology=clinician,it=admin"; the first counts
     oidc_default_role: str = ""  # of whom no group names a role; empty: they may not sign in
+    # notices
+    notice_retry_seconds: float = 5.0  # before the second try; five times longer before each one after
+    notice_attempts: int = 8
+    notice_timeout_seconds: float = 10.0
+    notice_private_addresses: bool = False  # let webhooks go to private networks, and by plain HTTP
+    smtp_host: str = ""  # empty: no e-mail
+    smtp_port: int = 587
+    smtp_security: str = "starttls"
+    smtp_user: str = ""
+    smtp_password: str = ""
+    smtp_from: str = "fractureai@localhost"
     trusted_proxies: int = 0  # in front of the web process, whose X-Forwarded-* is believed
     log_level: str = "INFO"
 
@@ -110,6 +121,7 @@ class Settings:
             "visibility_timeout must exceed hard_time_limit": self.visibility_timeout > self.hard_time_limit,
             "worklist_wait_hours must not be negative": self.worklist_wait_hours >= 0,
             "max_attempts must be at least 1": self.max_attempts >= 1,
+            "smtp_security must be starttls, tls or none": self.smtp_security in {"starttls", "tls", "none"},
             "session_idle_hours and session_hours must be more than 0": self.session_hours > 0
             and self.session_idle_hours > 0,
             "max_pixels must be at least 4096": self.max_pixels >= 64 * 64,
@@ -120,7 +132,14 @@ class Settings:
 
     def __repr__(self) -> str:
         """Show the settings without the secrets."""
-        hidden = {"database_url", "broker_url", "blob_url", "secret_key", "oidc_client_secret"}
+        hidden = {
+            "database_url",
+            "broker_url",
+            "blob_url",
+            "secret_key",
+            "oidc_client_secret",
+            "smtp_password",
+        }
         shown = ", ".join(
             f"{f.name}={'***' if f.name in hidden else getattr(self, f.name)!r}" for f in fields(self)
         )

@@ -14,7 +14,7 @@ from sqlalchemy import and_, exists, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session, aliased
 
-from store import worklist
+from store import notices, worklist
 from store.tables import (
     TERMINAL_IMAGE_STATUSES,
     Batch,
@@ -270,6 +270,8 @@ def save_finding(
     )
     session.flush()
     worklist.refresh(session, batch, [study_id])
+    if triage is Triage.POSITIVE and (latest is None or latest.triage != Triage.POSITIVE):
+        notices.positive_study(session, batch, study_id)
     return True
 
 

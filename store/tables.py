@@ -60,6 +60,8 @@ __all__ = [
     "Image",
     "ImageStatus",
     "ManifestLine",
+    "Notice",
+    "NoticeTarget",
     "Priority",
     "Reason",
     "SignInAttempt",
@@ -584,6 +586,40 @@ class ManifestLine(Base):
     view: Mapped[str] = mapped_column(server_default="", default="")
     laterality: Mapped[str] = mapped_column(server_default="", default="")
     priority: Mapped[int | None] = mapped_column(SmallInteger)
+
+
+class NoticeTarget(Base):
+    """Where a site's notices go; the secret that signs webhooks is encrypted (see ``store.notices``)."""
+
+    __tablename__ = "notice_targets"
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sites.id"), index=True)
+    channel: Mapped[str]
+    address: Mapped[str]
+    events: Mapped[list[Any]]
+    secret: Mapped[str | None]
+    created_at: Mapped[datetime] = _now()
+    removed_at: Mapped[datetime | None]
+
+
+class Notice(Base):
+    """One notice to one target, and what became of it. Its id is the `subject_id` of its unit of work."""
+
+    __tablename__ = "notices"
+    __table_args__ = (Index("ix_notices_site_created", "site_id", "created_at", "id"),)
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    target_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("notice_targets.id"), index=True)
+    event: Mapped[str]
+    batch_id: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    study_id: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(server_default="waiting", default="waiting")
+    attempts: Mapped[int] = _zero()
+    status: Mapped[int | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    tried_at: Mapped[datetime | None]
 
 
 class Worker(Base):

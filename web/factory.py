@@ -15,6 +15,7 @@ from web.account import account
 from web.admin import admin
 from web.api import api
 from web.audit import audit_pages
+from web.notices import notice_pages
 from web.resumable import resumable
 
 #: A body without files; requests with files have a limit of their own.
@@ -87,6 +88,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(account)
     app.register_blueprint(admin)
     app.register_blueprint(audit_pages)
+    app.register_blueprint(notice_pages)
     oidc.register(app, settings)
     auth.refuse_unmarked(app)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from settings import VERSION
-from store import accounts, bundles, errors, people
+from store import accounts, bundles, errors, notices, people
 from store.errors import ServiceError
 from store.tables import BatchStatus, ImageStatus, Priority, Reason, Triage
 from web import errors as web_errors
@@ -334,7 +334,7 @@ def error_codes() -> list[tuple[str, int, str, str]]:
     """Return every error of the service: code, HTTP status, sentence, advice."""
     kinds = [
         kind
-        for module in (errors, accounts, bundles, people, web_errors)
+        for module in (errors, accounts, bundles, notices, people, web_errors)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, ServiceError) and kind is not web_errors.RequestFailed
     ]

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store import batches, exports, throttle, uploads, work, worklist
+from store import batches, exports, notices, throttle, uploads, work, worklist
 from store.blobs import get_blobs
 from store.dispatch import dispatch
 from store.errors import ServiceError
@@ -65,6 +65,7 @@ def tidy() -> None:
         session.execute(delete(UserSession).where(UserSession.expires_at < now))
         session.execute(delete(SignInToken).where(SignInToken.expires_at < now - timedelta(days=1)))
         throttle.forget_old(session)
+        notices.forget_old(session)
         forgotten = session.execute(
             select(Batch.id, Batch.site_id).where(
                 Batch.status == BatchStatus.DRAFT,

@@ -50,7 +50,7 @@ from pipeline.types import (
 )
 from pipeline.types import Finding as ReadFinding
 from settings import VERSION, get_settings
-from store import counters, studies, work, worklist
+from store import counters, notices, studies, work, worklist
 from store.blobs import get_blobs
 from store.bundles import fetch_bundle
 from store.errors import BlobMissing
@@ -762,5 +762,6 @@ def finish(lease: Lease) -> bool:
             batch.status = status.value
             batch.finished_at = func.clock_timestamp()
             batch.version += 1
+            notices.finished_batch(session, batch)
         work.pass_stage(session, unit, None)
     return False

@@ -100,3 +100,11 @@ def export(lease: Lease) -> bool:
     from worker import exports
 
     return exports.run(lease)
+
+
+@unit_task(WorkKind.NOTICE)
+def notice(lease: Lease) -> bool:
+    """Deliver a notice. Before: waiting; after: delivered, given up, or due again later."""
+    from worker import notices
+
+    return notices.send(lease)

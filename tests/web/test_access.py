@@ -79,6 +79,9 @@ GET   /admin/people                                           . . . . A
 POST  /admin/people                                           . . . . A
 POST  /admin/people/<uuid:user_id>/<any(role,link,disable,enable,'sign-out'):action>   . . . . A
 GET   /admin/keys                                             . . . . A
+GET   /admin/notices                                          . . . . A
+POST  /admin/notices                                          . . . . A
+POST  /admin/notices/<uuid:target_id>/<any(test,remove):action>   . . . . A
 GET   /admin/audit                                            . . . . A
 GET   /admin/audit/audit.csv                                  . . . . A
 POST  /admin/keys/<uuid:key_id>/revoke                        . . . . A
@@ -152,9 +155,10 @@ def test_each_role_sees_what_the_table_says(app: Any, site_key: str, role: Role)
                 assert answer.status_code == 403, f"{line}: an API key has no account"
             else:
                 check(line, role, answer, other.marker)
-    browser = own.browser(app.test_client())
+    fresh = make_world(app, role)  # the key has destroyed what can be destroyed
+    browser = fresh.browser(app.test_client())
     for line in LINES:
-        for path in line.paths(own.ids) if not line.public else ():
+        for path in line.paths(fresh.ids) if not line.public else ():
             answer = send(browser.client, line, path, {"X-CSRF-Token": browser.csrf})
             check(line, role, answer, other.marker)
 

@@ -9,8 +9,9 @@ from typing import Any
 from flask.testing import FlaskClient
 from sqlalchemy import select
 
-from store import accounts
+from store import accounts, notices
 from store.accounts import Permission, Role
+from store.notices import Channel, Event
 from store.session import session_scope
 from store.tables import Image, Site, User, UserSession
 from tests.reading import read_batch
@@ -51,6 +52,9 @@ def make_world(app: Any, role: Role) -> World:
         key = accounts.create_api_key(session, user, marker)[1]
         row = accounts.create_api_key(session, user, f"{marker} of old")[0]
         world = World(marker, user.email, key, {"name": "b1", "key_id": row.id})
+        address = f"https://{marker}.example/"
+        target, _ = notices.add_target(session, site.id, Channel.WEBHOOK, address, [Event.FINISHED_BATCH])
+        world.ids["target_id"] = target.id
         world.ids["user_id"] = accounts.create_user(session, site.id, f"x-{marker}@localhost", role=role).id
         accounts.open_session(session, user, hours=1, how="link")
         world.ids["session_id"] = session.scalars(

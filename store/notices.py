@@ -1,0 +1,251 @@
+"""Notices of positive studies and finished batches: where they go, what they say, what became of each.
+
+What they say holds ids and links only: no names, no accession, no file names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+import uuid
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from cryptography.fernet import Fernet
+from sqlalchemy import delete, func, select, tuple_
+from sqlalchemy.orm import Session
+
+from settings import get_settings
+from store import work
+from store.errors import InvalidCursor, NotFound, ServiceError
+from store.paging import Page, decode_cursor, encode_cursor
+from store.tables import Batch, Notice, NoticeTarget, Triage, Work, WorkKind
+
+MOST_TARGETS = 20
+KEEP = timedelta(days=30)
+
+
+class Channel(StrEnum):
+    """By what a notice goes."""
+
+    WEBHOOK = "webhook"
+    EMAIL = "email"
+
+
+class Event(StrEnum):
+    """What a notice is about."""
+
+    POSITIVE_STUDY = "study.positive"
+    FINISHED_BATCH = "batch.finished"
+    TEST = "test"
+
+
+#: What one can ask for; a test is asked for by its button.
+EVENTS = (Event.POSITIVE_STUDY, Event.FINISHED_BATCH)
+
+
+class NoticeState(StrEnum):
+    """What became of a notice."""
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+class TooManyTargets(ServiceError):
+    """The site has as many targets of notices as it may."""
+
+    code, status = "too_many_targets", 409
+    title = f"A site has at most {MOST_TARGETS} targets of notices."
+    advice = "Remove one that is not used."
+
+
+def _fernet() -> Fernet:
+    """Return the cipher of the signing secrets; its key never lies in the database."""
+    secret = get_settings().require("secret_key").secret_key.encode()
+    return Fernet(base64.urlsafe_b64encode(hmac.new(secret, b"notice secrets", hashlib.sha256).digest()))
+
+
+def sign(secret: str, notice_id: str, timestamp: int, body: bytes) -> str:
+    """Return the signature header of a webhook (Standard Webhooks 1.0: HMAC-SHA256 over id.timestamp.body).
+
+    Parameters
+    ----------
+    secret
+        As the receiver has it: ``whsec_`` and base64.
+    """
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    signed = f"{notice_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+
+
+# targets
+
+
+def add_target(
+    session: Session,
+    site_id: uuid.UUID,
+    channel: Channel,
+    address: str,
+    events: Collection[Event],
+) -> tuple[NoticeTarget, str]:
+    """Add a target; return it and the secret that signs its webhooks, which cannot be shown again.
+
+    Raises
+    ------
+    TooManyTargets
+    """
+    if len(list_targets(session, site_id)) >= MOST_TARGETS:
+        raise TooManyTargets
+    secret = (
+        "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode() if channel is Channel.WEBHOOK else ""
+    )
+    target = NoticeTarget(
+        site_id=site_id,
+        channel=channel.value,
+        address=address,
+        events=sorted(events),
+        secret=_fernet().encrypt(secret.encode()).decode() if secret else None,
+    )
+    session.add(target)
+    session.flush()
+    return target, secret
+
+
+def secret_of(target: NoticeTarget) -> str:
+    """Return the secret that signs the target's webhooks."""
+    return _fernet().decrypt((target.secret or "").encode()).decode()
+
+
+def list_targets(session: Session, site_id: uuid.UUID) -> list[NoticeTarget]:
+    """Return the site's targets, the oldest first."""
+    query = select(NoticeTarget).where(NoticeTarget.site_id == site_id, NoticeTarget.removed_at.is_(None))
+    return list(session.scalars(query.order_by(NoticeTarget.created_at, NoticeTarget.id)))
+
+
+def get_target(session: Session, site_id: uuid.UUID, target_id: uuid.UUID) -> NoticeTarget:
+    """Return one target of the site. Raises `NotFound`."""
+    target = session.scalar(
+        select(NoticeTarget).where(
+            NoticeTarget.id == target_id, NoticeTarget.site_id == site_id, NoticeTarget.removed_at.is_(None)
+        )
+    )
+    if target is None:
+        raise NotFound
+    return target
+
+
+def remove_target(session: Session, target: NoticeTarget) -> None:
+    """Send nothing more to a target; its log stays, its secret does not."""
+    target.removed_at = func.now()
+    target.secret = None
+    waiting = select(Notice).where(Notice.target_id == target.id, Notice.state == NoticeState.WAITING)
+    for notice in session.scalars(waiting):
+        work.cancel_units(session, notice.id)
+        notice.state = NoticeState.FAILED.value
+        notice.error = "the target was removed"
+
+
+# notices
+
+
+def add(
+    session: Session,
+    target: NoticeTarget,
+    event: Event,
+    data: Mapping[str, Any],
+    *,
+    batch_id: uuid.UUID | None = None,
+    study_id: uuid.UUID | None = None,
+) -> Notice:
+    """Queue one notice to one target; call `dispatch` after the commit."""
+    notice = Notice(
+        id=uuid.uuid4(),
+        site_id=target.site_id,
+        target_id=target.id,
+        event=event.value,
+        batch_id=batch_id,
+        study_id=study_id,
+        payload={"type": event.value, "timestamp": datetime.now(UTC).isoformat(), "data": dict(data)},
+    )
+    session.add(notice)
+    session.flush()
+    work.add_unit(session, WorkKind.NOTICE, site_id=target.site_id, subject_id=notice.id)
+    return notice
+
+
+def _interested(session: Session, site_id: uuid.UUID, event: Event) -> list[NoticeTarget]:
+    return [target for target in list_targets(session, site_id) if event in target.events]
+
+
+def _link(path: str) -> str:
+    return get_settings().public_url.rstrip("/") + path
+
+
+def positive_study(session: Session, batch: Batch, study_id: uuid.UUID) -> None:
+    """Queue the notices that a study is positive now; part of the transaction that finds it so."""
+    for target in _interested(session, batch.site_id, Event.POSITIVE_STUDY):
+        data = {
+            "study_id": str(study_id),
+            "batch_id": str(batch.id),
+            "triage": Triage.POSITIVE.value,
+            "bundle": batch.bundle,
+            "page": _link(f"/batches/{batch.id}?triage={Triage.POSITIVE}"),
+        }
+        add(session, target, Event.POSITIVE_STUDY, data, batch_id=batch.id, study_id=study_id)
+
+
+def finished_batch(session: Session, batch: Batch) -> None:
+    """Queue the notices that a batch has ended; part of the transaction that ends it."""
+    for target in _interested(session, batch.site_id, Event.FINISHED_BATCH):
+        data = {
+            "batch_id": str(batch.id),
+            "status": batch.status,
+            "counts": {
+                n: getattr(batch, f"n_{n}") for n in ("total", "done", "rejected", "failed", "cancelled")
+            },
+            "triage": {triage.value: getattr(batch, f"t_{triage.value}") for triage in Triage},
+            "bundle": batch.bundle,
+            "page": _link(f"/batches/{batch.id}"),
+        }
+        add(session, target, Event.FINISHED_BATCH, data, batch_id=batch.id)
+
+
+def list_notices(
+    session: Session, site_id: uuid.UUID, *, cursor: str | None = None, limit: int = 50
+) -> Page[tuple[Notice, NoticeTarget, datetime | None]]:
+    """Return the log, the newest first: notice, target, when it is tried again. Raises `InvalidCursor`."""
+    query = (
+        select(Notice, NoticeTarget, Work.due_at)
+        .join(NoticeTarget, NoticeTarget.id == Notice.target_id)
+        .outerjoin(Work, (Work.subject_id == Notice.id) & (Notice.state == NoticeState.WAITING))
+        .where(Notice.site_id == site_id)
+    )
+    if cursor:
+        at, id_ = decode_cursor(cursor, 2)
+        try:
+            after = (datetime.fromisoformat(at), uuid.UUID(id_))
+        except ValueError:
+            raise InvalidCursor from None
+        query = query.where(tuple_(Notice.created_at, Notice.id) < after)
+    query = query.order_by(Notice.created_at.desc(), Notice.id.desc()).limit(limit + 1)
+    rows: list[tuple[Notice, NoticeTarget, datetime | None]] = [
+        (notice, target, due_at) for notice, target, due_at in session.execute(query)
+    ]
+    more = len(rows) > limit
+    rows = rows[:limit]
+    if not more:
+        return Page(rows, None)
+    return Page(rows, encode_cursor(rows[-1][0].created_at.isoformat(), rows[-1][0].id))
+
+
+def forget_old(session: Session) -> None:
+    """Delete what was delivered or given up long ago."""
+    old = select(Notice.id).where(Notice.state != NoticeState.WAITING, Notice.created_at < func.now() - KEEP)
+    ids = list(session.scalars(old.limit(1000)))
+    session.execute(delete(Work).where(Work.subject_id.in_(ids)))
+    session.execute(delete(Notice).where(Notice.id.in_(ids)))

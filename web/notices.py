@@ -1,0 +1,120 @@
+"""Where a site's notices go, a button that tries one, and the log of what was delivered."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from urllib.parse import urlsplit
+
+from flask import Blueprint, current_app, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
+
+from settings import Settings
+from store import dispatch, notices
+from store.accounts import Permission, write_audit
+from store.notices import EVENTS, Channel, Event
+from store.session import session_scope
+from web.api import cursor_text, read_query
+from web.auth import identity, needs
+from web.errors import InvalidRequest
+
+notice_pages = Blueprint("notices", __name__, url_prefix="/admin/notices")
+
+EVENT_WORDS = {
+    Event.POSITIVE_STUDY: "a positive study",
+    Event.FINISHED_BATCH: "a batch that has ended",
+    Event.TEST: "a test",
+}
+_EMAIL = re.compile(r"[^@\s<>\"',;]{1,64}@[^@\s<>\"',;]{1,190}")
+
+
+def _settings() -> Settings:
+    settings: Settings = current_app.extensions["settings"]
+    return settings
+
+
+def _page(**more: object) -> str:
+    asked = read_query(cursor=cursor_text)
+    with session_scope() as session:
+        page = notices.list_notices(session, identity().site_id, cursor=asked["cursor"])
+        return render_template(
+            "admin_notices.html",
+            targets=notices.list_targets(session, identity().site_id),
+            log=page.items,
+            next=page.next_cursor,
+            first=not asked["cursor"],
+            events=EVENTS,
+            words=EVENT_WORDS,
+            mails=bool(_settings().smtp_host),
+            **more,
+        )
+
+
+@notice_pages.get("")
+@needs(Permission.ADMINISTER)
+def show() -> str:
+    """Show the targets and the log."""
+    return _page()
+
+
+def _address(channel: Channel, text: str) -> str:
+    """Check what a person typed; whether the address is a private one is looked at when it is used."""
+    text = text.strip()
+    if channel is Channel.EMAIL:
+        if not _settings().smtp_host:
+            raise InvalidRequest("this server has no mail server set")
+        if not _EMAIL.fullmatch(text):
+            raise InvalidRequest("this is not an e-mail address")
+        return text
+    schemes = {"https", "http"} if _settings().notice_private_addresses else {"https"}
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in schemes and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.username or parts.password or len(text) > 1000 or not text.isascii():
+        raise InvalidRequest(
+            f"the address must begin with {' or '.join(sorted(schemes))}:// and hold no password"
+        )
+    return text
+
+
+@notice_pages.post("")
+@needs(Permission.ADMINISTER)
+def add() -> str:
+    """Add a target; the secret that signs its webhooks is shown this once."""
+    try:
+        channel = Channel(request.form.get("channel", ""))
+        events = {Event(word) for word in request.form.getlist("event")}
+    except ValueError:
+        raise InvalidRequest("choose a kind of target, and events out of those offered") from None
+    if not events or not events <= set(EVENTS):
+        raise InvalidRequest("choose at least one event")
+    address = _address(channel, request.form.get("address", ""))
+    with session_scope() as session:
+        target, secret = notices.add_target(session, identity().site_id, channel, address, events)
+        write_audit(
+            session,
+            identity().site_id,
+            identity().user_id,
+            "notice_target_added",
+            target.id,
+            channel=channel.value,
+            host=urlsplit(address).hostname or address,
+        )
+    return _page(secret=secret, said=f"Notices go to {address} now.")
+
+
+@notice_pages.post("/<uuid:target_id>/<any(test,remove):action>")
+@needs(Permission.ADMINISTER)
+def change(target_id: uuid.UUID, action: str) -> Response:
+    """Send a test notice, or send nothing more."""
+    with session_scope() as session:
+        target = notices.get_target(session, identity().site_id, target_id)
+        if action == "remove":
+            notices.remove_target(session, target)
+        else:
+            notices.add(session, target, Event.TEST, {"by": "the test button"})
+        write_audit(session, identity().site_id, identity().user_id, f"notice_target_{action}", target.id)
+    dispatch.dispatch()
+    return redirect(url_for("notices.show"), 303)

@@ -1,0 +1,68 @@
+"""One POST to an address that a person of a site chose: to no inner address, to no other place than asked."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+
+class Refused(Exception):
+    """The address is not one that the service goes to; trying again would not help."""
+
+
+def _vetted(host: str, port: int, *, allow_private: bool) -> str:
+    """Return an address of `host` to connect to. Raises `Refused` if any of its addresses is an inner one."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise Refused("the name is not one") from None
+    addresses = [str(entry[4][0]) for entry in found]
+    for address in addresses:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        inner = getattr(ip, "ipv4_mapped", None) or ip
+        if not allow_private and (not inner.is_global or inner.is_multicast):
+            raise Refused("the address lies in a private network, which this server's settings do not allow")
+    return addresses[0]
+
+
+def post(url: str, body: bytes, headers: Mapping[str, str], *, timeout: float, allow_private: bool) -> int:
+    """Send one POST and return the status; redirects are not followed.
+
+    The name is looked up once, and the connection goes to the address that was vetted: a name that changes
+    its mind in between leads nowhere else. Plain HTTP is for private networks only.
+
+    Raises
+    ------
+    Refused
+        The address is not allowed.
+    OSError
+        Nobody answers, or not in HTTP.
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        raise Refused("the port is not one") from None
+    if parts.scheme not in ({"https", "http"} if allow_private else {"https"}) or not parts.hostname:
+        raise Refused("the address must begin with https://")
+    if parts.username is not None or parts.password is not None:
+        raise Refused("the address must hold no password")
+    address = _vetted(parts.hostname, port, allow_private=allow_private)
+    connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
+    connection.auto_open = False  # type: ignore[assignment]
+    connection.sock = socket.create_connection((address, port), timeout)
+    try:
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=parts.hostname)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("POST", target, body, {**headers, "Host": parts.netloc})
+        return connection.getresponse().status
+    except http.client.HTTPException as error:
+        raise ConnectionError(type(error).__name__) from error
+    finally:
+        connection.close()
