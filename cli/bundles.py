@@ -88,3 +88,32 @@ def add(folder: Path, home: Path | None) -> None:
 
         add_bundle(folder)
     click.echo(f"Added. {what}")
+
+
+def _operate(action: str, body: dict[str, str]) -> None:
+    with open_client(patience=10.0) as client:
+        now = client.document(f"/bundles/{action}", body=body)
+    click.echo(f"Serving: {now['default']}; in the shadow: {now['shadow'] or 'none'}")
+
+
+@bundles.command()
+@click.argument("name")
+@client_command
+def promote(name: str) -> None:
+    """Let the bundle NAME serve the site by default; batches that were submitted keep theirs."""
+    _operate("promote", {"bundle": name})
+
+
+@bundles.command()
+@client_command
+def rollback() -> None:
+    """Let the bundle serve again that did before the last promotion."""
+    _operate("rollback", {})
+
+
+@bundles.command()
+@click.argument("name", default="")
+@client_command
+def shadow(name: str) -> None:
+    """Let the bundle NAME score the site's traffic quietly beside the one that serves; without NAME, none."""
+    _operate("shadow", {"bundle": name})

@@ -359,6 +359,16 @@ class Client:
             if self.stopped.wait(pause):
                 raise Interrupted("Interrupted.")
 
+    # research
+
+    def document(self, path: str, *, body: Json | None = None) -> Json:
+        """Return what an address answers; with a body, what it answers to that (POST)."""
+        return self._json("GET" if body is None else "POST", path, body=body)
+
+    def items(self, path: str) -> list[Json]:
+        """Return all items of a list."""
+        return list(self._pages(path))
+
     # bytes
 
     def download(

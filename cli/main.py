@@ -20,6 +20,10 @@ COMMANDS = {
     "pause": ("cli.control:pause", "Hold a batch back."),
     "resume": ("cli.control:resume", "Let a paused batch go on."),
     "bundles": ("cli.bundles:bundles", "List the model bundles, or bring one into a server."),
+    "datasets": ("cli.datasets:datasets", "Register published data sets with a server, to score them."),
+    "rescore": ("cli.research:rescore", "Score a registered data set with some bundles."),
+    "runs": ("cli.research:runs", "List such runs, show their figures, steer them."),
+    "compare": ("cli.research:compare", "Say which of two bundles is better, on such runs."),
     "fsck": ("cli.fsck:fsck", "Find missing, altered and orphaned files."),
     "migrate": ("cli.prepare:migrate", "Make or update a server's tables, bucket, bundles, first site."),
     "doctor": ("cli.doctor:doctor", "Say what is missing on this machine, and what to do."),
@@ -73,8 +77,8 @@ def main() -> None:
 
     Not a medical device. AI output, to be verified by a clinician.
 
-    submit, watch, status, download, cancel, retry, pause and resume talk to the server that FRACTUREAI_URL
-    and FRACTUREAI_API_KEY name. The others work on this machine.
+    submit, watch, status, download, cancel, retry, pause, resume, rescore, runs and compare talk to the
+    server that FRACTUREAI_URL and FRACTUREAI_API_KEY name. The others work on this machine.
     """
 
 

@@ -110,6 +110,7 @@ class Reason(StrEnum):
     ARCHIVE_BOMB = "archive_bomb"
     ARCHIVE_TOO_MANY = "archive_too_many"
     ARCHIVE_UNSUPPORTED = "archive_unsupported"
+    SOURCE_CHANGED = "source_changed"
     # skipped: not images of ours, counted and not failed
     DICOM_NOT_AN_IMAGE = "dicom_not_an_image"
     # not assessable: done, but not read by AI
@@ -216,6 +217,10 @@ REASONS: Mapping[Reason, ReasonText] = {
     Reason.ARCHIVE_UNSUPPORTED: ReasonText(
         "The member is packed in a way that is not opened here.",
         "Make the archive with ordinary ZIP compression (Deflate).",
+    ),
+    Reason.SOURCE_CHANGED: ReasonText(
+        "The file of the data set is gone, or its bytes are not those that were registered.",
+        "Bring it back, or register the data set anew.",
     ),
     Reason.DICOM_NOT_AN_IMAGE: ReasonText(
         "A DICOM object without a picture (directory, report, presentation state).",

@@ -158,8 +158,10 @@ def create_batch(
 
 
 def get_batch(session: Session, site_id: uuid.UUID, batch_id: uuid.UUID, *, lock: bool = False) -> Batch:
-    """Return one batch of the site. Raises `NotFound`."""
+    """Return one clinical batch of the site, or to lock it also a run's. Raises `NotFound`."""
     query = select(Batch).where(Batch.id == batch_id, Batch.site_id == site_id)
+    if not lock:
+        query = query.where(Batch.run_id.is_(None))
     batch = session.scalar(
         query.with_for_update().execution_options(populate_existing=True) if lock else query
     )
@@ -172,7 +174,7 @@ def list_batches(
     session: Session, site_id: uuid.UUID, *, cursor: str | None = None, limit: int = 50
 ) -> Page[Batch]:
     """Return the site's batches, the newest first."""
-    query = select(Batch).where(Batch.site_id == site_id)
+    query = select(Batch).where(Batch.site_id == site_id, Batch.run_id.is_(None))
     if cursor:
         at, id_ = decode_cursor(cursor, 2)
         try:
@@ -375,7 +377,8 @@ def submit(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
     waiting = batch.n_total - batch.n_rejected
     batch.status = BatchStatus.QUEUED.value
     batch.submitted_at = func.clock_timestamp()
-    batch.promoted = batch.bundle == session.get_one(Site, site_id).default_bundle
+    default = session.get_one(Site, site_id).default_bundle
+    batch.promoted = batch.run_id is None and batch.bundle == default
     session.flush()
     _cut_into_chunks(session, batch, waiting, ImageStatus.UPLOADED)
     studies.assign_rejected(session, batch)
@@ -546,7 +549,7 @@ def _image_rows(site_id: uuid.UUID) -> Select[Image, Study, Finding, StudyFindin
                 StudyFinding.version == newest,
             ),
         )
-        .where(Image.site_id == site_id)
+        .where(Image.site_id == site_id, Batch.run_id.is_(None))
     )
 
 

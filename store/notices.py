@@ -178,7 +178,10 @@ def add(
     return notice
 
 
-def _interested(session: Session, site_id: uuid.UUID, event: Event) -> list[NoticeTarget]:
+def _interested(session: Session, batch: Batch, event: Event) -> list[NoticeTarget]:
+    if batch.run_id is not None:  # research is no clinical news
+        return []
+    site_id = batch.site_id
     return [target for target in list_targets(session, site_id) if event in target.events]
 
 
@@ -188,7 +191,7 @@ def _link(path: str) -> str:
 
 def positive_study(session: Session, batch: Batch, study_id: uuid.UUID) -> None:
     """Queue the notices that a study is positive now; part of the transaction that finds it so."""
-    for target in _interested(session, batch.site_id, Event.POSITIVE_STUDY):
+    for target in _interested(session, batch, Event.POSITIVE_STUDY):
         data = {
             "study_id": str(study_id),
             "batch_id": str(batch.id),
@@ -201,7 +204,7 @@ def positive_study(session: Session, batch: Batch, study_id: uuid.UUID) -> None:
 
 def finished_batch(session: Session, batch: Batch) -> None:
     """Queue the notices that a batch has ended; part of the transaction that ends it."""
-    for target in _interested(session, batch.site_id, Event.FINISHED_BATCH):
+    for target in _interested(session, batch, Event.FINISHED_BATCH):
         data = {
             "batch_id": str(batch.id),
             "status": batch.status,

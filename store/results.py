@@ -49,7 +49,7 @@ class Selection:
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return what images and their batches must fulfil."""
-        chosen: list[ColumnElement[bool]] = [Image.site_id == self.site_id]
+        chosen: list[ColumnElement[bool]] = [Image.site_id == self.site_id, Batch.run_id.is_(None)]
         if self.batch_id is not None:
             chosen.append(Image.batch_id == self.batch_id)
         else:

@@ -167,6 +167,7 @@ class Site(Base):
     name: Mapped[str] = mapped_column(unique=True)
     default_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
     quota_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of uploads; NULL: the setting's
+    shadow_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
     created_at: Mapped[datetime] = _now()
 
 
@@ -284,6 +285,7 @@ class Batch(Base):
             "status",
             postgresql_where=text("status in ('queued','running','paused')"),
         ),
+        Index("ix_batches_run", "run_id", postgresql_where=text("run_id is not null")),
     )
     id: Mapped[uuid.UUID] = _id()
     site_id: Mapped[uuid.UUID] = _site()
@@ -293,6 +295,7 @@ class Batch(Base):
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="1", default=1)
     bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
     promoted: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
+    run_id: Mapped[uuid.UUID | None]  # of research; NULL is clinical work, which alone is shown as batches
     with_report: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
     with_heatmap: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
     idempotency_key: Mapped[str | None]
@@ -522,6 +525,8 @@ class Image(Base):
     patient_hash: Mapped[str] = mapped_column(server_default="", default="")
     # bytes
     incoming_key: Mapped[str | None]
+    dataset_image_id: Mapped[uuid.UUID | None]  # its bytes lie in a dataset
+    source_key: Mapped[str | None]  # its bytes are another image's, which a shadow bundle reads too
     original_key: Mapped[str | None]
     original_sha256: Mapped[str | None] = mapped_column(String(64))
     media_type: Mapped[str | None]

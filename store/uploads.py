@@ -79,6 +79,7 @@ def quota(session: Session, site_id: uuid.UUID) -> Quota:
     limit = own if own is not None else get_settings().site_quota_bytes or None
     used = select(func.coalesce(func.sum(Batch.n_bytes), 0)).where(
         Batch.site_id == site_id,
+        Batch.run_id.is_(None),  # a data set's images are not kept here
         (Batch.status != BatchStatus.CANCELLED) | Batch.submitted_at.is_not(None),
     )
     pending = select(func.coalesce(func.sum(Upload.length), 0)).where(Upload.site_id == site_id)

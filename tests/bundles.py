@@ -10,8 +10,10 @@ REGIONS = ["hand", "leg", "hip", "shoulder"]
 NAME = "untrained-1"
 
 
-def write_untrained_bundle(folder: Path, name: str = NAME) -> Path:
-    """Write a bundle of two small MobileNetV2 with seeded random weights; it reads every image."""
+def write_untrained_bundle(
+    folder: Path, name: str = NAME, *, seed: int = 7, size: int = 96, min_probability: float = 0.0
+) -> Path:
+    """Write a bundle of two small MobileNetV2 with seeded random weights; by default it reads every image."""
     import keras
     import numpy as np
 
@@ -19,10 +21,10 @@ def write_untrained_bundle(folder: Path, name: str = NAME) -> Path:
     from models.scorer import Reference
 
     folder.mkdir(parents=True, exist_ok=True)
-    keras.utils.set_random_seed(7)
-    region = architectures.region_network("mobilenet_v2_0.35", 96, len(REGIONS))
+    keras.utils.set_random_seed(seed)
+    region = architectures.region_network("mobilenet_v2_0.35", size, len(REGIONS))
     region.save(folder / "region.keras")
-    fracture = architectures.fracture_network("mobilenet_v2_0.35", 96)
+    fracture = architectures.fracture_network("mobilenet_v2_0.35", size)
     fracture.save(folder / "pooled.keras")
     width = int(region.get_layer(architectures.FEATURES).output.shape[-1])
     Reference(
@@ -34,7 +36,7 @@ def write_untrained_bundle(folder: Path, name: str = NAME) -> Path:
         return {"file": file, "sha256": hashlib.sha256((folder / file).read_bytes()).hexdigest(), **more}
 
     map_size = int(fracture.get_layer(architectures.ACTIVATION).output.shape[1])
-    network = {"architecture": "mobilenet_v2_0.35", "input_size": 96}
+    network = {"architecture": "mobilenet_v2_0.35", "input_size": size}
     manifest = {
         "format": 1,
         "name": name,
@@ -54,7 +56,7 @@ def write_untrained_bundle(folder: Path, name: str = NAME) -> Path:
             }
             for region_name in REGIONS
         },
-        "routing": {"min_probability": 0.0, "max_distance": None, "second_region": 0.99},
+        "routing": {"min_probability": min_probability, "max_distance": None, "second_region": 0.99},
         "reference": entry("reference.npz"),
         "card": entry("card.md"),
         "limits": ["It is untrained."],

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from models.bundle import load_bundle
 from models.scorer import Scorer, open_scorer
+from pipeline import evaluation
 from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.triage import calibrate
@@ -31,6 +32,8 @@ from training.datasets import (
     read_split,
 )
 from training.figures import figures_of, summary
+from training.rescore import records
+from training.rescore import summary as studies_summary
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,19 @@ def chosen_part(dataset: Dataset, split: Path | None, part: str | None) -> tuple
     return found
 
 
+def _measure_studies(args: argparse.Namespace) -> None:
+    figures = evaluation.evaluate(
+        records(
+            open_scorer(load_bundle(args.bundle), backend=args.backend),
+            open_dataset(args.dataset, args.format),
+            args.part or "",
+        )
+    )
+    print(studies_summary(figures))
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
@@ -128,7 +144,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--mirror", action="store_true", help="read every image mirrored too: the mean of both"
     )
     parser.add_argument("--backend", default="auto", choices=("auto", "tensorflow", "openvino"))
+    parser.add_argument(
+        "--studies",
+        action="store_true",
+        help="the figures of the server's runs: full-size decode, forced scores, MURA's rule by study; "
+        "DATASET is of any format that is read, --part one of its own parts",
+    )
     args = parser.parse_args(arguments)
+    if args.studies:
+        _measure_studies(args)
+        return
     if args.prevalence is not None and not 0 < args.prevalence < 1:
         parser.error("--prevalence is a share between 0 and 1, such as 0.05")
     bundle, dataset = load_bundle(args.bundle), open_dataset(args.dataset, args.format)

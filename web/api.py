@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,14 @@ def read_body() -> dict[str, Any]:
         raise InvalidRequest("the body is not JSON") from None
     if not isinstance(body, dict):
         raise InvalidRequest("the body is not a JSON object")
+    return body
+
+
+def json_body(known: Collection[str]) -> dict[str, Any]:
+    """Return the body's JSON object, whose members are among `known`. Raises `InvalidRequest`."""
+    body = _body()
+    if unknown := set(body) - set(known):
+        raise InvalidRequest(f"unknown member {min(unknown)[:40]!r}")
     return body
 
 
@@ -285,6 +293,7 @@ ACTIONS: Mapping[str, Callable[[Session, uuid.UUID, uuid.UUID], Batch]] = {
 def act(batch_id: uuid.UUID, action: str) -> Batch:
     """Do one of `ACTIONS`, and have what became due published."""
     with session_scope() as session:
+        batches.get_batch(session, identity().site_id, batch_id)  # a run's batch is not steered here
         batch = ACTIONS[action](session, batch_id, identity().site_id)
         audit(session, f"batch_{action}", batch.id)
     dispatch.dispatch()

@@ -9,7 +9,7 @@ from store import accounts, bundles, errors, notices, people
 from store.errors import ServiceError
 from store.tables import BatchStatus, ImageStatus, Priority, Reason, Triage
 from web import errors as web_errors
-from web import openapi_exports, openapi_studies, openapi_uploads
+from web import openapi_exports, openapi_research, openapi_studies, openapi_uploads
 from web.openapi_parts import (
     CURSOR,
     ETAG,
@@ -356,9 +356,9 @@ def document() -> Json:
         },
         "servers": [{"url": "/api/v1"}],
         "security": [{"apiKey": []}, {"session": []}],
-        "paths": PATHS | openapi_exports.PATHS | openapi_uploads.PATHS,
+        "paths": PATHS | openapi_exports.PATHS | openapi_uploads.PATHS | openapi_research.PATHS,
         "components": {
-            "schemas": SCHEMAS | openapi_exports.SCHEMAS | openapi_uploads.SCHEMAS,
+            "schemas": SCHEMAS | openapi_exports.SCHEMAS | openapi_uploads.SCHEMAS | openapi_research.SCHEMAS,
             "securitySchemes": {
                 "apiKey": {"type": "http", "scheme": "bearer", "description": "A key that begins with fai_."},
                 "session": {

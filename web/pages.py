@@ -13,7 +13,7 @@ from flask import Blueprint, Flask, current_app, g, redirect, render_template, r
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import batches, bundles, uploads
+from store import batches, bundles, promotions, uploads
 from store.accounts import Permission
 from store.errors import BatchEmpty, NotFound
 from store.export import reason_of
@@ -234,8 +234,9 @@ def list_bundles() -> str:
     """Show the model bundles of this server."""
     with session_scope() as session:
         shown = bundles.list_bundles(session)
-        default = session.get_one(Site, identity().site_id).default_bundle
-    return render_template("bundles.html", bundles=shown, default=default, thresholds=thresholds)
+        site = promotions.serving(session, identity().site_id)
+        history = promotions.history(session, identity().site_id)
+    return render_template("bundles.html", bundles=shown, site=site, history=history, thresholds=thresholds)
 
 
 @pages.get("/bundles/<name>")

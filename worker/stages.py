@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -50,14 +50,16 @@ from pipeline.types import (
 )
 from pipeline.types import Finding as ReadFinding
 from settings import VERSION, get_settings
-from store import counters, notices, studies, work, worklist
+from store import counters, notices, runs, studies, work, worklist
 from store.blobs import get_blobs
 from store.bundles import fetch_bundle
 from store.errors import BlobMissing
+from store.research_tables import Run
 from store.session import session_scope
 from store.sites import pseudonymiser
 from store.tables import Batch, BatchStatus, Finding, Image, Site, Study, Work
 from store.work import Lease
+from worker import rescoring
 from worker.flow import NotReady
 
 log = logging.getLogger("fractureai.stages")
@@ -81,13 +83,13 @@ def _bundle(name: str) -> Bundle:
 _scoring = threading.Lock()
 
 
-@lru_cache(maxsize=2)
-def _scorer(name: str) -> Scorer:
+@lru_cache(maxsize=4)
+def _scorer(name: str, precision: str) -> Scorer:
     settings = get_settings()
     return open_scorer(
         _bundle(name),
         backend=settings.scorer_backend,
-        precision=settings.precision,
+        precision=precision,
         threads=settings.scorer_threads,
         cache=settings.cache_folder / "networks",
         conversion_seconds=settings.conversion_seconds,
@@ -95,7 +97,7 @@ def _scorer(name: str) -> Scorer:
 
 
 @contextmanager
-def _scorer_of(bundle: Bundle) -> Iterator[Scorer]:
+def _scorer_of(bundle: Bundle, precision: str) -> Iterator[Scorer]:
     """Hold the bundle's scorer; a worker that cannot score has failed no image.
 
     Raises
@@ -104,7 +106,7 @@ def _scorer_of(bundle: Bundle) -> Iterator[Scorer]:
     """
     with _scoring:
         try:
-            yield _scorer(bundle.name)
+            yield _scorer(bundle.name, precision)
         except ScorerError as error:
             raise NotReady(str(error)) from error
 
@@ -120,7 +122,7 @@ def warm_up(queues: set[str]) -> None:
             names = set(session.scalars(select(Site.default_bundle).where(Site.default_bundle.is_not(None))))
         for name in names:
             if name is not None:
-                with _scorer_of(_bundle(name)) as scorer:
+                with _scorer_of(_bundle(name), get_settings().precision) as scorer:
                     scorer.warm_up()
     except Exception as error:
         log.warning("could not warm up (%s); the first task tries again", type(error).__name__)
@@ -136,18 +138,30 @@ def _pseudonymiser(site_id: uuid.UUID):  # noqa: ANN202 - a callable
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A chunk's images that have not ended, and what is asked for them."""
+    """A chunk's images that have not ended, and what is asked for them.
+
+    `bundles` has more than the batch's own `bundle` when a run asks for several at once.
+    """
 
     images: list[Image]
     batch: Batch
     bundle: Bundle
+    bundles: tuple[Bundle, ...]
+    run: Run | None
+
+    @property
+    def precision(self) -> str:
+        """Research repeats in one precision, whatever the service reads in."""
+        return get_settings().precision if self.run is None else runs.PRECISION
 
 
 def _load(lease: Lease) -> _Chunk:
     with session_scope() as session:
         images = work.images_of(session, lease.work_id)
         batch = session.get_one(Batch, lease.batch_id)
-    return _Chunk(images, batch, _bundle(batch.bundle))
+        run = rescoring.run_of(session, batch)
+    bundles = tuple(_bundle(name) for name in rescoring.bundles_of(batch, run))
+    return _Chunk(images, batch, _bundle(batch.bundle), bundles, run)
 
 
 @contextmanager
@@ -200,33 +214,41 @@ def _drop_scratch(key: str | None) -> None:
 @dataclass(frozen=True)
 class _Prepared:
     radiograph: Radiograph
-    display_sha256: str
-    stored_sha256: str
+    display_sha256: str | None
+    stored_sha256: str | None
 
 
 def _key(image: Image, name: str) -> str:
     return f"images/{image.site_id}/{image.id}/{name}"
 
 
-def _prepare_one(image: Image) -> _Prepared | Rejected | Skipped:
-    settings = get_settings()
-    blobs = get_blobs()
+def _bytes_of(image: Image) -> bytes:
+    elsewhere = rescoring.read_source(image)
+    if elsewhere is not None:
+        return elsewhere
     source = image.incoming_key or image.original_key
     if source is None:
         raise BlobMissing("the image has neither an upload nor a kept copy")
+    return get_blobs().get(source)
+
+
+def _prepare_one(image: Image) -> _Prepared | Rejected | Skipped:
+    settings = get_settings()
+    blobs = get_blobs()
     try:
         radiograph = decode(
-            blobs.get(source),
+            _bytes_of(image),
             max_pixels=settings.max_pixels,
             pseudonymise=_pseudonymiser(image.site_id),
             refuse_burned_in=settings.burned_in_annotation == "refuse",
         )
     except (Rejected, Skipped) as verdict:
         return verdict
-    if image.original_key is None:
+    if image.source_key is not None:  # another image's bytes: nothing of them is kept twice
+        return _Prepared(radiograph, None, None)
+    stored = image.original_sha256
+    if image.original_key is None and image.dataset_image_id is None:
         stored, _ = blobs.put(_key(image, "original"), radiograph.stored)
-    else:
-        stored = image.original_sha256 or ""
     display, _ = blobs.put(_key(image, "display.jpg"), display_jpeg(radiograph.pixels))
     return _Prepared(radiograph, display, stored)
 
@@ -248,7 +270,7 @@ def prepare(lease: Lease) -> bool:
             for image in images:
                 image.status = ImageStatus.RUNNING.value
     chunk = _load(lease)
-    sizes = chunk.bundle.input_sizes
+    sizes = sorted({size for bundle in chunk.bundles for size in bundle.input_sizes})
     results: dict[uuid.UUID, _Prepared | Rejected | Skipped] = {}
     inputs: dict[int, list[UInt8Array]] = {size: [] for size in sizes}
     ids: list[uuid.UUID] = []
@@ -272,7 +294,7 @@ def prepare(lease: Lease) -> bool:
             _drop_scratch(scratch)
             return False
         images = list(_locked_images(session, lease).values())
-        _save_prepared(session, lease, images, results)
+        _save_prepared(session, lease, images, results, clinical=chunk.run is None)
         goes_on = any(image.status == ImageStatus.RUNNING for image in images if image.id in results)
         old_scratch, unit.scratch = unit.scratch, scratch if goes_on else None
         work.pass_stage(session, unit, Stage.CLASSIFY if goes_on else None)
@@ -294,6 +316,8 @@ def _save_prepared(
     lease: Lease,
     images: list[Image],
     results: dict[uuid.UUID, _Prepared | Rejected | Skipped],
+    *,
+    clinical: bool,
 ) -> None:
     skipped = [image for image in images if isinstance(results[image.id], Skipped)]
     if skipped:
@@ -317,6 +341,10 @@ def _save_prepared(
                 _keep_prepared(image, result)
             elif isinstance(result, Rejected):
                 _reject(image, result.reason, result.detail)
+        if not clinical:  # an evaluation keeps every row, and makes studies only for reports
+            if any(image.manifest_study for image in images):
+                studies.assign(session, images)
+            return
         studies.assign(session, images)
         session.flush()
         running = [image for image in images if image.status == ImageStatus.RUNNING]
@@ -332,11 +360,13 @@ def _keep_prepared(image: Image, prepared: _Prepared) -> None:
     radiograph = prepared.radiograph
     if image.original_key is None:
         _apply_facts(image, radiograph.facts)
-        image.original_key, image.original_sha256 = _key(image, "original"), prepared.stored_sha256
-        image.media_type = radiograph.media_type
+        if prepared.stored_sha256 is not None:
+            image.original_key, image.original_sha256 = _key(image, "original"), prepared.stored_sha256
+            image.media_type = radiograph.media_type
         image.flags = sorted({*image.flags, *(flag.value for flag in radiograph.flags)})
     image.incoming_key = None
-    image.display_key, image.display_sha256 = _key(image, "display.jpg"), prepared.display_sha256
+    if prepared.display_sha256 is not None:
+        image.display_key, image.display_sha256 = _key(image, "display.jpg"), prepared.display_sha256
     image.width, image.height = radiograph.width, radiograph.height
     image.stage = 1
 
@@ -353,64 +383,73 @@ def _reject(image: Image, reason: Reason, detail: str) -> None:
 # classify
 
 
-def _shared_findings(session: Session, images: Iterable[Image], bundle: str) -> dict[str, Finding]:
+def _shared_findings(
+    session: Session, images: Iterable[Image], bundle: str, precision: str
+) -> dict[str, Finding]:
     listed = list(images)
     rows = session.scalars(
         select(Finding).where(
             Finding.site_id == listed[0].site_id,
             Finding.bundle == bundle,
-            Finding.precision == get_settings().precision,
+            Finding.precision == precision,
             Finding.sha256.in_({image.sha256 for image in listed}),
         )
     )
     return {row.sha256: row for row in rows}
 
 
-def classify(lease: Lease) -> bool:
-    """Tell each image's region, or why it is not assessed; what this bundle has said of the bytes stands."""
-    chunk = _load(lease)
-    bundle = chunk.bundle
+def _new_findings(lease: Lease, chunk: _Chunk, bundle: Bundle) -> list[dict[str, Any]]:
+    """Tell the regions of what `bundle` has not seen yet, as rows of findings."""
     with session_scope() as session:
-        known = _shared_findings(session, chunk.images, bundle.name) if chunk.images else {}
+        known = _shared_findings(session, chunk.images, bundle.name, chunk.precision) if chunk.images else {}
     todo = list({image.sha256: image for image in chunk.images if image.sha256 not in known}.values())
+    if not todo:
+        return []
+    stack = _Stacks(lease).take(todo, bundle.region_input_size)
+    with _scorer_of(bundle, chunk.precision) as scorer:
+        rescoring.count(chunk.run, classified=len(todo))
+        scores = scorer.classify(stack)
     rows = []
-    if todo:
-        stack = _Stacks(lease).take(todo, bundle.region_input_size)
-        with _scorer_of(bundle) as scorer:
-            scores = scorer.classify(stack)
-        for image, row, distance in zip(todo, scores.probabilities, scores.distances, strict=True):
-            probabilities = {region: float(p) for region, p in zip(bundle.regions, row, strict=True)}
-            way = route(
-                probabilities,
-                float(distance),
-                bundle.routing,
-                body_part=image.body_part,
-                regions=tuple(r for r in bundle.regions if bundle.model_for(r) is not None),
-            )
-            rows.append(
-                {
-                    "id": uuid.uuid4(),
-                    "site_id": lease.site_id,
-                    "sha256": image.sha256,
-                    "bundle": bundle.name,
-                    "precision": get_settings().precision,
-                    "region": way.region,
-                    "region_probability": way.probability,
-                    "region_probabilities": probabilities,
-                    "distance": float(distance),
-                    "not_assessable": way.not_assessable.value if way.not_assessable else None,
-                    "triage": Triage.NOT_ASSESSABLE.value if way.not_assessable else None,
-                    "flags": [flag.value for flag in way.flags],
-                }
-            )
+    for image, row, distance in zip(todo, scores.probabilities, scores.distances, strict=True):
+        probabilities = {region: float(p) for region, p in zip(bundle.regions, row, strict=True)}
+        way = route(
+            probabilities,
+            float(distance),
+            bundle.routing,
+            body_part=image.body_part,
+            regions=tuple(r for r in bundle.regions if bundle.model_for(r) is not None),
+        )
+        rows.append(
+            {
+                "id": uuid.uuid4(),
+                "site_id": lease.site_id,
+                "sha256": image.sha256,
+                "bundle": bundle.name,
+                "precision": chunk.precision,
+                "region": way.region,
+                "region_probability": way.probability,
+                "region_probabilities": probabilities,
+                "distance": float(distance),
+                "not_assessable": way.not_assessable.value if way.not_assessable else None,
+                "triage": Triage.NOT_ASSESSABLE.value if way.not_assessable else None,
+                "flags": [flag.value for flag in way.flags],
+            }
+        )
+    return rows
+
+
+def classify(lease: Lease) -> bool:
+    """Tell each image's region, or why it is not assessed; what a bundle has said of the bytes stands."""
+    chunk = _load(lease)
+    rows = [row for bundle in chunk.bundles for row in _new_findings(lease, chunk, bundle)]
     with _saving(lease) as (session, unit):
         if work.cancelled_meanwhile(session, unit):
             return False
         if rows:
-            rows.sort(key=lambda row: str(row["sha256"]))
+            rows.sort(key=lambda row: (str(row["bundle"]), str(row["sha256"])))
             session.execute(insert(Finding).values(rows).on_conflict_do_nothing())
         images = list(_locked_images(session, lease).values())
-        findings = _shared_findings(session, images, bundle.name)
+        findings = _shared_findings(session, images, chunk.bundle.name, chunk.precision)
         with counters.counted(session, lease.batch_id, images):
             for image in images:
                 image.finding_id = findings[image.sha256].id
@@ -428,37 +467,46 @@ class _Score:
     cam: Float16Array
 
 
+def _new_scores(lease: Lease, chunk: _Chunk, bundle: Bundle) -> dict[tuple[str, str], _Score]:
+    """Score what `bundle` has not scored yet; by (sha256, network)."""
+    with session_scope() as session:
+        findings = _shared_findings(session, chunk.images, bundle.name, chunk.precision)
+        heard = rescoring.networks_heard(session, list(findings.values()))
+    groups: defaultdict[str, dict[str, Image]] = defaultdict(dict)
+    for image in chunk.images:
+        wanted = rescoring.networks_wanted(bundle, findings[image.sha256], chunk.run)
+        for network in wanted - heard.get(image.sha256, set()):
+            groups[network][image.sha256] = image
+    scores: dict[tuple[str, str], _Score] = {}
+    stacks = _Stacks(lease) if groups else None
+    for network, images_by_sha in sorted(groups.items()):
+        images = list(images_by_sha.values())
+        stack = cast(_Stacks, stacks).take(images, bundle.input_size(network))
+        with _scorer_of(bundle, chunk.precision) as scorer:
+            rescoring.count(chunk.run, detected=len(images))
+            answer = scorer.detect(network, stack)
+        for image, logit, cam in zip(images, answer.logits, answer.cams, strict=True):
+            scores[image.sha256, network] = _Score(float(logit), cam)
+    return scores
+
+
 def detect(lease: Lease) -> bool:
     """Read each image by its region's network: probability and class-activation map in one pass."""
     chunk = _load(lease)
-    bundle = chunk.bundle
-    with session_scope() as session:
-        findings = _shared_findings(session, chunk.images, bundle.name)
-    groups: dict[str, dict[str, Image]] = defaultdict(dict)
-    for image in chunk.images:
-        finding = findings[image.sha256]
-        if finding.not_assessable is None and finding.logit is None:
-            groups[_reader(bundle, finding.region).network][image.sha256] = image
-    scores: dict[str, _Score] = {}
-    if groups:
-        stacks = _Stacks(lease)
-        for network, images_by_sha in groups.items():
-            images = list(images_by_sha.values())
-            stack = stacks.take(images, bundle.input_size(network))
-            with _scorer_of(bundle) as scorer:
-                answer = scorer.detect(network, stack)
-            for image, logit, cam in zip(images, answer.logits, answer.cams, strict=True):
-                scores[image.sha256] = _Score(float(logit), cam)
+    scores = {bundle.name: _new_scores(lease, chunk, bundle) for bundle in chunk.bundles}
     with _saving(lease) as (session, unit):
         if work.cancelled_meanwhile(session, unit):
             return False
-        for sha256 in sorted(scores):
-            _save_score(session, findings[sha256], _reader(bundle, findings[sha256].region), scores[sha256])
+        for bundle in sorted(chunk.bundles, key=lambda b: b.name):
+            findings = _shared_findings(session, chunk.images, bundle.name, chunk.precision)
+            for (sha256, network), score in sorted(scores[bundle.name].items()):
+                _save_score(session, findings[sha256], bundle, network, score)
+        session.expire_all()  # another worker may have said it first
         images = list(_locked_images(session, lease).values())
-        findings = _shared_findings(session, images, bundle.name)
+        findings = _shared_findings(session, images, chunk.bundle.name, chunk.precision)
         with counters.counted(session, lease.batch_id, images):
             for image in images:
-                _apply_finding(image, findings[image.sha256], bundle)
+                _apply_finding(image, findings[image.sha256], chunk.bundle)
         work.pass_stage(session, unit, Stage.EXPLAIN)
     return True
 
@@ -470,19 +518,25 @@ def _reader(bundle: Bundle, region: str) -> RegionModel:
     return model
 
 
-def _save_score(session: Session, finding: Finding, reader: RegionModel, score: _Score) -> None:
+def _save_score(session: Session, finding: Finding, bundle: Bundle, network: str, score: _Score) -> None:
+    cam = score.cam.astype(np.float16).tobytes()
+    side = score.cam.shape[0], score.cam.shape[1]
+    reader = bundle.model_for(finding.region)
+    if finding.not_assessable is not None or reader is None or reader.network != network:
+        rescoring.save_forced(session, finding, network, score.logit, cam, side)
+        return
     probability = calibrate(score.logit, reader.calibration)
     session.execute(
         update(Finding)
         .where(Finding.id == finding.id, Finding.logit.is_(None))  # the first to score it has said it
         .values(
-            network=reader.network,
+            network=network,
             logit=score.logit,
             probability=probability,
             triage=triage(probability, reader.thresholds).value,
-            cam=score.cam.astype(np.float16).tobytes(),
-            cam_height=score.cam.shape[0],
-            cam_width=score.cam.shape[1],
+            cam=cam,
+            cam_height=side[0],
+            cam_width=side[1],
         )
     )
 
@@ -525,7 +579,7 @@ def explain(lease: Lease) -> bool:
     chunk = _load(lease)
     blobs = get_blobs()
     with session_scope() as session:
-        findings = _shared_findings(session, chunk.images, chunk.bundle.name)
+        findings = _shared_findings(session, chunk.images, chunk.bundle.name, chunk.precision)
     regions: dict[uuid.UUID, tuple[AttentionRegion, ...]] = {}
     overlays: dict[uuid.UUID, tuple[str, int]] = {}
     for image in chunk.images:
@@ -763,5 +817,6 @@ def finish(lease: Lease) -> bool:
             batch.finished_at = func.clock_timestamp()
             batch.version += 1
             notices.finished_batch(session, batch)
+            rescoring.after_batch(session, batch, rescoring.run_of(session, batch))
         work.pass_stage(session, unit, None)
     return False

@@ -108,3 +108,11 @@ def notice(lease: Lease) -> bool:
     from worker import notices
 
     return notices.send(lease)
+
+
+@unit_task(WorkKind.EVALUATE)
+def evaluate(lease: Lease) -> bool:
+    """Turn a run's scores, or two bundles', into figures. Before: scoring has ended; after: it is there."""
+    from worker import evaluations
+
+    return evaluations.evaluate(lease)

@@ -68,6 +68,27 @@ POST  /api/v1/uploads/<uuid:upload_id>/take                   S T C R A
 DELETE /api/v1/uploads/<uuid:upload_id>                       S T C R A
 POST  /api/v1/exports/<uuid:export_id>/cancel                 S T C R A
 POST  /downloads/<uuid:export_id>/cancel                      S T C R A
+GET   /research                                               R A
+GET   /research/datasets/<uuid:dataset_id>                    R A
+POST  /research/runs                                          R A
+GET   /research/runs/<uuid:run_id>                            R A
+POST  /research/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>   R A
+GET   /research/runs/<uuid:run_id>/images/<int:number>        R A
+GET   /research/runs/<uuid:run_id>/images/<int:number>/display   R A
+POST  /research/comparisons                                   R A
+GET   /research/comparisons/<uuid:comparison_id>              R A
+POST  /bundles/<any(promote,rollback,shadow):action>          A
+GET   /api/v1/datasets                                        R A
+GET   /api/v1/datasets/<uuid:dataset_id>                      R A
+GET   /api/v1/runs                                            R A
+POST  /api/v1/runs                                            R A
+GET   /api/v1/runs/<uuid:run_id>                              R A
+POST  /api/v1/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>   R A
+GET   /api/v1/runs/<uuid:run_id>/files/<file>                 R A
+GET   /api/v1/comparisons                                     R A
+POST  /api/v1/comparisons                                     R A
+GET   /api/v1/comparisons/<uuid:comparison_id>                R A
+POST  /api/v1/bundles/<any(promote,rollback,shadow):action>   A
 GET   /account                                                personal
 POST  /account/password                                       personal
 POST  /account/keys                                           personal

@@ -9,9 +9,11 @@ from typing import Any
 from flask.testing import FlaskClient
 from sqlalchemy import select
 
-from store import accounts, notices
+from store import accounts, datasets, notices, runs
 from store.accounts import Permission, Role
+from store.blobs import get_blobs
 from store.notices import Channel, Event
+from store.research_tables import Comparison, RunFile
 from store.session import session_scope
 from store.tables import Image, Site, User, UserSession
 from tests.reading import read_batch
@@ -73,4 +75,37 @@ def make_world(app: Any, role: Role) -> World:
     with session_scope() as session:
         image = session.scalars(select(Image).where(Image.batch_id == uuid.UUID(batch))).one()
         world.ids |= {"batch_id": image.batch_id, "image_id": image.id, "study_id": image.study_id}
+    make_research(world)
     return world
+
+
+def make_research(world: World) -> None:
+    """Add a data set of one image, a run over it with a table, and a comparison."""
+    with session_scope() as session:
+        site = session.scalars(select(Site).where(Site.name == world.marker)).one()
+        new = datasets.NewImage(f"{world.marker}.png", world.marker, world.marker, "hand", "", True)
+        found = datasets.add_dataset(
+            session,
+            site.id,
+            name=world.marker,
+            root="file:///nowhere",
+            format="table",
+            label_meaning="abnormal",
+            images=[new],
+            left_out={},
+        )
+        image = datasets.waiting(session, found.id, 1)[0]
+        datasets.note_seen(session, found.id, [datasets.Seen(image.id, "e" * 64, 1, None)])
+        datasets.end_scan(session, found.id)
+        run = runs.start_run(session, site.id, None, found, ["b1"])
+        picture = session.scalars(select(Image).where(Image.batch_id == run.batch_id)).one()
+        picture.display_key = f"images/{world.marker}"
+        session.add(RunFile(run_id=run.id, name="b1.csv", key=picture.display_key, sha256="0" * 64, size=1))
+        compared = Comparison(
+            site_id=site.id, run_a=run.id, bundle_a="b1", run_b=run.id, bundle_b="b1", margin=0.02
+        )
+        session.add(compared)
+        session.flush()
+        world.ids |= {"dataset_id": found.id, "run_id": run.id, "number": 1, "file": "b1.csv"}
+        world.ids["comparison_id"] = compared.id
+    get_blobs().put(picture.display_key, b"x")

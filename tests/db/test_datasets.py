@@ -1,0 +1,132 @@
+"""`fractureai datasets` on a real database: registering, going on, what is wrong, and where labels stand."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import inspect, select
+
+from cli.datasets import datasets as command
+from store import datasets, runs
+from store.bundles import list_bundles
+from store.research_tables import Dataset, DatasetImage, DatasetLabel, RunKind
+from store.session import session_scope
+from store.tables import Batch, Image
+from training.mura_layout import plan_images, write_mura
+
+
+@pytest.fixture(scope="module")
+def mura(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve small phantoms laid out as MURA is."""
+    return write_mura(tmp_path_factory.mktemp("mura"), plan_images(12), longest=128, jobs=1)
+
+
+@pytest.fixture
+def copy(mura: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(mura, tmp_path / "MURA-v1.1"))
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def rows() -> list[DatasetImage]:
+    with session_scope() as session:
+        return list(session.scalars(select(DatasetImage).order_by(DatasetImage.path)))
+
+
+def test_mura_is_registered_as_published(site, copy):
+    first = next(copy.glob("valid/**/*.png"))
+    (copy / "__MACOSX").mkdir()
+    (first.parent / "._image1.png").write_bytes(b"resource fork")
+    gone = sorted(copy.glob("train/**/*.png"))[0]
+    gone.unlink()
+    answer = run("add", "mura", copy, "--format", "mura")
+    assert answer.exit_code == 0, answer.output
+    assert "11 images" in answer.output
+    assert "left out: 1 listed, file missing" in answer.output
+    found = rows()
+    assert {row.part for row in found} == {"train", "valid"}
+    assert all(row.sha256 and row.study.startswith("MURA-v1.1/") for row in found)
+    with session_scope() as session:
+        labels = dict(session.execute(select(DatasetLabel.image_id, DatasetLabel.value)).tuples().all())
+    assert labels == {row.id: "_positive" in row.path for row in found}
+
+
+def test_a_scan_that_was_broken_off_goes_on_and_comes_to_the_same(site, copy):
+    run("add", "whole", copy)
+    with session_scope() as session:
+        whole = datasets.get_dataset(session, site, "whole")
+    run("add", "broken", copy)
+    with session_scope() as session:
+        broken = datasets.get_dataset(session, site, "broken")
+        for image in session.scalars(
+            select(DatasetImage).where(DatasetImage.dataset_id == broken.id).limit(5)
+        ):
+            image.sha256 = image.size = None
+        broken.sha256, broken.n_seen = None, 7
+    assert run("add", "broken", copy).exit_code == 0
+    with session_scope() as session:
+        again = datasets.get_dataset(session, site, "broken")
+    assert (again.sha256, again.n_seen) == (whole.sha256, 12)
+
+
+def test_another_folder_under_a_taken_name_is_refused(site, copy, tmp_path):
+    run("add", "mura", copy)
+    other = shutil.copytree(copy, tmp_path / "other" / "MURA-v1.1")
+    answer = run("add", "mura", other)
+    assert answer.exit_code == 4
+    assert "dataset_exists" in answer.output
+
+
+def test_broken_and_vanished_files_are_named(site, copy):
+    pictures = sorted(copy.glob("train/**/*.png"))
+    pictures[0].write_bytes(pictures[0].read_bytes()[:200])
+    assert "unusable: 1 truncated" in run("add", "mura", copy).output
+    assert f"truncated: {pictures[0].relative_to(copy)}" in run("show", "mura").output
+
+
+def test_a_data_set_is_forgotten_unless_runs_stand_on_it(site, copy):
+    run("add", "mura", copy)
+    assert run("list").output.startswith("mura\tmura\t12\t12\tabnormal")
+    with session_scope() as session:
+        dataset = datasets.get_dataset(session, site, "mura")
+        made = runs.start_run(session, site, None, dataset, [list_bundles(session)[0].name], part="valid")
+        assert made.kind == RunKind.DATASET
+    assert "dataset_in_use" in run("remove", "mura").output
+    run("add", "other", copy)
+    assert run("remove", "other").exit_code == 0
+    with session_scope() as session:
+        assert [d.name for d in session.scalars(select(Dataset))] == ["mura"]
+    assert len(list(copy.rglob("*.png"))) == 12
+
+
+def test_what_scoring_is_given_tells_no_label(site, copy):
+    """Neither the batch's rows nor their order, and no column of theirs could hold it."""
+    run("add", "mura", copy)
+    with session_scope() as session:
+        dataset = datasets.get_dataset(session, site, "mura")
+        made = runs.start_run(session, site, None, dataset, [list_bundles(session)[0].name])
+        images = session.scalars(select(Image).where(Image.batch_id == made.batch_id)).all()
+        batch = session.get_one(Batch, made.batch_id)
+    assert (batch.n_total, batch.status, batch.priority) == (12, "queued", 2)
+    assert {image.path for image in images} == {f"{n:08d}" for n in range(1, 13)}
+    for image in images:
+        said = {
+            column.key: getattr(image, column.key)
+            for column in inspect(Image).column_attrs
+            if isinstance(getattr(image, column.key), str)
+        }
+        assert not any(word in str(said) for word in ("positive", "negative", "patient", "XR_"))
+    by_number = [row.path for row in sorted(rows(), key=lambda r: r.number)]
+    assert by_number != sorted(by_number)
+
+
+def test_a_foreign_site_sees_nothing(site, copy):
+    run("add", "mura", copy)
+    with session_scope() as session:
+        assert datasets.list_datasets(session, uuid.uuid4()) == []

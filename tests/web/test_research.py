@@ -1,0 +1,232 @@
+"""Research as people and programs see it: runs and comparisons with figures; which bundle serves."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select
+
+from pipeline import comparison, evaluation
+from pipeline.evaluation import Record, Score
+from store.accounts import Role
+from store.research_tables import Comparison, Dataset, DatasetImage, FindingScore, Run
+from store.session import session_scope
+from store.tables import Audit, Batch, Bundle, Finding, Image, Site
+from tests.web.asking import Asker
+from tests.web.serving import MANIFEST
+from tests.web.world import World, make_world
+from web.research import heat_squares
+
+REGIONS = ("elbow", "hand", "wrist")
+
+
+def records(strength: float, seed: int, n: int = 240) -> list[Record]:
+    """Images of three regions whose scores follow their labels more or less."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for i in range(n):
+        label, region = bool(i % 5 < 2), REGIONS[i // 2 % 3]
+        p = float(1 / (1 + np.exp(-rng.normal(strength * (label - 0.5), 1))))
+        score = Score(region, p, 0.3, 0.6, i % 7 != 0)
+        others = dict.fromkeys(evaluation.ROUTES, score)
+        seen = region if i % 11 else "hand"
+        found.append(
+            Record(
+                f"valid/{i}.png",
+                f"{i:012x}".ljust(64, "0"),
+                f"s{i // 2}",
+                f"p{i // 4}",
+                region,
+                label,
+                seen,
+                score,
+                others,
+            )
+        )
+    return found
+
+
+@pytest.fixture
+def world(app: Any, site_key: str) -> World:
+    """A researcher's site with an evaluated run of two bundles and a comparison."""
+    world = make_world(app, Role.RESEARCHER)
+    a, b = records(1.0, 1), records(2.0, 2)
+    with session_scope() as session:
+        session.add(Bundle(name="b2", sha256="1" * 64, manifest={**MANIFEST, "name": "b2"}, files={}))
+        session.flush()
+        run = session.get_one(Run, world.ids["run_id"])
+        batch = session.get_one(Batch, run.batch_id)
+        batch.status, batch.finished_at, batch.n_queued, batch.n_done = "done", func.now(), 0, 1
+        run.bundles, run.evaluated_at = ["b1", "b2"], func.now()
+        run.figures = {
+            name: {
+                "label_meaning": "fractured",
+                "fitted_on_overlap": 3,
+                **evaluation.evaluate(said, rounds=20),
+            }
+            for name, said in (("b1", a), ("b2", b))
+        }
+        compared = session.get_one(Comparison, world.ids["comparison_id"])
+        compared.bundle_b, compared.evaluated_at = "b2", func.now()
+        figures = comparison.compare(a, b, margin=0.02, fitted_on=[a[0].sha256[:12]], rounds=50)
+        for changed in figures["changed_images"]:
+            changed["number"] = 1
+        meanings = {"a": "fractured", "b": "fractured", "dataset": "abnormal"}
+        compared.figures = {**figures, "label_meanings": meanings}
+        image = session.scalars(select(Image).where(Image.batch_id == run.batch_id)).one()
+        image.width, image.height = 200, 100
+        for name, forced in (("b1", False), ("b2", True)):
+            cam = struct.pack("<4e", 0, 1, 2, 4)
+            finding = Finding(
+                site_id=run.site_id,
+                sha256=image.sha256,
+                bundle=name,
+                precision="float32",
+                region="hand",
+                region_probability=0.9,
+                region_probabilities={"hand": 0.9},
+                not_assessable="region_unsure" if forced else None,
+                probability=None if forced else 0.7,
+                cam=None if forced else cam,
+                cam_height=2,
+                cam_width=2,
+            )
+            session.add(finding)
+            session.flush()
+            if forced:
+                session.add(
+                    FindingScore(
+                        finding_id=finding.id, network="n", logit=0.1, cam=cam, cam_height=2, cam_width=2
+                    )
+                )
+    return world
+
+
+def page(world: World, app: Any, address: str) -> str:
+    answer = world.browser(app.test_client()).client.get(address)
+    assert answer.status_code == 200, answer.text[:2000]
+    if folder := os.environ.get("FRACTUREAI_SHOW_PAGES"):
+        Path(folder, f"{address.strip('/').replace('/', '-').replace('?', '-')}.html").write_text(answer.text)
+    return answer.text
+
+
+def test_a_run_s_page_shows_its_figures_and_saves_as_one_file(app, world):
+    address = f"/research/runs/{world.ids['run_id']}"
+    text = page(world, app, address)
+    for words in (
+        "By study",
+        "Mind the labels",
+        "elbow",
+        "seen as hand",
+        "What the routing costs",
+        "by force",
+    ):
+        assert words in text
+    with session_scope() as session:
+        auc = session.get_one(Run, world.ids["run_id"]).figures["b2"]["study"]["pooled"]["figures"]["auc"]
+    assert f"{auc['value']:.3f}" in text
+    saved = page(world, app, f"{address}?export")
+    assert "<style>" in saved
+    assert "<script" not in saved
+    assert 'href="/' not in saved.replace('href="/static', "")
+    assert "&#34;made_with&#34;" in saved
+
+
+def test_a_comparison_s_page_says_its_verdict_plainly(app, world):
+    address = f"/research/comparisons/{world.ids['comparison_id']}"
+    text = page(world, app, address)
+    assert "b2 is better than b1" in text
+    assert "<strong>1 image is</strong> among those that one of the bundles was fitted on" in text
+    assert text.count("Mind the labels") == 4  # in every table's section
+    assert f"/research/runs/{world.ids['run_id']}/images/1" in text
+    assert "images/1" not in page(world, app, f"{address}?export")
+
+
+def test_both_attention_maps_stand_side_by_side(app, world):
+    text = page(world, app, f"/research/runs/{world.ids['run_id']}/images/1")
+    assert text.count('class="heat"') == 2
+    assert "Scored by force" in text
+
+
+def test_heat_squares_lie_where_the_letterboxed_map_does():
+    said: Any = SimpleNamespace(cam=struct.pack("<4e", 0, 1, 2, 4), cam_height=2, cam_width=2)
+    assert heat_squares(said, 200, 100) == [
+        (100.0, -50.0, 100.0, 0.25),
+        (0.0, 50.0, 100.0, 0.5),
+        (100.0, 50.0, 100.0, 1.0),
+    ]
+
+
+def test_the_lists_and_forms(app, world):
+    assert world.marker in page(world, app, "/research")
+    assert "Start the run" in page(world, app, f"/research/datasets/{world.ids['dataset_id']}")
+    browser = world.browser(app.test_client())
+    answer = browser.client.post(
+        "/research/runs", data={"csrf": browser.csrf, "dataset": world.marker, "bundles": ["b1", "b2"]}
+    )
+    assert answer.status_code == 303
+    with session_scope() as session:
+        made = session.scalars(select(Run).order_by(Run.created_at.desc()).limit(1)).one()
+    assert answer.location.endswith(str(made.id))
+    assert made.bundles == ["b1", "b2"]
+
+
+def test_the_api_steers_runs_and_a_run_s_batch_is_no_batch(app, world):
+    ask = Asker(app.test_client(use_cookies=False), world.key)
+    made = ask.post("/runs", json={"dataset": world.marker, "bundles": ["b1"]})
+    assert made.status_code == 201
+    address = f"/runs/{made.json['id']}"
+    for action, status in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")):
+        answer = ask.post(f"{address}/{action}")
+        assert answer.status_code == 202
+        if action != "cancel":
+            assert answer.json["status"] == status
+    batch = made.json["progress"]["id"]
+    assert ask.get(f"/batches/{batch}").status_code == 404
+    assert ask.post(f"/batches/{batch}/retry").status_code == 404
+    assert batch not in str(ask.get("/batches").json)
+    assert (
+        ask.post("/runs", json={"dataset": world.marker, "bundles": ["none"]}).json["code"]
+        == "unknown_bundle"
+    )
+    assert (
+        ask.post("/runs", json={"dataset": world.marker, "bundles": ["b1"], "part": "x"}).status_code == 409
+    )
+
+
+def test_a_run_s_document_holds_what_repeats_it(app, world):
+    ask = Asker(app.test_client(use_cookies=False), world.key)
+    document = ask.get(f"/runs/{world.ids['run_id']}").json
+    with session_scope() as session:
+        dataset = session.get_one(Dataset, world.ids["dataset_id"])
+        assert session.scalar(select(func.count()).select_from(DatasetImage)) == 1
+    assert document["made_with"]["dataset"]["sha256"] == dataset.sha256
+    assert document["made_with"]["bundles"]["b1"]["sha256"] == "0" * 64
+    assert document["made_with"]["precision"] == "float32"
+    assert document["figures"]["b1"]["study"]["pooled"]["n"] == 120
+
+
+def test_a_bundle_is_promoted_rolled_back_and_set_to_shadow(app, world):
+    admin = make_world(app, Role.ADMIN)
+    ask = Asker(app.test_client(use_cookies=False), admin.key)
+    assert ask.post("/bundles/rollback").json["code"] == "nothing_to_roll_back"
+    assert ask.post("/bundles/promote", json={"bundle": "b2"}).json == {"default": "b2", "shadow": None}
+    assert ask.post("/bundles/shadow", json={"bundle": "b1"}).json == {"default": "b2", "shadow": "b1"}
+    assert "Roll back to b1" in page(admin, app, "/bundles")
+    assert ask.post("/bundles/rollback").json == {"default": "b1", "shadow": None}
+    with session_scope() as session:
+        site = session.scalars(select(Site).where(Site.name == admin.marker)).one()
+        said = session.scalars(select(Audit.action).where(Audit.site_id == site.id).order_by(Audit.id)).all()
+        other = session.scalars(select(Site.default_bundle).where(Site.name == world.marker)).one()
+    assert [a for a in said if a.startswith("bundle_")] == [
+        "bundle_promote",
+        "bundle_shadow",
+        "bundle_rollback",
+    ]
+    assert other == "b1"

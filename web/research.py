@@ -1,0 +1,544 @@
+"""Research: data sets, runs and comparisons, as JSON and as pages; and which bundle serves."""
+
+from __future__ import annotations
+
+import json
+import struct
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Flask, Response, jsonify, redirect, render_template, request, url_for
+from markupsafe import Markup
+from sqlalchemy.orm import Session
+from werkzeug.wrappers import Response as BaseResponse
+
+from store import bundles, datasets, dispatch, promotions, research, runs
+from store.accounts import Permission
+from store.blobs import get_blobs
+from store.errors import NotFound
+from store.research_tables import Comparison, Dataset, Run, RunKind
+from store.session import session_scope
+from store.tables import Batch, Priority
+from web.api import audit, json_body
+from web.auth import identity, needs
+from web.errors import InvalidRequest
+from web.representations import API, PRIORITIES, batch_document, moment
+
+research_api = Blueprint("research_api", __name__, url_prefix=API)
+research_pages = Blueprint("research", __name__)
+
+#: Loss of study-level AUC that a comparison takes for none, where nobody states another.
+MARGIN = 0.02
+
+
+# documents
+
+
+def dataset_document(dataset: Dataset, inside: datasets.Contents) -> dict[str, Any]:
+    """Return a data set; its labels' names stand here, its labels nowhere."""
+    return {
+        "id": str(dataset.id),
+        "name": dataset.name,
+        "format": dataset.format,
+        "label_meaning": dataset.label_meaning,
+        "labels": list(inside.label_names),
+        "sha256": dataset.sha256,
+        "images": dataset.n_images,
+        "looked_at": dataset.n_seen,
+        "studies": inside.studies,
+        "patients": inside.patients,
+        "parts": dict(inside.parts),
+        "regions": dict(inside.regions),
+        "problems": dict(inside.problems),
+        "left_out": dataset.left_out,
+        "created_at": moment(dataset.created_at),
+        "links": {"self": f"{API}/datasets/{dataset.id}", "page": f"/research/datasets/{dataset.id}"},
+    }
+
+
+def run_document(run: Run, batch: Batch | None, *, whole: bool = True) -> dict[str, Any]:
+    """Return a run with its progress; `whole` adds the figures, and all that repeats them."""
+    here = f"{API}/runs/{run.id}"
+    document: dict[str, Any] = {
+        "id": str(run.id),
+        "kind": run.kind,
+        "dataset": run.made_with["dataset"],
+        "part": run.part,
+        "label": run.label,
+        "bundles": run.bundles,
+        "options": {
+            "routing": run.with_routing,
+            "heatmap": bool(batch and batch.with_heatmap),
+            "report": bool(batch and batch.with_report),
+            "priority": PRIORITIES[batch.priority] if batch else Priority.LOW.value,
+        },
+        "status": state_of(run, batch),
+        "progress": batch_document(batch, {}) if batch else None,
+        "forward_passes": {"region": run.classified, "fracture": run.detected},
+        "created_at": moment(run.created_at),
+        "evaluated_at": moment(run.evaluated_at),
+        "links": {"self": here, "page": f"/research/runs/{run.id}", "files": f"{here}/files/"},
+    }
+    if document["progress"]:
+        del document["progress"]["links"]  # a run is steered by its own address
+    if whole:
+        document |= {"made_with": run.made_with, "figures": run.figures}
+    return document
+
+
+def state_of(run: Run, batch: Batch | None) -> str:
+    """Return the batch's state; after it the evaluation is still to come."""
+    if batch is None:
+        return "running"
+    if batch.status in {"done", "partial", "failed"} and run.evaluated_at is None:
+        return "evaluating"
+    return batch.status
+
+
+def comparison_document(compared: Comparison) -> dict[str, Any]:
+    """Return a comparison: what was compared, and the figures once they are there."""
+    return {
+        "id": str(compared.id),
+        "a": {"run": str(compared.run_a), "bundle": compared.bundle_a},
+        "b": {"run": str(compared.run_b), "bundle": compared.bundle_b},
+        "margin": compared.margin,
+        "status": "done" if compared.evaluated_at else "evaluating",
+        "created_at": moment(compared.created_at),
+        "evaluated_at": moment(compared.evaluated_at),
+        "figures": compared.figures,
+        "links": {
+            "self": f"{API}/comparisons/{compared.id}",
+            "page": f"/research/comparisons/{compared.id}",
+        },
+    }
+
+
+# what was asked
+
+
+def _text(body: Mapping[str, Any], name: str, default: str = "") -> str:
+    value = body.get(name, default)
+    if not isinstance(value, str) or len(value) > 200:
+        raise InvalidRequest(f"{name} must be a text")
+    return value
+
+
+def _start(session: Session, body: Mapping[str, Any]) -> Run:
+    names = body.get("bundles")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise InvalidRequest("bundles must be a list of bundles' names")
+    try:
+        priority = Priority(body.get("priority", Priority.LOW))
+    except ValueError:
+        raise InvalidRequest(f"priority must be one of {', '.join(Priority)}") from None
+    run = runs.start_run(
+        session,
+        identity().site_id,
+        identity().user_id,
+        datasets.get_dataset(session, identity().site_id, _text(body, "dataset")),
+        names,
+        part=_text(body, "part"),
+        label=_text(body, "label"),
+        priority=priority,
+        with_heatmap=body.get("heatmap") is True,
+        with_report=body.get("report") is True,
+        with_routing=body.get("routing") is True,
+    )
+    audit(session, "run_started", run.id)
+    return run
+
+
+def _compare(session: Session, body: Mapping[str, Any]) -> Comparison:
+    sides = []
+    for side in ("a", "b"):
+        try:
+            run_id = uuid.UUID(_text(body, f"run_{side}"))
+        except ValueError:
+            raise InvalidRequest(f"run_{side} must be a run's id") from None
+        sides.append((runs.get_run(session, identity().site_id, run_id), _text(body, f"bundle_{side}")))
+    margin = body.get("margin", MARGIN)
+    if not isinstance(margin, int | float) or not 0 <= margin < 1:
+        raise InvalidRequest("margin must be a number from 0 to 1")
+    made = runs.start_comparison(
+        session, identity().site_id, identity().user_id, sides[0], sides[1], float(margin)
+    )
+    audit(session, "comparison_started", made.id)
+    return made
+
+
+def _run(session: Session, run_id: uuid.UUID) -> Run:
+    return runs.get_run(session, identity().site_id, run_id)
+
+
+# the API
+
+
+@research_api.get("/datasets")
+@needs(Permission.RESEARCH)
+def list_datasets() -> Response:
+    """List the site's data sets."""
+    with session_scope() as session:
+        found = datasets.list_datasets(session, identity().site_id)
+        items = [dataset_document(d, datasets.contents(session, d)) for d in found]
+    return jsonify(items=items, next=None)
+
+
+@research_api.get("/datasets/<uuid:dataset_id>")
+@needs(Permission.RESEARCH)
+def get_dataset(dataset_id: uuid.UUID) -> Response:
+    """Answer one data set."""
+    with session_scope() as session:
+        found = datasets.get_dataset(session, identity().site_id, dataset_id)
+        return jsonify(dataset_document(found, datasets.contents(session, found)))
+
+
+@research_api.get("/runs")
+@needs(Permission.RESEARCH)
+def list_runs() -> Response:
+    """List the site's latest runs."""
+    with session_scope() as session:
+        found = runs.list_runs(session, identity().site_id)
+    return jsonify(items=[run_document(run, batch, whole=False) for run, batch in found], next=None)
+
+
+@research_api.post("/runs")
+@needs(Permission.RESEARCH)
+def start_run() -> Response:
+    """Start to score a data set."""
+    known = {"dataset", "part", "label", "bundles", "priority", "heatmap", "report", "routing"}
+    with session_scope() as session:
+        run = _start(session, json_body(known))
+        session.flush()
+        response = jsonify(run_document(run, runs.batch_of(session, run)))
+    dispatch.dispatch()
+    response.status_code = 201
+    response.headers["Location"] = f"{API}/runs/{run.id}"
+    return response
+
+
+@research_api.get("/runs/<uuid:run_id>")
+@needs(Permission.RESEARCH)
+def get_run(run_id: uuid.UUID) -> Response:
+    """Answer one run with its figures and all that repeats them."""
+    with session_scope() as session:
+        run = _run(session, run_id)
+        document = run_document(run, runs.batch_of(session, run))
+        document["files"] = [
+            {
+                "name": f.name,
+                "sha256": f.sha256,
+                "size": f.size,
+                "link": f"{API}/runs/{run_id}/files/{f.name}",
+            }
+            for f in runs.files_of(session, run_id)
+        ]
+        document["comparisons"] = [
+            {"id": str(c.id), "a": c.bundle_a, "b": c.bundle_b}
+            for c in runs.list_comparisons(session, identity().site_id, run_id)
+        ]
+    return jsonify(document)
+
+
+def _act(run_id: uuid.UUID, action: str) -> None:
+    with session_scope() as session:
+        runs.act(session, _run(session, run_id), action)
+        audit(session, f"run_{action}", run_id)
+    dispatch.dispatch()
+
+
+@research_api.post("/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>")
+@needs(Permission.RESEARCH)
+def act_on_run(run_id: uuid.UUID, action: str) -> Response:
+    """Cancel, pause, resume or retry a run."""
+    _act(run_id, action)
+    with session_scope() as session:
+        run = _run(session, run_id)
+        response = jsonify(run_document(run, runs.batch_of(session, run), whole=False))
+    response.status_code = 202
+    return response
+
+
+@research_api.get("/runs/<uuid:run_id>/files/<file>")
+@needs(Permission.RESEARCH)
+def get_file(run_id: uuid.UUID, file: str) -> Response:
+    """Answer one of the tables that a run's evaluation wrote."""
+    with session_scope() as session:
+        found = runs.get_file(session, _run(session, run_id).id, file)
+        audit(session, "run_file_downloaded", run_id)
+    media_type = "text/csv; charset=utf-8" if file.endswith(".csv") else "application/vnd.apache.parquet"
+    response = Response(get_blobs().stream(found.key), content_type=media_type)
+    response.content_length = found.size
+    response.headers["Content-Disposition"] = f'attachment; filename="{file}"'
+    return response
+
+
+@research_api.get("/comparisons")
+@needs(Permission.RESEARCH)
+def list_comparisons() -> Response:
+    """List the site's latest comparisons."""
+    with session_scope() as session:
+        found = runs.list_comparisons(session, identity().site_id)
+    return jsonify(items=[comparison_document(c) | {"figures": None} for c in found], next=None)
+
+
+@research_api.post("/comparisons")
+@needs(Permission.RESEARCH)
+def start_comparison() -> Response:
+    """Start to compare two bundles of evaluated runs."""
+    with session_scope() as session:
+        made = _compare(session, json_body({"run_a", "bundle_a", "run_b", "bundle_b", "margin"}))
+        session.refresh(made)
+    dispatch.dispatch()
+    response = jsonify(comparison_document(made))
+    response.status_code = 201
+    return response
+
+
+@research_api.get("/comparisons/<uuid:comparison_id>")
+@needs(Permission.RESEARCH)
+def get_comparison(comparison_id: uuid.UUID) -> Response:
+    """Answer one comparison."""
+    with session_scope() as session:
+        return jsonify(comparison_document(runs.get_comparison(session, identity().site_id, comparison_id)))
+
+
+@research_api.post("/bundles/<any(promote,rollback,shadow):action>")
+@needs(Permission.ADMINISTER)
+def operate_bundle(action: str) -> Response:
+    """Let another bundle serve the site, go back to the one before, or set the shadow bundle."""
+    name = _text(json_body({"bundle"} if action != "rollback" else set()), "bundle")
+    return jsonify(_operate(action, name))
+
+
+def _operate(action: str, name: str) -> dict[str, str | None]:
+    who = identity()
+    with session_scope() as session:
+        if action == "shadow":
+            promotions.set_shadow(session, who.site_id, name or None)
+        elif action == "promote":
+            promotions.promote(session, who.site_id, who.user_id, name)
+        else:
+            name = promotions.roll_back(session, who.site_id, who.user_id)
+        audit(session, f"bundle_{action}", name)
+        serving = promotions.serving(session, who.site_id)
+    return {"default": serving.default_bundle, "shadow": serving.shadow_bundle}
+
+
+# the pages
+
+
+@research_pages.get("/research")
+@needs(Permission.RESEARCH)
+def home() -> str:
+    """Show data sets, runs, comparisons, and the form that starts a run."""
+    with session_scope() as session:
+        found = datasets.list_datasets(session, identity().site_id)
+        shown = [dataset_document(d, datasets.contents(session, d)) for d in found]
+        listed = [
+            run_document(run, batch, whole=False)
+            for run, batch in runs.list_runs(session, identity().site_id, 50)
+        ]
+        compared = [
+            comparison_document(c) for c in runs.list_comparisons(session, identity().site_id, limit=50)
+        ]
+        names = [bundle.name for bundle in bundles.list_bundles(session)]
+    return render_template(
+        "research.html",
+        datasets=shown,
+        runs=listed,
+        comparisons=compared,
+        bundles=names,
+        moving=any(run["status"] in {"queued", "evaluating"} for run in listed),
+    )
+
+
+@research_pages.get("/research/datasets/<uuid:dataset_id>")
+@needs(Permission.RESEARCH)
+def show_dataset(dataset_id: uuid.UUID) -> str:
+    """Show a data set, and what is wrong with it."""
+    with session_scope() as session:
+        dataset = datasets.get_dataset(session, identity().site_id, dataset_id)
+        document = dataset_document(dataset, datasets.contents(session, dataset))
+        wrong = datasets.with_problems(session, dataset)
+        names = [bundle.name for bundle in bundles.list_bundles(session)]
+    return render_template("dataset.html", dataset=document, wrong=wrong, bundles=names)
+
+
+@research_pages.post("/research/runs")
+@needs(Permission.RESEARCH)
+def start_run_by_form() -> BaseResponse:
+    """Start a run from the form."""
+    form = request.form
+    body = {
+        "dataset": form.get("dataset", ""),
+        "part": form.get("part", ""),
+        "bundles": form.getlist("bundles"),
+        **{name: name in form for name in ("heatmap", "report", "routing")},
+    }
+    with session_scope() as session:
+        run = _start(session, body)
+    dispatch.dispatch()
+    return redirect(url_for("research.show_run", run_id=run.id), 303)
+
+
+def _exported(page: str, name: str) -> Response:
+    """Send a page as one file that needs no server."""
+    response = Response(page, content_type="text/html; charset=utf-8")
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}.html"'
+    return response
+
+
+@research_pages.get("/research/runs/<uuid:run_id>")
+@needs(Permission.RESEARCH)
+def show_run(run_id: uuid.UUID) -> str | Response:
+    """Show a run's progress, then its report; with ``?export`` as one file."""
+    export = "export" in request.args
+    with session_scope() as session:
+        run = _run(session, run_id)
+        batch = runs.batch_of(session, run)
+        document = run_document(run, batch)
+        page = render_template(
+            "run.html",
+            layout="export.html" if export else "base.html",
+            export=export,
+            run=document,
+            made_with=json.dumps(document, indent=1),
+            actions=_actions(batch),
+            files=runs.files_of(session, run_id),
+            comparisons=runs.list_comparisons(session, identity().site_id, run_id),
+            shadow=research.shadow_agreement(session, run) if run.kind == RunKind.SHADOW else None,
+            others=[r for r, _ in runs.list_runs(session, identity().site_id) if _comparable(r, run)],
+            margin=MARGIN,
+        )
+    return _exported(page, f"run-{run_id}") if export else page
+
+
+def _comparable(other: Run, run: Run) -> bool:
+    return other.kind == run.kind and other.dataset_id == run.dataset_id and other.evaluated_at is not None
+
+
+def _actions(batch: Batch | None) -> list[str]:
+    if batch is None:
+        return []
+    if batch.status in {"queued", "running"}:
+        return ["pause", "cancel"]
+    if batch.status == "paused":
+        return ["resume", "cancel"]
+    return ["retry"] if batch.n_failed + batch.n_cancelled else []
+
+
+@research_pages.post("/research/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>")
+@needs(Permission.RESEARCH)
+def act_by_form(run_id: uuid.UUID, action: str) -> BaseResponse:
+    """Cancel, pause, resume or retry a run from its page."""
+    _act(run_id, action)
+    return redirect(url_for("research.show_run", run_id=run_id), 303)
+
+
+@research_pages.get("/research/runs/<uuid:run_id>/images/<int:number>")
+@needs(Permission.RESEARCH)
+def show_image(run_id: uuid.UUID, number: int) -> str:
+    """Show where each bundle looked in one image of a data set."""
+    with session_scope() as session:
+        run = _run(session, run_id)
+        image = research.image_of(session, run, number)
+        audit(session, "run_image_viewed", image.image.id)
+    maps = [(said, heat_squares(said, image.image.width, image.image.height)) for said in image.said]
+    return render_template("run_image.html", run=run, row=image, maps=maps)
+
+
+def heat_squares(
+    said: research.Said, width: int | None, height: int | None
+) -> list[tuple[float, float, float, float]]:
+    """Return an attention map as squares (x, y, side, strength 0-1) in the image's pixels.
+
+    The map lies over the square that the image was centred in, see `pipeline.preprocess.letterbox`.
+    """
+    if said.cam is None or not width or not height:
+        return []
+    rows, columns = said.cam_height, said.cam_width
+    values = [max(0.0, v) for v in struct.unpack(f"<{rows * columns}e", said.cam)]
+    top = max(values) or 1.0
+    side = max(width, height)
+    left, above, step = (width - side) / 2, (height - side) / 2, side / max(rows, columns)
+    return [
+        (
+            round(left + (n % columns) * step, 2),
+            round(above + (n // columns) * step, 2),
+            round(step, 2),
+            round(value / top, 3),
+        )
+        for n, value in enumerate(values)
+        if value > 0.05 * top
+    ]
+
+
+@research_pages.get("/research/runs/<uuid:run_id>/images/<int:number>/display")
+@needs(Permission.RESEARCH)
+def show_picture(run_id: uuid.UUID, number: int) -> Response:
+    """Answer the picture of one image of a run."""
+    with session_scope() as session:
+        image = research.image_of(session, _run(session, run_id), number).image
+    if image.display_key is None:
+        raise NotFound
+    response = Response(get_blobs().stream(image.display_key), content_type="image/jpeg")
+    response.headers["Cache-Control"] = "private, no-cache"
+    return response
+
+
+@research_pages.post("/research/comparisons")
+@needs(Permission.RESEARCH)
+def compare_by_form() -> BaseResponse:
+    """Start a comparison from a run's page."""
+    form = request.form
+    sides = {}
+    for side in ("a", "b"):
+        sides[f"run_{side}"], _, sides[f"bundle_{side}"] = form.get(side, "").partition(" ")
+    try:
+        margin = float(form.get("margin", MARGIN))
+    except ValueError:
+        raise InvalidRequest("margin must be a number from 0 to 1") from None
+    with session_scope() as session:
+        made = _compare(session, {**sides, "margin": margin})
+    dispatch.dispatch()
+    return redirect(url_for("research.show_comparison", comparison_id=made.id), 303)
+
+
+@research_pages.get("/research/comparisons/<uuid:comparison_id>")
+@needs(Permission.RESEARCH)
+def show_comparison(comparison_id: uuid.UUID) -> str | Response:
+    """Show which of two bundles is better, by how much, and whether that is chance."""
+    export = "export" in request.args
+    with session_scope() as session:
+        compared = runs.get_comparison(session, identity().site_id, comparison_id)
+        run = _run(session, compared.run_a)
+        document = comparison_document(compared)
+        repeat = {"comparison": document, "made_with": [run.made_with]}
+        if compared.run_b != compared.run_a:
+            repeat["made_with"].append(_run(session, compared.run_b).made_with)
+    page = render_template(
+        "comparison.html",
+        layout="export.html" if export else "base.html",
+        export=export,
+        compared=document,
+        run=run,
+        made_with=json.dumps(repeat, indent=1),
+    )
+    return _exported(page, f"comparison-{comparison_id}") if export else page
+
+
+@research_pages.post("/bundles/<any(promote,rollback,shadow):action>")
+@needs(Permission.ADMINISTER)
+def operate_bundle_by_form(action: str) -> BaseResponse:
+    """Promote a bundle, go back to the one before, or set the shadow bundle, from the bundles' page."""
+    _operate(action, request.form.get("bundle", ""))
+    return redirect(url_for("pages.list_bundles"), 303)
+
+
+def register(app: Flask) -> None:
+    """Serve the API's and the pages' addresses of research."""
+    app.jinja_env.globals["stylesheet"] = lambda: Markup(Path(app.static_folder or "", "app.css").read_text())  # noqa: S704 - ours
+    app.register_blueprint(research_api)
+    app.register_blueprint(research_pages)

@@ -1,0 +1,238 @@
+"""Evaluations: what a run's bundles said, joined with the labels, as figures and tables; and comparisons.
+
+The only place where scores and labels meet.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import uuid
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from models.bundle import Bundle, load_bundle
+from pipeline import comparison, evaluation
+from pipeline.evaluation import CUT, Record
+from settings import get_settings
+from store import runs, work
+from store.blobs import get_blobs
+from store.bundles import fetch_bundle
+from store.research_tables import Comparison, DatasetImage, DatasetLabel, FindingScore, Run, RunFile
+from store.session import session_scope
+from store.tables import Finding, Image
+from store.work import Lease
+
+#: Loss of study-level AUC that counts as none, where nobody states another.
+MARGIN = 0.02
+
+COLUMNS = (
+    *("path", "sha256", "study", "patient", "region", "label"),
+    *("seen_region", "probability", "low", "high", "read_by_service", "error"),
+)
+
+
+@lru_cache(maxsize=8)
+def _bundle(name: str) -> Bundle:
+    return load_bundle(fetch_bundle(name, get_settings().cache_folder / "bundles"))
+
+
+def records(session: Session, run: Run, bundle: Bundle) -> list[Record]:
+    """Return what a bundle said of each image of a run's part, missing and broken ones too."""
+    query = (
+        select(DatasetImage, DatasetLabel.value, Finding)
+        .outerjoin(
+            DatasetLabel, (DatasetLabel.image_id == DatasetImage.id) & (DatasetLabel.name == run.label)
+        )
+        .outerjoin(Image, (Image.dataset_image_id == DatasetImage.id) & (Image.batch_id == run.batch_id))
+        .outerjoin(
+            Finding,
+            (Finding.site_id == run.site_id)
+            & (Finding.sha256 == Image.sha256)
+            & (Finding.bundle == bundle.name)
+            & (Finding.precision == runs.PRECISION),
+        )
+        .where(DatasetImage.dataset_id == run.dataset_id)
+    )
+    if run.part:
+        query = query.where(DatasetImage.part == run.part)
+    rows = session.execute(query).all()
+    forced: dict[uuid.UUID, dict[str, float]] = {}
+    scores = (
+        select(FindingScore.finding_id, FindingScore.network, FindingScore.logit)
+        .join(Finding, Finding.id == FindingScore.finding_id)
+        .where(Finding.site_id == run.site_id, Finding.bundle == bundle.name)
+    )
+    for finding_id, network, logit in session.execute(scores):
+        forced.setdefault(finding_id, {})[network] = logit
+    said = []
+    for image, label, finding in rows:
+        score, others, seen = None, None, ""
+        if finding is not None:
+            logits = dict(forced.get(finding.id, {}))
+            if finding.logit is not None:
+                logits[finding.network] = finding.logit
+            seen = finding.region
+            score, others = evaluation.scores_of(
+                bundle.models,
+                finding.region_probabilities,
+                logits,
+                read=finding.not_assessable is None,
+                region=image.region,
+            )
+        said.append(
+            Record(
+                image.path,
+                image.sha256 or "",
+                image.study,
+                image.patient,
+                image.region,
+                label,
+                seen,
+                score,
+                others if run.with_routing else None,
+            )
+        )
+    return said
+
+
+def _table(said: Sequence[Record]) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for r in sorted(said, key=lambda r: r.name):
+        fixed = (r.name, r.sha256, r.study, r.patient, r.region, r.label, r.seen or None)
+        if r.score is None:
+            rows.append((*fixed, None, None, None, False, "not scored"))
+        else:
+            rows.append((*fixed, r.score.probability, r.score.low, r.score.high, r.score.read, None))
+    return rows
+
+
+def _csv(lines: Iterable[Sequence[object]]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(
+        [int(cell) if isinstance(cell, bool) else cell for cell in line] for line in lines
+    )
+    return buffer.getvalue().encode()
+
+
+def tables(bundle: str, said: Sequence[Record]) -> dict[str, bytes]:
+    """Return a bundle's tables by file name: MURA's predictions, studies, images as CSV and Parquet."""
+    studies = evaluation.studies_of(said)
+    rows = _table(said)
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({name: [row[n] for row in rows] for n, name in enumerate(COLUMNS)}), parquet)
+    heads = ("study", "patient", "region", "label", "probability", "abnormal", "images")
+    return {
+        f"{bundle}-predictions.csv": ("\n".join(evaluation.prediction_lines(studies)) + "\n").encode(),
+        f"{bundle}-studies.csv": _csv(
+            [
+                heads,
+                *(
+                    (
+                        s.study,
+                        s.patient,
+                        s.region,
+                        s.label,
+                        s.probability,
+                        None if s.probability is None else s.probability > CUT,
+                        s.n_images,
+                    )
+                    for s in sorted(studies, key=lambda s: s.study)
+                ),
+            ]
+        ),
+        f"{bundle}-images.csv": _csv([COLUMNS, *rows]),
+        f"{bundle}-images.parquet": parquet.getvalue(),
+    }
+
+
+def evaluate(lease: Lease) -> bool:
+    """Write the figures and tables of a run, or the figures of a comparison: whichever the unit is about."""
+    with session_scope() as session:
+        run = session.get(Run, lease.subject_id)
+        compared = session.get(Comparison, lease.subject_id)
+    if run is not None:
+        _evaluate_run(lease, run)
+    elif compared is not None:
+        _compare(lease, compared)
+    return False
+
+
+def _evaluate_run(lease: Lease, run: Run) -> None:
+    figures, files = {}, []
+    for name in run.bundles:
+        bundle = _bundle(name)
+        with session_scope() as session:
+            said = records(session, run, bundle)
+        figures[name] = {"label_meaning": bundle.label_meaning, **evaluation.evaluate(said)}
+        fitted_on = _fitted_on(bundle)
+        figures[name]["fitted_on_overlap"] = sum(r.sha256[:12] in fitted_on for r in said)
+        for file, data in tables(name, said).items():
+            key = f"runs/{run.site_id}/{run.id}/{file}"
+            sha256, size = get_blobs().put(key, data)
+            files.append({"run_id": run.id, "name": file, "key": key, "sha256": sha256, "size": size})
+    with session_scope() as session:
+        work.end_unit(session, lease)
+        held = session.get_one(Run, run.id, with_for_update=True)
+        held.figures, held.evaluated_at = figures, func.clock_timestamp()
+        row = insert(RunFile).values(files)
+        session.execute(
+            row.on_conflict_do_update(
+                index_elements=["run_id", "name"],
+                set_={column: row.excluded[column] for column in ("key", "sha256", "size")},
+            )
+        )
+        session.flush()
+        session.refresh(held)
+        if not runs.list_comparisons(session, run.site_id, run.id):
+            for other in run.bundles[1:]:
+                runs.start_comparison(
+                    session, run.site_id, run.user_id, (held, run.bundles[0]), (held, other), MARGIN
+                )
+
+
+def _fitted_on(bundle: Bundle) -> frozenset[str]:
+    """Return the first 12 hex digits of the sha256 of each image that a bundle was fitted on."""
+    entry = bundle.manifest.get("fitted_on")
+    return frozenset((bundle.folder / entry["file"]).read_text().split()) if entry else frozenset()
+
+
+def _compare(lease: Lease, compared: Comparison) -> None:
+    sides = []
+    for run_id, name in (
+        (compared.run_a, compared.bundle_a),
+        (compared.run_b, compared.bundle_b),
+    ):
+        with session_scope() as session:
+            run = session.get_one(Run, run_id)
+            sides.append(records(session, run, _bundle(name)))
+            numbers = {
+                path: number
+                for path, number in session.execute(
+                    select(DatasetImage.path, DatasetImage.number).where(
+                        DatasetImage.dataset_id == run.dataset_id
+                    )
+                )
+            }
+            dataset = run.made_with["dataset"]
+    bundles = _bundle(compared.bundle_a), _bundle(compared.bundle_b)
+    figures = comparison.compare(
+        *sides, margin=compared.margin, fitted_on=_fitted_on(bundles[0]) | _fitted_on(bundles[1])
+    )
+    for changed in figures["changed_images"]:
+        changed["number"] = numbers[changed["name"]]
+    figures["label_meanings"] = {
+        "a": bundles[0].label_meaning,
+        "b": bundles[1].label_meaning,
+        "dataset": dataset["label_meaning"],
+    }
+    with session_scope() as session:
+        work.end_unit(session, lease)
+        held = session.get_one(Comparison, compared.id, with_for_update=True)
+        held.figures, held.evaluated_at = figures, func.clock_timestamp()

@@ -1,0 +1,114 @@
+"""What the stages do differently for research: several bundles, scores by force, bytes that lie elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from models.bundle import Bundle
+from pipeline.evaluation import forced_region
+from pipeline.types import Reason, Rejected
+from store import datasets, runs
+from store.blobs import get_blobs
+from store.errors import BlobMissing
+from store.research_tables import FindingScore, Run, RunKind
+from store.session import session_scope
+from store.tables import Batch, Finding, Image
+
+log = logging.getLogger("fractureai.rescoring")
+
+
+def run_of(session: Session, batch: Batch) -> Run | None:
+    """Return the run that a batch belongs to; clinical batches belong to none."""
+    return session.get_one(Run, batch.run_id) if batch.run_id else None
+
+
+def bundles_of(batch: Batch, run: Run | None) -> tuple[str, ...]:
+    """Return the bundles that score a batch: a data set's run may name several, which share one decode."""
+    if run is None or run.kind == RunKind.SHADOW:
+        return (batch.bundle,)
+    return tuple(run.bundles)
+
+
+def read_source(image: Image) -> bytes | None:
+    """Return the bytes of an image that lie elsewhere; None for an upload.
+
+    Raises
+    ------
+    Rejected
+        They are gone, or not those that were registered.
+    """
+    try:
+        if image.dataset_image_id is not None:
+            return datasets.read_image(image.dataset_image_id)
+        if image.source_key is not None:
+            return get_blobs().get(image.source_key)
+    except BlobMissing as error:
+        raise Rejected(Reason.SOURCE_CHANGED) from error
+    return None
+
+
+def count(run: Run | None, *, classified: int = 0, detected: int = 0) -> None:
+    """Count images before they go through networks, in a transaction of its own."""
+    if run is not None and classified + detected:
+        with session_scope() as session:
+            runs.count_passes(session, run.id, classified=classified, detected=detected)
+
+
+def networks_wanted(bundle: Bundle, finding: Finding, run: Run | None) -> set[str]:
+    """Return the networks whose word on an image is wanted: the service's own, and those of an evaluation."""
+    wanted = set()
+    reader = bundle.model_for(finding.region)
+    if finding.not_assessable is None:
+        if reader is None:
+            raise LookupError(f"bundle {bundle.name} has no network for {finding.region}")
+        wanted.add(reader.network)
+    if run is not None and run.kind == RunKind.DATASET:
+        wanted.add(bundle.models[forced_region(bundle.models, finding.region_probabilities)].network)
+        if run.with_routing:
+            wanted |= {model.network for model in bundle.models.values()}
+    return wanted
+
+
+def networks_heard(session: Session, findings: Sequence[Finding]) -> Mapping[str, set[str]]:
+    """Return, by sha256, the networks that have scored the bytes already."""
+    heard: defaultdict[str, set[str]] = defaultdict(set)
+    by_id = {finding.id: finding for finding in findings}
+    for finding in findings:
+        if finding.logit is not None and finding.network is not None:
+            heard[finding.sha256].add(finding.network)
+    query = select(FindingScore.finding_id, FindingScore.network).where(FindingScore.finding_id.in_(by_id))
+    for finding_id, network in session.execute(query):
+        heard[by_id[finding_id].sha256].add(network)
+    return heard
+
+
+def save_forced(
+    session: Session, finding: Finding, network: str, logit: float, cam: bytes, side: tuple[int, int]
+) -> None:
+    """Keep a score that is no clinical finding."""
+    session.execute(
+        insert(FindingScore)
+        .values(
+            finding_id=finding.id,
+            network=network,
+            logit=logit,
+            cam=cam,
+            cam_height=side[0],
+            cam_width=side[1],
+        )
+        .on_conflict_do_nothing()
+    )
+
+
+def after_batch(session: Session, batch: Batch, run: Run | None) -> None:
+    """When a batch has ended: evaluate a run, or let the shadow bundle look at clinical images."""
+    if run is None:
+        runs.shadow_batch(session, batch)
+    elif run.kind == RunKind.DATASET and batch.cancelled_at is None:
+        runs.ask_for_evaluation(session, run)
