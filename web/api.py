@@ -130,7 +130,7 @@ def read_body() -> dict[str, Any]:
 
 def json_body(known: Collection[str]) -> dict[str, Any]:
     """Return the body's JSON object, whose members are among `known`. Raises `InvalidRequest`."""
-    body = _body()
+    body = read_body()
     if unknown := set(body) - set(known):
         raise InvalidRequest(f"unknown member {min(unknown)[:40]!r}")
     return body
