@@ -16,6 +16,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from models import architectures
@@ -298,19 +299,22 @@ def _compile(network: Any, batches: Batches, phase: str, epochs: int) -> None:
 
 @dataclass(frozen=True)
 class Validation:
-    """What early stopping measures on: uint8 (n, s, s, 1), and float32 (n, 1) labels or (n, R) shares."""
+    """Pictures to measure on, uint8 (n, s, s, 1), and float32 (n, 1) labels or (n, R) shares."""
 
     pictures: UInt8Array
     targets: Float32Array
 
+    def logits(self, network: Any) -> npt.NDArray[np.float64]:
+        """Return what a network says of the pictures, (n, 1) or (n, R)."""
+        parts = [
+            ops.convert_to_numpy(network(self.pictures[i : i + 32], training=False)[architectures.LOGIT])
+            for i in range(0, len(self.pictures), 32)
+        ]
+        return np.concatenate(parts).astype(np.float64)
+
     def loss(self, network: Any) -> float:
         """Return the mean cross-entropy of a network's logits."""
-        logits = np.concatenate(
-            [
-                ops.convert_to_numpy(network(self.pictures[i : i + 32], training=False)[architectures.LOGIT])
-                for i in range(0, len(self.pictures), 32)
-            ]
-        ).astype(np.float64)
+        logits = self.logits(network)
         if logits.shape[1] == 1:
             return float((np.logaddexp(0, logits) - self.targets * logits).mean())
         return float((np.logaddexp.reduce(logits, axis=1) - (self.targets * logits).sum(axis=1)).mean())

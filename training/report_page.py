@@ -24,10 +24,11 @@ mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.righ
 _INK = "#17456b"
 _WORST = 12
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#1a2530}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1500px;margin:2rem auto;padding:0 1rem;color:#1a2530}
 div.wide{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}
 th,td{padding:.3rem .6rem;border-bottom:1px solid #d5dde5;text-align:left}
+small{white-space:nowrap}
 .plots,.worst{display:flex;flex-wrap:wrap;gap:1rem}.plots img{max-width:320px}
 figure{margin:0;width:200px}figure img{width:200px}figcaption{font-size:12px}
 """

@@ -21,6 +21,7 @@ import numpy as np
 from models import architectures
 from models.bundle import MANIFEST, Bundle
 from models.scorer import Reference, Scorer, open_scorer
+from pipeline.metrics import auc
 from pipeline.preprocess import model_input
 from pipeline.triage import calibrate, triage
 from pipeline.types import Platt, RegionModel, RoutingRules, Thresholds, UInt8Array
@@ -106,7 +107,7 @@ def fit_networks(experiment: Experiment, data: Data, weights: Path, runs: Path) 
         regions = plan.regions if region else None
         batches = Batches(data.pictures(plan), regions, plan.size, plan.schedule, plan.seed)
         print(f"{plan.name}: {len(batches.pictures.examples)} pictures", flush=True)
-        validation = data.validation(plan, region=region) if plan.schedule.patience else None
+        validation = data.validation(plan, region=region)
         # bars for people, a line an epoch for a file
         verbose = 1 if sys.stdout.isatty() else 2
         fit(network, batches, runs / plan.name, verbose=verbose, tensorboard=True, validation=validation)
@@ -114,6 +115,9 @@ def fit_networks(experiment: Experiment, data: Data, weights: Path, runs: Path) 
             full = make_network(plan, weights, region=region)
             full.set_weights(network.get_weights())
             network = full
+        if not region:
+            found = auc(validation.logits(network)[:, 0], validation.targets[:, 0] > 0)
+            print(f"{plan.name}: AUC on validation {found:.4f}", flush=True)
         fitted[plan.name] = TrainedNetwork(network, plan.architecture, plan.size, plan.mirrored)
     return fitted
 
