@@ -75,8 +75,10 @@ class Data:
         return Pictures(chosen, self.pixels(chosen), plan.phantom_share)
 
     def validation(self, plan: NetworkPlan, *, region: bool) -> Validation:
-        """Return the validation radiographs of a network's regions, for early stopping."""
+        """Return the validation radiographs of a network's regions, to measure it on while it is fitted."""
         chosen = [e for e in self.parts["val"] if set(plan.regions) & set(e.regions)]
+        if not chosen:
+            raise DatasetError(f"{plan.name}: the split's val part has no image of {', '.join(plan.regions)}")
         stack = np.stack([model_input(p, plan.size)[..., None] for p in self.pixels(chosen)])
         labels = np.array([[e.positive] for e in chosen], np.float32)
         return Validation(stack, region_targets(chosen, plan.regions) if region else labels)
