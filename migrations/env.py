@@ -6,6 +6,7 @@ from alembic import context
 from sqlalchemy import text
 
 from store.research_tables import Dataset  # noqa: F401 - its tables belong to Base
+from store.review_tables import Review  # noqa: F401 - its table belongs to Base
 from store.session import get_engine
 from store.tables import Base
 from store.worklist_tables import WorklistRow  # noqa: F401 - its tables belong to Base

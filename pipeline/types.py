@@ -69,6 +69,15 @@ class Triage(StrEnum):
     NEGATIVE = "negative"
 
 
+class Answer(StrEnum):
+    """What a reader says of a study."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNCERTAIN = "uncertain"
+    UNREADABLE = "unreadable"
+
+
 #: A study is as bad as its worst image: the larger number wins.
 TRIAGE_SEVERITY: Mapping[Triage, int] = {
     Triage.NEGATIVE: 0,

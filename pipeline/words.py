@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.types import Triage
+from pipeline.types import Answer, Triage
 
 NOTICE = "AI output, to be verified by a clinician"
 
@@ -59,3 +59,14 @@ def finding_words(triage: str | None, label_meaning: str) -> str:
     if triage == Triage.NEGATIVE:
         return f"no {thing} suspected"
     return ""
+
+
+def answer_words(answer: Answer, label_meaning: str) -> str:
+    """Return a reader's answer in the bundle's own word."""
+    thing = noun(label_meaning)
+    return {
+        Answer.PRESENT: f"{thing[:1].upper()}{thing[1:]} present",
+        Answer.ABSENT: f"No {thing}",
+        Answer.UNCERTAIN: f"Uncertain whether {with_article(label_meaning)} is present",
+        Answer.UNREADABLE: "Unreadable",
+    }[answer]

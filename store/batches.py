@@ -6,7 +6,7 @@ import math
 import re
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -41,6 +41,7 @@ from store.tables import (
     Site,
     Study,
     StudyFinding,
+    Triage,
     Work,
     WorkState,
 )
@@ -592,3 +593,15 @@ def get_image(session: Session, site_id: uuid.UUID, image_id: uuid.UUID) -> Imag
     if row is None:
         raise NotFound
     return _image_row(row)
+
+
+def get_images(session: Session, site_id: uuid.UUID, ids: Collection[uuid.UUID]) -> list[ImageRow]:
+    """Return images of the site, the worst first, then by path."""
+    rows = [_image_row(row) for row in session.execute(_image_rows(site_id).where(Image.id.in_(ids)))]
+    severity = {triage.value: n for n, triage in enumerate(Triage)}
+
+    def place(row: ImageRow) -> tuple[int, float, str]:
+        worst = severity.get(row.image.triage or "", len(severity))
+        return worst, -(row.image.probability or 0), row.image.path
+
+    return sorted(rows, key=place)

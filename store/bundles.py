@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.blobs import get_blobs
-from store.errors import ServiceError, UnknownBundle
+from store.errors import NotFound, ServiceError, UnknownBundle
 from store.session import session_scope
 from store.tables import Bundle, Site
 
@@ -83,6 +83,14 @@ def get_bundle(session: Session, name: str) -> Bundle:
     bundle = session.get(Bundle, name)
     if bundle is None:
         raise UnknownBundle(name)
+    return bundle
+
+
+def installed(session: Session, name: str) -> Bundle:
+    """Return the bundle that an address names. Raises `NotFound`."""
+    bundle = session.get(Bundle, name)
+    if bundle is None:
+        raise NotFound
     return bundle
 
 

@@ -37,6 +37,7 @@ KIND_QUEUES: dict[WorkKind, str] = {
     WorkKind.EXPORT: "cpu",
     WorkKind.NOTICE: "cpu",
     WorkKind.EVALUATE: "cpu",
+    WorkKind.SIGN: "report",
 }
 
 #: Redis priorities, the smaller first; by `Priority.rank`.

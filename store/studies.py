@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_, exists, literal, or_, select, update
@@ -227,6 +228,15 @@ class Report:
     size: int
 
 
+@dataclass(frozen=True)
+class Signature:
+    """Whose answer a version's report carries."""
+
+    review_id: uuid.UUID
+    reader: str
+    signed_at: datetime
+
+
 def save_finding(
     session: Session,
     *,
@@ -238,6 +248,7 @@ def save_finding(
     n_images: int,
     version: int,
     report: Report | None,
+    signature: Signature | None = None,
 ) -> bool:
     """Add a version of the study's finding, unless the study changed meanwhile or it is there already.
 
@@ -266,6 +277,9 @@ def save_finding(
             report_key=report.key if report else None,
             report_sha256=report.sha256 if report else None,
             report_size=report.size if report else None,
+            review_id=signature.review_id if signature else None,
+            signed_by=signature.reader if signature else None,
+            signed_at=signature.signed_at if signature else None,
         )
     )
     session.flush()

@@ -34,6 +34,7 @@ from pipeline.types import (
     STAGES,
     TERMINAL_BATCH_STATUSES,
     TERMINAL_IMAGE_STATUSES,
+    Answer,
     BatchStatus,
     ImageStatus,
     Reason,
@@ -48,6 +49,7 @@ __all__ = [
     "STAGES",
     "TERMINAL_BATCH_STATUSES",
     "TERMINAL_IMAGE_STATUSES",
+    "Answer",
     "ApiKey",
     "Audit",
     "Base",
@@ -110,6 +112,7 @@ class WorkKind(StrEnum):
     EXPORT = "export"
     NOTICE = "notice"
     EVALUATE = "evaluate"
+    SIGN = "sign"
 
 
 class WorkState(StrEnum):
@@ -380,6 +383,10 @@ class StudyFinding(Base):
     report_key: Mapped[str | None]
     report_sha256: Mapped[str | None] = mapped_column(String(64))
     report_size: Mapped[int | None]
+    review_id: Mapped[uuid.UUID | None]  # of the signed report: a reviews.id
+    signed_by: Mapped[str | None]
+    signed_at: Mapped[datetime | None]
+    legal_hold: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
     created_at: Mapped[datetime] = _now()
 
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.words import GLYPHS, NOTICE, TRIAGE_WORDS, finding_words, headline, noun, with_article
+from pipeline.words import (
+    GLYPHS,
+    NOTICE,
+    TRIAGE_WORDS,
+    answer_words,
+    finding_words,
+    headline,
+    noun,
+    with_article,
+)
 from store.tables import Bundle
 
 __all__ = [
     "GLYPHS",
     "NOTICE",
     "TRIAGE_WORDS",
+    "answer_words",
     "finding_words",
     "headline",
     "label_meaning",

@@ -175,15 +175,14 @@ def refresh(session: Session, batch: Batch, study_ids: Sequence[uuid.UUID]) -> N
         "priority": batch.priority,
         "arrived": batch.submitted_at,
         "wait": 3600.0 * get_settings().worklist_wait_hours,
+        "studies": list(study_ids),
     }
-    for start in range(0, len(study_ids), PART):
-        parameters["studies"] = list(study_ids[start : start + PART])
-        session.execute(_REFRESH, parameters)
-        session.execute(_TERMS, parameters)
+    session.execute(_REFRESH, parameters)
+    session.execute(_TERMS, parameters)
 
 
-def _missing(session: Session, batch: Batch, after: uuid.UUID | None, limit: int) -> list[uuid.UUID]:
-    """Return studies of an ended batch that may lack a row, or whose images ended otherwise than read."""
+def fill(batch: Batch) -> None:
+    """Write the rows of an ended batch that its findings did not bring: what was rejected or has failed."""
     shown = select(WorklistRow.study_id).where(
         WorklistRow.study_id == Image.study_id, WorklistRow.batch_id == batch.id
     )
@@ -195,24 +194,12 @@ def _missing(session: Session, batch: Batch, after: uuid.UUID | None, limit: int
             (Image.status != ImageStatus.DONE) | ~shown.exists(),
         )
         .distinct()
-        .order_by(Image.study_id)
-        .limit(limit)
     )
-    if after is not None:
-        query = query.where(Image.study_id > after)
-    return [study_id for study_id in session.scalars(query) if study_id is not None]
-
-
-def fill(batch: Batch) -> None:
-    """Write the rows of an ended batch that its findings did not bring: what was rejected or has failed."""
-    after: uuid.UUID | None = None
-    while True:
+    with session_scope() as session:
+        waiting = sorted(study_id for study_id in session.scalars(query) if study_id is not None)
+    for start in range(0, len(waiting), PART):
         with session_scope() as session:
-            page = _missing(session, batch, after, PART)
-            refresh(session, batch, page)
-        if not page:
-            return
-        after = page[-1]
+            refresh(session, batch, waiting[start : start + PART])
 
 
 def raise_waiting(session: Session, limit: int = 1000) -> int:

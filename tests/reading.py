@@ -64,7 +64,10 @@ def _read(session: Session, batch: Batch, image: Image) -> None:
     triage = (
         Triage.POSITIVE if probability >= 0.7 else Triage.DOUBT if probability >= 0.2 else Triage.NEGATIVE
     )
-    finding = Finding(
+    known = select(Finding).where(
+        Finding.site_id == image.site_id, Finding.sha256 == image.sha256, Finding.bundle == batch.bundle
+    )
+    finding = session.scalar(known) or Finding(
         id=uuid.uuid4(),
         site_id=image.site_id,
         sha256=image.sha256,

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from settings import Settings
 from store import accounts, batches, bundles, dispatch, uploads
 from store.accounts import Permission
+from store.batches import ImageRow
 from store.blobs import get_blobs
 from store.downloads import Format, Wish, stream
 from store.errors import BatchNotDraft, NotFound
@@ -363,25 +364,39 @@ def results_zip(batch_id: uuid.UUID) -> Response:
 # images
 
 
+def visible_image(session: Session, image_id: uuid.UUID) -> tuple[ImageRow, Batch]:
+    """Return an image of the site, and its batch, if the one who asks may see what its bundle says.
+
+    What a bundle said that the site had not promoted is for those who compare bundles. Raises `NotFound`.
+    """
+    row = batches.get_image(session, identity().site_id, image_id)
+    batch = batches.get_batch(session, identity().site_id, row.image.batch_id)
+    if not batch.promoted and not identity().may(Permission.RESEARCH):
+        raise NotFound
+    return row, batch
+
+
 @api.get("/images/<uuid:image_id>")
 @needs(Permission.READ)
 def get_image(image_id: uuid.UUID) -> Response:
     """Answer one image with its finding."""
     read_query()
     with session_scope() as session:
-        row = batches.get_image(session, identity().site_id, image_id)
-        batch = batches.get_batch(session, identity().site_id, row.image.batch_id)
+        row, batch = visible_image(session, image_id)
         audit(session, "image_viewed", image_id)
         return jsonify(image_document(row, bundles.get_bundle(session, batch.bundle)))
 
 
-def _blob(image_id: uuid.UUID, kind: str, key: str | None, media_type: str, sha256: str | None) -> Response:
+def send_blob(
+    object_id: uuid.UUID, kind: str, key: str | None, media_type: str, sha256: str | None
+) -> Response:
+    """Answer stored bytes: an ETag, a name, and nothing that a browser would run. Raises `NotFound`."""
     if key is None:
         raise NotFound
     shown = media_type in _SHOWN
     headers = {
         "Content-Disposition": f"{'inline' if shown else 'attachment'}; "
-        f'filename="{image_id}-{kind}.{_EXTENSIONS.get(media_type, "bin")}"',
+        f'filename="{object_id}-{kind}.{_EXTENSIONS.get(media_type, "bin")}"',
         "Cache-Control": "private, no-cache",
     }
     if media_type == "application/pdf":  # a browser's own viewer is an object with inline style
@@ -404,21 +419,21 @@ def get_bytes(image_id: uuid.UUID, kind: str) -> Response:
     """Answer the de-identified original, a picture to look at, the heat map over it, or its study's PDF."""
     read_query()
     with session_scope() as session:
-        row = batches.get_image(session, identity().site_id, image_id)
+        row, _ = visible_image(session, image_id)
         # the pictures of a page belong to the page that was noted; a program has no page
         if kind in {"original", "report"} or identity().csrf_token is None:
             audit(session, f"{kind}_viewed", image_id)
     image, found = row.image, row.study_finding
     if kind == "original":
         media_type = image.media_type if image.media_type in _EXTENSIONS else "application/octet-stream"
-        return _blob(image_id, kind, image.original_key, media_type, image.original_sha256)
+        return send_blob(image_id, kind, image.original_key, media_type, image.original_sha256)
     if kind == "display":
-        return _blob(image_id, kind, image.display_key, "image/jpeg", image.display_sha256)
+        return send_blob(image_id, kind, image.display_key, "image/jpeg", image.display_sha256)
     if kind == "overlay":
-        return _blob(image_id, kind, image.overlay_key, "image/jpeg", image.overlay_sha256)
+        return send_blob(image_id, kind, image.overlay_key, "image/jpeg", image.overlay_sha256)
     if found is None:
         raise NotFound
-    return _blob(image_id, kind, found.report_key, "application/pdf", found.report_sha256)
+    return send_blob(image_id, kind, found.report_key, "application/pdf", found.report_sha256)
 
 
 # bundles, and the description of all this

@@ -10,7 +10,7 @@ from flask import Flask, Response, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from settings import Settings, get_settings
-from web import auth, errors, exports, health, oidc, pages, research, worklist
+from web import auth, errors, exports, health, oidc, pages, research, reviews, studies, worklist
 from web.account import account
 from web.admin import admin
 from web.api import api
@@ -81,6 +81,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     errors.register(app)
     app.register_blueprint(api)
     app.register_blueprint(worklist.area)
+    app.register_blueprint(studies.area)
+    app.register_blueprint(reviews.area)
     app.register_blueprint(health.health)
     app.register_blueprint(exports.downloads)
     app.register_blueprint(resumable)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from settings import VERSION
-from store import accounts, bundles, errors, notices, people
+from store import accounts, bundles, errors, notices, people, reviews
 from store.errors import ServiceError
 from store.tables import BatchStatus, ImageStatus, Priority, Reason, Triage
 from web import errors as web_errors
@@ -100,6 +100,7 @@ SCHEMAS: Json = {
             "bundle": TEXT,
             "sha256": maybe(TEXT) | {"description": "Of the uploaded bytes; null if they cannot be had."},
             "size": WHOLE,
+            "media_type": maybe(TEXT) | {"description": "Of the kept original."},
             "width": maybe(WHOLE),
             "height": maybe(WHOLE),
             "accession": TEXT,
@@ -334,7 +335,7 @@ def error_codes() -> list[tuple[str, int, str, str]]:
     """Return every error of the service: code, HTTP status, sentence, advice."""
     kinds = [
         kind
-        for module in (errors, accounts, bundles, notices, people, web_errors)
+        for module in (errors, accounts, bundles, notices, people, reviews, web_errors)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, ServiceError) and kind is not web_errors.RequestFailed
     ]

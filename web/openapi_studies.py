@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from store.tables import ImageStatus, Priority, Triage
+from store.tables import Answer, ImageStatus, Priority, Triage
 from web.openapi_parts import (
     CURSOR,
     LIMIT,
@@ -15,6 +15,8 @@ from web.openapi_parts import (
     YES_NO,
     Json,
     answer,
+    id_of,
+    many,
     maybe,
     operation,
     page_of,
@@ -29,6 +31,7 @@ _CLASSES: Json = {
     "enum": ["urgent", "positive", "doubt", "not_read", "negative", "reviewed"],
 }
 _STATUSES: Json = {"type": "string", "enum": [ImageStatus.DONE, ImageStatus.REJECTED, ImageStatus.FAILED]}
+_NAME: Json = {"name": "name", "in": "path", "required": True, "schema": TEXT}
 _DAY: Json = {"type": "string", "format": "date"}
 
 SCHEMAS: Json = {
@@ -60,6 +63,70 @@ SCHEMAS: Json = {
         }
     ),
     "Worklist": page_of("WorklistRow"),
+    "Review": record(
+        {
+            "id": UUID,
+            "study_id": UUID,
+            "bundle": TEXT,
+            "version": maybe(WHOLE) | {"description": "Of the finding that the reader saw."},
+            "ai_triage": maybe(words_of(Triage)),
+            "answer": words_of(Answer),
+            "agreement": {"type": "string", "enum": ["agree", "disagree", "open"]},
+            "comment": TEXT,
+            "place": maybe(
+                record({"image_id": UUID, "x": WHOLE, "y": WHOLE, "width": WHOLE, "height": WHOLE})
+            ),
+            "reader": TEXT,
+            "created_at": MOMENT,
+            "signing": maybe({"type": "string", "enum": ["waits", "signed", "failed"]}),
+            "signed_at": maybe(MOMENT),
+        }
+    ),
+    "Reviews": page_of("Review"),
+    "NewReview": record(
+        {
+            "answer": words_of(Answer),
+            "comment": {"type": "string", "maxLength": 2000},
+            "version": WHOLE | {"description": "Of the finding seen; refused when the study has changed."},
+            "image_id": UUID | {"description": "Of the place; a point has neither width nor height."},
+            "x": WHOLE,
+            "y": WHOLE,
+            "width": WHOLE,
+            "height": WHOLE,
+            "sign": {"type": "boolean", "default": False},
+        },
+        required=False,
+    ),
+    "Agreement": record(
+        {
+            "bundle": TEXT,
+            "reviewed": WHOLE,
+            "compared": WHOLE,
+            "agree": WHOLE,
+            "disagree": WHOLE,
+            "agreement": maybe(SHARE),
+            "counts": many(
+                record({"answer": words_of(Answer), "ai_triage": maybe(words_of(Triage)), "studies": WHOLE})
+            ),
+            "notice": TEXT,
+        }
+    ),
+    "Study": record(
+        {
+            "id": UUID,
+            "batch_id": UUID,
+            "bundle": TEXT,
+            "accession": TEXT,
+            "study_uid": TEXT,
+            "study_date": TEXT,
+            "triage": maybe(words_of(Triage)) | {"description": "As bad as its worst image."},
+            "reasons": many(ref("Reason")),
+            "version": maybe(WHOLE),
+            "created_at": maybe(MOMENT),
+            "images": many(ref("Image")),
+            "links": {"type": "object", "additionalProperties": maybe(LINK)},
+        }
+    ),
 }
 
 PATHS: Json = {
@@ -84,5 +151,55 @@ PATHS: Json = {
                 LIMIT,
             ],
         )
-    }
+    },
+    "/studies/{study_id}": {
+        "parameters": [id_of("study_id")],
+        "get": operation(
+            "Worklist",
+            "getStudy",
+            "See a study with its finding and its images",
+            {"200": answer("The study.", "Study")},
+        ),
+    },
+    "/studies/{study_id}/report": {
+        "parameters": [id_of("study_id")],
+        "get": operation(
+            "Worklist",
+            "studyReport",
+            "The study's report",
+            {"200": answer("The PDF.", None, "application/pdf")},
+            parameters=[query("version", WHOLE, "Of the finding; the newest when absent.")],
+        ),
+    },
+    "/studies/{study_id}/reviews": {
+        "parameters": [id_of("study_id")],
+        "get": operation(
+            "Worklist", "listReviews", "What readers said of it", {"200": answer("All of it.", "Reviews")}
+        ),
+        "post": operation(
+            "Worklist",
+            "createReview",
+            "Record a reader's answer; sign it, and a signed version of the report is made",
+            {"201": answer("The review.", "Review")},
+            requestBody={"content": {"application/json": {"schema": ref("NewReview")}}},
+        ),
+    },
+    "/bundles/{name}/agreement": {
+        "parameters": [_NAME],
+        "get": operation(
+            "Bundles",
+            "bundleAgreement",
+            "Readers' answers against the bundle, over the studies that they chose to review",
+            {"200": answer("The counts.", "Agreement")},
+        ),
+    },
+    "/bundles/{name}/disagreements.csv": {
+        "parameters": [_NAME],
+        "get": operation(
+            "Bundles",
+            "bundleDisagreements",
+            "The images of studies whose reader contradicted the bundle: a list to train from",
+            {"200": answer("One line an image, streamed.", None, "text/csv")},
+        ),
+    },
 }

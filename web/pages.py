@@ -13,23 +13,22 @@ from flask import Blueprint, Flask, current_app, g, redirect, render_template, r
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import batches, bundles, promotions, uploads
+from store import batches, bundles, promotions, reviews, uploads
 from store.accounts import Permission
-from store.errors import BatchEmpty, NotFound
-from store.export import reason_of
+from store.errors import BatchEmpty
 from store.session import session_scope
 from store.tables import (
     REASONS,
     STAGES,
+    Answer,
     BatchStatus,
-    Bundle,
     ImageStatus,
     Priority,
     Reason,
     Site,
     Triage,
 )
-from store.words import GLYPHS, TRIAGE_WORDS, headline, label_meaning, noun, thresholds
+from store.words import GLYPHS, TRIAGE_WORDS, answer_words, label_meaning, thresholds
 from web.api import (
     ACTIONS,
     IMAGE_FILTERS,
@@ -204,30 +203,6 @@ def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
     return redirect(url_for("pages.show_batch", batch_id=batch_id), 303)
 
 
-@pages.get("/images/<uuid:image_id>")
-@needs(Permission.READ)
-def show_image(image_id: uuid.UUID) -> str:
-    """Show an image: picture, attention map, what the model says and how sure it is."""
-    with session_scope() as session:
-        row = batches.get_image(session, identity().site_id, image_id)
-        batch = batches.get_batch(session, identity().site_id, row.image.batch_id)
-        bundle = bundles.get_bundle(session, batch.bundle)
-        audit(session, "image_viewed", image_id)
-    document = image_document(row, bundle)
-    ranked = sorted(document["region_probabilities"].items(), key=lambda item: -item[1])
-    return render_template(
-        "image.html",
-        image=document,
-        batch=batch_document(batch, {}),
-        row=row.image,
-        reason=reason_of(row),
-        headline=headline(Triage(document["triage"]), label_meaning(bundle)) if document["triage"] else "",
-        noun=noun(label_meaning(bundle)),
-        ranked=ranked,
-        n_images=row.study_finding.n_images if row.study_finding else 1,
-    )
-
-
 @pages.get("/bundles")
 @needs(Permission.READ)
 def list_bundles() -> str:
@@ -244,9 +219,8 @@ def list_bundles() -> str:
 def show_bundle(name: str) -> str:
     """Show a bundle's card: its data, its figures, its limits."""
     with session_scope() as session:
-        bundle = session.get(Bundle, name)
-    if bundle is None:
-        raise NotFound
+        bundle = bundles.installed(session, name)
+        tally = reviews.tally(session, identity().site_id, name)
     return render_template(
         "bundle.html",
         bundle=bundle,
@@ -254,6 +228,8 @@ def show_bundle(name: str) -> str:
         thresholds=thresholds(bundle),
         models=bundle.manifest.get("models", {}),
         meaning=label_meaning(bundle),
+        tally=tally,
+        answers=[(answer, answer_words(answer, label_meaning(bundle))) for answer in Answer],
     )
 
 

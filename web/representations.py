@@ -118,6 +118,7 @@ def image_document(row: ImageRow, bundle: Bundle) -> dict[str, Any]:
         "bundle": bundle.name,
         "sha256": image.sha256 or None,
         "size": image.size,
+        "media_type": image.media_type,
         "width": image.width,
         "height": image.height,
         "accession": image.accession,
@@ -136,6 +137,7 @@ def image_document(row: ImageRow, bundle: Bundle) -> dict[str, Any]:
             "report": f"{here}/report" if found and found.report_key else None,
             "batch": f"{API}/batches/{image.batch_id}",
             "page": f"/images/{image.id}",
+            "study": f"{API}/studies/{image.study_id}" if image.study_id else None,
         },
     }
 

@@ -120,7 +120,11 @@ def row_document(item: Item) -> dict[str, Any]:
         "answer": row.answer,
         "reviewed_at": moment(row.reviewed_at),
         "signed_at": moment(row.signed_at),
-        "links": {"page": f"/images/{row.image_id}", "image": f"{API}/images/{row.image_id}"},
+        "links": {
+            "self": f"{API}/studies/{row.study_id}",
+            "page": f"/studies/{row.study_id}",
+            "image": f"{API}/images/{row.image_id}",
+        },
     }
 
 

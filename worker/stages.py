@@ -30,7 +30,7 @@ from pipeline.decode import decode
 from pipeline.explain import attention_regions, overlay_jpeg
 from pipeline.preprocess import display_jpeg, model_input
 from pipeline.report import render
-from pipeline.report.types import BundleCard, ReportImage, StudyReport
+from pipeline.report.types import BundleCard, ReportImage, Signature, StudyReport
 from pipeline.routing import route
 from pipeline.study import ImageOutcome, study_finding
 from pipeline.triage import calibrate, triage
@@ -648,7 +648,7 @@ def _write_study(study_id: uuid.UUID, batch: Batch) -> None:
     said = study_finding([_outcome(image) for image in state.images])
     kept: studies.Report | None = None
     if batch.with_report:
-        document = _study_report(
+        document = study_report(
             site, study, batch, version, said.triage, said.reasons, state.images, findings
         )
         pdf = render.render_report(document)
@@ -695,7 +695,7 @@ def _facts(image: Image) -> StudyFacts:
     return StudyFacts(**{name: getattr(image, name) for name in FACTS})
 
 
-def _study_report(
+def study_report(
     site: Site,
     study: Study,
     batch: Batch,
@@ -704,7 +704,9 @@ def _study_report(
     reasons: tuple[Reason, ...],
     images: list[Image],
     findings: dict[uuid.UUID, Finding],
+    signature: Signature | None = None,
 ) -> StudyReport:
+    """Gather what a study's report says; its pictures are read from the blob store."""
     bundle = _bundle(batch.bundle)
     pages = tuple(
         _report_image(n, image, findings.get(image.finding_id) if image.finding_id else None, bundle, batch)
@@ -739,6 +741,7 @@ def _study_report(
             limits=bundle.limits,
         ),
         software_version=VERSION,
+        signature=signature,
     )
 
 

@@ -94,6 +94,14 @@ def finish(lease: Lease) -> bool:
     return stages.finish(lease)
 
 
+@unit_task(WorkKind.SIGN)
+def sign(lease: Lease) -> bool:
+    """Write a study's report anew with its reader's answer. Before: due; after: a signed version is kept."""
+    from worker import signing
+
+    return signing.sign(lease)
+
+
 @unit_task(WorkKind.EXPORT)
 def export(lease: Lease) -> bool:
     """Prepare a file to take away. Before: due; after: the file is kept and the unit done."""

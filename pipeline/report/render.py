@@ -88,6 +88,8 @@ def picture_room(report: StudyReport, image: ReportImage, *, first: bool, last: 
         used += 61 + 5 * (report.version > 1) + 8 * bool(report.facts.study_uid) + 9 * len(report.reasons)
         used += 5 * bool(words.children_note(words.youngest(report)))
         used += 6 * (len(report.site_name) // 40) + 4.5 * (len(report.facts.accession) // 18)
+    if first and report.signature:
+        used += 28 + 4.5 * (len(report.signature.comment) // 95 + report.signature.comment.count("\n"))
     if len(report.images) > 1:
         used += 12 + (16 + 9 * len(report.images) if first else 0)
     if last:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from pipeline.types import Finding, ImageStatus, Reason, StudyFacts, Thresholds, Triage
+from pipeline.types import Answer, Finding, ImageStatus, Reason, StudyFacts, Thresholds, Triage
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,23 @@ class ReportImage:
 
 
 @dataclass(frozen=True)
+class Signature:
+    """A reader's answer, signed; it stands beside the AI's finding and changes nothing of it.
+
+    Attributes
+    ----------
+    place
+        Where it was marked, in words; empty when it was not.
+    """
+
+    reader: str
+    signed_at: datetime
+    answer: Answer
+    comment: str = ""
+    place: str = ""
+
+
+@dataclass(frozen=True)
 class StudyReport:
     """One study as read by one bundle.
 
@@ -97,6 +114,7 @@ class StudyReport:
     images: tuple[ReportImage, ...]
     bundle: BundleCard
     software_version: str
+    signature: Signature | None = None
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,14 @@ POST  /batches/<uuid:batch_id>/files                          S T C R A
 POST  /batches/<uuid:batch_id>/<any(submit,cancel,pause,resume,retry):action>   S T C R A
 GET   /worklist                                               T C A
 GET   /api/v1/worklist                                        T C A
+GET   /studies/<uuid:study_id>                                S T C R A
+GET   /api/v1/studies/<uuid:study_id>                         S T C R A
+POST  /studies/<uuid:study_id>/reviews                        C A
+GET   /api/v1/studies/<uuid:study_id>/reviews                 S T C R A
+POST  /api/v1/studies/<uuid:study_id>/reviews                 C A
+GET   /api/v1/bundles/<name>/agreement                        S T C R A
+GET   /api/v1/bundles/<name>/disagreements.csv                R A
+GET   /api/v1/studies/<uuid:study_id>/report                  S T C R A
 GET   /images/<uuid:image_id>                                 S T C R A
 GET   /bundles                                                S T C R A
 GET   /downloads                                              S T C R A

@@ -1,4 +1,4 @@
-// What the pages do beyond plain HTML: local times, live batches, uploads with progress, the image viewer.
+// What the pages do beyond plain HTML: local times, live batches, uploads with progress.
 "use strict";
 
 const csrf = document.querySelector("meta[name=csrf]")?.content ?? "";
@@ -352,32 +352,11 @@ class Upload {
   }
 }
 
-// Image viewer: the attention map fades in over the radiograph.
-
-function view(viewer) {
-  const stage = viewer.querySelector("[data-stage]");
-  const outlines = viewer.querySelector("[data-outlines]");
-  const overlay = viewer.querySelector("[data-overlay]");
-  const slider = viewer.querySelector("[data-opacity]");
-  viewer.querySelector("[data-controls]").hidden = false;
-  if (overlay) {
-    stage.insertBefore(overlay, outlines);
-    viewer.querySelector("[data-second]").remove();
-    const fade = () => { overlay.style.opacity = slider.value / 100; };
-    slider.addEventListener("input", fade);
-    fade();
-  }
-  viewer.querySelector("[data-toggle-outlines]")?.addEventListener("change", (event) => {
-    outlines.style.display = event.target.checked ? "" : "none";
-  });
-}
-
 showLocalTimes(document);
 const head = document.querySelector("[data-live]");
 if (head) follow(head);
 for (const part of document.querySelectorAll("[data-refresh]")) keepFresh(part.id);
 for (const form of document.querySelectorAll("[data-upload]")) new Upload(form);
-for (const viewer of document.querySelectorAll("[data-viewer]")) view(viewer);
 for (const select of document.querySelectorAll("[data-filters] select")) {
   select.addEventListener("change", () => select.form.requestSubmit());
 }

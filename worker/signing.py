@@ -1,0 +1,82 @@
+"""Signs a report: the PDF written anew with its reader's answer, a version beside the old ones."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+
+from sqlalchemy import select, update
+
+from pipeline.report import render
+from pipeline.report.types import Signature
+from pipeline.types import Answer, Reason, Triage
+from store import studies, work
+from store.accounts import write_audit
+from store.blobs import get_blobs
+from store.review_tables import Review
+from store.session import session_scope
+from store.tables import Batch, Finding, Image, Site, Study
+from store.work import Lease
+from store.worklist_tables import WorklistRow
+from worker.stages import study_report
+
+
+def _place(review: Review, images: list[Image]) -> str:
+    number = next((n for n, image in enumerate(images, 1) if image.id == review.image_id), None)
+    if number is None:
+        return ""
+    size = f", {review.width} × {review.height}" if review.width or review.height else ""
+    return f"Marked on image {number} at left {review.x}, top {review.y}{size} (pixels of the original)."
+
+
+def sign(lease: Lease) -> bool:
+    """Write the signed version of a review's study; a study that changed since is left to be read again."""
+    with session_scope() as session:
+        review = session.get_one(Review, lease.subject_id)
+        batch = session.get_one(Batch, review.batch_id)
+        state = studies.study_state(session, review.study_id, review.bundle)
+        latest = studies.latest_finding(session, review.study_id, review.bundle)
+        site, study = session.get_one(Site, review.site_id), session.get_one(Study, review.study_id)
+        ids = [image.finding_id for image in state.images if image.finding_id]
+        findings = {f.id: f for f in session.scalars(select(Finding).where(Finding.id.in_(ids)))}
+    if latest is None or not latest.basis == state.basis == review.basis:
+        with session_scope() as session:
+            work.end_unit(session, lease)
+        return False
+    version, signed_at = latest.version + 1, datetime.now(UTC)
+    signature = Signature(
+        review.reader, signed_at, Answer(review.answer), review.comment, _place(review, state.images)
+    )
+    triage, reasons = Triage(latest.triage), tuple(Reason(code) for code in latest.reasons)
+    document = study_report(site, study, batch, version, triage, reasons, state.images, findings, signature)
+    key = f"reports/{site.id}/{study.id}/{batch.bundle}-v{version}-{uuid.uuid4().hex[:8]}.pdf"
+    sha256, size = get_blobs().put(key, render.render_report(document))
+    saved = False
+    try:
+        with session_scope() as session:
+            work.end_unit(session, lease)
+            saved = studies.save_finding(
+                session,
+                study_id=study.id,
+                batch=batch,
+                basis=state.basis,
+                triage=triage,
+                reasons=reasons,
+                n_images=latest.n_images,
+                version=version,
+                report=studies.Report(key, sha256, size),
+                signature=studies.Signature(review.id, review.reader, signed_at),
+            )
+            if not saved:  # the next attempt sees which
+                raise RuntimeError("the study got another version meanwhile")
+            session.execute(
+                update(WorklistRow)
+                .where(WorklistRow.study_id == study.id, WorklistRow.basis == review.basis)
+                .values(signed_at=signed_at)
+                .execution_options(synchronize_session=False)
+            )
+            write_audit(session, site.id, review.user_id, "report_signed", study.id, version=version)
+    finally:
+        if not saved:
+            get_blobs().delete(key)
+    return False
