@@ -68,7 +68,7 @@ def get_study(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, *, tria
         query = (
             select(Batch)
             .join(Image, Image.batch_id == Batch.id)
-            .where(Image.study_id == study_id, Batch.submitted_at.is_not(None))
+            .where(Image.study_id == study_id, Batch.submitted_at.is_not(None), Batch.run_id.is_(None))
             .order_by(Batch.promoted.desc(), Batch.submitted_at.desc())
             .limit(1)
         )
@@ -120,6 +120,7 @@ def earlier_results(session: Session, image: Image, *, trials: bool) -> list[Ear
             Image.sha256 == image.sha256,
             Image.batch_id != image.batch_id,
             Image.finding_id.is_not(None),
+            Batch.run_id.is_(None),
         )
         .order_by(Image.seq.desc())
         .limit(MOST_EARLIER)

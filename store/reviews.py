@@ -288,6 +288,7 @@ def disagreements(site_id: uuid.UUID, bundle: Bundle) -> Iterator[bytes]:
             crossed,
             Image.finding_id.is_not(None),
             Batch.bundle == bundle.name,
+            Batch.run_id.is_(None),
         )
         .order_by(Review.study_id, Image.sha256, Image.seq)
     )
