@@ -177,7 +177,7 @@ class Viewer {
       this.part("level").value = Number(this.part("level").value) - dy;
       this.shade();
     } else if (this.scale() > 1) {
-      const unit = this.box.w / this.stage.clientWidth;
+      const unit = 1 / this.stage.getScreenCTM().a;
       this.pan(-dx * unit, -dy * unit);
     }
     this.pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
