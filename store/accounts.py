@@ -272,19 +272,25 @@ def list_api_keys(session: Session, identity: Identity) -> list[ApiKey]:
 
 
 def revoke_api_key(session: Session, identity: Identity, key_id: uuid.UUID) -> None:
-    """Make a key of this person, or any key of an administrator's site, useless. Raises `NotFound`."""
-    mine = [ApiKey.id == key_id, ApiKey.site_id == identity.site_id]
-    if not identity.may(Permission.ADMINISTER):
-        mine.append(ApiKey.user_id == identity.user_id)
-    found = session.scalar(
+    """Make a key of this person useless. Raises `NotFound`."""
+    mine = ApiKey.id == key_id, ApiKey.site_id == identity.site_id, ApiKey.user_id == identity.user_id
+    revoke_keys(session, identity.site_id, *mine, by=identity.user_id)
+
+
+def revoke_keys(
+    session: Session, site_id: uuid.UUID, *which: ColumnElement[bool], by: uuid.UUID | None
+) -> None:
+    """Make the keys that match useless. Raises `NotFound` when there are none."""
+    found = session.scalars(
         update(ApiKey)
-        .where(*mine)
+        .where(*which)
         .values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
         .returning(ApiKey.id)
-    )
-    if found is None:
+    ).all()
+    if not found:
         raise NotFound
-    write_audit(session, identity.site_id, identity.user_id, "api_key_revoked", key_id)
+    for key_id in found:
+        write_audit(session, site_id, by, "api_key_revoked", key_id)
 
 
 def identify_key(session: Session, key: str) -> Identity | None:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from store import accounts
 from store.accounts import Role, write_audit
 from store.errors import NotFound, ServiceError
-from store.tables import ApiKey, Site, User, UserSession
+from store.tables import ApiKey, Bundle, Site, User, UserSession
 
 INVITATION_MINUTES = 7 * 24 * 60.0
 RESET_MINUTES = 24 * 60.0
@@ -35,6 +35,14 @@ class EmailTaken(ServiceError):
     code, status = "email_taken", 409
     title = "There is a person with this address already."
     advice = "Change that person's role, or make a new sign-in link for them."
+
+
+class SiteTaken(ServiceError):
+    """There is a site of this name."""
+
+    code, status = "site_taken", 409
+    title = "There is a site of this name already, or the name is empty."
+    advice = "Choose another name."
 
 
 class LastAdministrator(ServiceError):
@@ -115,6 +123,30 @@ def list_site_keys(session: Session, site_id: uuid.UUID) -> Sequence[tuple[ApiKe
             .order_by(ApiKey.created_at.desc())
         )
     ]
+
+
+def revoke_key(session: Session, site_id: uuid.UUID, key_id: uuid.UUID, *, by: uuid.UUID | None) -> None:
+    """Make anybody's key of the site useless. Raises `NotFound`."""
+    accounts.revoke_keys(session, site_id, ApiKey.id == key_id, ApiKey.site_id == site_id, by=by)
+
+
+def add_site(session: Session, name: str, email: str) -> str:
+    """Make a site and its first administrator; return the token of the link for their password.
+
+    Raises
+    ------
+    SiteTaken, EmailInvalid
+    """
+    name = " ".join(name.split())
+    if not name or session.scalar(select(Site.id).where(Site.name == name)):
+        raise SiteTaken
+    newest = select(Bundle.name).order_by(Bundle.created_at.desc()).limit(1)
+    first = select(Site.default_bundle).order_by(Site.created_at).limit(1)
+    site = Site(name=name, default_bundle=session.scalar(first) or session.scalar(newest))
+    session.add(site)
+    session.flush()
+    write_audit(session, site.id, None, "site_added", site.id)
+    return invite(session, site.id, email, Role.ADMIN, by=None)[1]
 
 
 def get_person(session: Session, site_id: uuid.UUID, user_id: uuid.UUID) -> User:

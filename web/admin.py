@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import accounts, people
+from store import people
 from store.accounts import Permission, Role
 from store.session import session_scope
 from store.tables import User
@@ -123,5 +123,5 @@ def list_keys() -> str:
 def revoke_key(key_id: uuid.UUID) -> Response:
     """Make anybody's key useless."""
     with session_scope() as session:
-        accounts.revoke_api_key(session, identity(), key_id)
+        people.revoke_key(session, identity().site_id, key_id, by=identity().user_id)
     return redirect(url_for("admin.list_keys"), 303)

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy.exc
 from flask import Flask, Response, current_app, json, render_template, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, SecurityError
 
 from store.errors import ServiceError
 
@@ -193,6 +193,8 @@ def register(app: Flask) -> None:
     def http_error(error: HTTPException) -> Response:
         if error.code is None or error.code < 400:
             return error.get_response()  # type: ignore[return-value]
+        if isinstance(error, SecurityError):  # a host that is not ours: no page can be made for it
+            return Response("Unknown host.\n", 400, content_type="text/plain")
         response = respond(RequestFailed(error.code))
         for name, value in error.get_headers():
             if name == "Allow":

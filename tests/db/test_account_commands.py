@@ -1,0 +1,71 @@
+"""The operator's commands for sites, people and keys, on a real database."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import Engine, select
+
+from cli.main import main
+from store import accounts
+from store.accounts import Permission, Role
+from store.session import session_scope
+from store.tables import Bundle, Site, User
+
+
+def fractureai(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def server(database: Engine) -> None:
+    with session_scope() as session:
+        session.add(Bundle(name="b1", sha256="0" * 64, manifest={"name": "b1"}, files={}))
+
+
+def token(result: Result) -> str:
+    return re.search(r"token=([\w-]+)", result.output).group(1)
+
+
+def test_a_site_its_people_and_their_keys(server: None) -> None:
+    first = token(fractureai("sites", "add", "North", "--admin", "ada@north.example"))
+    with session_scope() as session:
+        user = accounts.use_sign_in_token(session, first, "a sentence is easy")
+        assert (user.email, user.role) == ("ada@north.example", Role.ADMIN)
+        assert session.scalars(select(Site)).one().default_bundle == "b1"
+    fractureai("sites", "add", "North", "--admin", "x@north.example", code=4)
+    fractureai("people", "invite", "bo@north.example", "--role", "staff", "--name", "Bo")
+    fractureai("people", "invite", "bo@north.example", "--role", "staff", code=4)
+    fractureai("people", "role", "bo@north.example", "clinician")
+    assert "clinician" in fractureai("people").output
+    key = fractureai("keys", "add", "PACS", "--for", "bo@north.example", "--scope", "read", "--days", "30")
+    with session_scope() as session:
+        known = accounts.identify_key(session, key.output.strip())
+        assert known.permissions == {Permission.READ}
+    listed = fractureai("keys").output
+    assert "PACS" in listed
+    fractureai("keys", "revoke", re.search(r"[0-9a-f-]{36}", listed).group())
+    assert "PACS" not in fractureai("keys").output
+    fractureai("people", "disable", "bo@north.example")
+    assert "disabled" in fractureai("people").output
+    fractureai("people", "enable", "bo@north.example")
+    fractureai("people", "disable", "ada@north.example", code=4)  # the last administrator
+    assert token(fractureai("people", "link", "bo@north.example"))
+
+
+def test_where_there_are_several_sites_one_is_named(server: None) -> None:
+    for name in ("North", "South"):
+        fractureai("sites", "add", name, "--admin", "ada@example.org")
+    assert "South" in fractureai("sites").output
+    assert "North, South" in fractureai("people", code=2).output
+    fractureai("people", "role", "nobody@example.org", "staff", "--site", "South", code=2)
+    fractureai("people", "invite", "bo@example.org", "--role", "admin", "--site", "South")
+    fractureai("people", "role", "ada@example.org", "staff", "--site", "South")
+    with session_scope() as session:
+        ada = select(Site.name, User.role).join(User).where(User.email == "ada@example.org")
+        roles = {site: role for site, role in session.execute(ada)}
+    assert roles == {"North": "admin", "South": "staff"}

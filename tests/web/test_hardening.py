@@ -1,0 +1,149 @@
+"""What an attacker tries on every page: forms of other sites, scripts in uploads, framing, foreign hosts."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from settings import get_settings
+from store.accounts import Role
+from store.blobs import BlobStore
+from store.session import session_scope
+from store.tables import Image
+from tests.reading import read_batch
+from tests.web.asking import PNG, Asker, Browser
+from tests.web.test_access import LINES
+from tests.web.world import make_world
+from web.factory import create_app
+
+#: Forms that are read as a stream: anything but multipart is refused before the token is looked at.
+STREAMS = frozenset({"/batches", "/batches/<uuid:batch_id>/files"})
+SCRIPT = b"<html><script>alert(document.domain)</script></html>"
+
+
+def test_no_form_works_without_the_sessions_token(app: Any, site_key: str) -> None:
+    own, other = make_world(app, Role.ADMIN), make_world(app, Role.ADMIN)
+    browser, stranger = own.browser(app.test_client()), other.browser(app.test_client())
+    for line in LINES:
+        if line.public or line.method in {"GET", "HEAD"}:
+            continue
+        for path in line.paths(own.ids):
+            for token in ({}, {"csrf": "wrong"}, {"csrf": stranger.csrf}):
+                kind = "multipart/form-data" if line.rule in STREAMS else "application/x-www-form-urlencoded"
+                files = {"files": (io.BytesIO(PNG), "a.png")} if line.rule in STREAMS else {}
+                sent = browser.client.open(
+                    path, method=line.method, data={**token, **files}, content_type=kind
+                )
+                assert sent.status_code == 403, (line, token)
+                assert "does not belong to this session" in sent.text
+                header = {"X-CSRF-Token": token.get("csrf", "")}
+                bare = browser.client.open(path, method=line.method, headers=header)
+                assert bare.status_code == (415 if line.rule in STREAMS else 403), line
+    for line in LINES:
+        if not line.public and line.method == "GET":
+            for path in line.paths(own.ids):
+                page = browser.client.get(path)
+                if not page.content_type.startswith("text/html"):
+                    continue
+                for form in re.findall(r"<form [^>]*method=.post.*?</form>", page.text, re.DOTALL):
+                    assert f'name="csrf" value="{browser.csrf}"' in form, (path, form)
+
+
+def test_every_answer_carries_the_headers_and_leads_nowhere_else(app: Any, site_key: str) -> None:
+    own = make_world(app, Role.ADMIN)
+    browser = own.browser(app.test_client())
+    answers = [
+        browser.client.open(path, method=line.method)  # without the token: the refusals too
+        for line in LINES
+        for path in line.paths(own.ids)
+    ]
+    answers += [app.test_client().get(path) for path in ("/batches", "/nowhere", "/api/v1/batches", "/%00")]
+    assert {answer.status_code for answer in answers} >= {200, 302, 401, 403, 404}
+    for answer in answers:
+        headers, where = answer.headers, answer.request.path
+        assert headers["X-Content-Type-Options"] == "nosniff", where
+        assert headers["X-Frame-Options"] == "DENY", where
+        assert headers["Referrer-Policy"] == "no-referrer", where
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin", where
+        policy = headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'"), where
+        assert "script-src 'self'" in policy or "script-src" not in policy, where
+        assert "unsafe-eval" not in policy, where
+        if "unsafe" in policy:
+            assert headers["Content-Type"] == "application/pdf", where
+        assert "Cache-Control" in headers, where
+        if "Location" in headers:
+            assert headers["Location"].startswith("/"), (where, headers["Location"])
+        if headers["Content-Type"].startswith("text/html"):
+            assert not re.search(r"<script(?![^>]* src=)|\son\w+=|style=", answer.text), where
+
+
+def test_html_and_svg_are_refused_at_the_door(ask: Asker) -> None:
+    batch = ask.draft()
+    svg = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>'
+    answer = ask.send(batch, ("a.html", SCRIPT), ("a.png", SCRIPT), ("a.svg", svg), ("b.jpg", svg))
+    assert {file["status"] for file in answer.json["files"]} == {"rejected"}
+
+
+@pytest.mark.parametrize(
+    "media_type", ["image/png", "text/html", "image/svg+xml", "application/xhtml+xml", None]
+)
+def test_what_hides_a_script_is_never_run(
+    ask: Asker, browser: Browser, blobs: BlobStore, media_type: str | None
+) -> None:
+    batch = ask.draft()
+    ask.send(batch, ("both.png", PNG + SCRIPT))  # a PNG to the door, a page to a browser that guesses
+    ask.post(f"/batches/{batch}/submit")
+    read_batch(batch)
+    with session_scope() as session:
+        session.execute(update(Image).values(media_type=media_type))
+        image = session.scalars(select(Image)).one()
+    blobs.put(image.original_key, PNG + SCRIPT)
+    answer = browser.client.get(f"/api/v1/images/{image.id}/original")
+    assert answer.get_data() == PNG + SCRIPT
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
+    if media_type == "image/png":
+        assert answer.content_type == "image/png"
+    else:
+        assert answer.content_type == "application/octet-stream"
+        assert answer.headers["Content-Disposition"].startswith("attachment")
+
+
+def test_only_the_names_that_are_set_are_answered_to(
+    site_key: str, settings_env: pytest.MonkeyPatch, link: Any
+) -> None:
+    settings_env.setenv("FRACTUREAI_TRUSTED_HOSTS", "xray.hospital.example,localhost")
+    settings_env.setenv("FRACTUREAI_PUBLIC_URL", "https://xray.hospital.example")
+    get_settings.cache_clear()
+    app = create_app()
+    assert app.test_client().get("/sign-in", base_url="https://xray.hospital.example").status_code == 200
+    foreign = app.test_client().get("/sign-in", base_url="https://evil.example")
+    assert foreign.status_code == 400
+    assert "evil.example" not in foreign.text
+    browser = Browser(app.test_client())
+    browser.sign_in(token=link())
+    page = browser.post("/admin/people", email="bo@hospital.example", role="staff")
+    assert "https://xray.hospital.example/sign-in?token=" in page.text  # not the name that was asked
+
+
+def test_cookies_say_what_they_are_for(site_key: str, settings_env: pytest.MonkeyPatch, link: Any) -> None:
+    settings_env.setenv("FRACTUREAI_SECURE_COOKIES", "true")
+    get_settings.cache_clear()
+    client = create_app().test_client()
+    token = link()
+    client.get("/sign-in", query_string={"token": token}, base_url="https://localhost")
+    twin = client.get_cookie("fractureai_form", path="/sign-in")
+    assert twin.http_only
+    assert twin.secure
+    assert twin.same_site == "Strict"
+    client.post("/sign-in", data={"csrf": twin.value, "token": token}, base_url="https://localhost")
+    session = client.get_cookie("fractureai_session")
+    assert session.http_only
+    assert session.secure
+    assert session.same_site == "Lax"
+    assert client.get_cookie("fractureai_form", path="/sign-in") is None
