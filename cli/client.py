@@ -264,6 +264,12 @@ class Client:
         # A ZIP of gigabytes is unpacked and stored before the server answers.
         return self._json("POST", f"/batches/{batch_id}/files", parts=parts, read_timeout=1800.0)
 
+    def known_files(self, batch_id: str, hashes: Mapping[str, str | None]) -> list[Json]:
+        """Return which of ``{name: sha256}`` the draft has already; None is not asked for."""
+        asked = [{"filename": name, "sha256": sha} for name, sha in hashes.items() if sha]
+        answer = self._json("POST", f"/batches/{batch_id}/known", body={"files": asked})
+        return list(answer["files"])
+
     def act(self, batch_id: str, verb: str) -> Json:
         """Do ``submit``, ``cancel``, ``retry``, ``pause`` or ``resume``."""
         return self._json("POST", f"/batches/{batch_id}/{verb}", body={})

@@ -19,11 +19,13 @@ from cli.client import (
     ClientError,
     Interrupted,
     Json,
+    Refused,
     UsageProblem,
     client_command,
     open_client,
 )
 from cli.download import save_zip
+from cli.drafts import Draft, leave_out_known
 from cli.local_files import find_files
 from cli.output import (
     batch_bar,
@@ -142,7 +144,8 @@ def run_submit(
     UsageProblem
         A path is not there, or there is nothing to send.
     ServerUnreachable, Refused, Interrupted
-        Before the batch was submitted, its draft is cancelled; afterwards the server goes on with it.
+        Before the batch was submitted, its draft is kept for the next run (and cancelled when it was
+        refused); afterwards the server goes on with it.
     """
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)  # now, and not after an hour's reading
@@ -152,26 +155,47 @@ def run_submit(
     if not found.files:
         raise UsageProblem("There are no files to send.")
     size = sum(file.size for file in found.files)
-    batch = client.create_batch(options.as_request(), str(uuid.uuid4()))
+    draft = Draft(client, paths, options.as_request())
+    batch, files = draft.find(), list(found.files)
+    accepted, problems = 0, []
     try:
-        with byte_bar(console, "Sending", len(found.files), size) as add:
-            sent = upload(client, batch["id"], found.files, manifest=options.manifest, on_progress=add)
+        if batch is None:
+            batch = client.create_batch(options.as_request(), str(uuid.uuid4()))
+            draft.keep(batch["id"])
+        else:
+            console.print(f"Going on with batch {batch['id']}, which was interrupted.")
+            files, accepted, problems = leave_out_known(client, batch["id"], files)
+            size = sum(file.size for file in files)
+        with byte_bar(console, "Sending", len(files), size) as add:
+            sent = upload(client, batch["id"], files, manifest=options.manifest, on_progress=add)
         batch = client.act(batch["id"], "submit")
-    except (ClientError, KeyboardInterrupt):
-        client.patience = 2.0
-        with suppress(ClientError):
-            client.request("POST", f"/batches/{batch['id']}/cancel", body={}, read_timeout=3.0)
+    except Refused:
+        draft.forget()
+        if batch is not None:
+            client.patience = 2.0
+            with suppress(ClientError):
+                client.request("POST", f"/batches/{batch['id']}/cancel", body={}, read_timeout=3.0)
         raise
-    counts = sent.counts
+    except (ClientError, KeyboardInterrupt) as error:
+        if batch is not None:
+            console.print("What arrived is kept for a week: the same command goes on with it.")
+        raise error if isinstance(error, ClientError) else Interrupted("Interrupted.") from None
+    draft.forget()
+    counts = {
+        **sent.counts,
+        "accepted": sent.counts["accepted"] + accepted,
+        "rejected": sent.counts["rejected"] + len(problems),
+    }
+    refused = tuple(sorted([*problems, *sent.problems], key=lambda problem: problem.name))
     try:
-        _print_problems(console, sent.problems)
+        _print_problems(console, refused)
         console.print(
             f"Batch {batch['id']}: {counts['accepted']} accepted, {counts['rejected']} rejected"
             + (f", {counts['skipped']} skipped" if counts["skipped"] else "")
         )
         console.print(client.page(batch), soft_wrap=True)
         if not (options.wait or options.out):
-            return SubmitResult(batch, counts, sent.problems)
+            return SubmitResult(batch, counts, refused)
         with batch_bar(console) as update:
             batch = client.wait_for(batch["id"], update, timeout=options.timeout)
     except KeyboardInterrupt:
@@ -185,7 +209,7 @@ def run_submit(
         print_images(client, console, batch, limit=rows)
     console.print(f"{batch['status']}: {summary(batch)}", soft_wrap=True)
     saved = save_zip(client, batch, options.out, console) if options.out else None
-    return SubmitResult(batch, counts, sent.problems, images, saved)
+    return SubmitResult(batch, counts, refused, images, saved)
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:

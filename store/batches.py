@@ -467,8 +467,10 @@ def resume(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
 
 
 def set_priority(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID, priority: Priority) -> Batch:
-    """Change the priority of a batch and of its chunks that wait."""
+    """Change the priority of a batch and of its chunks that wait. Raises `WrongState` when it has ended."""
     batch = get_batch(session, site_id, batch_id, lock=True)
+    if batch.status in TERMINAL_BATCH_STATUSES:
+        raise WrongState
     batch.priority = priority.rank
     session.execute(
         update(Work)
@@ -479,20 +481,29 @@ def set_priority(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID, prio
     return _touch(session, batch)
 
 
-def retry(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
+def retry(
+    session: Session, batch_id: uuid.UUID, site_id: uuid.UUID, images: Sequence[uuid.UUID] | None = None
+) -> Batch:
     """Queue the failed and the cancelled images of an ended batch again, as a new round.
+
+    Parameters
+    ----------
+    images
+        Only these of them; all when None.
 
     Raises
     ------
     WrongState
-        The batch has not ended, or nothing in it failed or was cancelled.
+        The batch has not ended, or nothing in it (or among `images`) failed or was cancelled.
     """
     batch = get_batch(session, site_id, batch_id, lock=True)
     if batch.status not in TERMINAL_BATCH_STATUSES or batch.submitted_at is None:
         raise WrongState
     again = [ImageStatus.FAILED.value, ImageStatus.CANCELLED.value]
     columns = (Image.status, Image.stage, Image.triage, Image.reason)
-    where = (Image.batch_id == batch_id, Image.status.in_(again))
+    where = [Image.batch_id == batch_id, Image.status.in_(again)]
+    if images is not None:
+        where.append(Image.id.in_(images))
     before = [
         ((str(s), int(g), t, r), int(n))
         for s, g, t, r, n in session.execute(select(*columns, func.count()).where(*where).group_by(*columns))

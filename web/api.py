@@ -39,6 +39,8 @@ from web.uploads import FilePart, Intake, read_form
 api = Blueprint("api", __name__, url_prefix=API)
 
 MAX_LABEL = 200
+#: Images that one request can choose.
+MOST_CHOSEN = 1000
 _EXTENSIONS = {
     "image/jpeg": "jpg",
     "image/png": "png",
@@ -291,11 +293,11 @@ ACTIONS: Mapping[str, Callable[[Session, uuid.UUID, uuid.UUID], Batch]] = {
 }
 
 
-def act(batch_id: uuid.UUID, action: str) -> Batch:
+def act(batch_id: uuid.UUID, action: str, **how: Any) -> Batch:
     """Do one of `ACTIONS`, and have what became due published."""
     with session_scope() as session:
         batches.get_batch(session, identity().site_id, batch_id)  # a run's batch is not steered here
-        batch = ACTIONS[action](session, batch_id, identity().site_id)
+        batch = ACTIONS[action](session, batch_id, identity().site_id, **how)
         audit(session, f"batch_{action}", batch.id)
     dispatch.dispatch()
     return batch
@@ -305,11 +307,42 @@ def act(batch_id: uuid.UUID, action: str) -> Batch:
 @needs(Permission.SUBMIT)
 def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
     """Submit, cancel, pause, resume or retry a batch."""
-    if read_body():
+    body = read_body()
+    if set(body) - ({"images"} if action == "retry" else set()):
         raise InvalidRequest("this address takes no members")
-    batch = act(batch_id, action)
+    batch = act(batch_id, action, images=image_ids(body["images"])) if body else act(batch_id, action)
     with session_scope() as session:
         return _batch_answer(session, batch, 202)
+
+
+def image_ids(said: object) -> list[uuid.UUID]:
+    """Parse a list of images' ids. Raises `InvalidRequest`."""
+    try:
+        if isinstance(said, list) and 1 <= len(said) <= MOST_CHOSEN:
+            return [uuid.UUID(text) for text in said if isinstance(text, str)]
+    except ValueError:
+        pass
+    raise InvalidRequest(f"images must be a list of 1 to {MOST_CHOSEN} ids")
+
+
+@api.post("/batches/<uuid:batch_id>/priority")
+@needs(Permission.SUBMIT)
+def set_priority(batch_id: uuid.UUID) -> Response:
+    """Let a batch that has not ended go before others, or after them."""
+    with session_scope() as session:
+        batches.get_batch(session, identity().site_id, batch_id)
+    change_priority(batch_id, read_body().get("priority"))
+    with session_scope() as session:
+        return _batch_answer(session, batches.get_batch(session, identity().site_id, batch_id), 202)
+
+
+def change_priority(batch_id: uuid.UUID, said: object) -> None:
+    """Set a batch's priority. Raises `InvalidRequest`, `NotFound`, `WrongState`."""
+    if said not in list(Priority):
+        raise InvalidRequest(f"priority must be one of {', '.join(Priority)}")
+    with session_scope() as session:
+        batch = batches.set_priority(session, batch_id, identity().site_id, Priority(said))
+        audit(session, "batch_priority", batch.id)
 
 
 @api.get("/batches/<uuid:batch_id>/images")

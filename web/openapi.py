@@ -163,7 +163,7 @@ SCHEMAS: Json = {
 _NO_BODY: Json = {"content": {"application/json": {"schema": {"type": "object", "maxProperties": 0}}}}
 
 
-def _action(name: str, summary: str) -> Json:
+def _action(name: str, summary: str, body: Json | None = None) -> Json:
     return {
         "parameters": [id_of("batch_id")],
         "post": operation(
@@ -171,7 +171,7 @@ def _action(name: str, summary: str) -> Json:
             f"{name}Batch",
             summary,
             {"202": answer("The batch.", "Batch", headers=ETAG)},
-            requestBody=_NO_BODY,
+            requestBody={"content": {"application/json": {"schema": body}}} if body else _NO_BODY,
         ),
     }
 
@@ -253,7 +253,24 @@ PATHS: Json = {
     "/batches/{batch_id}/cancel": _action("cancel", "Cancel what has not ended; what is done stays"),
     "/batches/{batch_id}/pause": _action("pause", "Take up no more of this batch for now"),
     "/batches/{batch_id}/resume": _action("resume", "Go on with a paused batch"),
-    "/batches/{batch_id}/retry": _action("retry", "Read failed and cancelled images again"),
+    "/batches/{batch_id}/retry": _action(
+        "retry",
+        "Read failed and cancelled images again: all, or those in images",
+        record({"images": many(UUID)}, required=False),
+    ),
+    "/batches/{batch_id}/priority": {
+        "parameters": [id_of("batch_id")],
+        "post": operation(
+            "Batches",
+            "setPriority",
+            "Let a batch that has not ended go before others, or after them",
+            {"202": answer("The batch.", "Batch", headers=ETAG)},
+            requestBody={
+                "required": True,
+                "content": {"application/json": {"schema": record({"priority": words_of(Priority)})}},
+            },
+        ),
+    },
     "/batches/{batch_id}/images": {
         "parameters": [id_of("batch_id")],
         "get": operation(

@@ -35,6 +35,8 @@ from web.api import (
     BatchWish,
     act,
     audit,
+    change_priority,
+    image_ids,
     multipart_parts,
     read_query,
     without_empty_fields,
@@ -71,14 +73,16 @@ def _choices() -> dict[str, Any]:
     with session_scope() as session:
         names = [bundle.name for bundle in bundles.list_bundles(session)]
         default = session.get_one(Site, identity().site_id).default_bundle
-    return {"bundles": names, "default_bundle": default, "priorities": list(Priority)}
+    return {"bundles": names, "default_bundle": default}
 
 
 @pages.get("/batches/new")
 @needs(Permission.SUBMIT)
 def new_batch() -> str:
     """Show the form for a new batch."""
-    return render_template("new_batch.html", **_choices())
+    with session_scope() as session:
+        drafts = [batch_document(batch, {}) for batch in uploads.list_drafts(session, identity().site_id)]
+    return render_template("new_batch.html", drafts=drafts, **_choices())
 
 
 def _wish(fields: dict[str, str]) -> BatchWish:
@@ -183,6 +187,7 @@ def show_batch(batch_id: uuid.UUID) -> Response:
             "batch.html",
             batch=document,
             etag=batch_etag(batch),
+            n_bytes=batch.n_bytes,
             actions=[name for name in _actions(document) if name in ACTIONS],
             ended=counts["done"] + counts["rejected"] + counts["failed"] + counts["cancelled"],
             images=images,
@@ -198,8 +203,20 @@ def show_batch(batch_id: uuid.UUID) -> Response:
 @pages.post("/batches/<uuid:batch_id>/<any(submit,cancel,pause,resume,retry):action>")
 @needs(Permission.SUBMIT)
 def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
-    """Do what a button says."""
-    act(batch_id, action)
+    """Do what a button says: for the whole batch, or to retry for the images that were ticked."""
+    chosen = request.form.getlist("image") if action == "retry" else []
+    if chosen:
+        act(batch_id, action, images=image_ids(chosen))
+    else:
+        act(batch_id, action)
+    return redirect(url_for("pages.show_batch", batch_id=batch_id), 303)
+
+
+@pages.post("/batches/<uuid:batch_id>/priority")
+@needs(Permission.SUBMIT)
+def set_priority(batch_id: uuid.UUID) -> Response:
+    """Change how soon a batch is read."""
+    change_priority(batch_id, request.form.get("priority"))
     return redirect(url_for("pages.show_batch", batch_id=batch_id), 303)
 
 
@@ -274,6 +291,7 @@ def register(app: Flask) -> None:
         TRIAGES=list(Triage),
         IMAGE_STATUSES=list(ImageStatus),
         STAGES=list(STAGES),
+        PRIORITIES=list(Priority),
         reason_sentence=lambda code: REASONS[Reason(code)].sentence,
     )
 

@@ -69,6 +69,8 @@ GET   /api/v1/exports                                         S T C R A
 POST  /api/v1/exports                                         S T C R A
 GET   /api/v1/exports/<uuid:export_id>                        S T C R A
 GET   /api/v1/exports/<uuid:export_id>/file                   S T C R A
+POST  /batches/<uuid:batch_id>/priority                       S T C R A
+POST  /api/v1/batches/<uuid:batch_id>/priority                S T C R A
 POST  /api/v1/batches/<uuid:batch_id>/known                   S T C R A
 POST  /api/v1/batches/<uuid:batch_id>/uploads                 S T C R A
 PATCH /api/v1/uploads/<uuid:upload_id>                        S T C R A

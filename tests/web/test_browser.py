@@ -42,7 +42,7 @@ def test_drop_files_and_watch_them_being_read(
     expect(page.get_by_text("70 files chosen")).to_be_visible()
     page.get_by_role("button", name="Upload").click()
     expect(page.get_by_text("Uploaded; some files were not accepted")).to_be_visible()
-    rejected = page.locator("[data-rejections-list] tr")
+    rejected = page.locator("[data-files-list] tr")
     expect(rejected).to_have_count(4)  # the text, and three that end after four bytes
     expect(rejected.filter(has_text="notes.txt")).to_contain_text("not a PNG")
     page.get_by_role("link", name="Open the batch").click()

@@ -309,7 +309,10 @@ def test_interrupted_while_waiting_the_server_goes_on(serving: Serving, tmp_path
     assert only_batch().status == "queued"
 
 
-def test_interrupted_while_sending_the_draft_is_cancelled(serving: Serving, tmp_path: Path) -> None:
+def test_interrupted_while_sending_the_same_command_goes_on(
+    serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     folder = radiographs(tmp_path / "in", 120, size=2_000_000)
     command = [sys.executable, "-m", "cli.main", "submit", str(folder)]
     with subprocess.Popen(
@@ -318,13 +321,21 @@ def test_interrupted_while_sending_the_draft_is_cancelled(serving: Serving, tmp_
         while True:
             assert process.poll() is None, process.communicate()
             with session_scope() as session:
-                if session.scalar(select(func.count()).select_from(Batch)):
+                if session.scalar(select(func.count()).select_from(Image)):
                     break
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=60)
     assert process.returncode == 5
-    assert only_batch().status == "cancelled"
+    assert "the same command goes on" in said
+    left = only_batch()
+    assert left.status == "draft"
+    assert 0 < left.n_total < 120
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=240)
+    assert f"Going on with batch {left.id}" in again.stdout
+    assert "120 accepted" in again.stdout
+    assert (only_batch().id, only_batch().status, only_batch().n_total) == (left.id, "queued", 120)
+    assert not list((tmp_path / "state" / "fractureai" / "drafts").iterdir())
 
 
 def test_a_server_that_hangs_can_be_left(tmp_path: Path) -> None:

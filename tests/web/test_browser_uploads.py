@@ -1,0 +1,252 @@
+"""Uploads in a real browser that break off and go on: the line, the page, the folder dropped again."""
+
+from __future__ import annotations
+
+import io
+import random
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+from sqlalchemy import select, update
+
+from store import batches
+from store.blobs import BlobStore
+from store.session import session_scope
+from store.tables import Batch, BatchStatus, Image, Site
+from tests.reading import read_batch
+from tests.running import wait_for
+from tests.web.asking import png, zipped
+from tests.web.serving import Reader, Serving
+from tests.web.test_browser import chromium, sign_in
+
+__all__ = ["chromium"]
+
+
+@pytest.fixture
+def page(chromium: Any, serving: Serving) -> Any:
+    """A page that may complain of connections: they are cut on purpose."""
+    context = chromium.new_context(base_url=serving.url)
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    context.close()
+    assert errors == []
+
+
+def folder(root: Path, n: int, **others: bytes) -> Path:
+    """Write a folder with `n` good files and some others."""
+    (root / "ward").mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        (root / "ward" / f"{i:03d}.png").write_bytes(png(f"{i}"))
+    for name, data in others.items():
+        (root / name.replace("_", ".")).write_bytes(data)
+    return root
+
+
+def images() -> list[Image]:
+    with session_scope() as session:
+        return list(session.scalars(select(Image).order_by(Image.path)))
+
+
+def batch_of() -> Batch:
+    with session_scope() as session:
+        return session.scalars(select(Batch)).one()
+
+
+class Line:
+    """The network between page and server: counts file bytes, and can be cut."""
+
+    def __init__(self, page: Page, cut_after: int) -> None:
+        self.sent: list[int] = []
+        self.down = False
+        self.cut_after = cut_after
+        page.route("**/api/v1/**", self._handle)
+
+    def _handle(self, route: Any) -> None:
+        if self.down:
+            route.abort("internetdisconnected")
+            return
+        if route.request.url.endswith("/files"):
+            if len(self.sent) >= self.cut_after:
+                self.down = True
+                route.abort("connectionreset")
+                return
+            self.sent.append(len(route.request.post_data_buffer or b""))
+        route.continue_()
+
+
+def test_a_folder_whose_connection_is_cut_goes_on_and_sends_nothing_twice(
+    page: Page, link: Callable[[], str], tmp_path: Path
+) -> None:
+    root = folder(tmp_path / "night", 150, notes_txt=b"not an image", empty_png=b"")
+    sign_in(page, link)
+    page.goto("/batches/new")
+    line = Line(page, cut_after=1)
+    page.locator("[data-folder]").set_input_files(root)
+    expect(page.get_by_text("152 files chosen")).to_be_visible()
+    page.get_by_role("button", name="Upload", exact=True).click()
+    expect(page.get_by_text("Waiting for the connection")).to_be_visible()
+    assert line.down
+    line.down, line.cut_after = False, 99
+    page.evaluate("dispatchEvent(new Event('online'))")
+    expect(page.get_by_text("Uploaded; some files were not accepted")).to_be_visible()
+    rows = page.locator("[data-files-list] tr")
+    expect(rows).to_have_count(2)
+    expect(rows.filter(has_text="notes.txt")).to_contain_text("not accepted")
+    expect(rows.filter(has_text="empty.png")).to_contain_text("empty")
+    page.get_by_label("Show").select_option("all")
+    expect(rows).to_have_count(100)
+    page.get_by_role("button", name="Later").click()
+    expect(rows).to_have_count(52)
+    assert len(images()) == 152
+    assert len(line.sent) == 3, "64, 64 and 24 files, each once"
+    assert {image.path for image in images()} >= {"night/ward/000.png", "night/notes.txt"}
+    assert batch_of().status == BatchStatus.QUEUED
+
+
+def test_a_reloaded_page_goes_on_with_its_draft(page: Page, link: Callable[[], str], tmp_path: Path) -> None:
+    root = folder(tmp_path / "night", 130)
+    sign_in(page, link)
+    page.goto("/batches/new")
+    page.get_by_label("Label").fill("Night shift")
+    line = Line(page, cut_after=1)
+    page.locator("[data-folder]").set_input_files(root)
+    page.get_by_role("button", name="Upload", exact=True).click()
+    expect(page.get_by_text("Waiting for the connection")).to_be_visible()
+    arrived = wait_for(lambda: len(images()), 60, "the first request to be taken")
+    assert arrived < 130
+    page.on("dialog", lambda dialog: dialog.accept())
+    line.down = False
+    page.goto("/batches/new")  # the laptop was closed
+    page.get_by_role("link", name="Night shift").click()
+    expect(page.get_by_text(f"{arrived} files are here")).to_be_visible()
+    line.cut_after = 99
+    before = sum(line.sent)
+    page.locator("[data-folder]").set_input_files(root)
+    page.get_by_role("button", name="Add files").click()
+    page.wait_for_url("**/batches/*-*")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("queued")
+    assert len(images()) == 130
+    resent = sum(line.sent) - before
+    assert resent < (130 - arrived) * (len(png("000")) + 400), "only what was missing"
+
+
+def test_a_large_zip_goes_in_pieces_and_goes_on(
+    page: Page, link: Callable[[], str], tmp_path: Path, blobs: BlobStore
+) -> None:
+    noise = random.Random(1)
+    members = {f"scan/{i}.png": png(str(i)) + noise.randbytes(5 << 20) for i in range(8)}
+    (tmp_path / "all.zip").write_bytes(zipped({**members, "notes.txt": b"text"}))
+    sign_in(page, link)
+    page.goto("/batches/new")
+    pieces: list[str] = []
+    cut: list[str] = []
+
+    def handle(route: Any) -> None:
+        if route.request.method == "PATCH":
+            pieces.append(route.request.headers["upload-offset"])
+            if len(pieces) == 2:
+                cut.append(route.request.url)
+                route.abort("connectionreset")
+                return
+        route.continue_()
+
+    page.route("**/api/v1/uploads/*", handle)
+    page.locator("[data-files]").set_input_files(tmp_path / "all.zip")
+    page.get_by_role("button", name="Upload", exact=True).click()
+    expect(page.get_by_text("Uploaded; some files were not accepted")).to_be_visible(timeout=120_000)
+    assert cut
+    assert pieces.count("0") == 1, "the first piece was sent once"
+    expect(page.locator("[data-files-list] tr")).to_contain_text("all.zip › notes.txt")
+    assert len(images()) == 9
+    assert not list(blobs.keys("uploads/"))
+    assert page.evaluate("Object.keys(localStorage).length") == 0
+
+
+def test_too_much_for_the_quota_is_refused_before_the_bytes(
+    page: Page, link: Callable[[], str], tmp_path: Path
+) -> None:
+    with session_scope() as session:
+        session.execute(update(Site).values(quota_bytes=1000))
+    sign_in(page, link)
+    page.goto("/batches/new")
+    line = Line(page, cut_after=99)
+    page.locator("[data-folder]").set_input_files(folder(tmp_path / "night", 50))
+    page.get_by_role("button", name="Upload", exact=True).click()
+    expect(page.get_by_text("The upload stopped")).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("1000 are left")
+    assert line.sent == []
+    assert images() == []
+
+
+def test_five_thousand_files(page: Page, link: Callable[[], str], tmp_path: Path) -> None:
+    root = folder(tmp_path / "night", 5000)
+    sign_in(page, link)
+    page.goto("/batches/new")
+    page.locator("[data-folder]").set_input_files(root)
+    page.get_by_label("Start reading").uncheck()
+    page.get_by_role("button", name="Upload", exact=True).click()
+    rows = page.locator("[data-files-list] tr")
+    expect(rows).to_have_count(100)
+    expect(page.locator("[data-range]")).to_have_text("1 to 100 of 5,000")
+    expect(page.get_by_text("5,000 files are here")).to_be_visible(timeout=200_000)
+    assert batch_of().n_total == 5000
+
+
+def test_cancel_retry_prioritise_and_download(
+    page: Page, link: Callable[[], str], tmp_path: Path, blobs: BlobStore, serving: Serving
+) -> None:
+    sign_in(page, link)
+    page.goto("/batches/new")
+    page.locator("[data-folder]").set_input_files(folder(tmp_path / "night", 20))
+    page.get_by_role("button", name="Upload", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("queued")
+    batch = batch_of()
+    page.get_by_text("Priority…").click()
+    page.get_by_label("Read this batch as").select_option("urgent")
+    page.get_by_role("button", name="Change priority").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("urgent")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("paused")
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_text("Cancel…").click()
+    page.get_by_role("button", name="Cancel this batch").click()
+    expect(page.locator("[data-field='counts.cancelled']")).to_have_text("20")
+    read_batch(batch.id)  # ends it
+    with session_scope() as session:
+        batches.retry(session, batch.id, batch.site_id)
+    names = [image.path for image in images()]
+    read_batch(batch.id, fail=frozenset(names[:3]))
+    page.goto(f"/batches/{batch.id}?status=failed")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("partial")
+    page.get_by_label(f"Choose {names[1]}").check()
+    page.get_by_role("button", name="Retry the chosen images").click()
+    with Reader():
+        expect(page.get_by_role("heading", level=1)).to_contain_text("done", timeout=120_000)
+    statuses = [image.status for image in images()]
+    assert (statuses.count("done"), statuses.count("failed")) == (18, 2)
+
+    page.get_by_role("link", name="More…").click()
+    page.get_by_label("Status").select_option("done")
+    page.get_by_text("Parts of the ZIP").click()
+    page.get_by_label("attention maps").uncheck()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download", exact=True).click()
+    with zipfile.ZipFile(io.BytesIO(Path(download.value.path()).read_bytes())) as archive:
+        assert archive.testzip() is None
+        kinds = {name.split("/")[0] for name in archive.namelist()}
+        lines = archive.read("results.csv").decode().splitlines()
+    assert kinds == {"results.csv", "errors.csv", "manifest.json", "reports"}
+    assert len(lines) == 19
+    page.get_by_label("What").select_option("parquet")
+    page.get_by_role("button", name="Download", exact=True).click()
+    expect(page.get_by_role("cell", name="waiting")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("cell", name="cancelled")).to_be_visible()

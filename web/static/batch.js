@@ -1,0 +1,106 @@
+// A batch that is read: asked for with its ETag, the slower the less changes and the busier the server is, and not
+// at all while nobody looks.
+"use strict";
+
+const QUICK = 1500;
+const SLOWEST = 20000;
+const TABLE_EVERY = 15000;
+const ENDED = ["done", "partial", "failed", "cancelled"];
+
+function spoken(seconds) {
+  if (seconds < 90) return `${seconds} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+function valueAt(batch, path) {
+  if (path === "ended") {
+    const c = batch.counts;
+    return c.done + c.rejected + c.failed + c.cancelled;
+  }
+  if (path === "pace") {
+    if (!batch.rate) return "";
+    const left = batch.eta_seconds === null ? "" : ` · ${spoken(batch.eta_seconds)} left`;
+    return `· ${batch.rate.toFixed(1)} images/s${left}`;
+  }
+  return path.split(".").reduce((value, key) => value[key], batch);
+}
+
+function showCounts(batch) {
+  for (const element of document.querySelectorAll("[data-field]")) {
+    const value = valueAt(batch, element.dataset.field);
+    element.textContent = typeof value === "number" ? figure.format(value) : value;
+  }
+  for (const bar of document.querySelectorAll("[data-bar]")) {
+    bar.max = batch.counts.total || 1;
+    bar.value = valueAt(batch, bar.dataset.bar);
+  }
+  for (const element of document.querySelectorAll("[data-unless-zero]")) {
+    element.hidden = !valueAt(batch, element.dataset.unlessZero);
+  }
+}
+
+function isSeen(id) {
+  const box = document.getElementById(id)?.getBoundingClientRect();
+  return Boolean(box) && box.top < innerHeight && box.bottom > 0;
+}
+
+async function follow(head) {
+  let etag = `"${head.dataset.etag}"`;
+  let { status } = head.dataset;
+  let reasons = null;
+  let pause = QUICK;
+  let tableAt = Date.now();
+  let saidAt = 0;
+  let stale = false;
+  for (;;) {
+    await sleep(pause * (0.8 + 0.4 * Math.random())); // many watchers do not ask in step
+    await untilSeen();
+    let answer;
+    const asked = performance.now();
+    try {
+      answer = await fetch(head.dataset.live, { headers: { "If-None-Match": etag }, cache: "no-store" });
+    } catch {
+      pause = Math.min(pause * 2, SLOWEST);
+      continue;
+    }
+    if (answer.status === 401 || answer.status === 404) return;
+    const burden = 10 * (performance.now() - asked); // a busy server is asked less
+    if (answer.status === 200) {
+      etag = answer.headers.get("ETag");
+      const batch = await answer.json();
+      pause = Math.min(Math.max(QUICK, burden), SLOWEST);
+      showCounts(batch);
+      stale = true;
+      const said = document.querySelector("[data-announce]");
+      if (said && (batch.status !== status || Date.now() - saidAt > 15000)) {
+        said.textContent = `${batch.status}: ${valueAt(batch, "ended")} of ${batch.counts.total} images`;
+        saidAt = Date.now();
+      }
+      const why = JSON.stringify(batch.reasons);
+      const parts = batch.status !== status ? ["batch-head", "batch-images"] : reasons !== null && why !== reasons ? ["batch-reasons"] : [];
+      reasons = why;
+      if (parts.length) await replaceParts(parts).catch(() => undefined);
+      if (batch.status !== status) {
+        status = batch.status;
+        stale = false;
+        tableAt = Date.now();
+        if (ENDED.includes(status)) return;
+      }
+    } else {
+      pause = Math.min(Math.max(pause * 1.5, burden), SLOWEST);
+    }
+    if (stale && Date.now() - tableAt > TABLE_EVERY && isSeen("batch-images")) {
+      tableAt = Date.now();
+      stale = false;
+      await replaceParts(["batch-images"]).catch(() => undefined);
+    }
+  }
+}
+
+const head = document.querySelector("[data-live]");
+if (head && head.dataset.status !== "draft") follow(head);
+
+document.addEventListener("change", (event) => {
+  if (!event.target.matches("[data-choose-all]")) return;
+  for (const box of document.querySelectorAll("[name=image]")) box.checked = event.target.checked;
+});
