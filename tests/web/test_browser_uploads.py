@@ -123,8 +123,8 @@ def test_a_reloaded_page_goes_on_with_its_draft(page: Page, link: Callable[[], s
     arrived = wait_for(lambda: len(images()), 60, "the first request to be taken")
     assert arrived < 130
     page.on("dialog", lambda dialog: dialog.accept())
-    line.down = False
     page.goto("/batches/new")  # the laptop was closed
+    line.down = False
     page.get_by_role("link", name="Night shift").click()
     expect(page.get_by_text(f"{arrived} files are here")).to_be_visible()
     line.cut_after = 99
@@ -234,7 +234,7 @@ def test_cancel_retry_prioritise_and_download(
     assert (statuses.count("done"), statuses.count("failed")) == (18, 2)
 
     page.get_by_role("link", name="More…").click()
-    page.get_by_label("Status").select_option("done")
+    page.get_by_label("Status", exact=True).select_option("done")
     page.get_by_text("Parts of the ZIP").click()
     page.get_by_label("attention maps").uncheck()
     with page.expect_download() as download:
@@ -245,7 +245,7 @@ def test_cancel_retry_prioritise_and_download(
         lines = archive.read("results.csv").decode().splitlines()
     assert kinds == {"results.csv", "errors.csv", "manifest.json", "reports"}
     assert len(lines) == 19
-    page.get_by_label("What").select_option("parquet")
+    page.get_by_label("What", exact=True).select_option("parquet")
     page.get_by_role("button", name="Download", exact=True).click()
     expect(page.get_by_role("cell", name="waiting")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
