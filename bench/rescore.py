@@ -22,11 +22,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import psutil
 
 from cli.client import Client, ClientError
 from cli.embedded import free_port
-from training.mura_layout import plan_images, write_mura
+from pipeline.types import UInt8Array
+from training.mura_layout import FOLDER, plan_images, write_mura
 from training.phantoms import encode_phantom, make_phantom
 from training.tiny import build_tiny_bundle
 
@@ -34,6 +37,8 @@ COMMAND = (sys.executable, "-m", "cli.main")
 #: Shares of the images at which things happen.
 KILL_WORKER, SEND_URGENT, STOP_SERVER = 0.15, 0.35, 0.55
 SIDE = 192
+#: Different phantoms of each region and label.
+PHANTOMS = 20
 
 
 class Stand:
@@ -154,9 +159,29 @@ def differences(figures: dict[str, Any], measured: dict[str, Any]) -> float:
     return largest
 
 
+def write_pictures(out: Path, count: int) -> Path:
+    """Lay `count` pictures out as MURA: some phantoms, each often, in other exposures, some mirrored."""
+    plan = plan_images(count)
+    drawn: dict[tuple[str, bool], list[UInt8Array]] = {}
+    rng = np.random.default_rng(0)
+    for image in plan:
+        path = out / FOLDER / image.name
+        if path.exists():
+            continue
+        known = drawn.setdefault((image.region, image.fracture), [])
+        if len(known) < PHANTOMS:
+            known.append(make_phantom(image.seed, image.region, fracture=image.fracture, longest=SIDE).pixels)
+        pixels = known[int(rng.integers(len(known)))]
+        pixels = pixels[:, ::-1] if rng.random() < 0.5 else pixels
+        exposed = 255 * (pixels / 255) ** rng.uniform(0.7, 1.4) + rng.normal(0, 3, pixels.shape)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(".png", np.clip(exposed, 0, 255).astype(np.uint8))[1].tobytes())
+    return write_mura(out, plan, longest=SIDE)  # finds all pictures there and adds the lists
+
+
 def rescore(folder: Path, count: int, bundles: list[Path], *, interrupt: bool = True) -> dict[str, Any]:
     """Do all that the module says; return what was seen."""
-    mura = write_mura(folder / "data", plan_images(count), longest=SIDE)
+    mura = write_pictures(folder / "data", count)
     urgent = folder / "urgent.png"
     urgent.write_bytes(encode_phantom(make_phantom(999_983, "hand", size=(512, 400))))
     names = [path.name for path in bundles]

@@ -94,12 +94,15 @@ _CHOOSE = text(
     """
     SELECT id FROM (
         SELECT due.id, due.priority, due.due_at,
-               greatest(due.priority
-                        - floor(extract(epoch FROM clock_timestamp() - due.created_at) / :aging), 0) AS class,
+               CASE WHEN due.research THEN due.priority  -- it waits for clinical work, however long
+                    ELSE greatest(due.priority
+                        - floor(extract(epoch FROM clock_timestamp() - due.created_at) / :aging), 0)
+               END AS class,
                row_number() OVER (PARTITION BY due.site_id ORDER BY due.priority, due.due_at) AS turn
         FROM (SELECT DISTINCT site_id FROM work WHERE state = 'due') AS sites
         CROSS JOIN LATERAL (
-            SELECT work.* FROM work LEFT JOIN batches ON batches.id = work.batch_id
+            SELECT work.*, batches.run_id IS NOT NULL AS research
+            FROM work LEFT JOIN batches ON batches.id = work.batch_id
             WHERE work.site_id = sites.site_id AND work.state = 'due' AND work.due_at <= clock_timestamp()
               AND (batches.paused_at IS NULL OR work.kind <> 'chunk')
             ORDER BY work.priority, work.due_at LIMIT :room

@@ -1,0 +1,99 @@
+"""Runs in the queue: clinical work goes first, and nothing of research is seen among clinical work."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from store import batches, datasets, dispatch, results, runs, uploads, worklist
+from store.datasets import NewImage, Seen
+from store.errors import NotFound
+from store.research_tables import Run
+from store.session import session_scope
+from store.tables import Batch, Priority, Site, Work
+from tests.db.conftest import submitted
+
+
+def start(site: uuid.UUID, n: int = 200, **options: Any) -> Run:
+    """Start a run over a data set of which only the rows are there."""
+    with session_scope() as session:
+        new = [NewImage(f"{i}.png", f"s{i}", f"p{i}", "hand", "", i % 2 == 0) for i in range(n)]
+        dataset = datasets.add_dataset(
+            session,
+            site,
+            name="rows",
+            root="file:///nowhere",
+            format="table",
+            label_meaning="abnormal",
+            images=new,
+            left_out={},
+        )
+        waiting = datasets.waiting(session, dataset.id, n)
+        datasets.note_seen(session, dataset.id, [Seen(i.id, f"{i.number:064x}", 10, None) for i in waiting])
+        datasets.end_scan(session, dataset.id)
+        return runs.start_run(session, site, None, dataset, ["b1"], **options)
+
+
+def chosen() -> list[uuid.UUID | None]:
+    """Return the batches of what dispatch takes next, in its order."""
+    with session_scope() as session:
+        messages = dispatch._choose(session)
+        rows = {w.id: w.batch_id for w in session.scalars(select(Work))}
+    return [rows[message.work_id] for message in messages]
+
+
+def test_an_urgent_image_overtakes_a_run_whose_window_is_full(site):
+    run = start(site)
+    first = chosen()
+    assert set(first) == {run.batch_id}
+    assert chosen() == []  # the window is full: the rest of the run waits in the database
+    urgent = submitted(site, 1, Priority.URGENT)
+    assert chosen()[0] == urgent.id
+
+
+@pytest.mark.parametrize("priority", [Priority.URGENT, Priority.NORMAL])
+def test_clinical_work_goes_before_a_run_even_one_that_waited_long(site, priority):
+    start(site)
+    with session_scope() as session:
+        session.execute(update(Work).values(created_at=Work.created_at - timedelta(hours=9)))
+    clinical = submitted(site, 1, priority)
+    assert chosen()[0] == clinical.id
+
+
+def test_no_clinical_list_shows_a_run(site):
+    run = start(site)
+    with session_scope() as session:
+        assert batches.list_batches(session, site).items == []
+        with pytest.raises(NotFound):
+            batches.get_batch(session, site, run.batch_id)
+        with pytest.raises(NotFound):
+            batches.list_images(session, site, run.batch_id)
+        assert results.count(session, results.Selection(site)) == 0
+        assert uploads.quota(session, site).used == 0
+        assert session.get_one(Batch, run.batch_id).promoted is False
+        worklist.refresh(session, session.get_one(Batch, run.batch_id), [])
+
+
+def test_a_run_is_paused_resumed_cancelled_and_retried(site):
+    run = start(site, 10)
+    for action, status in (("pause", "paused"), ("resume", "queued"), ("cancel", "queued")):
+        with session_scope() as session:
+            runs.act(session, runs.get_run(session, site, run.id), action)
+        with session_scope() as session:
+            assert session.get_one(Batch, run.batch_id).status == status
+    with session_scope() as session:
+        assert session.get_one(Batch, run.batch_id).n_cancelled == 10
+
+
+def test_a_shadow_needs_a_bundle_that_does_not_serve(site):
+    clinical = submitted(site, 1)
+    with session_scope() as session:
+        batch = session.get_one(Batch, clinical.id)
+        assert runs.shadow_batch(session, batch) is None
+        session.get_one(Site, site).shadow_bundle = batch.bundle
+        session.flush()
+        assert runs.shadow_batch(session, batch) is None
