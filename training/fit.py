@@ -293,8 +293,9 @@ def _compile(network: Any, batches: Batches, phase: str, epochs: int) -> None:
             architectures.FEATURES: None,
         }
         weights = None
-    # XLA is ten times slower than oneDNN on a CPU
-    network.compile(optimizer, losses, loss_weights=weights, jit_compile=False)
+    # for TensorFlow on a CPU XLA is ten times slower than oneDNN; JAX has nothing else
+    compiled = keras.backend.backend() == "jax"
+    network.compile(optimizer, losses, loss_weights=weights, jit_compile=compiled)
 
 
 @dataclass(frozen=True)
@@ -349,15 +350,18 @@ class _EarlyStopping(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
-    """Tells the batches which epoch it is, also after a resume."""
+    """Tells batches and dropout which epoch it is, so that a resumed run goes on as an unbroken one."""
 
     def __init__(self, batches: Batches) -> None:
         super().__init__()
         self.batches = batches
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Set the epoch."""
+        """Set the epoch; checkpoints do not keep where dropout's random numbers were."""
         self.batches.epoch = epoch
+        for number, layer in enumerate(self.model.layers):
+            if (generator := getattr(layer, "seed_generator", None)) is not None:
+                generator.state.assign([self.batches.seed * 1000 + epoch, number])
 
 
 def _set_trainable(network: Any, phase: str, train_from: str) -> None:

@@ -67,10 +67,7 @@ def _fit(folder: Path, kill_after: int | None) -> None:
     keras.utils.set_random_seed(7)
     examples, pixels = phantom_examples(["hand"], 16, 0)
     batches = Batches(Pictures(examples, pixels, 1.0), None, SIZE, Schedule(4, 16, batch=8), seed=5)
-    network = fracture_network("custom_cnn", SIZE, width=8, dropout=0.0)
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0  # its random state is the process's own, not the checkpoint's
+    network = fracture_network("custom_cnn", SIZE, width=8)
 
     def die(epoch, _):
         if epoch == kill_after:
