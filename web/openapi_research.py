@@ -114,6 +114,7 @@ def _body(name: str) -> Json:
 
 
 _RUN, _COMPARISON = [id_of("run_id")], [id_of("comparison_id")]
+_NUMBER: Json = {"name": "number", "in": "path", "required": True, "schema": WHOLE}
 _FILE: Json = {"name": "file", "in": "path", "required": True, "schema": TEXT}
 
 PATHS: Json = {
@@ -167,6 +168,15 @@ PATHS: Json = {
             "Get a table: BUNDLE-predictions.csv, -studies.csv, -images.csv, -images.parquet.",
             {"200": answer("The table.", media_type="application/octet-stream")},
             parameters=[*_RUN, _FILE],
+        )
+    },
+    "/runs/{run_id}/images/{number}/display": {
+        "get": operation(
+            "Research",
+            "getRunPicture",
+            "Get the picture of one image of a run, by its number in the data set.",
+            {"200": answer("The picture.", media_type="image/jpeg")},
+            parameters=[*_RUN, _NUMBER],
         )
     },
     "/comparisons": {

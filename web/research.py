@@ -274,6 +274,19 @@ def get_file(run_id: uuid.UUID, file: str) -> Response:
     return response
 
 
+@research_api.get("/runs/<uuid:run_id>/images/<int:number>/display")
+@needs(Permission.RESEARCH)
+def get_picture(run_id: uuid.UUID, number: int) -> Response:
+    """Answer the picture of one image of a run."""
+    with session_scope() as session:
+        image = research.image_of(session, _run(session, run_id), number).image
+    if image.display_key is None:
+        raise NotFound
+    response = Response(get_blobs().stream(image.display_key), content_type="image/jpeg")
+    response.headers["Cache-Control"] = "private, no-cache"
+    return response
+
+
 @research_api.get("/comparisons")
 @needs(Permission.RESEARCH)
 def list_comparisons() -> Response:
@@ -473,19 +486,6 @@ def heat_squares(
         for n, value in enumerate(values)
         if value > 0.05 * top
     ]
-
-
-@research_pages.get("/research/runs/<uuid:run_id>/images/<int:number>/display")
-@needs(Permission.RESEARCH)
-def show_picture(run_id: uuid.UUID, number: int) -> Response:
-    """Answer the picture of one image of a run."""
-    with session_scope() as session:
-        image = research.image_of(session, _run(session, run_id), number).image
-    if image.display_key is None:
-        raise NotFound
-    response = Response(get_blobs().stream(image.display_key), content_type="image/jpeg")
-    response.headers["Cache-Control"] = "private, no-cache"
-    return response
 
 
 @research_pages.post("/research/comparisons")

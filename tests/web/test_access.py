@@ -84,7 +84,6 @@ POST  /research/runs                                          R A
 GET   /research/runs/<uuid:run_id>                            R A
 POST  /research/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>   R A
 GET   /research/runs/<uuid:run_id>/images/<int:number>        R A
-GET   /research/runs/<uuid:run_id>/images/<int:number>/display   R A
 POST  /research/comparisons                                   R A
 GET   /research/comparisons/<uuid:comparison_id>              R A
 POST  /bundles/<any(promote,rollback,shadow):action>          A
@@ -95,6 +94,7 @@ POST  /api/v1/runs                                            R A
 GET   /api/v1/runs/<uuid:run_id>                              R A
 POST  /api/v1/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>   R A
 GET   /api/v1/runs/<uuid:run_id>/files/<file>                 R A
+GET   /api/v1/runs/<uuid:run_id>/images/<int:number>/display   R A
 GET   /api/v1/comparisons                                     R A
 POST  /api/v1/comparisons                                     R A
 GET   /api/v1/comparisons/<uuid:comparison_id>                R A
