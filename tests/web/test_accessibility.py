@@ -67,6 +67,7 @@ def faults(page: Page, address: str) -> list[str]:
     ]
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_on_any_page(
     chromium: Any, serving: Serving, world: World, scheme: str
@@ -80,6 +81,7 @@ def test_axe_finds_nothing_serious_on_any_page(
     assert found == []
 
 
+@pytest.mark.timeout(1200)
 def test_no_page_is_wider_than_a_phone(chromium: Any, serving: Serving, world: World) -> None:
     page = open_page(chromium, serving, world, viewport={"width": 390, "height": 844})
     wide = []
