@@ -14,9 +14,9 @@ from playwright.sync_api import Page
 from store.accounts import Role
 from store.session import session_scope
 from store.tables import User
+from tests.web.browsing import chromium
 from tests.web.serving import Serving
 from tests.web.test_access import LINES
-from tests.web.test_browser import chromium
 from tests.web.world import World, make_world
 from web.factory import create_app
 

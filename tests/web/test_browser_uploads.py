@@ -20,10 +20,12 @@ from store.tables import Batch, BatchStatus, Image, Site
 from tests.reading import read_batch
 from tests.running import wait_for
 from tests.web.asking import png, zipped
+from tests.web.browsing import chromium, sign_in
 from tests.web.serving import Reader, Serving
-from tests.web.test_browser import chromium, sign_in
 
 __all__ = ["chromium"]
+
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture
@@ -31,8 +33,8 @@ def page(chromium: Any, serving: Serving) -> Any:
     """A page that may complain of connections: they are cut on purpose."""
     context = chromium.new_context(base_url=serving.url)
     page = context.new_page()
-    page.set_default_timeout(60_000)
-    expect.set_options(timeout=60_000)
+    page.set_default_timeout(120_000)
+    expect.set_options(timeout=120_000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
