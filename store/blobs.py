@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -56,6 +57,9 @@ class BlobStore(Protocol):
 
     def delete_unfinished(self, older_than: float) -> None:
         """Delete what a killed process left of a write, if it is older than so many seconds."""
+
+    def fullness(self) -> float | None:
+        """Return which share of the room is taken (0-1), by whatever; None where there is no telling."""
 
 
 def _pieces(data: bytes | IO[bytes]) -> Iterator[bytes]:
@@ -178,6 +182,11 @@ class FolderStore:
                 if time.time() - path.stat().st_mtime > older_than:
                     path.unlink()
 
+    def fullness(self) -> float | None:
+        """See `BlobStore.fullness`: of the file system."""
+        usage = shutil.disk_usage(self.root)
+        return usage.used / (usage.used + usage.free)
+
 
 class S3Store:
     """Blobs as objects of an S3 bucket, below an optional prefix."""
@@ -280,6 +289,10 @@ class S3Store:
 
     def delete_unfinished(self, older_than: float) -> None:
         """See `BlobStore.delete_unfinished`: an unfinished object does not exist."""
+
+    def fullness(self) -> float | None:
+        """See `BlobStore.fullness`: a bucket has no size."""
+        return None
 
 
 def open_blobs(url: str) -> BlobStore:

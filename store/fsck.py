@@ -127,7 +127,8 @@ _INVARIANTS = {
                           AND w.round = b.round AND w.state NOT IN ('done', 'cancelled', 'failed'))""",
 }
 
-_COUNTERS = {
+#: How each counter of a batch is counted from its images; the batch is `b`, an image is `i`.
+COUNTERS = {
     "n_total": "count(i.id)",
     "n_bytes": "coalesce(sum(i.size), 0)",
     **{
@@ -142,9 +143,9 @@ _COUNTERS = {
     **{f"s_{stage}": f"count(*) FILTER (WHERE i.stage > {n})" for n, stage in enumerate(STAGES)},
 }
 _COUNTED = f"""
-    SELECT b.id, {", ".join(f"b.{name}, {expression}" for name, expression in _COUNTERS.items())}
+    SELECT b.id, {", ".join(f"b.{name}, {expression}" for name, expression in COUNTERS.items())}
     FROM batches b LEFT JOIN images i ON i.batch_id = b.id GROUP BY b.id
-    HAVING {" OR ".join(f"b.{name} <> {expression}" for name, expression in _COUNTERS.items())}"""  # noqa: S608
+    HAVING {" OR ".join(f"b.{name} <> {expression}" for name, expression in COUNTERS.items())}"""  # noqa: S608
 _REASONS = """
     SELECT batch_id, reason, coalesce(r.n, 0), coalesce(i.n, 0)
     FROM batch_reasons r FULL JOIN (SELECT batch_id, reason, count(*) AS n FROM images
@@ -253,7 +254,7 @@ def _check_rows(connection: Connection, on_progress: OnProgress) -> Iterator[Pro
         for id_, *values in connection.execute(text(_COUNTED)):
             wrong = [
                 f"{name} is {said}, counted {counted}"
-                for name, said, counted in zip(_COUNTERS, values[::2], values[1::2], strict=True)
+                for name, said, counted in zip(COUNTERS, values[::2], values[1::2], strict=True)
                 if said != counted
             ]
             yield Problem(ProblemKind.INCONSISTENT, "counters", f"batch {id_}", "; ".join(wrong))

@@ -169,6 +169,8 @@ class Site(Base):
     id: Mapped[uuid.UUID] = _id()
     name: Mapped[str] = mapped_column(unique=True)
     default_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
+    keep_originals_days: Mapped[int | None]  # after the batch ended; NULL: for ever
+    keep_results_days: Mapped[int | None]
     quota_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of uploads; NULL: the setting's
     shadow_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
     created_at: Mapped[datetime] = _now()
@@ -491,6 +493,7 @@ class Image(Base):
         Index("ix_images_batch_region_seq", "batch_id", "region", "seq"),
         Index("ix_images_work", "work_id"),
         Index("ix_images_study", "study_id"),
+        Index("ix_images_finding", "finding_id"),
         Index("ix_images_site_sha", "site_id", "sha256"),
         Index("ix_images_site_created", "site_id", "created_at"),
         Index("ix_images_site_sop", "site_id", "sop_uid", postgresql_where=text("sop_uid <> ''")),

@@ -17,6 +17,7 @@ from web.api import api
 from web.audit import audit_pages
 from web.notices import notice_pages
 from web.resumable import resumable
+from web.retention import retention_pages
 
 #: A body without files; requests with files have a limit of their own.
 MAX_BODY = 1 << 20
@@ -91,6 +92,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(admin)
     app.register_blueprint(audit_pages)
     app.register_blueprint(notice_pages)
+    app.register_blueprint(retention_pages)
     oidc.register(app, settings)
     research.register(app)
     auth.refuse_unmarked(app)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store import batches, exports, notices, throttle, uploads, work, worklist
+from store import batches, exports, notices, retention, throttle, uploads, work, worklist
 from store.blobs import get_blobs
 from store.dispatch import dispatch
 from store.errors import ServiceError
@@ -118,7 +118,7 @@ def loop(ended: Callable[[float], bool]) -> None:
         Waits the seconds given and tells whether to end.
     """
     settings = get_settings()
-    tidied = 0.0
+    tidied = swept = 0.0
     while not ended(0.0):
         try:
             with Session(get_engine()) as holder:
@@ -136,6 +136,8 @@ def loop(ended: Callable[[float], bool]) -> None:
                     if time.monotonic() - tidied > TIDY_SECONDS:
                         tidied = time.monotonic()
                         tidy()
+                    if time.monotonic() - swept > TIDY_SECONDS and not retention.step():
+                        swept = time.monotonic()  # nothing is left to delete: look again later
         except (SQLAlchemyError, ServiceError) as error:
             log.warning("something is away (%s); trying again", type(error).__name__)
             if ended(settings.reconcile_seconds):

@@ -113,6 +113,9 @@ GET   /admin/keys                                             . . . . A
 GET   /admin/notices                                          . . . . A
 POST  /admin/notices                                          . . . . A
 POST  /admin/notices/<uuid:target_id>/<any(test,remove):action>   . . . . A
+GET   /admin/retention                                        . . . . A
+POST  /admin/retention                                        . . . . A
+POST  /admin/retention/erase                                  . . . . A
 GET   /admin/audit                                            . . . . A
 GET   /admin/audit/audit.csv                                  . . . . A
 POST  /admin/keys/<uuid:key_id>/revoke                        . . . . A

@@ -1,0 +1,330 @@
+"""Deletes originals and results after a site's time, originals when the disk fills, studies on request.
+
+Bytes go before the commit that forgets them: if that fails, the rows still name what is half gone, and the
+next step does it again. Nothing of a batch that is being read is touched, and nothing under a legal hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select, text, tuple_
+from sqlalchemy.orm import Session, aliased
+
+from settings import get_settings
+from store import exports, studies
+from store.accounts import write_audit
+from store.blobs import get_blobs
+from store.errors import NotFound, ServiceError
+from store.fsck import COUNTERS
+from store.session import session_scope
+from store.tables import (
+    ENDED_WORK,
+    TERMINAL_BATCH_STATUSES,
+    Batch,
+    Finding,
+    Image,
+    ManifestLine,
+    Notice,
+    Site,
+    Study,
+    StudyFinding,
+    Work,
+    WorkKind,
+)
+
+#: How much one step deletes; reconcile does other things between two steps.
+MOST_IMAGES, MOST_STUDIES = 200, 200
+_ENDED = [status.value for status in TERMINAL_BATCH_STATUSES]
+_READS_BYTES = [kind.value for kind in (WorkKind.EXPORT, WorkKind.SIGN, WorkKind.EVALUATE)]
+
+
+class StudyInUse(ServiceError):
+    """Images of the study are being read."""
+
+    code, status = "study_in_use", 409
+    title = "Images of this study are in a batch that has not ended."
+    advice = "Wait until the batch has ended, or cancel it; then erase the study."
+
+
+class StudyOnHold(ServiceError):
+    """Somebody put a legal hold on the study."""
+
+    code, status = "study_on_hold", 409
+    title = "The study is under a legal hold."
+    advice = "Whoever answers for the hold has to lift it first."
+
+
+@dataclass(frozen=True)
+class StudyMatch:
+    """A study that could be erased, and what that would take along."""
+
+    study: Study
+    images: int
+    batches: int
+    in_use: bool
+    on_hold: bool
+    signed: bool
+
+
+def _on_hold(study_id: ColumnElement[uuid.UUID | None]) -> ColumnElement[bool]:
+    return exists().where(StudyFinding.study_id == study_id, StudyFinding.legal_hold)
+
+
+def _signed(study_id: ColumnElement[uuid.UUID | None]) -> ColumnElement[bool]:
+    return exists().where(StudyFinding.study_id == study_id, StudyFinding.signed_at.is_not(None))
+
+
+def _busy_sites() -> Select[uuid.UUID]:
+    """Sites for which a worker reads stored bytes, or is about to."""
+    return select(Work.site_id).where(Work.kind.in_(_READS_BYTES), Work.state.not_in(ENDED_WORK))
+
+
+# originals
+
+
+def _drop_originals(session: Session, images: Sequence[Image], why: str) -> int:
+    """Delete the originals of locked images, and say so once a batch."""
+    blobs = get_blobs()
+    dropped: Counter[tuple[uuid.UUID, uuid.UUID]] = Counter()
+    for image in images:
+        if image.original_key:
+            blobs.delete(image.original_key)
+            dropped[image.site_id, image.batch_id] += 1
+        image.original_key = image.original_sha256 = None
+    for (site_id, batch_id), n in dropped.items():
+        write_audit(session, site_id, None, "originals_deleted", batch_id, images=n, why=why)
+    return len(images)
+
+
+def _with_original() -> Select[Image]:
+    return (
+        select(Image)
+        .join(Batch, Batch.id == Image.batch_id)
+        .where(
+            Image.original_key.is_not(None),
+            Batch.status.in_(_ENDED),
+            Batch.site_id.not_in(_busy_sites()),
+            ~_on_hold(Image.study_id),
+        )
+        .order_by(Batch.finished_at, Image.seq)
+        .limit(MOST_IMAGES)
+        .with_for_update(of=Image, skip_locked=True)
+    )
+
+
+def expire_originals(site_id: uuid.UUID, days: int) -> int:
+    """Delete originals of batches that ended more than so many days ago; return how many."""
+    with session_scope() as session:
+        images = session.scalars(
+            _with_original().where(
+                Batch.site_id == site_id, Batch.finished_at < func.clock_timestamp() - timedelta(days=days)
+            )
+        ).all()
+        return _drop_originals(session, images, f"older than {days} days")
+
+
+def relieve_disk() -> int:
+    """Delete the oldest originals while the disk is fuller than the mark; return how many."""
+    mark = get_settings().disk_watermark
+    fullness = get_blobs().fullness() if mark else None
+    if fullness is None or fullness <= mark:
+        return 0
+    with session_scope() as session:
+        images = session.scalars(_with_original()).all()
+        return _drop_originals(session, images, f"the disk is {fullness:.0%} full")
+
+
+# results
+
+
+def _recount(session: Session, batch_ids: Sequence[uuid.UUID]) -> None:
+    """Count batches anew after images of theirs were erased; those that hold nothing any more go."""
+    names, counted = ", ".join(COUNTERS), ", ".join(COUNTERS.values())
+    session.execute(
+        text(
+            f"UPDATE batches b SET ({names}) = (SELECT {counted} FROM images i WHERE i.batch_id = b.id),"  # noqa: S608
+            " version = b.version + 1 WHERE b.id = ANY(:ids)"
+        ),
+        {"ids": list(batch_ids)},
+    )
+    session.execute(text("DELETE FROM batch_reasons WHERE batch_id = ANY(:ids)"), {"ids": list(batch_ids)})
+    session.execute(
+        text(
+            "INSERT INTO batch_reasons (batch_id, reason, n) SELECT batch_id, reason, count(*) FROM images"
+            " WHERE batch_id = ANY(:ids) AND reason IS NOT NULL GROUP BY batch_id, reason"
+        ),
+        {"ids": list(batch_ids)},
+    )
+    empty = (
+        Batch.id.in_(batch_ids),
+        ~exists().where(Image.batch_id == Batch.id),
+        ~exists().where(StudyFinding.batch_id == Batch.id),
+    )
+    session.execute(delete(Batch).where(*empty).execution_options(synchronize_session=False))
+
+
+def _erase(
+    session: Session, site_id: uuid.UUID, study_ids: Sequence[uuid.UUID], loose: Sequence[uuid.UUID]
+) -> int:
+    """Forget studies, and images that belong to none: rows and bytes; return how many images went.
+
+    A finding goes when no other image of the site has its bytes; worklist rows and reviews go along.
+    """
+    session.execute(text("SET LOCAL fractureai.erasing = 'on'"))
+    studies.lock_studies(session, study_ids)
+    mine = or_(Image.study_id.in_(study_ids), Image.id.in_(loose))
+    images = session.scalars(select(Image).where(mine).order_by(Image.id).with_for_update()).all()
+    keys = {
+        key
+        for image in images
+        for key in (image.incoming_key, image.original_key, image.display_key, image.overlay_key)
+    }
+    keys |= set(session.scalars(select(StudyFinding.report_key).where(StudyFinding.study_id.in_(study_ids))))
+    paths = [(image.batch_id, image.path) for image in images]
+    hashes = {image.sha256 for image in images}
+    told = list(session.scalars(select(Notice.id).where(Notice.study_id.in_(study_ids))))
+    other = aliased(Image)
+    shared = exists().where(other.site_id == Finding.site_id, other.sha256 == Finding.sha256)
+    for statement in (
+        delete(Work).where(Work.subject_id.in_(told)),
+        delete(Notice).where(Notice.id.in_(told)),
+        delete(StudyFinding).where(StudyFinding.study_id.in_(study_ids)),
+        delete(Image).where(Image.id.in_([image.id for image in images])),
+        delete(Finding).where(Finding.site_id == site_id, Finding.sha256.in_(hashes), ~shared),
+        delete(ManifestLine).where(tuple_(ManifestLine.batch_id, ManifestLine.path).in_(paths)),
+        delete(Study).where(Study.id.in_(study_ids)),
+    ):
+        session.execute(statement.execution_options(synchronize_session=False))
+    session.expunge_all()
+    _recount(session, sorted({batch_id for batch_id, _ in paths}))
+    for key in sorted(key for key in keys if key):
+        get_blobs().delete(key)
+    return len(paths)
+
+
+def expire_results(site_id: uuid.UUID, days: int) -> int:
+    """Erase what batches hold that ended more than so many days ago; return how many images went.
+
+    A study with an image in a younger batch stays, and so does one whose report is signed.
+    """
+    old = (
+        Batch.site_id == site_id,
+        Batch.status.in_(_ENDED),
+        Batch.finished_at < func.clock_timestamp() - timedelta(days=days),
+        Batch.site_id.not_in(_busy_sites()),
+    )
+    mine, younger = aliased(Image), aliased(Batch)
+    in_younger = exists().where(
+        mine.study_id == Image.study_id,
+        younger.id == mine.batch_id,
+        or_(
+            younger.finished_at.is_(None),
+            younger.finished_at >= func.clock_timestamp() - timedelta(days=days),
+        ),
+    )
+    with session_scope() as session:
+        of_old = select(Image.study_id).join(Batch, Batch.id == Image.batch_id).where(*old)
+        study_ids = [
+            study_id
+            for study_id in session.scalars(
+                of_old.where(
+                    Image.study_id.is_not(None),
+                    ~_on_hold(Image.study_id),
+                    ~_signed(Image.study_id),
+                    ~in_younger,
+                )
+                .distinct()
+                .limit(MOST_STUDIES)
+            )
+            if study_id is not None
+        ]
+        loose = session.scalars(
+            select(Image.id)
+            .join(Batch, Batch.id == Image.batch_id)
+            .where(*old, Image.study_id.is_(None))
+            .limit(MOST_IMAGES)
+        ).all()
+        if not study_ids and not loose:
+            empty = delete(Batch).where(*old, Batch.n_total == 0, ~exists().where(Image.batch_id == Batch.id))
+            session.execute(empty.execution_options(synchronize_session=False))
+            return 0
+        n = _erase(session, site_id, study_ids, loose)
+        why = f"older than {days} days"
+        write_audit(
+            session, site_id, None, "results_deleted", None, studies=len(study_ids), images=n, why=why
+        )
+        return n
+
+
+def step() -> int:
+    """Do a little of what is to be deleted; return how much that was, 0 when nothing is left to do."""
+    with session_scope() as session:
+        rules = session.execute(select(Site.id, Site.keep_originals_days, Site.keep_results_days)).all()
+    n = relieve_disk()
+    for site_id, originals, results in rules:
+        if originals is not None:
+            n += expire_originals(site_id, originals)
+        if results is not None:
+            n += expire_results(site_id, results)
+    return n
+
+
+# on request
+
+
+def find(session: Session, site_id: uuid.UUID, wanted: str) -> list[StudyMatch]:
+    """Return the site's studies with this accession number, Study Instance UID, or id."""
+    is_it = [Study.accession == wanted, Study.study_uid == wanted]
+    with contextlib.suppress(ValueError):
+        is_it.append(Study.id == uuid.UUID(wanted))
+    return _matches(session, select(Study).where(Study.site_id == site_id, or_(*is_it)).limit(100))
+
+
+def _matches(session: Session, query: Select[Study]) -> list[StudyMatch]:
+    found = []
+    for study in session.scalars(query):
+        images, batches, in_use = session.execute(
+            select(
+                func.count(),
+                func.count(Image.batch_id.distinct()),
+                func.coalesce(func.bool_or(Batch.status.not_in(_ENDED)), False),
+            )
+            .join(Batch, Batch.id == Image.batch_id)
+            .where(Image.study_id == study.id)
+        ).one()
+        kept = select(_on_hold(Study.id), _signed(Study.id)).where(Study.id == study.id)
+        on_hold, signed = session.execute(kept).one()
+        found.append(StudyMatch(study, images, batches, in_use, on_hold, signed))
+    return found
+
+
+def erase_studies(site_id: uuid.UUID, study_ids: Sequence[uuid.UUID], *, by: uuid.UUID | None) -> int:
+    """Erase studies on request, signed reports and prepared downloads included; return how many images went.
+
+    Raises
+    ------
+    NotFound, StudyInUse, StudyOnHold
+        Nothing is erased.
+    """
+    with session_scope() as session:
+        studies.lock_studies(session, study_ids)
+        wanted = select(Study).where(Study.site_id == site_id, Study.id.in_(study_ids))
+        matches = _matches(session, wanted)
+        if len(matches) != len(set(study_ids)) or not matches:
+            raise NotFound
+        if any(match.on_hold for match in matches):
+            raise StudyOnHold
+        if any(match.in_use for match in matches):
+            raise StudyInUse
+        for key in exports.delete_all(session, site_id):
+            get_blobs().delete(key)
+        n = _erase(session, site_id, study_ids, [])
+        for match in matches:
+            write_audit(session, site_id, by, "study_erased", match.study.id, images=match.images)
+        return n
