@@ -93,7 +93,7 @@ def _list_sites(home: Path | None) -> None:
                 )
                 for s in found
             ]
-    print_rows(open_console(), ("site", "bundle"), rows)
+    print_rows(open_console(), ("site", "bundle", "originals, days", "results, days"), rows)
 
 
 @sites.command("add")

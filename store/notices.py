@@ -197,7 +197,7 @@ def positive_study(session: Session, batch: Batch, study_id: uuid.UUID) -> None:
             "batch_id": str(batch.id),
             "triage": Triage.POSITIVE.value,
             "bundle": batch.bundle,
-            "page": _link(f"/batches/{batch.id}?triage={Triage.POSITIVE}"),
+            "page": _link(f"/studies/{study_id}"),
         }
         add(session, target, Event.POSITIVE_STUDY, data, batch_id=batch.id, study_id=study_id)
 

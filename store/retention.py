@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select, text, tuple_
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from settings import get_settings
 from store import exports, studies
@@ -72,11 +73,11 @@ class StudyMatch:
     signed: bool
 
 
-def _on_hold(study_id: ColumnElement[uuid.UUID | None]) -> ColumnElement[bool]:
+def _on_hold(study_id: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
     return exists().where(StudyFinding.study_id == study_id, StudyFinding.legal_hold)
 
 
-def _signed(study_id: ColumnElement[uuid.UUID | None]) -> ColumnElement[bool]:
+def _signed(study_id: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
     return exists().where(StudyFinding.study_id == study_id, StudyFinding.signed_at.is_not(None))
 
 
@@ -108,6 +109,7 @@ def _with_original() -> Select[Image]:
         .join(Batch, Batch.id == Image.batch_id)
         .where(
             Image.original_key.is_not(None),
+            Batch.run_id.is_(None),
             Batch.status.in_(_ENDED),
             Batch.site_id.not_in(_busy_sites()),
             ~_on_hold(Image.study_id),
@@ -163,6 +165,7 @@ def _recount(session: Session, batch_ids: Sequence[uuid.UUID]) -> None:
     )
     empty = (
         Batch.id.in_(batch_ids),
+        Batch.run_id.is_(None),
         ~exists().where(Image.batch_id == Batch.id),
         ~exists().where(StudyFinding.batch_id == Batch.id),
     )
@@ -215,6 +218,7 @@ def expire_results(site_id: uuid.UUID, days: int) -> int:
     """
     old = (
         Batch.site_id == site_id,
+        Batch.run_id.is_(None),
         Batch.status.in_(_ENDED),
         Batch.finished_at < func.clock_timestamp() - timedelta(days=days),
         Batch.site_id.not_in(_busy_sites()),

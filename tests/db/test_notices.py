@@ -303,7 +303,7 @@ def test_an_email_says_what_happened_and_no_name(
         assert mail.rcpt_tos == ["reader@hospital.example"]
         body = mail.content.decode()
         assert "Subject: FractureAI: a study needs to be looked at" in body
-        assert "https://xray.hospital.example/batches/" in body
+        assert "https://xray.hospital.example/studies/" in body
         assert "Anna" not in body
         refused = send_test(add_target(site, "refused@hospital.example", Channel.EMAIL)[0])
         deliver()
