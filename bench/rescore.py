@@ -31,7 +31,6 @@ from cli.embedded import free_port
 from pipeline.types import UInt8Array
 from training.mura_layout import FOLDER, plan_images, write_mura
 from training.phantoms import encode_phantom, make_phantom
-from training.tiny import build_tiny_bundle
 
 COMMAND = (sys.executable, "-m", "cli.main")
 #: Shares of the images at which things happen.
@@ -261,6 +260,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         bundles = arguments.bundle
         if not bundles:
+            from training.tiny import build_tiny_bundle
+
             bundles = [folder / "tiny-a", folder / "tiny-b"]
             for epochs, path in zip((2, 5), bundles, strict=True):
                 if not path.exists():

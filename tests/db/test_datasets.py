@@ -6,6 +6,7 @@ import shutil
 import uuid
 from pathlib import Path
 
+import boto3
 import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import inspect, select
@@ -16,7 +17,10 @@ from store.bundles import list_bundles
 from store.research_tables import Dataset, DatasetImage, DatasetLabel, RunKind
 from store.session import session_scope
 from store.tables import Batch, Image
+from tests.db.test_blobs import s3_endpoint
 from training.mura_layout import plan_images, write_mura
+
+__all__ = ["s3_endpoint"]
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +128,26 @@ def test_what_scoring_is_given_tells_no_label(site, copy):
         assert not any(word in str(said.values()) for word in ("positive", "negative", "patient", "XR_"))
     by_number = [row.path for row in sorted(rows(), key=lambda r: r.number)]
     assert by_number != sorted(by_number)
+
+
+def test_a_prefix_of_s3_is_read_where_it_lies(site, copy, s3_endpoint, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    client = boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1")
+    client.create_bucket(Bucket="radiographs")
+    for path in copy.rglob("*"):
+        if path.is_file():
+            client.upload_file(str(path), "radiographs", f"mura/{path.relative_to(copy)}")
+    answer = run("add", "far", f"s3://radiographs/mura?endpoint={s3_endpoint}", "--format", "mura")
+    assert answer.exit_code == 0, answer.output
+    run("add", "near", copy)
+    with session_scope() as session:
+        far, near = (datasets.get_dataset(session, site, name) for name in ("far", "near"))
+        first = datasets.contents(session, far)
+        image = session.scalars(select(DatasetImage).where(DatasetImage.dataset_id == far.id).limit(1)).one()
+    assert (far.sha256, far.n_images) == (near.sha256, 24)
+    assert first.problems == {}
+    assert datasets.read_image(image.id) == (copy / image.path).read_bytes()
 
 
 def test_a_foreign_site_sees_nothing(site, copy):
