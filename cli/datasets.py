@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli import dataset_files
 from cli.client import ClientError, UsageProblem, client_command
 from cli.operate import home_option, server_parts
 from cli.output import open_console, print_json, print_rows
@@ -31,17 +32,23 @@ LISTS = (".csv", ".json")
 
 @click.group()
 def datasets() -> None:
-    """Register data sets with a server, to score them again with its bundles.
+    """Look at data sets before training; register them with a server, to score them with its bundles.
 
-    The operator's, on the server's machine: the images are read where they lie, by the workers too.
+    `scan` and `split` need no server. The others are the operator's, on the server's machine: the images are
+    read where they lie, by the workers too.
 
     \b
     Examples:
       fractureai datasets add mura /data/MURA-v1.1 --format mura
       fractureai datasets add ours s3://bucket/prefix --format folder
       fractureai datasets show mura
+      fractureai datasets scan /data/MURA-v1.1
+      fractureai datasets split /data/MURA-v1.1 --out mura.csv
     """  # noqa: D301 - \b is click's mark for "do not rewrap"
 
+
+datasets.add_command(dataset_files.scan_command)
+datasets.add_command(dataset_files.split_command)
 
 site_option = click.option("--site", "site_name", help="The site; needed where there are several.")
 

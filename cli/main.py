@@ -20,7 +20,7 @@ COMMANDS = {
     "pause": ("cli.control:pause", "Hold a batch back."),
     "resume": ("cli.control:resume", "Let a paused batch go on."),
     "bundles": ("cli.bundles:bundles", "List the model bundles, or bring one into a server."),
-    "datasets": ("cli.datasets:datasets", "Register published data sets with a server, to score them."),
+    "datasets": ("cli.datasets:datasets", "Look at data sets, split them; register them with a server."),
     "rescore": ("cli.research:rescore", "Score a registered data set with some bundles."),
     "runs": ("cli.research:runs", "List such runs, show their figures, steer them."),
     "compare": ("cli.research:compare", "Say which of two bundles is better, on such runs."),

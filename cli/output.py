@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     TaskID,
     TextColumn,
+    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.table import Table
@@ -93,6 +95,23 @@ def byte_bar(console: Console, what: str, files: int, size: int) -> Iterator[Cal
                     console.print(f"{what}: {done_files}/{files} files, {_size(done_bytes)} of {_size(size)}")
 
         yield add
+
+
+@contextmanager
+def count_bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how many of `total` are done; yields a function that takes the number."""
+    last = time.monotonic()
+    with _bars(console, MofNCompleteColumn(), TimeRemainingColumn()) as bars:
+        bar = bars.add_task(what, total=total)
+
+        def update(done: int) -> None:
+            nonlocal last
+            bars.update(bar, completed=done)
+            if not console.is_terminal and time.monotonic() - last > LINE_SECONDS:
+                last = time.monotonic()
+                console.print(f"{what}: {done}/{total}")
+
+        yield update
 
 
 @contextmanager
