@@ -8,17 +8,19 @@ from typing import Any
 
 from models.bundle import Bundle
 from training.attention import BY_CHANCE
-from training.datasets import Dataset, Example
+from training.datasets import CACHE_SIDE, Dataset, Example
 from training.experiment import Experiment
 
 
-def limits(experiment: Experiment, fractures: Mapping[str, int], images: int) -> tuple[str, ...]:
+def limits(
+    experiment: Experiment, dataset: Dataset, fractures: Mapping[str, int], images: int
+) -> tuple[str, ...]:
     """Return the sentences that every report prints.
 
     Parameters
     ----------
     fractures
-        Validation fractures of each region.
+        Validation positives of each region.
     images
         Trained on.
     """
@@ -26,14 +28,13 @@ def limits(experiment: Experiment, fractures: Mapping[str, int], images: int) ->
     shared = [r for r, n in experiment.readers.items() if list(experiment.readers.values()).count(n) > 1]
     sentences = [
         "Not a medical device; research use. Not validated in children.",
-        f"Trained on {images:,} radiographs of one public collection (FracAtlas) without patient numbers, "
-        "ages or acquisition data.",
-        "Implants, casts and large scans make a positive likelier, whether or not there is a fracture.",
+        f"Trained on {images:,} images of one collection ({dataset.name}).",
+        *dataset.cautions,
         "A body part that it does not know can be mistaken for one that it does.",
     ]
     if few:
         sentences.append(
-            f"Fewer than 50 fractures to set thresholds by for {_listed(few)}: thresholds of all regions "
+            f"Fewer than 50 positives to set thresholds by for {_listed(few)}: thresholds of all regions "
             f"together."
         )
     if shared:
@@ -55,7 +56,7 @@ def card(
     command: str,
 ) -> str:
     """Return the model card as Markdown."""
-    attention, phantoms = figures["attention"], figures["phantoms"]
+    phantoms, word = figures["phantoms"], bundle.label_meaning
     lines = [
         f"# Model card: {bundle.name}",
         "",
@@ -73,53 +74,45 @@ def card(
         lines.append(f"| {name} | {network.architecture} | {network.input_size} px | {role} |")
     lines += [
         "",
-        "Each started from ImageNet weights and was fitted with the fracture outlines as a second target, "
-        "cell by "
-        "cell. The attention map is HiResCAM (gradient times activation) on the joined map at stride 16.",
+        f"{_starts(experiment)} {_targets(parts)} The attention map is HiResCAM (gradient "
+        "times activation) on "
+        "the joined map at stride 16.",
         "",
         "## Data",
-        f"{dataset.name} (Abedeen et al. 2023, doi 10.1038/s41597-023-02432-4, CC BY 4.0), downscaled to a "
-        f"long "
-        f"side of 448 px: {len(dataset.examples)} images; left out: "
+        f"{dataset.name} ({dataset.source}), long side at most {CACHE_SIDE} px: "
+        f"{len(dataset.examples)} images; "
+        "left out: "
         + (", ".join(f"{count} {why}" for why, count in dataset.skipped.items()) or "none")
-        + ". No patient numbers are published: groups of near-duplicates (perceptual hash) stay on one "
-        "side of the "
-        "split, but two dissimilar images of one patient may not.",
+        + ". "
+        + (
+            "Images of one patient and look-alikes (perceptual hash) stay on one side of the split."
+            if any(e.patient for e in dataset.examples)
+            else "No patient numbers are published: groups of near-duplicates (perceptual hash) stay "
+            "on one side "
+            "of the split, but two dissimilar images of one patient may not."
+        ),
         "",
-        "| part | images | fractured | " + " | ".join(sorted(experiment.readers)) + " |",
+        f"| part | images | {word} | " + " | ".join(sorted(experiment.readers)) + " |",
         "|---|---|---|" + "---|" * len(experiment.readers),
     ]
     for name, part in parts.items():
         of = Counter(region for e in part for region in e.regions)
         broken = Counter(region for e in part if e.positive for region in e.regions)
-        cells = " | ".join(f"{of[r]} ({broken[r]} fractured)" for r in sorted(experiment.readers))
+        cells = " | ".join(f"{of[r]} ({broken[r]} {word})" for r in sorted(experiment.readers))
         lines.append(f"| {name} | {len(part)} | {sum(e.positive for e in part)} | {cells} |")
-    share = experiment.fracture[0].phantom_share
     lines += [
         "",
-        f"Synthetic phantoms ({experiment.phantoms} a region, `training/phantoms.py`) are {share:.0%} of "
-        f"what the "
-        f"fracture networks and {experiment.region.phantom_share:.0%} of what the region network was "
-        f"shown, so that "
-        "the sample images of the demonstration are read. Phantoms of the "
-        + _listed(list(experiment.unknown))
-        + " taught the region network its answer *other*: nothing shows that real images of it are turned "
-        "away.",
-        "No phantom is in any figure of merit below.",
-        "",
+        *_phantoms(experiment),
         "## Figures on the test part (never trained or calibrated on)",
         f"`{command}`; intervals: 95%, bootstrap over groups.",
         "",
-        *_table(figures),
+        *_table(figures, word),
         "",
         f"Region accuracy {_shown(figures['routing']['region_accuracy'])}, on images of one region "
         f"{_shown(figures['routing']['region_accuracy_one_region'])}; not assessable "
         f"{_shown(figures['routing']['not_assessable'])}.",
         "",
-        f"Attention: on {attention['images']} fractured images the map peaks inside a fracture's outline in "
-        f"{_against(attention, 'peak_in_fracture')}, inside its box in {_against(attention, 'peak_in_box')}; "
-        f"mean overlap (IoU) of the best attention region with a box {_against(attention, 'iou')}.",
-        "",
+        *_attention(figures["attention"]),
         "Held-out phantoms not assessable: "
         + ", ".join(f"{region} {part['not_assessable']:.0%}" for region, part in phantoms.items())
         + ".",
@@ -127,7 +120,7 @@ def card(
         "## Calibration and thresholds",
         "Platt scaling and both operating points (sensitivity 0.95, specificity 0.90) are fitted on "
         "validation. "
-        "Validation fractures: "
+        f"Validation images that are {word}: "
         + ", ".join(f"{region} {count}" for region, count in fractures.items())
         + ". Below 50, the thresholds are those of all regions together.",
         "",
@@ -139,16 +132,61 @@ def card(
         ),
         "",
         "## Shortcuts and limits",
-        "97 of the 99 images with implants are fractured, and casts and large scans lean the same way: "
-        "compare the "
-        "rows *without implants* with the overall row. Hip and shoulder have too few fractures for figures "
-        "that mean "
-        "much. Images that show no hand, leg, hip or shoulder can still be taken for one.",
-        *(f"- {sentence}" for sentence in limits(experiment, fractures, len(parts["train"]))),
+        *([dataset.shortcuts, ""] if dataset.shortcuts else []),
+        *(f"- {sentence}" for sentence in limits(experiment, dataset, fractures, len(parts["train"]))),
     ]
     if experiment.tried:
         lines += ["", "## Tried", *(f"- {sentence}" for sentence in experiment.tried)]
     return "\n".join(lines) + "\n"
+
+
+def _starts(experiment: Experiment) -> str:
+    plans = [plan for plan in (experiment.region, *experiment.fracture) if not plan.start_from]
+    pretrained = [plan.name for plan in plans if plan.weights]
+    if len(pretrained) == len(plans):
+        return "Each started from ImageNet weights."
+    if not pretrained:
+        return "Each started from random weights."
+    return f"{_listed(pretrained)} started from ImageNet weights, the others from random ones."
+
+
+def _targets(parts: Mapping[str, Sequence[Example]]) -> str:
+    if any(e.polygons for e in parts["train"]):
+        return "The outlines of fractures were a second target, cell by cell."
+    return "Trained on labels alone: the data have no outlines."
+
+
+def _phantoms(experiment: Experiment) -> list[str]:
+    if not experiment.phantoms:
+        return []
+    share = experiment.fracture[0].phantom_share
+    lines = [
+        f"Synthetic phantoms ({experiment.phantoms} a region, `training/phantoms.py`) are "
+        f"{share:.0%} of what the "
+        f"fracture networks and {experiment.region.phantom_share:.0%} of what the region "
+        "network was shown, so "
+        "that the sample images of the demonstration are read. No such phantom is in any "
+        "figure of merit below."
+    ]
+    if experiment.unknown:
+        lines[0] += (
+            f" Phantoms of the {_listed(list(experiment.unknown))} taught the region network its "
+            "answer *other*: "
+            "nothing shows that real images of it are turned away."
+        )
+    return [*lines, ""]
+
+
+def _attention(attention: Mapping[str, Any]) -> list[str]:
+    if not attention["images"]:
+        return []
+    return [
+        f"Attention: on {attention['images']} images with outlined fractures the map peaks "
+        "inside an outline in "
+        f"{_against(attention, 'peak_in_fracture')}, inside its box in {_against(attention, 'peak_in_box')}; "
+        f"mean overlap (IoU) of the best attention region with a box {_against(attention, 'iou')}.",
+        "",
+    ]
 
 
 def _against(attention: Mapping[str, Any], key: str) -> str:
@@ -166,10 +204,10 @@ _COLUMNS = {
 }
 
 
-def _table(figures: Mapping[str, Any]) -> list[str]:
+def _table(figures: Mapping[str, Any], word: str) -> list[str]:
     rows = {"all": figures["overall"], **figures["regions"], **figures["subgroups"]}
     lines = [
-        "| images of | n (fractured) | " + " | ".join(_COLUMNS.values()) + " |",
+        f"| images of | n ({word}) | " + " | ".join(_COLUMNS.values()) + " |",
         "|---|---|" + "---|" * len(_COLUMNS),
     ]
     for name, part in rows.items():

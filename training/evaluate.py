@@ -27,6 +27,7 @@ from training.datasets import (
     Dataset,
     DatasetError,
     Example,
+    hashed,
     load_pixels,
     open_dataset,
     read_split,
@@ -157,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.prevalence is not None and not 0 < args.prevalence < 1:
         parser.error("--prevalence is a share between 0 and 1, such as 0.05")
     bundle, dataset = load_bundle(args.bundle), open_dataset(args.dataset, args.format)
-    examples = chosen_part(dataset, args.split, args.part)
+    examples = hashed(chosen_part(dataset, args.split, args.part))
     if args.mirror:
         mirrored = {name: replace(n, mirrored=True) for name, n in bundle.networks.items()}
         bundle = replace(bundle, networks=mirrored)

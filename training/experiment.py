@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from training.datasets import DatasetError
+from training.datasets import AUTO, DatasetError, SplitPlan
 from training.fit import Schedule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +19,25 @@ OTHER = "other"
 def shared_data() -> Path:
     """Return the folder of public data beside the repository, or what FRACTUREAI_SHARED_DATA names."""
     return Path(os.environ.get("FRACTUREAI_SHARED_DATA") or ROOT.parent / "shared" / "data")
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """Which data set an experiment reads.
+
+    Attributes
+    ----------
+    path
+        Its folder, or a CSV file; relative to the shared data.
+    format
+        One of `training.datasets.FORMATS`, or ``auto``.
+    label_meaning
+        What a positive means, in a ``table`` or a ``folder``.
+    """
+
+    path: Path
+    format: str = AUTO
+    label_meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,8 @@ class Experiment:
 
     Attributes
     ----------
+    split
+        A split file, or how to make one; it is then kept with the checkpoints.
     readers
         Region to the name of the fracture network that reads it.
     phantoms
@@ -69,10 +90,11 @@ class Experiment:
     """
 
     name: str
-    split: Path
+    split: Path | SplitPlan
     region: NetworkPlan
     fracture: Sequence[NetworkPlan]
     readers: Mapping[str, str]
+    dataset: DatasetPlan = DatasetPlan(Path("fracatlas"), "fracatlas")
     phantoms: int = 150
     first_seed: int = 1000
     unknown: Sequence[str] = ("elbow",)

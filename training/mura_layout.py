@@ -20,12 +20,10 @@ import cv2
 import numpy as np
 
 from training.datasets.example import DatasetError
-from training.datasets.mura import PARTS, REGIONS
+from training.datasets.mura import MADE_BY, PARTS, REGIONS
 from training.phantoms import encode_phantom, make_phantom
 
 FOLDER = "MURA-v1.1"
-#: Says what a folder was made from, so that no other run mixes with it.
-PLAN = "made_by.json"
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def write_mura(
         "first_seed": images[0].seed,
         "last": images[-1].name,
     }
-    kept = root / PLAN
+    kept = root / MADE_BY
     if kept.exists() and json.loads(kept.read_text()) != plan:
         raise DatasetError(f"{root} holds images of another plan; name another folder")
     kept.write_text(json.dumps(plan, indent=1) + "\n")

@@ -31,10 +31,14 @@ from training.datasets import (
     Dataset,
     DatasetError,
     Example,
+    hashed,
     load_pixels,
+    make_split,
+    open_dataset,
     phantom_examples,
-    read_fracatlas,
     read_split,
+    scan,
+    write_split,
 )
 from training.evaluate import Reading, read_all
 from training.experiment import OTHER, Experiment, NetworkPlan, load_experiment, shared_data
@@ -52,11 +56,18 @@ _UNCALIBRATED = (Platt(1.0, 0.0, 0.5), Thresholds(0.0, 1.0))
 class Data:
     """The dataset of an experiment with its pixels, split, and phantoms."""
 
-    def __init__(self, dataset: Dataset, experiment: Experiment, cache: Path) -> None:
+    def __init__(self, dataset: Dataset, experiment: Experiment, runs: Path) -> None:
         self.dataset = dataset
-        self.parts = read_split(experiment.split, dataset.examples)
-        pixels = load_pixels(dataset.examples, cache)
-        self._pixels = {e.name: p for e, p in zip(dataset.examples, pixels, strict=True)}
+        parts = read_split(_split_file(dataset, experiment, runs), dataset.examples)
+        if missing := {"train", "val", "test"} - parts.keys():
+            raise DatasetError(f"the split has no part {', '.join(sorted(missing))}")
+        chosen = hashed([e for part in parts.values() for e in part])
+        by_name = {e.name: e for e in chosen}
+        self.parts = {name: tuple(by_name[e.name] for e in part) for name, part in parts.items()}
+        examples = [by_name[e.name] for e in dataset.examples if e.name in by_name]
+        self._pixels = {
+            e.name: p for e, p in zip(examples, load_pixels(examples, runs / "cache"), strict=True)
+        }
         regions = (*experiment.readers, *experiment.unknown)
         examples, pictures = phantom_examples(regions, experiment.phantoms, experiment.first_seed)
         self._pixels |= {e.name: p for e, p in zip(examples, pictures, strict=True)}
@@ -82,6 +93,18 @@ class Data:
         stack = np.stack([model_input(p, plan.size)[..., None] for p in self.pixels(chosen)])
         labels = np.array([[e.positive] for e in chosen], np.float32)
         return Validation(stack, region_targets(chosen, plan.regions) if region else labels)
+
+
+def _split_file(dataset: Dataset, experiment: Experiment, runs: Path) -> Path:
+    """Return the experiment's split file; one that is made from a plan is made once."""
+    if isinstance(experiment.split, Path):
+        return experiment.split
+    path = runs / experiment.name / "split.csv"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        split = make_split(scan(dataset, cache=runs / "cache"), experiment.split)
+        write_split(path, split, command=f"fractureai train, {experiment.name}")
+    return path
 
 
 def make_network(plan: NetworkPlan, weights: Path, *, region: bool, precision: str = "float32") -> Any:
@@ -229,7 +252,7 @@ def build(experiment: Experiment, data: Data, weights: Path, runs: Path, out: Pa
     rules = RoutingRules(experiment.min_probability, None, experiment.second_region)
     content = BundleContent(
         name=experiment.name,
-        label_meaning="fractured",
+        label_meaning=data.dataset.label_meaning,
         regions=regions,
         region_network=experiment.region.name,
         networks=networks,
@@ -266,7 +289,7 @@ def build(experiment: Experiment, data: Data, weights: Path, runs: Path, out: Pa
     print(summary(figures), flush=True)
     content = replace(
         content,
-        limits=limits(experiment, fractures, len(data.parts["train"])),
+        limits=limits(experiment, data.dataset, fractures, len(data.parts["train"])),
         card=card(experiment, data.dataset, data.parts, scorer.bundle, fractures, figures, command),
         facts={
             "command": command,
@@ -290,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="fractureai train", description="Build a bundle from a config.")
     parser.add_argument("config", type=Path, help="a file of training/configs")
-    parser.add_argument("--data", type=Path, help="FracAtlas (default: ../shared/data/fracatlas)")
+    parser.add_argument("--data", type=Path, help="the data set (default: the config's)")
     parser.add_argument("--weights", type=Path, help="ImageNet weights (default: beside the data)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints (default: runs)")
     parser.add_argument("--out", type=Path, default=Path("models/bundles"), help="default: models/bundles")
@@ -300,8 +323,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise FileExistsError(
             f"{args.out / experiment.name} is there already; give the new bundle a new name"
         )
-    dataset = read_fracatlas(args.data or shared_data() / "fracatlas")
-    data = Data(dataset, experiment, args.runs / "cache")
+    plan = experiment.dataset
+    dataset = open_dataset(args.data or shared_data() / plan.path, plan.format, plan.label_meaning)
+    data = Data(dataset, experiment, args.runs)
     bundle = build(
         experiment,
         data,

@@ -6,7 +6,7 @@ import json
 import cv2
 import pytest
 
-from training.datasets import read_fracatlas, split_by_group, write_split
+from training.datasets import Split, read_fracatlas, split_by_group, write_split
 from training.phantoms import make_phantom
 
 CONFIG = """
@@ -65,7 +65,7 @@ def published(tmp_path):
     (tmp_path / "fracture_masks.coco.json").write_text(json.dumps(masks))
     examples = read_fracatlas(tmp_path).examples
     split = split_by_group(examples, {"train": 0.5, "val": 0.25, "test": 0.25}, seed=1)
-    write_split(tmp_path / "split.csv", split)
+    write_split(tmp_path / "split.csv", Split(split))
     (tmp_path / "small.py").write_text(CONFIG)
     return tmp_path
 

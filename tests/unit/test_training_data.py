@@ -11,6 +11,7 @@ from training.augment import Augmentation, augmented, fracture_cells
 from training.datasets import (
     DatasetError,
     Example,
+    Split,
     load_pixels,
     phantom_examples,
     read_fracatlas,
@@ -98,7 +99,7 @@ def test_no_group_crosses_a_split_and_shares_hold_for_both_labels(tmp_path):
     split = split_by_group(examples, {"train": 0.7, "val": 0.15, "test": 0.15}, seed=3)
     assert split == split_by_group(examples[::-1], {"train": 0.7, "val": 0.15, "test": 0.15}, seed=3)
     assert split != split_by_group(examples, {"train": 0.7, "val": 0.15, "test": 0.15}, seed=4)
-    write_split(tmp_path / "split.csv", split)
+    write_split(tmp_path / "split.csv", Split(split))
     parts = read_split(tmp_path / "split.csv", examples)
     groups = {name: {e.group for e in part} for name, part in parts.items()}
     assert not groups["train"] & groups["val"]
@@ -112,10 +113,10 @@ def test_no_group_crosses_a_split_and_shares_hold_for_both_labels(tmp_path):
 
 def test_a_group_on_both_sides_and_a_missing_row_are_refused(tmp_path):
     examples = [Example(n, ROOT, ("hand",), False, "same", "") for n in ("a", "b")]
-    write_split(tmp_path / "split.csv", {"a": "train", "b": "test"})
+    write_split(tmp_path / "split.csv", Split({"a": "train", "b": "test"}))
     with pytest.raises(DatasetError, match="group same stands in train and in test"):
         read_split(tmp_path / "split.csv", examples)
-    write_split(tmp_path / "split.csv", {"a": "train"})
+    write_split(tmp_path / "split.csv", Split({"a": "train"}))
     with pytest.raises(DatasetError, match="b is not in the split file"):
         read_split(tmp_path / "split.csv", examples)
 

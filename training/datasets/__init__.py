@@ -3,7 +3,7 @@
 from training.datasets.example import Dataset, DatasetError, Example, Polygon
 from training.datasets.formats import AUTO, FORMATS, detect_format, open_dataset
 from training.datasets.fracatlas import read_fracatlas
-from training.datasets.pixels import CACHE_SIDE, load_pixels
+from training.datasets.pixels import CACHE_SIDE, hashed, load_pixels
 from training.datasets.scan import Scan, scan
 from training.datasets.splits import Split, SplitPlan, make_split, read_split, split_by_group, write_split
 from training.datasets.synthetic import phantom_examples
@@ -20,6 +20,7 @@ __all__ = [
     "Split",
     "SplitPlan",
     "detect_format",
+    "hashed",
     "load_pixels",
     "make_split",
     "open_dataset",

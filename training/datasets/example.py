@@ -68,9 +68,18 @@ class Dataset:
     ----------
     label_meaning
         What a positive means, such as ``"fractured"`` or ``"abnormal"``.
+    source
+        Citation and licence.
+    cautions
+        Sentences on what the data cannot teach, for reports and cards.
+    shortcuts
+        What else than the finding tells positives from negatives in it, for cards.
     """
 
     name: str
     examples: tuple[Example, ...]
     skipped: Mapping[str, int]
     label_meaning: str = "fractured"
+    source: str = ""
+    cautions: tuple[str, ...] = ()
+    shortcuts: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,24 @@ def read_fracatlas(root: Path) -> Dataset:
     if not dataset.examples:
         raise DatasetError(f"{root} holds no usable image: {dict(dataset.skipped)}")
     return dataset
+
+
+def _dataset(examples: Iterable[Example], skipped: Mapping[str, int]) -> Dataset:
+    return Dataset(
+        "FracAtlas",
+        tuple(examples),
+        dict(skipped),
+        source="Abedeen et al. 2023, doi 10.1038/s41597-023-02432-4, CC BY 4.0",
+        cautions=(
+            "FracAtlas has no patient numbers, ages or acquisition data.",
+            "Implants, casts and large scans make a positive likelier, whether or not there is a fracture.",
+        ),
+        shortcuts="97 of the 99 images with implants are fractured, and casts and large scans lean the "
+        "same way: "
+        "compare the rows *without implants* with the overall row. Hip and shoulder have too "
+        "few fractures for "
+        "figures that mean much. Images that show no hand, leg, hip or shoulder can still be taken for one.",
+    )
 
 
 def _read_published(root: Path) -> Dataset:
@@ -78,7 +96,7 @@ def _read_published(root: Path) -> Dataset:
             )
     if places:
         skipped["file not listed"] = sum(map(len, places.values()))
-    return Dataset("FracAtlas", tuple(examples), dict(skipped))
+    return _dataset(examples, skipped)
 
 
 def _read_kept(root: Path) -> Dataset:
@@ -112,7 +130,7 @@ def _read_kept(root: Path) -> Dataset:
                     | {"large": str(int(max(int(row["width"]), int(row["height"])) > _LARGE))},
                 )
             )
-    return Dataset("FracAtlas", tuple(examples), dict(skipped))
+    return _dataset(examples, skipped)
 
 
 def _table(path: Path) -> list[Mapping[str, str]]:

@@ -17,6 +17,8 @@ from training.datasets.listing import found_root, list_pictures
 
 REGIONS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
 PARTS = ("train", "valid")
+#: What `training.mura_layout` leaves in a folder that it made: not MURA, but phantoms laid out so.
+MADE_BY = "made_by.json"
 _STUDY = re.compile(
     rf"(?P<part>train|valid)/XR_(?P<region>{'|'.join(r.upper() for r in REGIONS)})"
     r"/(?P<patient>patient\d+)/(?P<study>study\d+)_(?P<label>positive|negative)"
@@ -64,7 +66,29 @@ def read_mura(root: Path) -> Dataset:
         skipped["file not listed"] = unlisted
     if not examples:
         raise DatasetError(f"{root} holds no usable image: {dict(skipped)}")
-    return Dataset("MURA", tuple(examples), dict(skipped), "abnormal")
+    if (root / MADE_BY).exists():
+        return Dataset(
+            "Phantoms laid out as MURA",
+            tuple(examples),
+            dict(skipped),
+            "abnormal",
+            source="synthetic, training/mura_layout.py",
+            cautions=("Trained on synthetic phantoms alone: it cannot read real radiographs.",),
+            shortcuts="In phantoms every abnormality is a fracture, and every image of an abnormal study "
+            "shows one.",
+        )
+    return Dataset(
+        "MURA",
+        tuple(examples),
+        dict(skipped),
+        "abnormal",
+        source="Rajpurkar et al. 2018, arXiv 1712.06957; Stanford's research use agreement",
+        cautions=(
+            "A label is a study's and says abnormal: fracture, implant, degeneration or another finding.",
+            "MURA comes from one hospital, without ages or acquisition data.",
+        ),
+        shortcuts="A single image of an abnormal study may look normal. Implants count as abnormal.",
+    )
 
 
 def _example(root: Path, name: str, match: re.Match[str]) -> Example:

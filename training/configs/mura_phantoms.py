@@ -1,0 +1,43 @@
+"""Seven regions from phantoms laid out as MURA is: shows that the way from MURA's folders to a bundle is whole.
+
+    fractureai phantoms runs/mura-phantoms --layout mura --count 2100 --size 128 --fracture-share 0.4
+    fractureai train training/configs/mura_phantoms.py --data runs/mura-phantoms
+"""  # fmt: skip
+
+from pathlib import Path
+
+from training.datasets import SplitPlan
+from training.datasets.mura import REGIONS
+from training.experiment import DatasetPlan, Experiment, NetworkPlan
+from training.fit import Schedule
+
+EXPERIMENT = Experiment(
+    name="mura-phantoms",
+    dataset=DatasetPlan(Path("mura-phantoms"), "mura"),
+    split=SplitPlan({"train": 0.8, "val": 0.2}, leave_out_crossing=True),
+    region=NetworkPlan(
+        "region",
+        "custom_cnn",
+        96,
+        REGIONS,
+        Schedule(6, 1920, rate=2e-3, batch=32, average=0.9),
+        seed=1,
+        phantom_share=0.0,
+    ),
+    fracture=(
+        NetworkPlan(
+            "pooled",
+            "custom_cnn",
+            128,
+            REGIONS,
+            # no outlines in MURA: the label alone teaches
+            Schedule(6, 1920, rate=2e-3, batch=32, average=0.9, local_weight=0.0),
+            seed=2,
+            phantom_share=0.0,
+        ),
+    ),
+    readers=dict.fromkeys(REGIONS, "pooled"),
+    phantoms=0,
+    unknown=(),
+    min_probability=0.3,
+)
