@@ -1,6 +1,6 @@
-"""Seven regions from phantoms laid out as MURA is: shows that the way from MURA's folders to a bundle is whole.
+"""Seven regions from phantoms laid out as MURA is: the whole way from such a folder to a bundle.
 
-    fractureai phantoms runs/mura-phantoms --layout mura --count 2100 --size 128 --fracture-share 0.4
+    fractureai phantoms runs/mura-phantoms --layout mura --count 1050 --size 96 --fracture-share 0.4
     fractureai train training/configs/mura_phantoms.py --data runs/mura-phantoms
 """  # fmt: skip
 
@@ -20,7 +20,7 @@ EXPERIMENT = Experiment(
         "custom_cnn",
         96,
         REGIONS,
-        Schedule(6, 1920, rate=2e-3, batch=32, average=0.9),
+        Schedule(8, 960, rate=2e-3, batch=32, average=0.9),
         seed=1,
         phantom_share=0.0,
     ),
@@ -28,10 +28,10 @@ EXPERIMENT = Experiment(
         NetworkPlan(
             "pooled",
             "custom_cnn",
-            128,
+            96,
             REGIONS,
             # no outlines in MURA: the label alone teaches
-            Schedule(6, 1920, rate=2e-3, batch=32, average=0.9, local_weight=0.0),
+            Schedule(8, 960, rate=2e-3, batch=32, average=0.9, local_weight=0.0),
             seed=2,
             phantom_share=0.0,
         ),

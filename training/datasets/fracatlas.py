@@ -30,7 +30,8 @@ def read_fracatlas(root: Path) -> Dataset:
     DatasetError
         A file is missing, a label unknown, or the dataset empty.
     """
-    dataset = _read_kept(root) if (root / "manifest.csv").exists() else _read_published(root)
+    kept = (root / "manifest.csv").exists() or (root / "fracture_masks.coco.json").exists()
+    dataset = _read_kept(root) if kept else _read_published(root)
     if not dataset.examples:
         raise DatasetError(f"{root} holds no usable image: {dict(dataset.skipped)}")
     return dataset
