@@ -3,11 +3,11 @@
     fractureai datasets split MURA-v1.1 --out runs/mura/split.csv --shares 0.9 0.1 0 --leave-out-crossing
     fractureai train training/configs/mura.py --data MURA-v1.1
 
-Never run: neither MURA nor EfficientNetB1's ImageNet weights could be had where this was written. No score, no
-duration, and no setting below was found by experiment. The same way, with small networks, is run on phantoms
-laid out as MURA is by `mura_phantoms.py`. The first command is optional: the second makes the same file where
-there is none. The published `valid` is the test part; stopping, calibration and thresholds use a tenth of the
-train patients. Pictures are kept decoded below `runs/cache`, about 5 GB.
+Never run: neither MURA nor EfficientNetB1's ImageNet weights could be had where this was written. So there is
+no score and no duration, and no setting was found by experiment. The same way, with small networks, is run on
+phantoms laid out as MURA is by `mura_phantoms.py`. The first command is optional: the second makes the same
+file where there is none. The published `valid` is the test part; stopping, calibration and thresholds use a
+tenth of the train patients. Pictures are kept decoded below `runs/cache`, about 5 GB.
 """  # fmt: skip
 
 from pathlib import Path

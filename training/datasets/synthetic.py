@@ -73,10 +73,13 @@ def read_phantoms(root: Path) -> Dataset:
             if name is None:
                 skipped["listed, file missing"] += 1
                 continue
+            picture = cv2.imread(str(root / name), cv2.IMREAD_GRAYSCALE)
+            if picture is None:
+                skipped["cannot be decoded"] += 1
+                continue
             outline = np.array([corner.split(",") for corner in row["polygon"].split()], np.float32)
             if len(outline):
-                height, width = cv2.imread(str(root / name), cv2.IMREAD_GRAYSCALE).shape
-                outline /= np.float32([width, height])
+                outline /= np.float32([picture.shape[1], picture.shape[0]])
             examples.append(
                 Example(
                     name,
