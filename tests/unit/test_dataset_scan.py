@@ -235,7 +235,7 @@ def test_the_commands(messy, tmp_path, cache):
     assert json.loads(out.read_text())["empty_classes"] == ["leg: no negative"]
     split = CliRunner().invoke(main, ["datasets", "split", str(messy), "--out", str(tmp_path / "s.csv")])
     assert split.exit_code == 1
-    assert "has no negative image; give it more, or another seed." in split.output
+    assert "the part test has no positive image; give it more, or another seed." in split.output
 
 
 def test_the_split_command_writes_a_file_that_reads_back(tmp_path, cache):

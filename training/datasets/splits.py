@@ -89,7 +89,8 @@ def make_split(scan: Scan, plan: SplitPlan) -> Split:
             sides |= split_by_group([e for e in grouped if sides[e.name] == "train"], shares, plan.seed)
     else:
         sides = split_by_group(grouped, plan.shares, plan.seed)
-    _require_both_labels(grouped, sides)
+    wanted = {part for part, share in plan.shares.items() if share > 0}
+    _require_both_labels(grouped, sides, wanted | set(sides.values()))
     shares = " ".join(f"{part} {share:g}" for part, share in plan.shares.items())
     header = [
         f"{scan.dataset.name}, {len(scan.dataset.examples)} images; positive: {scan.dataset.label_meaning}",
@@ -136,9 +137,9 @@ def _sides_of(groups: Mapping[str, str], sides: Mapping[str, str]) -> dict[str, 
     return found
 
 
-def _require_both_labels(examples: Sequence[Example], sides: Mapping[str, str]) -> None:
+def _require_both_labels(examples: Sequence[Example], sides: Mapping[str, str], parts: Iterable[str]) -> None:
     labels = {(sides[e.name], e.positive) for e in examples}
-    for part in sorted({side for side, _ in labels}):
+    for part in sorted(parts):
         for positive in (True, False):
             if (part, positive) not in labels:
                 word = "positive" if positive else "negative"
