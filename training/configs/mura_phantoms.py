@@ -3,8 +3,8 @@
     fractureai phantoms runs/mura-phantoms --layout mura --count 1050 --size 96 --fracture-share 0.4
     fractureai train training/configs/mura_phantoms.py --data runs/mura-phantoms
 
-Not yet run to its end, so no score and no duration stand here; `tests/worker/test_seven_regions.py` runs the same
-way, smaller, and has the service read with the bundle.
+Not yet run to its end, so no score and no duration stand here; `tests/worker/test_seven_regions.py` goes the
+same way, smaller, and has the service read with the bundle.
 """  # fmt: skip
 
 from pathlib import Path
