@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from training.datasets.example import DatasetError
 from training.datasets.mura import MADE_BY, PARTS, REGIONS
 from training.phantoms import encode_phantom, make_phantom
+from training.processes import in_processes
 
 FOLDER = "MURA-v1.1"
 
@@ -121,11 +119,10 @@ def write_mura(
         (root / folder).mkdir(parents=True, exist_ok=True)
     missing = [image for image in images if not (root / image.name).exists()]
     done = len(images) - len(missing)
-    with ProcessPoolExecutor(jobs or os.cpu_count(), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        written = pool.map(_write, [(root, image, longest) for image in missing], chunksize=8)
-        for number, _ in enumerate(written, done + 1):
-            if on_progress:
-                on_progress(number)
+    written = in_processes(_write, [(root, image, longest) for image in missing], jobs)
+    for number, _ in enumerate(written, done + 1):
+        if on_progress:
+            on_progress(number)
     for part in PARTS:
         names = [image.name for image in images if image.name.startswith(part)]
         studies = dict.fromkeys(name.rpartition("/")[0] for name in names)

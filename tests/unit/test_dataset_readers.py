@@ -64,7 +64,7 @@ def test_a_stopped_run_goes_on_and_another_plan_is_refused(made, mura):
     for path in pictures[::3]:
         path.unlink()
     (mura / "valid_image_paths.csv").unlink()
-    write_mura(mura.parent, plan_images(60, seed=3), longest=64, jobs=2)
+    write_mura(mura.parent, plan_images(60, seed=3), longest=64, jobs=1)
     assert {p: p.read_bytes() for p in sorted(mura.rglob("*.png"))} == before
     assert open_dataset(mura).skipped == {}
     with pytest.raises(DatasetError, match="another plan"):
@@ -256,3 +256,9 @@ def test_nothing_there_and_an_unknown_format(tmp_path):
 def test_reading_data_sets_loads_no_keras():
     code = "import sys, training.datasets; sys.exit(bool({'keras', 'tensorflow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_several_processes_make_the_same_pictures(tmp_path):
+    plan = plan_images(80, seed=5, regions=("wrist",))
+    one, two = (write_mura(tmp_path / str(jobs), plan, longest=64, jobs=jobs) for jobs in (1, 2))
+    assert all((one / i.name).read_bytes() == (two / i.name).read_bytes() for i in plan)

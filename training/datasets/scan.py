@@ -7,18 +7,16 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from pipeline.decode import decode
 from pipeline.types import Rejected, Skipped
 from training.datasets.example import Dataset, Example
 from training.datasets.near_duplicates import NEAR, difference_hash, joined, near_pairs
+from training.processes import in_processes
 
 _MAX_PIXELS = 100_000_000
 #: Results are kept after this many files, so that a stopped scan need not begin anew.
@@ -198,7 +196,7 @@ def scan(
     paths = [e.path for e in missing]
     try:
         for number, (example, facts) in enumerate(
-            zip(missing, _examined(paths, jobs or os.cpu_count() or 1), strict=True), done + 1
+            zip(missing, in_processes(examine, paths, jobs), strict=True), done + 1
         ):
             kept.facts[example.name] = facts
             if number % _KEEP_EVERY == 0:
@@ -208,14 +206,6 @@ def scan(
     finally:
         kept.save()
     return Scan(dataset, kept.facts)
-
-
-def _examined(paths: Sequence[Path], jobs: int) -> Iterator[FileFacts]:
-    if jobs == 1 or len(paths) < 64:
-        yield from map(examine, paths)
-        return
-    with ProcessPoolExecutor(jobs, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.map(examine, paths, chunksize=16)
 
 
 class _Kept:
