@@ -133,7 +133,7 @@ def test_the_same_network_is_saved_as_the_same_bytes(tmp_path):
 
 
 def test_the_part_to_measure_is_the_splits_or_the_publishers(tmp_path):
-    from training.datasets import Dataset, DatasetError, write_split
+    from training.datasets import Dataset, DatasetError, Split, write_split
     from training.evaluate import chosen_part
 
     of = lambda name, part: Example(name, ROOT, ("hand",), True, name, "-", part=part)  # noqa: E731
@@ -141,7 +141,7 @@ def test_the_part_to_measure_is_the_splits_or_the_publishers(tmp_path):
     names = lambda split, part: [e.name for e in chosen_part(dataset, split, part)]  # noqa: E731
     assert names(None, None) == ["a", "b", "c"]
     assert names(None, "valid") == ["b", "c"]
-    write_split(tmp_path / "split.csv", {"a": "test", "b": "val", "c": "train"})
+    write_split(tmp_path / "split.csv", Split({"a": "test", "b": "val", "c": "train"}))
     assert names(tmp_path / "split.csv", None) == ["a"]
     assert names(tmp_path / "split.csv", "val") == ["b"]
     with pytest.raises(DatasetError, match="there are: train, valid"):
