@@ -49,6 +49,10 @@ class Stand:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
+        self._launch()
+        _wait(self._answers, 300, "the server")
+
+    def _launch(self) -> None:
         with (self.home.parent / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*COMMAND, "up", "--home", str(self.home), "--port", str(self.port)],
@@ -56,9 +60,10 @@ class Stand:
                 stderr=log,
                 start_new_session=True,
             )
-        _wait(self._answers, 300, "the server")
 
     def _answers(self) -> bool:
+        if self.process is None or self.process.poll() is not None:
+            self._launch()  # it gives up when a busy machine keeps it from answering for a minute
         try:
             with self.client(patience=1) as client:
                 client.bundles()
