@@ -65,6 +65,7 @@ class Settings:
     visibility_timeout: float = 3600.0
     soft_shutdown_seconds: float = 8.0
     heartbeat_seconds: float = 5.0
+    memory_limit_bytes: int = 4 * 1024**3  # of a process that decodes or draws; 0 means none
     scratch_keep_seconds: float = 86_400.0
     draft_keep_seconds: float = 7 * 86_400.0
     worklist_wait_hours: float = 48.0  # then a study counts as urgent; 0: never
@@ -126,6 +127,8 @@ class Settings:
             "smtp_security must be starttls, tls or none": self.smtp_security in {"starttls", "tls", "none"},
             "session_idle_hours and session_hours must be more than 0": self.session_hours > 0
             and self.session_idle_hours > 0,
+            "memory_limit_bytes must be 0 or at least 512 MiB": self.memory_limit_bytes == 0
+            or self.memory_limit_bytes >= 512 * 1024**2,
             "max_pixels must be at least 4096": self.max_pixels >= 64 * 64,
         }
         for sentence, holds in rules.items():

@@ -148,6 +148,14 @@ class BlobMissing(ServiceError):
     advice = "Tell the operator to run 'fractureai fsck'."
 
 
+class BlobAltered(ServiceError):
+    """The bytes in the blob store are not those that were stored."""
+
+    code, status = "bytes_altered", 500
+    title = "The stored bytes were altered."
+    advice = "Tell the operator to run 'fractureai fsck'; then send the image again."
+
+
 class BlobUnavailable(ServiceError):
     """The blob store does not answer."""
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -160,8 +160,10 @@ class StudyState:
     basis: str
 
 
-def study_state(session: Session, study_id: uuid.UUID, bundle: str) -> StudyState:
-    """Read the images of a study that `bundle` read, of whatever batch; copies are left out.
+def study_states(
+    session: Session, study_ids: Collection[uuid.UUID], bundle: str
+) -> dict[uuid.UUID, StudyState]:
+    """Read the images of studies that `bundle` read, of whatever batch; copies are left out.
 
     Images that are still on their way in another batch are left out as well: they make a new version.
     """
@@ -169,7 +171,7 @@ def study_state(session: Session, study_id: uuid.UUID, bundle: str) -> StudyStat
         select(Image)
         .join(Batch, Batch.id == Image.batch_id)
         .where(
-            Image.study_id == study_id,
+            Image.study_id.in_(study_ids),
             Batch.bundle == bundle,
             or_(Image.reason.is_(None), Image.reason != Reason.DUPLICATE_IN_STUDY),
             Image.stage >= 4,
@@ -177,12 +179,24 @@ def study_state(session: Session, study_id: uuid.UUID, bundle: str) -> StudyStat
         .order_by(Image.seq.desc())
         .execution_options(populate_existing=True)
     )
-    newest: dict[str, Image] = {}
+    newest: dict[uuid.UUID, dict[str, Image]] = {study_id: {} for study_id in study_ids}
     for image in rows:
-        kept = newest.setdefault(image.sha256, image)
+        if image.study_id is None:
+            continue
+        mine = newest[image.study_id]
+        kept = mine.setdefault(image.sha256, image)
         if kept.finding_id is None and image.finding_id is not None:
-            newest[image.sha256] = image  # a later copy that was cancelled does not undo a reading
-    images = sorted(newest.values(), key=lambda i: (i.path, i.seq))
+            mine[image.sha256] = image  # a later copy that was cancelled does not undo a reading
+    return {study_id: _state(mine.values()) for study_id, mine in newest.items()}
+
+
+def study_state(session: Session, study_id: uuid.UUID, bundle: str) -> StudyState:
+    """Return `study_states` of one study."""
+    return study_states(session, [study_id], bundle)[study_id]
+
+
+def _state(newest: Iterable[Image]) -> StudyState:
+    images = sorted(newest, key=lambda i: (i.path, i.seq))
     said: list[Any] = [
         [
             str(i.id),
@@ -198,25 +212,36 @@ def study_state(session: Session, study_id: uuid.UUID, bundle: str) -> StudyStat
     return StudyState(images, hashlib.sha256(json.dumps(said).encode()).hexdigest())
 
 
-def is_ready(session: Session, study_id: uuid.UUID, batch_id: uuid.UUID) -> bool:
-    """Tell whether every image of the study that this batch holds was explained or has ended."""
-    waiting = select(Image.id).where(
-        Image.study_id == study_id,
-        Image.batch_id == batch_id,
-        Image.stage < 4,
-        Image.status.not_in([s.value for s in TERMINAL_IMAGE_STATUSES]),
+def ready(session: Session, study_ids: Collection[uuid.UUID], batch_id: uuid.UUID) -> set[uuid.UUID]:
+    """Return those studies of which every image that this batch holds was explained or has ended."""
+    waiting = session.scalars(
+        select(Image.study_id)
+        .where(
+            Image.study_id.in_(study_ids),
+            Image.batch_id == batch_id,
+            Image.stage < 4,
+            Image.status.not_in([s.value for s in TERMINAL_IMAGE_STATUSES]),
+        )
+        .distinct()
     )
-    return session.scalar(waiting.limit(1)) is None
+    return set(study_ids) - set(waiting)
+
+
+def latest_findings(
+    session: Session, study_ids: Collection[uuid.UUID], bundle: str
+) -> dict[uuid.UUID, StudyFinding]:
+    """Return the newest finding by this bundle of each study that has one."""
+    rows = session.scalars(
+        select(StudyFinding)
+        .where(StudyFinding.study_id.in_(study_ids), StudyFinding.bundle == bundle)
+        .order_by(StudyFinding.version)
+    )
+    return {row.study_id: row for row in rows}  # the last one stays
 
 
 def latest_finding(session: Session, study_id: uuid.UUID, bundle: str) -> StudyFinding | None:
     """Return the study's newest finding by this bundle."""
-    return session.scalar(
-        select(StudyFinding)
-        .where(StudyFinding.study_id == study_id, StudyFinding.bundle == bundle)
-        .order_by(StudyFinding.version.desc())
-        .limit(1)
-    )
+    return latest_findings(session, [study_id], bundle).get(study_id)
 
 
 @dataclass(frozen=True)
@@ -237,56 +262,65 @@ class Signature:
     signed_at: datetime
 
 
-def save_finding(
-    session: Session,
-    *,
-    study_id: uuid.UUID,
-    batch: Batch,
-    basis: str,
-    triage: Triage,
-    reasons: Sequence[Reason],
-    n_images: int,
-    version: int,
-    report: Report | None,
-    signature: Signature | None = None,
-) -> bool:
-    """Add a version of the study's finding, unless the study changed meanwhile or it is there already.
+@dataclass(frozen=True)
+class NewFinding:
+    """A version of what is said of a study, and what it stands on."""
+
+    study_id: uuid.UUID
+    basis: str
+    triage: Triage
+    reasons: tuple[Reason, ...]
+    n_images: int
+    version: int
+    report: Report | None
+    signature: Signature | None = None
+
+
+def save_findings(session: Session, batch: Batch, new: Sequence[NewFinding]) -> set[uuid.UUID]:
+    """Add versions of studies' findings, but not of studies that changed meanwhile or have theirs already.
 
     Returns
     -------
-    bool
-        False when nothing was added: the report's bytes may be deleted.
+    set of UUID
+        The studies that got theirs; the other reports' bytes may be deleted.
     """
-    lock_studies(session, [study_id])
-    if study_state(session, study_id, batch.bundle).basis != basis:
-        return False
-    latest = latest_finding(session, study_id, batch.bundle)
-    if version != (latest.version + 1 if latest else 1):
-        return False
-    session.add(
-        StudyFinding(
-            site_id=batch.site_id,
-            study_id=study_id,
-            batch_id=batch.id,
-            bundle=batch.bundle,
-            version=version,
-            basis=basis,
-            triage=triage.value,
-            reasons=[reason.value for reason in reasons],
-            n_images=n_images,
-            report_key=report.key if report else None,
-            report_sha256=report.sha256 if report else None,
-            report_size=report.size if report else None,
-            review_id=signature.review_id if signature else None,
-            signed_by=signature.reader if signature else None,
-            signed_at=signature.signed_at if signature else None,
+    ids = [finding.study_id for finding in new]
+    lock_studies(session, ids)
+    states, latest = study_states(session, ids, batch.bundle), latest_findings(session, ids, batch.bundle)
+    saved = []
+    for finding in new:
+        before = latest.get(finding.study_id)
+        if states[finding.study_id].basis != finding.basis:
+            continue
+        if finding.version != (before.version + 1 if before else 1):
+            continue
+        session.add(
+            StudyFinding(
+                site_id=batch.site_id,
+                study_id=finding.study_id,
+                batch_id=batch.id,
+                bundle=batch.bundle,
+                version=finding.version,
+                basis=finding.basis,
+                triage=finding.triage.value,
+                reasons=[reason.value for reason in finding.reasons],
+                n_images=finding.n_images,
+                report_key=finding.report.key if finding.report else None,
+                report_sha256=finding.report.sha256 if finding.report else None,
+                report_size=finding.report.size if finding.report else None,
+                review_id=finding.signature.review_id if finding.signature else None,
+                signed_by=finding.signature.reader if finding.signature else None,
+                signed_at=finding.signature.signed_at if finding.signature else None,
+            )
         )
-    )
+        saved.append(finding)
     session.flush()
-    worklist.refresh(session, batch, [study_id])
-    if triage is Triage.POSITIVE and (latest is None or latest.triage != Triage.POSITIVE):
-        notices.positive_study(session, batch, study_id)
-    return True
+    worklist.refresh(session, batch, [finding.study_id for finding in saved])
+    for finding in saved:
+        before = latest.get(finding.study_id)
+        if finding.triage is Triage.POSITIVE and (before is None or before.triage != Triage.POSITIVE):
+            notices.positive_study(session, batch, finding.study_id)
+    return {finding.study_id for finding in saved}
 
 
 def needs_finding(session: Session, batch: Batch, after: uuid.UUID | None, limit: int) -> list[uuid.UUID]:

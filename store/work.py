@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from settings import get_settings
@@ -288,13 +289,49 @@ def expire_leases(session: Session, limit: int = 100) -> int:
     return len(rows)
 
 
+def _no_later(time: Any, seconds: float) -> ColumnElement[datetime]:
+    return case((time.is_not(None), func.least(time, _later(seconds))))  # least() passes over NULL
+
+
+#: No chunk waits longer than this for its next attempt.
+LONGEST_WAIT = 30.0
+
+
+def mend_clock(session: Session) -> int:
+    """Bring back what the database's clock, when it was set back, left in the future; return how many.
+
+    Without it a killed worker's unit would wait for as long as the clock was set back.
+    """
+    lease = get_settings().lease_seconds
+    chunked = Work.kind.in_([WorkKind.CHUNK, WorkKind.FINISH])  # notices may wait longer, on purpose
+    mended = session.execute(
+        update(Work)
+        .where(
+            Work.state.not_in(ENDED_WORK),
+            or_(
+                Work.lease_until > _later(lease + 5),
+                Work.published_at > _later(5),
+                and_(chunked, Work.due_at > _later(LONGEST_WAIT + 5)),
+            ),
+        )
+        .values(
+            lease_until=_no_later(Work.lease_until, lease),
+            published_at=_no_later(Work.published_at, 0),
+            due_at=case((chunked, _no_later(Work.due_at, 0)), else_=Work.due_at),
+        )
+        .returning(Work.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(mended.all())
+
+
 def _failed_attempt(session: Session, work: Work, reason: Reason, error: str) -> None:
     work.attempt += 1
     work.lease_token = work.lease_until = None
     work.error, work.error_code = error[:2000], reason.value
     work.state = WorkState.DUE.value
     work.published_at = None
-    work.due_at = _later(min(30.0, 0.5 * 2**work.attempt))
+    work.due_at = _later(min(LONGEST_WAIT, 0.5 * 2**work.attempt))
     if work.kind != WorkKind.FINISH and work.attempt >= get_settings().max_attempts:
         work.finished_at = func.clock_timestamp()
         if work.kind != WorkKind.CHUNK:

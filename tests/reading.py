@@ -93,21 +93,13 @@ def _read(session: Session, batch: Batch, image: Image) -> None:
 
 
 def _save_study(session: Session, batch: Batch, study_id: uuid.UUID) -> None:
-    state = studies.study_state(session, study_id, batch.bundle)
-    latest = studies.latest_finding(session, study_id, batch.bundle)
+    state = studies.study_states(session, [study_id], batch.bundle)[study_id]
+    latest = studies.latest_findings(session, [study_id], batch.bundle).get(study_id)
     version = latest.version + 1 if latest else 1
     kept = None
     if batch.with_report:
         key = f"reports/{batch.site_id}/{study_id}/v{version}.pdf"
         kept = studies.Report(key, *get_blobs().put(key, f"%PDF-1.7 {study_id} version {version}".encode()))
-    studies.save_finding(
-        session,
-        study_id=study_id,
-        batch=batch,
-        basis=state.basis,
-        triage=min((Triage(i.triage) for i in state.images if i.triage), key=list(Triage).index),
-        reasons=[],
-        n_images=len(state.images),
-        version=version,
-        report=kept,
-    )
+    worst = min((Triage(i.triage) for i in state.images if i.triage), key=list(Triage).index)
+    new = studies.NewFinding(study_id, state.basis, worst, (), len(state.images), version, kept)
+    studies.save_findings(session, batch, [new])

@@ -33,8 +33,11 @@ TIDY_SECONDS = 600.0
 def recover() -> None:
     """Count expired leases as failed attempts, then publish what is due or overdue."""
     with session_scope() as session:
+        mended = work.mend_clock(session)
         expired = work.expire_leases(session)
         left = work.drop_ended_scratch(session)
+    if mended:
+        log.warning("the database's clock was set back: %d times brought back", mended)
     if expired:
         log.warning("%d leases ran out", expired)
     for key in left:

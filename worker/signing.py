@@ -55,10 +55,8 @@ def sign(lease: Lease) -> bool:
     try:
         with session_scope() as session:
             work.end_unit(session, lease)
-            saved = studies.save_finding(
-                session,
+            signed = studies.NewFinding(
                 study_id=study.id,
-                batch=batch,
                 basis=state.basis,
                 triage=triage,
                 reasons=reasons,
@@ -67,6 +65,7 @@ def sign(lease: Lease) -> bool:
                 report=studies.Report(key, sha256, size),
                 signature=studies.Signature(review.id, review.reader, signed_at),
             )
+            saved = bool(studies.save_findings(session, batch, [signed]))
             if not saved:  # the next attempt sees which
                 raise RuntimeError("the study got another version meanwhile")
             session.execute(

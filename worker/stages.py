@@ -6,12 +6,13 @@ transaction that first locks the unit under this lease. Whatever is written twic
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import threading
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -53,11 +54,11 @@ from settings import VERSION, get_settings
 from store import counters, notices, runs, studies, work, worklist
 from store.blobs import get_blobs
 from store.bundles import fetch_bundle
-from store.errors import BlobMissing
+from store.errors import BlobAltered, BlobMissing
 from store.research_tables import Run
 from store.session import session_scope
 from store.sites import pseudonymiser
-from store.tables import Batch, BatchStatus, Finding, Image, Site, Study, Work
+from store.tables import Batch, BatchStatus, Finding, Image, Site, Study, StudyFinding, Work
 from store.work import Lease
 from worker import rescoring
 from worker.flow import NotReady
@@ -69,6 +70,8 @@ NEVER_NEGATIVE = frozenset({Reason.REGION_CONTRADICTS_HEADER, Reason.SEVERAL_REG
 
 FACTS = tuple(StudyFacts.__dataclass_fields__)
 FINISH_PAGE = 200
+#: Studies whose findings are read and written together; a killed worker leaves at most so many stray PDFs.
+REPORTS_AT_ONCE = 8
 
 
 # what a process keeps
@@ -226,10 +229,15 @@ def _bytes_of(image: Image) -> bytes:
     elsewhere = rescoring.read_source(image)
     if elsewhere is not None:
         return elsewhere
-    source = image.incoming_key or image.original_key
+    source, stated = image.original_key, image.original_sha256
+    if image.incoming_key is not None:
+        source, stated = image.incoming_key, image.sha256
     if source is None:
         raise BlobMissing("the image has neither an upload nor a kept copy")
-    return get_blobs().get(source)
+    data = get_blobs().get(source)
+    if stated is not None and hashlib.sha256(data).hexdigest() != stated:
+        raise BlobAltered  # a finding is kept under this hash, for whoever sends these bytes again
+    return data
 
 
 def _prepare_one(image: Image) -> _Prepared | Rejected | Skipped:
@@ -611,8 +619,9 @@ def explain(lease: Lease) -> bool:
 def report(lease: Lease) -> bool:
     """Say what each study of the chunk amounts to, and write its PDF once all its images are explained."""
     chunk = _load(lease)
-    for study_id in sorted({image.study_id for image in chunk.images if image.study_id}, key=str):
-        _write_study(study_id, chunk.batch)
+    ids = sorted({image.study_id for image in chunk.images if image.study_id}, key=str)
+    for start in range(0, len(ids), REPORTS_AT_ONCE):
+        _write_studies(ids[start : start + REPORTS_AT_ONCE], chunk.batch)
     with _saving(lease) as (session, unit):
         if work.cancelled_meanwhile(session, unit):
             return False
@@ -628,48 +637,56 @@ def report(lease: Lease) -> bool:
     return False
 
 
-def _write_study(study_id: uuid.UUID, batch: Batch) -> None:
-    """Write a new version of the study's finding and report if what it stands on has changed."""
+def _write_studies(study_ids: Sequence[uuid.UUID], batch: Batch) -> None:
+    """Write a new version of each study's finding and report if what it stands on has changed."""
     with session_scope() as session:
-        if not studies.is_ready(session, study_id, batch.id):
-            return  # whoever explains its last image writes it
-        state = studies.study_state(session, study_id, batch.bundle)
-        latest = studies.latest_finding(session, study_id, batch.bundle)
-        current = latest is not None and latest.basis == state.basis
-        if current and latest is not None and (latest.report_key is not None or not batch.with_report):
+        todo, states, latest = _due(session, study_ids, batch)
+        if not todo:
             return
-        if not any(image.finding_id for image in state.images):
-            return  # nothing was read: the rows say why
-        version = latest.version + 1 if latest else 1
         site = session.get_one(Site, batch.site_id)
-        study = session.get_one(Study, study_id)
-        ids = [image.finding_id for image in state.images if image.finding_id]
-        findings = {f.id: f for f in session.scalars(select(Finding).where(Finding.id.in_(ids)))}
-    said = study_finding([_outcome(image) for image in state.images])
-    kept: studies.Report | None = None
-    if batch.with_report:
-        document = study_report(
-            site, study, batch, version, said.triage, said.reasons, state.images, findings
+        rows = {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(todo)))}
+        read = [image.finding_id for id_ in todo for image in states[id_].images if image.finding_id]
+        findings = {f.id: f for f in session.scalars(select(Finding).where(Finding.id.in_(read)))}
+    new = []
+    for id_ in todo:
+        images, before = states[id_].images, latest.get(id_)
+        version = before.version + 1 if before else 1
+        said = study_finding([_outcome(image) for image in images])
+        kept: studies.Report | None = None
+        if batch.with_report:
+            document = study_report(
+                site, rows[id_], batch, version, said.triage, said.reasons, images, findings
+            )
+            pdf = render.render_report(document)
+            name = f"{batch.bundle}-v{version}-{uuid.uuid4().hex[:8]}.pdf"
+            key = f"reports/{batch.site_id}/{id_}/{name}"
+            kept = studies.Report(key, *get_blobs().put(key, pdf))
+        new.append(
+            studies.NewFinding(id_, states[id_].basis, said.triage, said.reasons, len(images), version, kept)
         )
-        pdf = render.render_report(document)
-        name = f"{batch.bundle}-v{version}-{uuid.uuid4().hex[:8]}.pdf"
-        key = f"reports/{batch.site_id}/{study_id}/{name}"
-        sha256, size = get_blobs().put(key, pdf)
-        kept = studies.Report(key, sha256, size)
     with session_scope() as session:
-        saved = studies.save_finding(
-            session,
-            study_id=study_id,
-            batch=batch,
-            basis=state.basis,
-            triage=said.triage,
-            reasons=said.reasons,
-            n_images=len(state.images),
-            version=version,
-            report=kept,
-        )
-    if not saved and kept is not None:
-        get_blobs().delete(kept.key)  # another worker wrote this version; its key differs
+        saved = studies.save_findings(session, batch, new)
+    for finding in new:
+        if finding.study_id not in saved and finding.report is not None:
+            get_blobs().delete(finding.report.key)  # another worker wrote this version; its key differs
+
+
+def _due(
+    session: Session, study_ids: Sequence[uuid.UUID], batch: Batch
+) -> tuple[list[uuid.UUID], dict[uuid.UUID, studies.StudyState], dict[uuid.UUID, StudyFinding]]:
+    """Return the studies that want a new version, and of all what they stand on and what was said last."""
+    # of a study that is not ready: whoever explains its last image writes it
+    ids = sorted(studies.ready(session, study_ids, batch.id), key=str)
+    states = studies.study_states(session, ids, batch.bundle)
+    latest = studies.latest_findings(session, ids, batch.bundle)
+
+    def wants(id_: uuid.UUID) -> bool:
+        before = latest.get(id_)
+        if before is not None and before.basis == states[id_].basis:
+            return batch.with_report and before.report_key is None
+        return any(image.finding_id for image in states[id_].images)  # else the rows say why
+
+    return [id_ for id_ in ids if wants(id_)], states, latest
 
 
 def _status(image: Image) -> ImageStatus:
@@ -794,8 +811,10 @@ def finish(lease: Lease) -> bool:
             page = studies.needs_finding(session, batch, after, FINISH_PAGE)
         if not page:
             break
-        for study_id in page:
-            _write_study(study_id, batch)
+        with session_scope() as session:  # few of a page are due: all of it is read at once
+            due = _due(session, page, batch)[0]
+        for start in range(0, len(due), REPORTS_AT_ONCE):
+            _write_studies(due[start : start + REPORTS_AT_ONCE], batch)
         after = page[-1]
     if current:
         worklist.fill(batch)

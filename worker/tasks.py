@@ -28,7 +28,8 @@ def unit_task(step: Stage | WorkKind) -> Callable[[Callable[[Lease], bool]], Tas
     def decorate(execute: Callable[[Lease], bool]) -> Task[Any, Any]:
         stage = step if isinstance(step, Stage) else None
 
-        def body(self: Task[Any, Any], *, work_id: str) -> None:
+        # a newer version's messages may carry more: what counts is in the row
+        def body(self: Task[Any, Any], *, work_id: str, **_: object) -> None:
             if not flow.run(uuid.UUID(work_id), stage, execute):
                 self.request.chain = None
 

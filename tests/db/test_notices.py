@@ -23,7 +23,7 @@ from settings import get_settings
 from store import batches, dispatch, notices
 from store.notices import Channel, Event
 from store.session import session_scope
-from store.studies import assign, save_finding, study_state
+from store.studies import NewFinding, assign, save_findings, study_states
 from store.tables import Batch, Image, Notice, NoticeTarget, Reason, Triage, Work, WorkKind, WorkState
 from tests.db.conftest import new_files
 from worker import flow, outbound, stages
@@ -203,19 +203,12 @@ def positive(site: uuid.UUID) -> Callable[[str, Triage], None]:
             image = session.scalars(select(Image).where(Image.batch_id == batch_id)).one()
             image.stage, image.error = 5, basis
             session.flush()
-            state = study_state(session, image.study_id, batch.bundle)
+            state = study_states(session, [image.study_id], batch.bundle)[image.study_id]
             latest = session.execute(text("SELECT coalesce(max(version), 0) FROM study_findings")).scalar()
-            assert save_finding(
-                session,
-                study_id=image.study_id,
-                batch=batch,
-                basis=state.basis,
-                triage=triage,
-                reasons=[Reason.STUDY_INCOMPLETE],
-                n_images=1,
-                version=latest + 1,
-                report=None,
+            new = NewFinding(
+                image.study_id, state.basis, triage, (Reason.STUDY_INCOMPLETE,), 1, latest + 1, None
             )
+            assert save_findings(session, batch, [new]) == {image.study_id}
 
     return save
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from datetime import timedelta
 
 import pytest
 import redis
@@ -171,3 +172,21 @@ def test_a_broker_that_is_away_loses_nothing(site: uuid.UUID, settings_env: pyte
     assert dispatch.dispatch() == 0
     assert time.monotonic() - started < 30
     assert only_unit_state(batch) == WorkState.DUE
+
+
+def test_times_that_a_clock_set_back_left_ahead_are_brought_back(site: uuid.UUID) -> None:
+    waiting, published, held = (only_unit(submitted(site, 1)) for _ in range(3))
+    taken(held)
+    hour = func.now() + timedelta(hours=1)
+    with session_scope() as session:
+        session.execute(update(Work).where(Work.id == waiting).values(due_at=hour))
+        session.execute(update(Work).where(Work.id == published).values(published_at=hour))
+        session.execute(update(Work).where(Work.id == held).values(lease_until=hour))
+    with session_scope() as session:
+        assert work.mend_clock(session) == 3
+        assert work.mend_clock(session) == 0
+        longest = session.scalar(select(func.now() + timedelta(seconds=31)))
+        times = {u.id: (u.due_at, u.published_at, u.lease_until) for u in session.scalars(select(Work))}
+    assert times[waiting][1:] == (None, None)
+    assert times[published][2] is None
+    assert all(time is None or time < longest for of_unit in times.values() for time in of_unit)

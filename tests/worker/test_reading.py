@@ -72,9 +72,7 @@ def by_path(batch: Batch) -> dict[str, Image]:
 def finding_of(image: Image, bundle: str) -> StudyFinding:
     assert image.study_id is not None
     with session_scope() as session:
-        found = studies.latest_finding(session, image.study_id, bundle)
-    assert found is not None
-    return found
+        return studies.latest_findings(session, [image.study_id], bundle)[image.study_id]
 
 
 def pdf_text(found: StudyFinding) -> str:
