@@ -4,12 +4,14 @@ IMAGES ?=
 EXIT ?=
 ARGS ?=
 
-.PHONY: help setup demo up test lint format lock
+.PHONY: help setup demo up test faults bench lint format lock
 
 help:
 	@echo "make demo [IMAGES=folder] [EXIT=1]  run a server here, read radiographs, keep serving (or end)"
 	@echo "make up [ARGS='--port 9000']        run a server here"
 	@echo "make test [ARGS='-k decode']        all tests"
+	@echo "make faults                         every fault test, the long ones too (half an hour)"
+	@echo "make bench                          measure everything here; prints tables, writes bench/results"
 	@echo "make lint                           what the tests cannot see: style, types, import directions"
 	@echo "make format                         lay the code out"
 	@echo "make lock                           choose dependency versions anew"
@@ -27,6 +29,13 @@ up: setup
 test:
 	@scripts/setup.sh test
 	@exec $(PY) -m pytest $(ARGS)
+
+faults:
+	@scripts/setup.sh test
+	@exec $(PY) -m pytest tests/faults -m "faults or not faults" $(ARGS)
+
+bench: setup
+	@exec $(PY) -m bench.everything $(ARGS)
 
 lint: setup
 	$(PY) -m ruff check .

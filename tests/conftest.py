@@ -14,6 +14,7 @@ import pytest
 import redis
 from sqlalchemy import Engine, text
 
+from cli.child import Child
 from cli.embedded import Servers, embedded
 from settings import get_settings
 from store import blobs as blob_module
@@ -44,10 +45,16 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def servers(home: Path) -> Iterator[Servers]:
-    """A real Postgres and a real Valkey for the whole run of one test process."""
-    with embedded(home) as (addresses, _):
-        yield addresses
+def running_servers(home: Path) -> Iterator[tuple[Servers, dict[str, Child]]]:
+    """A real Postgres and a real Valkey for the whole run of one test process; their processes by name."""
+    with embedded(home) as (addresses, children):
+        yield addresses, {child.name: child for child in children}
+
+
+@pytest.fixture(scope="session")
+def servers(running_servers: tuple[Servers, dict[str, Child]]) -> Servers:
+    """Where they are."""
+    return running_servers[0]
 
 
 def _forget() -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +27,9 @@ from tests.conftest import ROOT
 
 #: Every time-out shortened, so that recovery takes seconds.
 SHORT = {
-    "FRACTUREAI_LEASE_SECONDS": "4",
-    "FRACTUREAI_LEASE_RENEW_SECONDS": "1",
-    "FRACTUREAI_RESEND_SECONDS": "6",
+    "FRACTUREAI_LEASE_SECONDS": "8",
+    "FRACTUREAI_LEASE_RENEW_SECONDS": "1.5",
+    "FRACTUREAI_RESEND_SECONDS": "8",
     "FRACTUREAI_RECONCILE_SECONDS": "0.3",
     "FRACTUREAI_HEARTBEAT_SECONDS": "2",
     "FRACTUREAI_SOFT_SHUTDOWN_SECONDS": "2",
@@ -38,6 +38,8 @@ SHORT = {
     "OMP_NUM_THREADS": "1",
     "TF_NUM_INTRAOP_THREADS": "1",
 }
+#: Seconds that tests wait for what should take a few: the machine may be busy. Shortened to see tests fail.
+PATIENCE = float(os.environ.get("FRACTUREAI_TEST_PATIENCE", "600"))
 T = TypeVar("T")
 QUEUES = ("cpu", "gpu", "report")
 
@@ -49,18 +51,23 @@ class Service:
     logs: Path
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start(self, name: str) -> None:
-        """Start a worker for the queue `name`, or ``reconcile``."""
+    def start(self, name: str, *, app: str = "worker.app", **environment: str) -> None:
+        """Start a worker for the queues `name` (with commas between), or ``reconcile``."""
         if name == "reconcile":
             command = [sys.executable, "-m", "worker.reconcile"]
         else:
             command = [
-                *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
-                *("-Q", name, "-c", "1", "-n", f"{name}-{uuid.uuid4().hex[:6]}@test", "-l", "INFO"),
+                *(sys.executable, "-m", "celery", "-A", app, "worker", "-Q", name, "-c", "1", "-l", "INFO"),
+                *("-n", f"{uuid.uuid4().hex[:6]}@test", "--without-gossip", "--without-mingle"),
             ]
         with (self.logs / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **environment},
             )
 
     def start_all(self) -> None:
@@ -68,15 +75,17 @@ class Service:
         for name in ("reconcile", *QUEUES):
             self.start(name)
 
-    def kill(self, name: str) -> None:
-        """SIGKILL a worker's parent process; its children end with it."""
-        self.processes[name].kill()
-        self.processes[name].wait()
+    def kill(self, *names: str) -> None:
+        """SIGKILL the named processes at once; a worker's children end with it."""
+        for name in names:
+            self.processes[name].kill()
+        for name in names:
+            self.processes[name].wait()
 
     def child(self, name: str) -> psutil.Process:
         """Return the pool process of a worker."""
-        found = wait_for(lambda: psutil.Process(self.processes[name].pid).children(), 30, f"{name}'s child")
-        return found[0]
+        process = psutil.Process(self.processes[name].pid)
+        return wait_for(process.children, PATIENCE, f"{name}'s child")[0]
 
     def stop(self) -> None:
         """End everything."""
@@ -96,6 +105,24 @@ def running_service(logs: Path) -> Iterator[Service]:
     service = Service(logs)
     try:
         service.start_all()
+        yield service
+    finally:
+        service.stop()
+
+
+ALL = ",".join(QUEUES)
+
+
+@contextmanager
+def light_service(
+    logs: Path, *, app: str = "worker.app", queues: Sequence[str] = (ALL,), **environment: str
+) -> Iterator[Service]:
+    """Run reconcile and, unless `queues` names more, one worker for all queues: half the processes."""
+    service = Service(logs)
+    try:
+        service.start("reconcile")
+        for names in queues:
+            service.start(names, app=app, **environment)
         yield service
     finally:
         service.stop()
@@ -141,7 +168,7 @@ def read_batch(batch: Batch) -> Batch:
         return session.get_one(Batch, batch.id)
 
 
-def wait_until_ended(batch: Batch, seconds: float = 120) -> Batch:
+def wait_until_ended(batch: Batch, seconds: float = PATIENCE) -> Batch:
     """Wait until the batch is terminal."""
     return wait_for(lambda: (b := read_batch(batch)).finished_at and b, seconds, "the batch to end")
 
@@ -152,8 +179,18 @@ def images_of(batch: Batch) -> list[Image]:
         return list(session.scalars(select(Image).where(Image.batch_id == batch.id).order_by(Image.seq)))
 
 
-def assert_sound(batch: Batch) -> None:
-    """The oracle: whatever broke, every image ended once, nothing is left over, and fsck is clean."""
+def assert_sound(
+    batch: Batch, expected: Mapping[str, float] | None = None, *, retryable: bool = False
+) -> None:
+    """The oracle: whatever broke, every image ended once, nothing is left over, and fsck is clean.
+
+    Parameters
+    ----------
+    expected
+        What a run without faults says, by file name.
+    retryable
+        Images failed or were cancelled: their uploads are still there, for a retry.
+    """
     batch = wait_for(lambda: (b := read_batch(batch)).finished_at and b, 1, "an ended batch")
     images = images_of(batch)
     states = Counter(image.status for image in images)
@@ -182,10 +219,14 @@ def assert_sound(batch: Batch) -> None:
         assert not left, [(w.kind, w.state, w.stage, w.error) for w in left]
         leased = select(func.count()).select_from(Work).where(Work.lease_token.is_not(None))
         assert session.scalar(leased) == 0
-    report = fsck.check()
-    assert report.clean, report.problems
     assert not list(get_blobs().keys("scratch/"))
-    assert not list(get_blobs().keys("incoming/"))
+    problems = [p for p in fsck.check().problems if not (retryable and p.code == "upload")]
+    assert not problems, problems
+    if not retryable:
+        assert not list(get_blobs().keys("incoming/"))
+    for image in images:
+        if expected is not None and image.status == "done":
+            assert abs((image.probability or 0) - expected[image.path.rpartition("/")[2]]) < 1e-6
 
 
 def predictions(batch: Batch) -> dict[str, float | None]:

@@ -13,6 +13,7 @@ from store import dispatch
 from store.session import session_scope
 from store.tables import STAGES, Stage, Work, WorkKind, WorkState
 from tests.running import (
+    PATIENCE,
     Service,
     assert_sound,
     images_of,
@@ -27,17 +28,17 @@ from tests.running import (
 def test_a_worker_killed_in_mid_chunk(
     service: Service, site_id: uuid.UUID, pictures: dict[str, bytes]
 ) -> None:
-    calm = wait_until_ended(submit(site_id, {f"calm/{p}": d for p, d in pictures.items()}), 180)
+    calm = wait_until_ended(submit(site_id, {f"calm/{p}": d for p, d in pictures.items()}))
     assert calm.n_done == len(pictures)
     # other bytes at the end of each file: the same pictures, but no finding to share
     batch = submit(site_id, {f"calm/{p}": d + b"\0" for p, d in pictures.items()})
     for queue in ("cpu", "gpu", "report"):
         child = service.child(queue)
-        wait_for(lambda q=queue: leased_on(q), 60, f"a lease on {queue}")
+        wait_for(lambda q=queue: leased_on(q), PATIENCE, f"a lease on {queue}")
         os.kill(child.pid, signal.SIGKILL)
     service.kill("gpu")
     service.start("gpu")
-    batch = wait_until_ended(batch, 180)
+    batch = wait_until_ended(batch)
     assert_sound(batch)
     assert batch.n_done == len(pictures)
     # the same picture may sit elsewhere in a padded batch: equal to float32 rounding
@@ -56,9 +57,9 @@ def test_flushall_in_mid_batch(
     service: Service, site_id: uuid.UUID, pictures: dict[str, bytes], broker: redis.Redis
 ) -> None:
     batch = submit(site_id, pictures)
-    wait_for(lambda: read_batch(batch).s_prepare > 0, 60, "the first chunk")
+    wait_for(lambda: read_batch(batch).s_prepare > 0, PATIENCE, "the first chunk")
     broker.flushall()
-    batch = wait_until_ended(batch, 180)
+    batch = wait_until_ended(batch)
     assert_sound(batch)
     assert batch.n_done == len(pictures)
 
@@ -74,10 +75,10 @@ def test_the_same_message_delivered_five_times(
         for stage in (Stage.PREPARE, Stage.CLASSIFY, Stage.REPORT):
             for _ in range(5):
                 dispatch._send(app, dispatch._Message(unit.id, WorkKind.CHUNK, stage, 1))
-    batch = wait_until_ended(batch, 180)
+    batch = wait_until_ended(batch)
     for unit in units:  # and late, when all is over
         dispatch._send(app, dispatch._Message(unit.id, WorkKind.CHUNK, Stage.PREPARE, 1))
-    wait_for(lambda: not any(broker_lengths()), 60, "the queues to drain")
+    wait_for(lambda: not any(broker_lengths()), PATIENCE, "the queues to drain")
     assert_sound(batch)
     assert batch.n_done == len(pictures)
     with session_scope() as session:
@@ -104,7 +105,7 @@ def test_a_poison_image_alone_fails(service: Service, site_id: uuid.UUID, pictur
         session.execute(
             update(type(victim)).where(type(victim).id == victim.id).values(incoming_key="incoming/none/none")
         )
-    batch = wait_until_ended(batch, 180)
+    batch = wait_until_ended(batch)
     states = {image.id: (image.status, image.reason) for image in images_of(batch)}
     assert states.pop(victim.id) == ("failed", "processing_error")
     assert set(states.values()) == {("done", None)}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,19 +18,34 @@ from store.bundles import add_bundle
 from store.session import session_scope
 from store.sites import bootstrap
 from tests.bundles import write_untrained_bundle
+from tests.conftest import ROOT
 from tests.running import SHORT, Service, running_service
 from training.phantoms import encode_phantom, make_phantom
 
 
 @pytest.fixture(scope="session")
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache of fetched bundles and converted networks for the whole run."""
-    return tmp_path_factory.mktemp("cache")
+def kept_folder(pytestconfig: pytest.Config) -> Path:
+    """What is dear to make and the same in every run: kept by pytest until the code that makes it changes."""
+    made_by = (ROOT / "models" / "architectures.py", ROOT / "tests" / "bundles.py")
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in made_by)).hexdigest()[:12]
+    return pytestconfig.cache.mkdir(f"untrained-{digest}")
 
 
 @pytest.fixture(scope="session")
-def untrained_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_untrained_bundle(tmp_path_factory.mktemp("bundle") / "untrained")
+def cache_folder(kept_folder: Path) -> Path:
+    """One cache of fetched bundles and converted networks."""
+    return kept_folder / "cache"
+
+
+@pytest.fixture(scope="session")
+def untrained_bundle(kept_folder: Path) -> Path:
+    folder = kept_folder / "untrained"
+    if not folder.exists():
+        part = Path(tempfile.mkdtemp(dir=kept_folder))
+        write_untrained_bundle(part)
+        with suppress(OSError):  # another process was first
+            part.rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

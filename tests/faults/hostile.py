@@ -1,0 +1,3 @@
+"""What `hostile_worker` obeys when a file ends in it; the real decoder passes over what follows a picture."""
+
+ABORT, LOOP, STUCK, HUNGRY, SLOW = b"<<abort>>", b"<<loop>>", b"<<stuck>>", b"<<hungry>>", b"<<slow>>"

@@ -1,0 +1,185 @@
+"""Processes that die: workers, reconcile, whoever submits, the web in mid-upload; and SIGTERM."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+from sqlalchemy import select
+
+from store import batches
+from store.accounts import create_api_key
+from store.blobs import get_blobs
+from store.session import session_scope
+from store.sites import bootstrap
+from store.tables import Work, WorkKind
+from tests.conftest import ROOT
+from tests.faults.hostile import SLOW
+from tests.running import (
+    ALL,
+    PATIENCE,
+    Service,
+    assert_sound,
+    draft,
+    images_of,
+    light_service,
+    read_batch,
+    submit,
+    wait_for,
+    wait_until_ended,
+)
+
+
+def leased() -> bool:
+    with session_scope() as session:
+        return session.scalar(select(Work.id).where(Work.lease_token.is_not(None)).limit(1)) is not None
+
+
+def test_every_process_killed_at_once(
+    light: Service, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float]
+) -> None:
+    batch = submit(site_id, few)
+    wait_for(leased, PATIENCE, "a lease")
+    light.kill("reconcile", ALL)
+    light.start(ALL)
+    light.start("reconcile")
+    batch = wait_until_ended(batch)
+    assert_sound(batch, calm)
+    assert batch.n_done == len(few)
+
+
+def test_whoever_submits_dies_before_dispatching(
+    light: Service, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float]
+) -> None:
+    batch = draft(site_id, few)
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+    # the commit is the last thing that happened: no dispatch
+    assert_sound(wait_until_ended(batch), calm)
+
+
+def test_a_second_reconcile_takes_over(
+    light: Service, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float], broker: redis.Redis
+) -> None:
+    wait_for(lambda: holders() == 1, PATIENCE, "the first to be active")
+    light.processes["first"] = light.processes.pop("reconcile")
+    light.start("reconcile")
+    batch = submit(site_id, few)
+    light.kill("first")
+    broker.flushall()  # now only a reconcile that is active can finish the batch
+    assert_sound(wait_until_ended(batch), calm)
+    assert holders() == 1
+
+
+def holders() -> int:
+    from sqlalchemy import text
+
+    from worker.reconcile import ADVISORY_LOCK
+
+    with session_scope() as session:
+        query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = :key AND granted")
+        return int(session.scalar(query, {"key": ADVISORY_LOCK}) or 0)
+
+
+def test_sigterm_gives_work_back_without_counting_an_attempt(
+    site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float], tmp_path: Path
+) -> None:
+    name, data = next(iter(few.items()))
+    with light_service(tmp_path, app="tests.faults.hostile_worker") as service:
+        service.child(ALL)
+        batch = submit(site_id, {name: data + SLOW})
+        wait_for(leased, PATIENCE, "a lease")
+        time.sleep(1)  # well inside the slow stage
+        process = service.processes[ALL]
+        process.terminate()
+        process.wait(timeout=PATIENCE)
+        with session_scope() as session:
+            unit = session.scalars(select(Work).where(Work.batch_id == batch.id)).one()
+        assert (unit.attempt, unit.lease_token) == (0, None)
+        service.start(ALL)
+        assert_sound(wait_until_ended(batch), calm)
+    with session_scope() as session:
+        unit = session.scalars(select(Work).where(Work.kind == WorkKind.CHUNK)).one()
+    assert unit.attempt == 0
+
+
+@pytest.mark.faults
+def test_the_web_killed_in_mid_upload(site_id: uuid.UUID, few: dict[str, bytes], tmp_path: Path) -> None:
+    import httpx
+
+    with session_scope() as session:
+        _, admin, _ = bootstrap(session, "Test hospital", "admin@example.org")
+        key = create_api_key(session, admin, "test")[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "gunicorn", "web.factory:create_app()", "--bind", address]
+    command += ["--worker-class", "gthread", "--threads", "4", "--no-control-socket"]
+
+    def web() -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command, cwd=ROOT, stderr=(tmp_path / "web.log").open("ab"))
+        wait_for(lambda: answers(address), PATIENCE, "the web")
+        return process
+
+    header = {"Authorization": f"Bearer {key}"}
+    process = web()
+    try:
+        with httpx.Client(base_url=f"http://{address}/api/v1", headers=header, timeout=PATIENCE) as client:
+            made = client.post("/batches", json={"label": "killed"}).json()["id"]
+            name, data = next(iter(few.items()))
+            half = half_a_request(address, key, made, data)
+            wait_for(lambda: any(get_blobs().root.rglob(".new-*")), PATIENCE, "half a file")  # type: ignore[attr-defined]
+            process.kill()
+            process.wait()
+            half.close()
+            wait_for(lambda: not answers(address), PATIENCE, "its children to end")
+            process = web()
+            assert client.get(f"/batches/{made}").json()["counts"]["total"] == 0
+            client.post(f"/batches/{made}/files", files={"files": (name, data)}).raise_for_status()
+            client.post(f"/batches/{made}/submit").raise_for_status()
+        with light_service(tmp_path):
+            batch = wait_until_ended(read_batch_by_id(made))
+        get_blobs().delete_unfinished(0)  # what reconcile does a day later
+        assert_sound(batch)
+        assert batch.n_done == 1
+        assert [image.path for image in images_of(batch)] == [name]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def read_batch_by_id(batch_id: str):
+    from store.tables import Batch
+
+    with session_scope() as session:
+        return read_batch(session.get_one(Batch, uuid.UUID(batch_id)))
+
+
+def answers(address: str) -> bool:
+    url = urlsplit(f"http://{address}")
+    try:
+        socket.create_connection((url.hostname or "", url.port or 0), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def half_a_request(address: str, key: str, batch_id: str, data: bytes) -> socket.socket:
+    """Send a multipart request's first half and leave the connection open."""
+    host, port = address.split(":")
+    start = b'--x\r\nContent-Disposition: form-data; name="files"; filename="half.png"\r\n\r\n'
+    head = (
+        f"POST /api/v1/batches/{batch_id}/files HTTP/1.1\r\nHost: {address}\r\n"
+        f"Authorization: Bearer {key}\r\n"
+        f"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {10 * len(data)}\r\n\r\n"
+    ).encode()
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(head + start + data * 3)
+    return connection

@@ -1,0 +1,146 @@
+"""The blob store full, read-only, or holding other bytes than it was given."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from settings import get_settings
+from store import batches
+from store import blobs as blob_module
+from store.blobs import get_blobs
+from store.session import session_scope
+from store.tables import ImageStatus, Work
+from tests.running import (
+    PATIENCE,
+    Service,
+    assert_sound,
+    draft,
+    images_of,
+    light_service,
+    read_batch,
+    submit,
+    wait_for,
+    wait_until_ended,
+)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, service_settings: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A blob store on a file system of its own, to be filled or locked."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a file system needs root")
+    service_settings.setenv("FRACTUREAI_BLOB_URL", f"file://{folder}/blobs")
+    get_settings.cache_clear()
+    blob_module.get_blobs.cache_clear()
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(filler: Path) -> None:
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_the_blob_store_takes_nothing_for_a_while(
+    fault: str,
+    small_disk: Path,
+    site_id: uuid.UUID,
+    few: dict[str, bytes],
+    calm: dict[str, float],
+    tmp_path: Path,
+) -> None:
+    batch = draft(site_id, few)
+    filler = small_disk / "filler"
+    if fault == "full":
+        fill(filler)
+    else:
+        remount(small_disk, "ro")
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+    with light_service(tmp_path) as service:
+        wait_for(lambda: "is given back: Blob" in service.log("cpu,gpu,report"), PATIENCE, "a refused write")
+        assert read_batch(batch).n_failed == 0
+        if fault == "full":
+            filler.unlink()
+        else:
+            remount(small_disk, "rw")
+        batch = wait_until_ended(batch)
+    assert_sound(batch, calm)
+    assert batch.n_done == len(few)
+    assert not list(get_blobs().root.rglob(".new-*")), "nothing half-written"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("fault", ["altered", "missing"])
+def test_an_upload_that_is_no_longer_what_was_sent(
+    fault: str, light: Service, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float]
+) -> None:
+    batch = draft(site_id, dict(list(few.items())[:3]))
+    victim, other = images_of(batch)[:2]
+    assert victim.incoming_key
+    assert other.incoming_key
+    if fault == "altered":  # a readable picture, but another one: its finding must never bear this hash
+        get_blobs().put(victim.incoming_key, get_blobs().get(other.incoming_key))
+    else:
+        get_blobs().delete(victim.incoming_key)
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+    batch = wait_until_ended(batch)
+    states = {image.path: (image.status, image.error) for image in images_of(batch)}
+    status, error = states.pop(victim.path)
+    assert status == "failed"
+    assert error
+    assert error.startswith("BlobAltered" if fault == "altered" else "BlobMissing")
+    assert set(states.values()) == {("done", None)}
+    assert_sound(batch, calm, retryable=True)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", ["altered", "missing"])
+def test_a_chunk_whose_input_stack_is_gone_starts_again(
+    fault: str, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float], tmp_path: Path
+) -> None:
+    """The first worker only prepares; then its stack is damaged; then the others come."""
+    service = Service(tmp_path)
+    try:
+        service.start("reconcile")
+        service.start("cpu")
+        batch = submit(site_id, dict(list(few.items())[:2]))
+        keys = wait_for(prepared, PATIENCE, "the stack")
+        for key in keys:
+            if fault == "altered":
+                get_blobs().put(key, b"not numpy's")
+            else:
+                get_blobs().delete(key)
+        service.start("gpu,report")
+        assert_sound(wait_until_ended(batch), calm)
+    finally:
+        service.stop()
+    with session_scope() as session:
+        assert not session.scalars(select(Work).where(Work.scratch.is_not(None))).all()
+    assert {image.status for image in images_of(batch)} == {ImageStatus.DONE}
+
+
+def prepared() -> list[str]:
+    with session_scope() as session:
+        return [
+            key
+            for key in session.scalars(select(Work.scratch).where(Work.stage == "classify"))
+            if key is not None
+        ]

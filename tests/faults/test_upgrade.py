@@ -1,0 +1,61 @@
+"""A server of the first released schema, stopped in mid-batch, is migrated and goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select, text
+
+from store import batches
+from store.session import session_scope
+from store.tables import Stage, Work, WorkKind
+from tests.conftest import ROOT
+from tests.running import assert_sound, draft, light_service, wait_until_ended
+
+#: What a batch on its way consists of; in the first schema these tables have no columns that went away since.
+TABLES = ("sites", "bundles", "batches", "studies", "images", "findings", "study_findings", "work")
+
+
+@pytest.mark.faults
+def test_an_old_database_with_a_running_batch_is_migrated_and_continued(
+    database: Engine, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float], tmp_path: Path
+) -> None:
+    from worker import flow, stages
+
+    batch = draft(site_id, few)
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+        chunk = select(Work.id).where(Work.batch_id == batch.id, Work.kind == WorkKind.CHUNK)
+        first = session.scalars(chunk.order_by(Work.id)).first()
+    assert first
+    assert flow.run(first, Stage.PREPARE, stages.prepare)
+    assert flow.run(first, Stage.CLASSIFY, stages.classify)
+    rows = {}
+    with database.begin() as connection:
+        for table in TABLES:
+            rows[table] = connection.scalar(text(f"SELECT jsonb_agg(t)::text FROM {table} t"))
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    database.dispose()
+    alembic("upgrade", "0001")
+    with database.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        for table, found in rows.items():
+            if found:
+                source = f"jsonb_populate_recordset(NULL::{table}, CAST(:rows AS jsonb))"
+                fill = f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM {source}"
+                connection.execute(text(fill), {"rows": found})
+    alembic("upgrade", "head")
+    database.dispose()
+    with light_service(tmp_path):
+        assert_sound(wait_until_ended(batch), calm)
+
+
+def alembic(*arguments: str) -> None:
+    command = [sys.executable, "-m", "alembic", *arguments]
+    subprocess.run(command, cwd=ROOT, env=os.environ, check=True, capture_output=True)
