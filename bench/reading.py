@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -214,6 +215,9 @@ def _serve() -> None:
     A line is ``FOLDER PART PARTS REPORTS``; the answer is the number of images.
     """
     reader = Reader.open()
+    gc.collect()  # as the workers do
+    gc.freeze()
+    gc.set_threshold(50_000)
     print("ready", flush=True)
     for line in sys.stdin:
         folder, part, parts, reports = line.split()

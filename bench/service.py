@@ -1,46 +1,123 @@
-"""A batch of phantoms through a whole server: memory, polls, messages, rate. ``python -m bench.service``."""
+"""A whole server as batches grow: time an image, memory, polls with watchers: ``python -m bench.service``."""
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import os
 import statistics
 import tempfile
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import redis
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy import create_engine, text
 
+from bench.measure import machine, publish, quantile
 from cli.client import Client
 from cli.submit import SubmitOptions, run_submit
 from cli.supervise import Server, server
-from training.phantoms import write_phantoms
+from training.phantoms import encode_phantom, make_phantom
 
-SAMPLE_SECONDS = 2.0
 REGIONS = ("hand", "leg", "hip", "shoulder")
-ROLES = {"gunicorn": "web", "-Q gpu": "gpu worker", "-Q cpu": "cpu worker", "-Q report": "report worker"}
+DISTINCT = 64
+WATCHERS = 50
+ROLES = {
+    "gunicorn": "web",
+    "worker.reconcile": "reconcile",
+    "-Q gpu": "gpu worker",
+    "-Q cpu": "cpu worker",
+    "-Q report": "report worker",
+    "bin/postgres": "Postgres",
+    "valkey-server": "Valkey",
+}
+SILENT = Console(quiet=True)
+
+
+def variant(jpeg: bytes, number: int) -> bytes:
+    """Return the same picture as another file: with a comment, so that no finding is shared."""
+    comment = f"bench {number}".encode()
+    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
+
+
+def write_variants(folder: Path, pictures: list[bytes], count: int, series: int) -> Path:
+    """Write `count` files that no other `series` shares a finding with."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        name = folder / f"{number:06d}.jpg"
+        name.write_bytes(variant(pictures[number % len(pictures)], series * 1_000_000 + number))
+    return folder
+
+
+def small_pictures(count: int = DISTINCT) -> list[bytes]:
+    """Return JPEG phantoms of 320 pixels."""
+    made = [make_phantom(n, REGIONS[n % 4], size=(320, 320)) for n in range(count)]
+    return [encode_phantom(phantom, "jpeg") for phantom in made]
+
+
+def with_server(work: Callable[[Server, Path], None]) -> None:
+    """Start a fresh server in a temporary home, warm, and do something with it; the main thread watches."""
+    failed: list[BaseException] = []
+    with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        say = Console(stderr=True).print
+        with server(folder / "home", host="127.0.0.1", port=None, workers=None, say=say) as running:
+            ended = threading.Event()
+
+            def do() -> None:
+                try:
+                    send(
+                        running, write_variants(folder / "warm", small_pictures(8), 40, 999), label="warm-up"
+                    )
+                    work(running, folder)
+                except BaseException as error:
+                    failed.append(error)
+                finally:
+                    ended.set()
+
+            threading.Thread(target=do, daemon=True).start()
+            running.supervisor.run(ended)  # children end with the thread that made them
+    if failed:
+        raise failed[0]
+
+
+def send(
+    running: Server,
+    images: Path,
+    *,
+    label: str = "bench",
+    reports: bool = True,
+    priority: str = "normal",
+    out: Path | None = None,
+) -> tuple[float, dict[str, Any]]:
+    """Upload, submit, wait, fetch the ZIP if `out` names one; return seconds and the batch's last state."""
+    options = SubmitOptions(label=label, wait=True, report=reports, priority=priority, out=out)
+    with Client(running.address, running.access.api_key, patience=300.0) as client:
+        started = time.perf_counter()
+        result = run_submit(client, [images], options, SILENT, keep_images=False)
+        seconds = time.perf_counter() - started
+    counts = result.batch["counts"]
+    if counts["done"] != counts["total"]:
+        raise RuntimeError(f"not every image was done: {counts}")
+    return seconds, result.batch
 
 
 @dataclass
-class Sampled:
+class Watched:
     """What was seen while a batch ran: bytes resident by role over time, seconds a poll took."""
 
     memory: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     polls: list[float] = field(default_factory=list)
-
-
-def _role(command: str) -> str | None:
-    if "worker.reconcile" in command:
-        return "reconcile"
-    return next((role for mark, role in ROLES.items() if mark in command), None)
+    ended: threading.Event = field(default_factory=threading.Event)
 
 
 def _resident() -> dict[str, int]:
@@ -48,7 +125,10 @@ def _resident() -> dict[str, int]:
     totals: dict[str, int] = defaultdict(int)
     for process in psutil.Process().children(recursive=True):
         try:
-            role = _role(" ".join(process.cmdline()))
+            command = " ".join(process.cmdline())
+            role = next((role for mark, role in ROLES.items() if mark in command), None)
+            if role is None and command.startswith("postgres:"):
+                role = "Postgres"
             if role:
                 totals[role] += process.memory_info().rss
         except psutil.Error:
@@ -56,108 +136,100 @@ def _resident() -> dict[str, int]:
     return totals
 
 
-def _sample(client: Client, seen: Sampled, ended: threading.Event) -> None:
-    latest: str | None = None
-    while not ended.wait(SAMPLE_SECONDS):
+def _sample(seen: Watched) -> None:
+    while not seen.ended.wait(2.0):
         for role, size in _resident().items():
             seen.memory[role].append(size)
-        if latest is None:
-            latest = next((batch["id"] for batch in client.batches()), None)
-        if latest is not None:
-            started = time.perf_counter()
-            client.batch(latest)
-            seen.polls.append(time.perf_counter() - started)
 
 
-def _messages(broker_url: str) -> int:
-    """Return how many times a message was pushed since the broker started."""
-    info: Any = redis.Redis.from_url(broker_url).info("commandstats")
-    return int(info.get("cmdstat_lpush", {}).get("calls", 0))
-
-
-def _database_bytes(url: str) -> int:
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
-    with engine.connect() as connection:
-        size = connection.scalar(text("SELECT pg_database_size(current_database())"))
-    engine.dispose()
-    return int(size or 0)
-
-
-def _chunks(url: str, batch_id: str) -> int:
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
-    with engine.connect() as connection:
-        n = connection.scalar(text("SELECT count(*) FROM work WHERE batch_id = :b"), {"b": batch_id})
-    engine.dispose()
-    return int(n or 0)
-
-
-def run(running: Server, images: Path, label: str, reports: bool, console: Console) -> dict[str, str]:
-    """Send one batch, wait for its end, and return a row of the table."""
-    broker, database = os.environ["FRACTUREAI_BROKER_URL"], os.environ["FRACTUREAI_DATABASE_URL"]
-    seen, ended = Sampled(), threading.Event()
-    pushed = _messages(broker)
-    with Client(running.address, running.access.api_key, patience=300.0) as client:
-        sampler = threading.Thread(target=_sample, args=(client, seen, ended), daemon=True)
-        sampler.start()
+def _watch(running: Server, seen: Watched, first: float) -> None:
+    """Poll the newest batch once a second as a page does, over one kept connection."""
+    url = urlsplit(running.address)
+    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60)
+    headers = {"Authorization": f"Bearer {running.access.api_key}"}
+    with Client(running.address, running.access.api_key, patience=60.0) as client:
+        newest = next(iter(client.batches()))["id"]
+    wait = first
+    while not seen.ended.wait(wait):
         started = time.perf_counter()
-        result = run_submit(client, [images], SubmitOptions(label=label, wait=True, report=reports), console)
-        seconds = time.perf_counter() - started
-        ended.set()
-        sampler.join()
-    counts = result.batch["counts"]
-    row = {
-        "images": str(counts["total"]),
-        "done": str(counts["done"]),
-        "images/s": f"{counts['total'] / seconds:.1f}",
-        "messages": str(_messages(broker) - pushed),
-        "units of work": str(_chunks(database, result.batch["id"])),
-        "poll p50 ms": f"{1000 * statistics.median(seen.polls):.0f}" if seen.polls else "-",
-        "poll max ms": f"{1000 * max(seen.polls):.0f}" if seen.polls else "-",
-        "database MB": f"{_database_bytes(database) / 2**20:.0f}",
+        connection.request("GET", f"/api/v1/batches/{newest}", headers=headers)
+        connection.getresponse().read()
+        seen.polls.append(time.perf_counter() - started)
+        wait = 1.0
+
+
+def _database(query: str) -> int:
+    url = os.environ["FRACTUREAI_DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://")
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = connection.scalar(text(query))
+    engine.dispose()
+    return int(found or 0)
+
+
+def grow(running: Server, images: Path, label: str) -> dict[str, str | int | float]:
+    """Send one batch with watchers, and return a column of the table."""
+    broker = redis.Redis.from_url(os.environ["FRACTUREAI_BROKER_URL"])
+    pushed = lambda: int(broker.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0))  # type: ignore[union-attr]  # noqa: E731
+    before, units, seen = pushed(), _database("SELECT count(*) FROM work"), Watched()
+    threads = [threading.Thread(target=_sample, args=(seen,), daemon=True)]
+    for thread in threads:
+        thread.start()
+
+    def start_watchers() -> None:
+        while _database(f"SELECT count(*) FROM batches WHERE label = '{label}'") == 0:  # noqa: S608 - ours
+            time.sleep(0.2)
+        for number in range(WATCHERS):
+            thread = threading.Thread(target=_watch, args=(running, seen, number / WATCHERS), daemon=True)
+            thread.start()
+            threads.append(thread)
+
+    starter = threading.Thread(target=start_watchers, daemon=True)
+    starter.start()
+    seconds, batch = send(running, images, label=label)
+    starter.join()
+    seen.ended.set()
+    for thread in threads:
+        thread.join()
+    total = batch["counts"]["total"]
+    column: dict[str, str | int | float] = {
+        "seconds": round(seconds, 1),
+        "ms an image": 1000 * seconds / total,
+        "messages": pushed() - before,
+        "units of work": _database("SELECT count(*) FROM work") - units,
+        "poll p50 ms": 1000 * statistics.median(seen.polls),
+        "poll p99 ms": 1000 * quantile(seen.polls, 0.99),
+        "database MB": _database("SELECT pg_database_size(current_database())") / 2**20,
+        "Valkey MB": int(broker.info("memory")["used_memory"]) / 2**20,  # type: ignore[index,arg-type]
     }
-    for role in ("web", "gpu worker", "cpu worker", "report worker"):
+    for role in dict.fromkeys(ROLES.values()):
         sizes = seen.memory.get(role) or [0]
         third = max(1, len(sizes) // 3)
-        first, last = max(sizes[:third]), max(sizes[-third:])
-        row[f"{role} MB"] = f"{first / 2**20:.0f} -> {last / 2**20:.0f}"
-    return row
+        column[f"{role} MB"] = f"{max(sizes[:third]) / 2**20:.0f} -> {max(sizes[-third:]) / 2**20:.0f}"
+    return column
 
 
 def main() -> None:
-    """Print one table: a small batch, then the large one, on one server."""
+    """Print one table: batches of growing size on one server."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--counts", type=int, nargs="+", default=[200, 2000], metavar="N")
-    parser.add_argument("--no-report", action="store_true")
+    parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 10_000], metavar="N")
     arguments = parser.parse_args()
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as folder:
-        Path(folder).chmod(0o711)
-        rows: list[dict[str, str]] = []
-        folders = []
-        for n, count in enumerate(arguments.counts):
-            folders.append(Path(folder) / f"images-{n}")
-            write_phantoms(folders[-1], count, seed=10_000 * n, regions=REGIONS, formats=("jpeg",))
-        with server(
-            Path(folder) / "home", host="127.0.0.1", port=None, workers=None, say=console.print
-        ) as running:
-            ended = threading.Event()
+    before = machine()
+    columns: dict[str, dict[str, Any]] = {}
+    pictures = small_pictures()
 
-            def all_batches() -> None:
-                try:
-                    for n, images in enumerate(folders):
-                        rows.append(run(running, images, f"bench {n}", not arguments.no_report, console))
-                finally:
-                    ended.set()
+    def work(running: Server, folder: Path) -> None:
+        for series, count in enumerate(arguments.counts):
+            images = write_variants(folder / str(series), pictures, count, series)
+            columns[f"{count:,} images"] = grow(running, images, f"bench {series}")
 
-            threading.Thread(target=all_batches, daemon=True).start()
-            running.supervisor.run(ended)  # the main thread: children end with the thread that made them
-    table = Table(title="A whole server; memory is resident, first third of the batch -> last third")
-    table.add_column("")
-    for row in rows:
-        table.add_column(f"{row['images']} images", justify="right")
-    for name in rows[0]:
-        table.add_row(name, *(row[name] for row in rows))
-    console.print(table)
+    with_server(work)
+    rows = {
+        name: {column: values[name] for column, values in columns.items()}
+        for name in next(iter(columns.values()))
+    }
+    title = f"A whole server, {WATCHERS} watchers; memory: most in the first third -> in the last"
+    publish("service", title, rows, before)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,181 @@
+"""Backends, precisions, batch sizes, threads: speed, memory, agreement: ``python -m bench.scoring``."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from bench.measure import Spread, machine, publish
+from bench.reading import BUNDLE, MAX_PIXELS
+from models.bundle import load_bundle
+from models.convert import convert_apart
+from models.scorer import ScorerError, _default_cache, open_scorer
+from pipeline.decode import decode
+from pipeline.preprocess import model_input
+from pipeline.routing import route
+from pipeline.triage import calibrate, triage
+from pipeline.types import Rejected, UInt8Array
+
+NETWORK = "hand"
+IMAGES = 32
+
+
+def _stack() -> UInt8Array:
+    size = load_bundle(BUNDLE).input_size(NETWORK)
+    return np.random.default_rng(0).integers(0, 255, (IMAGES, size, size), np.uint8)
+
+
+def _rates(score: Callable[[], object], rounds: int) -> dict[str, Any]:
+    """Return images a second, by the clock and by processor time, and this process's memory."""
+    score()
+    wall, cpu = [], []
+    for _ in range(rounds):
+        started, busy = time.perf_counter(), time.process_time()
+        score()
+        wall.append(IMAGES / (time.perf_counter() - started))
+        cpu.append(IMAGES / (time.process_time() - busy))
+    return {
+        "images/s": Spread.of(wall),
+        "images/CPU-s": Spread.of(cpu),
+        "MB": f"{psutil.Process().memory_info().rss / 2**20:.0f}",
+    }
+
+
+def with_scorer(backend: str, precision: str, threads: int, rounds: int) -> dict[str, Any]:
+    """Measure our scorer with all networks of the bundle loaded."""
+    scorer = open_scorer(load_bundle(BUNDLE), backend=backend, precision=precision, threads=threads)
+    scorer.warm_up()
+    stack = _stack()
+    return _rates(lambda: scorer.detect(NETWORK, stack), rounds)
+
+
+def with_batches(size: int, rounds: int) -> dict[str, Any]:
+    """Measure OpenVINO on one thread with batches of `size`, all networks of the bundle loaded."""
+    import openvino as ov
+
+    bundle, core, stack = load_bundle(BUNDLE), ov.Core(), _stack()
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+    requests = {}
+    for name, network in bundle.networks.items():
+        folder = convert_apart(bundle, name, _default_cache())
+        requests[name] = core.compile_model(folder / "network.xml", "CPU", options).create_infer_request()
+        requests[name].infer([np.zeros((size, network.input_size, network.input_size), np.uint8)])
+
+    def score() -> None:
+        for start in range(0, IMAGES, size):
+            requests[NETWORK].infer([stack[start : start + size]])
+
+    return _rates(score, rounds)
+
+
+def network_times(rounds: int) -> dict[str, Any]:
+    """Return processor milliseconds an image of the region network and of a fracture network."""
+    bundle = load_bundle(BUNDLE)
+    scorer = open_scorer(bundle, threads=1)
+    scorer.warm_up()
+    side = bundle.region_input_size
+    small = np.random.default_rng(0).integers(0, 255, (IMAGES, side, side), np.uint8)
+    region = _rates(lambda: scorer.classify(small), rounds)["images/CPU-s"]
+    stack = _stack()
+    fracture = _rates(lambda: scorer.detect(NETWORK, stack), rounds)["images/CPU-s"]
+    return {"region ms": 1000 / region.median, "fracture ms": 1000 / fracture.median}
+
+
+def apart(measure: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
+    """Run a measurement in a process of its own: memory and threads are a process's."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(measure, *arguments).result()
+
+
+def read_real(folder: Path, count: int, backend: str, precision: str) -> list[tuple[str, float, str]]:
+    """Return (region, probability, triage) of readable images; not assessed ones have probability -1."""
+    bundle = load_bundle(BUNDLE)
+    scorer = open_scorer(bundle, backend=backend, precision=precision)
+    said = []
+    for path in sorted(folder.iterdir())[:count]:
+        try:
+            pixels = decode(path.read_bytes(), max_pixels=MAX_PIXELS, pseudonymise=str).pixels
+        except Rejected:
+            continue
+        scores = scorer.classify(model_input(pixels, bundle.region_input_size)[None])
+        probabilities = dict(zip(bundle.regions, map(float, scores.probabilities[0]), strict=True))
+        known = tuple(bundle.models)
+        distance = float(scores.distances[0])
+        way = route(probabilities, distance, bundle.routing, body_part="", regions=known)
+        if way.not_assessable:
+            said.append((way.region, -1.0, way.not_assessable.value))
+            continue
+        reader = bundle.models[way.region]
+        stack = model_input(pixels, bundle.input_size(reader.network))[None]
+        logit = float(scorer.detect(reader.network, stack).logits[0])
+        probability = calibrate(logit, reader.calibration)
+        said.append((way.region, probability, triage(probability, reader.thresholds).value))
+    return said
+
+
+def agreement(
+    ours: Sequence[tuple[str, float, str]], theirs: Sequence[tuple[str, float, str]]
+) -> dict[str, Any]:
+    """Compare what two backends say of the same images."""
+    same = [a[2] == b[2] for a, b in zip(ours, theirs, strict=True)]
+    apart_by = [abs(a[1] - b[1]) for a, b in zip(ours, theirs, strict=True) if a[0] == b[0]]
+    return {
+        "same triage": f"{sum(same)} of {len(same)} ({100 * sum(same) / len(same):.2f}%)",
+        "furthest probability": max(apart_by),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=Path, help="folder of real radiographs for the agreement")
+    parser.add_argument("--count", type=int, default=1000, help="how many of them")
+    arguments = parser.parse_args()
+    before, cores, rounds = machine(), len(os.sched_getaffinity(0)), arguments.rounds
+    rows: dict[str, Any] = {}
+    for backend, precision, threads in (
+        ("tensorflow", "float32", 1),
+        ("openvino", "float32", 1),
+        ("openvino", "float32", cores),
+        ("openvino", "bfloat16", 1),
+    ):
+        try:
+            found = apart(with_scorer, backend, precision, threads, rounds)
+        except ScorerError as error:
+            found = {"images/s": f"refuses: {error}"[:60]}
+        rows[f"{backend} {precision}, {threads} thread(s)"] = found
+    for size in (1, 4, 16, 32):
+        rows[f"openvino float32, batches of {size}"] = apart(with_batches, size, rounds)
+    times = apart(network_times, rounds)
+    saved = (times["region ms"] + times["fracture ms"]) / times["fracture ms"]
+    rows["region and fracture network, CPU ms"] = {
+        "images/CPU-s": f"{times['region ms']:.3g} + {times['fracture ms']:.3g}"
+    }
+    rows["one shared trunk at the fracture network's size"] = {"images/CPU-s": f"{saved:.3g} times as fast"}
+    if arguments.images:
+        truth = apart(_read, arguments.images, arguments.count, "tensorflow", "float32")["said"]
+        for precision in ("float32", "bfloat16"):
+            try:
+                found = apart(_read, arguments.images, arguments.count, "openvino", precision)
+                rows[f"openvino {precision} against tensorflow"] = agreement(found["said"], truth)
+            except ScorerError as error:
+                rows[f"openvino {precision} against tensorflow"] = {"same triage": str(error)[:60]}
+    publish("scoring", f"Scoring network {NETWORK} of {BUNDLE.name}, {IMAGES} images a round", rows, before)
+
+
+def _read(folder: Path, count: int, backend: str, precision: str) -> dict[str, Any]:
+    return {"said": read_real(folder, count, backend, precision)}
+
+
+if __name__ == "__main__":
+    main()
