@@ -32,7 +32,12 @@ def addresses(world: World) -> list[str]:
     found = [path.format(**world.ids) for path in MORE]
     for line in LINES:
         is_page = not line.rule.startswith("/api/") or line.rule == "/api/v1/docs"
-        if line.method == "GET" and is_page and not line.rule.startswith(NO_PAGES):
+        if (
+            line.method == "GET"
+            and is_page
+            and not line.rule.startswith(NO_PAGES)
+            and ".csv" not in line.rule
+        ):
             found += line.paths(world.ids)
     return found
 

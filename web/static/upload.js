@@ -186,6 +186,8 @@ class Upload {
     this.key = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;
     this.box = document.querySelector("[data-progress]");
     this.list = new FileList(this.box);
+    this.waits = 0;
+    this.wakers = [];
     this.batch = form.dataset.batch ?? null;
     this.mayBeHere = Boolean(Number(form.dataset.bytes ?? 0)) || form.dataset.batch !== undefined;
     this.bytesHere = Number(form.dataset.bytes ?? 0);
@@ -204,8 +206,8 @@ class Upload {
       if (!entries.length) this.add(plain.map((file) => ({ file, path: file.name })));
       for (const entry of entries) this.add(await filesOf(entry));
     });
-    this.part("now").addEventListener("click", () => this.wake?.());
-    addEventListener("online", () => this.wake?.());
+    this.part("now").addEventListener("click", () => this.wake());
+    addEventListener("online", () => this.wake());
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.run().catch((error) => this.fail(error));
@@ -236,21 +238,28 @@ class Upload {
         if (!NO_ANSWER.includes(error.status)) throw error;
         this.say("text", "Waiting for the connection");
         this.say("trouble", `${error.message} Trying again by itself; nothing that arrived is lost.`);
+        this.waits += 1;
         this.part("now").hidden = false;
-        await Promise.race([sleep(pause), new Promise((woken) => { this.wake = woken; })]);
-        this.part("now").hidden = true;
+        await Promise.race([sleep(pause), new Promise((woken) => { this.wakers.push(woken); })]);
+        this.waits -= 1;
+        this.part("now").hidden = this.waits === 0;
         beforeNext();
       }
     }
   }
 
+  wake() {
+    for (const woken of this.wakers.splice(0)) woken();
+  }
+
   flowing() {
+    if (this.waits) return; // another lane still says why it waits
     this.say("text", "Uploading");
     this.say("trouble", "");
   }
 
   async run() {
-    const items = [...this.chosen.values()];
+    const items = [...this.chosen.values()].sort((a, b) => (a.path < b.path ? -1 : 1));
     const manifest = this.form.querySelector("[data-manifest]").files[0];
     if (!items.length && !manifest) {
       this.form.querySelector("[data-chosen]").textContent = "Choose files first.";
