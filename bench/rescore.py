@@ -196,7 +196,8 @@ def rescore(folder: Path, count: int, bundles: list[Path], *, interrupt: bool = 
         for path in bundles:
             _fractureai("bundles", "add", path, "--home", home)
         started = time.monotonic()
-        _say(_fractureai("datasets", "add", "mura", mura, "--format", "mura", "--home", home).splitlines()[0])
+        said = _fractureai("datasets", "add", "mura", mura, "--format", "mura", "--home", home)
+        _say(next(line for line in said.splitlines() if line.startswith("mura:")))
         seen["register_seconds"] = time.monotonic() - started
         with stand.client() as client:
             idle = send_urgent(client, urgent, names[0])
