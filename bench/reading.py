@@ -39,6 +39,9 @@ from pipeline.types import (
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "models" / "bundles" / "fracatlas-1"
 CHUNK = 32
+#: Converted networks, kept between benchmarks; a server's are there, too.
+CACHE = Path.home() / ".cache" / "fractureai"
+NETWORKS = CACHE / "networks"
 STAGES = ("decode, preprocess", "region", "fracture, attention", "overlay", "report")
 MAX_PIXELS = 100_000_000
 
@@ -69,7 +72,7 @@ class Reader:
     def open(cls, *, threads: int = 1, backend: str = "auto") -> Reader:
         """Open the shipped bundle, everything loaded."""
         bundle = load_bundle(BUNDLE)
-        scorer = open_scorer(bundle, threads=threads, backend=backend)
+        scorer = open_scorer(bundle, threads=threads, backend=backend, cache=NETWORKS)
         scorer.warm_up()
         warm_up()
         return cls(bundle, scorer)

@@ -15,10 +15,10 @@ import numpy as np
 import psutil
 
 from bench.measure import Spread, machine, publish
-from bench.reading import BUNDLE, MAX_PIXELS
+from bench.reading import BUNDLE, MAX_PIXELS, NETWORKS
 from models.bundle import load_bundle
 from models.convert import convert_apart
-from models.scorer import ScorerError, _default_cache, open_scorer
+from models.scorer import ScorerError, open_scorer
 from pipeline.decode import decode
 from pipeline.preprocess import model_input
 from pipeline.routing import route
@@ -52,7 +52,9 @@ def _rates(score: Callable[[], object], rounds: int) -> dict[str, Any]:
 
 def with_scorer(backend: str, precision: str, threads: int, rounds: int) -> dict[str, Any]:
     """Measure our scorer with all networks of the bundle loaded."""
-    scorer = open_scorer(load_bundle(BUNDLE), backend=backend, precision=precision, threads=threads)
+    scorer = open_scorer(
+        load_bundle(BUNDLE), backend=backend, precision=precision, threads=threads, cache=NETWORKS
+    )
     scorer.warm_up()
     stack = _stack()
     return _rates(lambda: scorer.detect(NETWORK, stack), rounds)
@@ -66,7 +68,7 @@ def with_batches(size: int, rounds: int) -> dict[str, Any]:
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
     requests = {}
     for name, network in bundle.networks.items():
-        folder = convert_apart(bundle, name, _default_cache())
+        folder = convert_apart(bundle, name, NETWORKS)
         requests[name] = core.compile_model(folder / "network.xml", "CPU", options).create_infer_request()
         requests[name].infer([np.zeros((size, network.input_size, network.input_size), np.uint8)])
 
@@ -80,7 +82,7 @@ def with_batches(size: int, rounds: int) -> dict[str, Any]:
 def network_times(rounds: int) -> dict[str, Any]:
     """Return processor milliseconds an image of the region network and of a fracture network."""
     bundle = load_bundle(BUNDLE)
-    scorer = open_scorer(bundle, threads=1)
+    scorer = open_scorer(bundle, threads=1, cache=NETWORKS)
     scorer.warm_up()
     side = bundle.region_input_size
     small = np.random.default_rng(0).integers(0, 255, (IMAGES, side, side), np.uint8)
@@ -99,7 +101,7 @@ def apart(measure: Callable[..., dict[str, Any]], *arguments: object) -> dict[st
 def read_real(folder: Path, count: int, backend: str, precision: str) -> list[tuple[str, float, str]]:
     """Return (region, probability, triage) of readable images; not assessed ones have probability -1."""
     bundle = load_bundle(BUNDLE)
-    scorer = open_scorer(bundle, backend=backend, precision=precision)
+    scorer = open_scorer(bundle, backend=backend, precision=precision, cache=NETWORKS)
     said = []
     for path in sorted(folder.iterdir())[:count]:
         try:

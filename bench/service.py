@@ -22,6 +22,7 @@ from rich.console import Console
 from sqlalchemy import create_engine, text
 
 from bench.measure import machine, publish, quantile
+from bench.reading import CACHE
 from cli.client import Client
 from cli.submit import SubmitOptions, run_submit
 from cli.supervise import Server, server
@@ -66,6 +67,7 @@ def small_pictures(count: int = DISTINCT) -> list[bytes]:
 def with_server(work: Callable[[Server, Path], None]) -> None:
     """Start a fresh server in a temporary home, warm, and do something with it; the main thread watches."""
     failed: list[BaseException] = []
+    os.environ.setdefault("FRACTUREAI_CACHE_DIR", str(CACHE))
     with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)
