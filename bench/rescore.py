@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,9 @@ class Stand:
         """SIGKILL the process that scores."""
         assert self.process is not None
         for process in psutil.Process(self.process.pid).children(recursive=True):
-            if "-Q gpu" in " ".join(process.cmdline()):
-                process.kill()
+            with suppress(psutil.Error):  # a child of one just killed
+                if "-Q gpu" in " ".join(process.cmdline()):
+                    process.kill()
 
     def kill(self) -> None:
         """SIGKILL the whole server; its children die with it."""
