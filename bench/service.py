@@ -105,7 +105,7 @@ def send(
     options = SubmitOptions(label=label, wait=True, report=reports, priority=priority, out=out)
     with Client(running.address, running.access.api_key, patience=300.0) as client:
         started = time.perf_counter()
-        result = run_submit(client, [images], options, SILENT, keep_images=False)
+        result = run_submit(client, [images], options, SILENT, rows=0)
         seconds = time.perf_counter() - started
     counts = result.batch["counts"]
     if counts["done"] != counts["total"]:

@@ -1,0 +1,287 @@
+"""Take each protection out of a copy and see its test fail: ``python -m tests.faults.removals [NAME ...]``.
+
+A test that passes without what it guards proves nothing. A test short of time fails, too: so each is run
+first as things are, with the same patience, and has to pass. Needs a quiet machine and most of an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", "demo")
+FAULTS = "tests/faults/test_"
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A protection: where it stands, what stands there without it, and the test that has to notice.
+
+    `before` has to be in `file`: when the code moves on, this list is mended with it.
+    """
+
+    name: str
+    file: str
+    before: str
+    after: str
+    test: str
+
+
+REMOVALS = (
+    Removal(
+        "expire_leases",
+        "worker/reconcile.py",
+        "expired = work.expire_leases(session)",
+        "expired = 0",
+        FAULTS + "processes.py::test_every_process_killed_at_once",
+    ),
+    Removal(
+        "reconcile_dispatch",
+        "worker/reconcile.py",
+        "    dispatch(resend=True)\n",
+        "    pass\n",
+        FAULTS + "processes.py::test_whoever_submits_dies_before_dispatching",
+    ),
+    Removal(
+        "second_reconcile",
+        "worker/reconcile.py",
+        "                        continue\n",
+        "                        return\n",
+        FAULTS + "processes.py::test_a_second_reconcile_takes_over",
+    ),
+    Removal(
+        "sigterm",
+        "worker/app.py",
+        "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n",
+        "",
+        FAULTS + "processes.py::test_sigterm_gives_work_back_without_counting_an_attempt",
+    ),
+    Removal(
+        "overdue",
+        "store/dispatch.py",
+        "                messages += _overdue(session)\n",
+        "                pass\n",
+        FAULTS + "servers.py::test_valkey_killed_and_restarted_empty",
+    ),
+    Removal(
+        "away",
+        "worker/flow.py",
+        "AWAY = (OperationalError, InterfaceError, ",
+        "AWAY = (",
+        FAULTS + "servers.py::test_postgres_killed_while_everybody_commits",
+    ),
+    Removal(
+        "both",
+        "worker/reconcile.py",
+        'except (SQLAlchemyError, ServiceError) as error:\n            log.warning("something is away',
+        'except ServiceError as error:\n            log.warning("something is away',
+        FAULTS + "servers.py::test_both_at_once",
+    ),
+    Removal(
+        "fsync",
+        "cli/embedded.py",
+        '"log_checkpoints": "off",',
+        '"synchronous_commit": "off", "wal_writer_delay": "10s",',
+        FAULTS + "servers.py::test_a_commit_that_a_killed_postgres_promised_is_there",
+    ),
+    Removal(
+        "startup_retry",
+        "worker/app.py",
+        "broker_connection_retry_on_startup=True",
+        "broker_connection_retry_on_startup=False",
+        FAULTS + "servers.py::test_workers_start_before_the_servers_answer",
+    ),
+    Removal(
+        "order",
+        "store/work.py",
+        "        if position < wanted:\n            return Verdict.END\n",
+        "",
+        FAULTS + "messages.py::test_messages_in_reverse_order",
+    ),
+    Removal(
+        "doubled",
+        "store/work.py",
+        "        if position > wanted:\n            return Verdict.PASS\n",
+        "",
+        FAULTS + "nothing_lost.py::test_the_same_message_delivered_five_times",
+    ),
+    Removal(
+        "token",
+        "store/work.py",
+        "select(Work).where(Work.id == lease.work_id, Work.lease_token == lease.token)",
+        "select(Work).where(Work.id == lease.work_id)",
+        FAULTS + "messages.py::test_a_worker_that_wakes_after_its_lease_writes_nothing",
+    ),
+    Removal(
+        "versions",
+        "worker/tasks.py",
+        ", work_id: str, **_: object)",
+        ", work_id: str)",
+        FAULTS + "messages.py::test_messages_of_other_versions",
+    ),
+    Removal(
+        "split",
+        "store/work.py",
+        "        if len(images) > 1:\n",
+        "        if False:\n",
+        FAULTS + "poison.py::test_a_poison_image[aborts]",
+    ),
+    Removal(
+        "rlimit",
+        "worker/app.py",
+        'if settings.memory_limit_bytes and "gpu" not in queues:',
+        "if False:",
+        FAULTS + "poison.py::test_a_poison_image[eats memory]",
+    ),
+    Removal(
+        "soft",
+        "worker/app.py",
+        "    task_soft_time_limit=settings.soft_time_limit,\n",
+        "    task_soft_time_limit=None,\n",
+        FAULTS + "poison.py::test_a_poison_image[loops]",
+    ),
+    Removal(
+        "hard",
+        "worker/app.py",
+        "    task_time_limit=settings.hard_time_limit,\n",
+        "    task_time_limit=None,\n",
+        FAULTS + "poison.py::test_a_poison_image[hangs in C]",
+    ),
+    Removal(
+        "full",
+        "worker/flow.py",
+        "BlobUnavailable, BlobFull)",
+        "BlobUnavailable)",
+        FAULTS + "storage.py::test_the_blob_store_takes_nothing_for_a_while[full]",
+    ),
+    Removal(
+        "readonly",
+        "worker/flow.py",
+        "BlobUnavailable, BlobFull)",
+        "BlobFull)",
+        FAULTS + "storage.py::test_the_blob_store_takes_nothing_for_a_while[read-only]",
+    ),
+    Removal(
+        "altered",
+        "worker/stages.py",
+        "    if stated is not None and hashlib.sha256(data).hexdigest() != stated:",
+        "    if False:",
+        FAULTS + "storage.py::test_an_upload_that_is_no_longer_what_was_sent[altered]",
+    ),
+    Removal(
+        "missing",
+        "store/work.py",
+        "        if len(images) > 1:\n",
+        "        if False:\n",
+        FAULTS + "storage.py::test_an_upload_that_is_no_longer_what_was_sent[missing]",
+    ),
+    Removal(
+        "stack",
+        "store/work.py",
+        "                stage=STAGES[0].value,\n                priority=work.priority,",
+        "                stage=work.stage,\n                priority=work.priority,",
+        FAULTS + "storage.py::test_a_chunk_whose_input_stack_is_gone_starts_again[missing]",
+    ),
+    Removal(
+        "clock_worker",
+        "store/work.py",
+        "    return func.clock_timestamp() + timedelta(seconds=seconds)",
+        "    return datetime.now().astimezone() + timedelta(seconds=seconds)",
+        FAULTS + "clock.py::test_a_workers_clock_jumps_in_mid_batch[-1h]",
+    ),
+    Removal(
+        "clock_back",
+        "worker/reconcile.py",
+        "mended = work.mend_clock(session)",
+        "mended = 0",
+        FAULTS + "clock.py::test_the_databases_clock_is_set_back_while_a_worker_dies",
+    ),
+    Removal(
+        "clock_forward",
+        "store/work.py",
+        "    work.attempt += 1\n    work.lease_token = work.lease_until = None\n",
+        "    work.attempt += 1\n",
+        FAULTS + "clock.py::test_the_databases_clock_is_set_forward",
+    ),
+    Removal(
+        "cancel",
+        "store/work.py",
+        "    if session.scalar(select(Batch.cancelled_at).where(Batch.id == work.batch_id)) is None:",
+        "    if True:",
+        FAULTS + "storms.py::test_a_storm_of_second_thoughts",
+    ),
+    Removal(
+        "submit_lock",
+        "store/batches.py",
+        "batch = get_batch(session, site_id, batch_id, lock=True)\n    if batch.status != BatchStatus.DRAFT:",
+        "batch = get_batch(session, site_id, batch_id)\n    if batch.status != BatchStatus.DRAFT:",
+        FAULTS + "storms.py::test_the_same_submission_twenty_times_at_once",
+    ),
+    Removal(
+        "selftest",
+        "models/scorer.py",
+        "        self._check(network, folder, run)\n",
+        "",
+        "tests/unit/test_scorer.py::test_a_backend_that_disagrees_refuses_to_serve",
+    ),
+    Removal(
+        "convlock",
+        "models/convert.py",
+        "        fcntl.flock(lock, fcntl.LOCK_EX)\n",
+        "",
+        "tests/unit/test_scorer.py::test_two_processes_convert_once",
+    ),
+)
+
+
+def run(removal: Removal, *, removed: bool, patience: float) -> bool:
+    """Run the removal's test in a copy of the project; return whether it passed."""
+    with tempfile.TemporaryDirectory(prefix="fractureai-removal-") as name:
+        copy = Path(name) / "copy"
+        shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
+        for kept in (".venv", ".pytest_cache"):
+            if (ROOT / kept).is_dir():
+                (copy / kept).symlink_to(ROOT / kept)
+        if removed:
+            file = copy / removal.file
+            text = file.read_text()
+            if removal.before not in text:
+                raise SystemExit(f"{removal.name}: {removal.file} no longer holds {removal.before!r}")
+            file.write_text(text.replace(removal.before, removal.after, 1))
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "faults or not faults", removal.test]
+        environment = {**os.environ, "FRACTUREAI_TEST_PATIENCE": str(patience)}
+        return not subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, check=False
+        ).returncode
+
+
+def main() -> None:
+    """Print a line a removal; status 1 when a test did not notice."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds that a test waits for anything")
+    arguments = parser.parse_args()
+    unnoticed = 0
+    for removal in REMOVALS:
+        if arguments.names and removal.name not in arguments.names:
+            continue
+        if not run(removal, removed=False, patience=arguments.patience):
+            said = "fails as things are: nothing is shown"
+        elif run(removal, removed=True, patience=arguments.patience):
+            said = "PASSES without the protection"
+        else:
+            said = "fails without the protection"
+        unnoticed += not said.startswith("fails without")
+        print(f"{removal.name}: {removal.test} {said}", flush=True)
+    raise SystemExit(1 if unnoticed else 0)
+
+
+if __name__ == "__main__":
+    main()
