@@ -40,7 +40,8 @@ ROLES = {
     "bin/postgres": "Postgres",
     "valkey-server": "Valkey",
 }
-SILENT = Console(quiet=True)
+#: A terminal, so that `submit` does not list every image.
+SILENT = Console(quiet=True, force_terminal=True)
 
 
 def variant(jpeg: bytes, number: int) -> bytes:
