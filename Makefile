@@ -26,9 +26,10 @@ demo: setup
 up: setup
 	@exec .venv/bin/fractureai up $(ARGS)
 
+# Two files at a time: most tests wait for servers
 test:
 	@scripts/setup.sh test
-	@exec $(PY) -m pytest $(ARGS)
+	@exec $(PY) -m pytest -n 2 --dist loadfile --durations 10 $(ARGS)
 
 faults:
 	@scripts/setup.sh test

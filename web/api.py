@@ -330,7 +330,7 @@ def image_ids(said: object) -> list[uuid.UUID]:
 def set_priority(batch_id: uuid.UUID) -> Response:
     """Let a batch that has not ended go before others, or after them."""
     with session_scope() as session:
-        batches.get_batch(session, identity().site_id, batch_id)
+        batches.get_batch(session, identity().site_id, batch_id)  # before the body is looked at
     change_priority(batch_id, read_body().get("priority"))
     with session_scope() as session:
         return _batch_answer(session, batches.get_batch(session, identity().site_id, batch_id), 202)
@@ -338,9 +338,10 @@ def set_priority(batch_id: uuid.UUID) -> Response:
 
 def change_priority(batch_id: uuid.UUID, said: object) -> None:
     """Set a batch's priority. Raises `InvalidRequest`, `NotFound`, `WrongState`."""
-    if said not in list(Priority):
-        raise InvalidRequest(f"priority must be one of {', '.join(Priority)}")
     with session_scope() as session:
+        batches.get_batch(session, identity().site_id, batch_id)  # a stranger learns nothing of the rest
+        if said not in list(Priority):
+            raise InvalidRequest(f"priority must be one of {', '.join(Priority)}")
         batch = batches.set_priority(session, batch_id, identity().site_id, Priority(said))
         audit(session, "batch_priority", batch.id)
 

@@ -236,7 +236,7 @@ def test_cancel_retry_prioritise_and_download(
     assert (statuses.count("done"), statuses.count("failed")) == (18, 2)
 
     page.get_by_role("link", name="More…").click()
-    page.get_by_label("Status", exact=True).select_option("done")
+    page.locator("select[name=status]").select_option("done")
     page.get_by_text("Parts of the ZIP").click()
     page.get_by_label("attention maps").uncheck()
     with page.expect_download() as download:
@@ -247,7 +247,7 @@ def test_cancel_retry_prioritise_and_download(
         lines = archive.read("results.csv").decode().splitlines()
     assert kinds == {"results.csv", "errors.csv", "manifest.json", "reports"}
     assert len(lines) == 19
-    page.get_by_label("What", exact=True).select_option("parquet")
+    page.locator("select[name=format]").select_option("parquet")
     page.get_by_role("button", name="Download", exact=True).click()
     expect(page.get_by_role("cell", name="waiting")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()

@@ -80,6 +80,7 @@ def test_every_answer_carries_the_headers_and_leads_nowhere_else(app: Any, site_
             assert headers["Location"].startswith("/"), (where, headers["Location"])
         if headers["Content-Type"].startswith("text/html"):
             assert not re.search(r"<script(?![^>]* src=)|\son\w+=|style=", answer.text), where
+        answer.close()  # a stream holds its transaction
 
 
 def test_html_and_svg_are_refused_at_the_door(ask: Asker) -> None:
