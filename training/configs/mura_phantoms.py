@@ -3,8 +3,10 @@
     fractureai phantoms runs/mura-phantoms --layout mura --count 1050 --size 96 --fracture-share 0.4
     fractureai train training/configs/mura_phantoms.py --data runs/mura-phantoms
 
-Not yet run to its end, so no score and no duration stand here; `tests/worker/test_seven_regions.py` goes the
-same way, smaller, and has the service read with the bundle.
+Seven CPU minutes (19 on two very busy cores). On the valid part as published, 157 images: region accuracy
+0.981 (0.955-1.000), abnormal AUC 0.489 (0.391-0.600): a custom CNN from random weights learns the regions
+and, from labels alone, nothing of the breaks. It shows that the way is whole, not that it reads well;
+`tests/worker/test_seven_regions.py` goes the same way, smaller, and has the service read with the bundle.
 """  # fmt: skip
 
 from pathlib import Path
