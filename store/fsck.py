@@ -293,7 +293,7 @@ def _paged(connection: Connection, query: str) -> Iterator[Row[Any]]:
 def _check_scratch(connection: Connection) -> Iterator[Problem]:
     query = """
         SELECT k.key, b.status FROM fsck_keys k
-        JOIN work w ON w.id::text = split_part(k.key, '/', 2) JOIN batches b ON b.id = w.batch_id
+        JOIN batches b ON b.id::text = split_part(k.key, '/', 2)
         WHERE k.key LIKE 'scratch/%' AND b.status = ANY(:ended_batch) LIMIT :most"""
     for key, status in connection.execute(text(query), _ENDED):
         yield Problem(ProblemKind.INCONSISTENT, "scratch_left", key, f"its batch is {status}")

@@ -378,14 +378,9 @@ def _fail_images(session: Session, work: Work, images: Sequence[Image], reason: 
             image.finished_at = func.clock_timestamp()
 
 
-def drop_ended_scratch(session: Session, batch_id: uuid.UUID | None = None, limit: int = 100) -> list[str]:
-    """Forget the scratch of units that have ended, of one batch or of all; return the keys to delete."""
-    ended: list[ColumnElement[bool]] = [
-        Work.scratch.is_not(None),
-        Work.state.in_(ENDED_WORK),
-    ]
-    if batch_id is not None:
-        ended.append(Work.batch_id == batch_id)
+def drop_ended_scratch(session: Session, limit: int = 100) -> list[str]:
+    """Forget the scratch of units that have ended; return the keys to delete."""
+    ended = (Work.scratch.is_not(None), Work.state.in_(ENDED_WORK))
     rows = session.scalars(select(Work).where(*ended).limit(limit).with_for_update(skip_locked=True)).all()
     keys = [work.scratch for work in rows if work.scratch]
     for work in rows:

@@ -206,6 +206,11 @@ class _Stacks:
         return self._stacks[size][[self._rows[image.id] for image in images]]
 
 
+def _scratch_of(batch_id: uuid.UUID) -> str:
+    """Return what the keys of a batch's input stacks begin with: its end deletes whatever is left there."""
+    return f"scratch/{batch_id}/"
+
+
 def _drop_scratch(key: str | None) -> None:
     if key is not None:
         get_blobs().delete(key)
@@ -294,18 +299,22 @@ def prepare(lease: Lease) -> bool:
             )
     scratch: str | None = None
     if ids:
-        scratch = f"scratch/{lease.work_id}/{lease.token}.npz"
+        scratch = f"{_scratch_of(lease.batch_id)}{lease.work_id}/{lease.token}.npz"
         get_blobs().put(scratch, _pack({size: np.stack(rows) for size, rows in inputs.items()}, ids))
     uploads = [image.incoming_key for image in chunk.images if image.incoming_key]
-    with _saving(lease) as (session, unit):
-        if work.cancelled_meanwhile(session, unit):
-            _drop_scratch(scratch)
-            return False
-        images = list(_locked_images(session, lease).values())
-        _save_prepared(session, lease, images, results, clinical=chunk.run is None)
-        goes_on = any(image.status == ImageStatus.RUNNING for image in images if image.id in results)
-        old_scratch, unit.scratch = unit.scratch, scratch if goes_on else None
-        work.pass_stage(session, unit, Stage.CLASSIFY if goes_on else None)
+    try:
+        with _saving(lease) as (session, unit):
+            if work.cancelled_meanwhile(session, unit):
+                _drop_scratch(scratch)
+                return False
+            images = list(_locked_images(session, lease).values())
+            _save_prepared(session, lease, images, results, clinical=chunk.run is None)
+            goes_on = any(image.status == ImageStatus.RUNNING for image in images if image.id in results)
+            old_scratch, unit.scratch = unit.scratch, scratch if goes_on else None
+            work.pass_stage(session, unit, Stage.CLASSIFY if goes_on else None)
+    except work.StaleLease:
+        _drop_scratch(scratch)  # nobody will name it: another worker has the chunk, or its batch has ended
+        raise
     for key in uploads:
         get_blobs().delete(key)
     _drop_scratch(old_scratch)
@@ -818,13 +827,11 @@ def finish(lease: Lease) -> bool:
         after = page[-1]
     if current:
         worklist.fill(batch)
-    while True:  # of chunks that were cancelled or split; the others deleted theirs
-        with session_scope() as session:
-            left = work.drop_ended_scratch(session, lease.batch_id)
-        for key in left:
+    if current:
+        # of chunks that were cancelled or split, and of workers killed before they had named theirs or
+        # deleted it; no unit of this round is at work any more, and the next round waits for this end
+        for key in list(get_blobs().keys(_scratch_of(lease.batch_id))):
             _drop_scratch(key)
-        if not left:
-            break
     with _saving(lease) as (session, unit):
         batch = session.get_one(Batch, lease.batch_id, with_for_update=True, populate_existing=True)
         ended = batch.n_done + batch.n_rejected + batch.n_failed + batch.n_cancelled

@@ -126,9 +126,7 @@ def test_orphans_are_named_when_they_are_old_and_deleted_when_asked(batch: Batch
 
 
 def test_scratch_of_an_ended_batch_is_named(batch: Batch, blobs: BlobStore) -> None:
-    with session_scope() as session:
-        unit = session.query(Work).filter_by(batch_id=batch.id, kind="chunk").first()
-    blobs.put(f"scratch/{unit.id}/{uuid.uuid4()}.npz", b"a stack")
+    blobs.put(f"scratch/{batch.id}/{uuid.uuid4()}/{uuid.uuid4()}.npz", b"a stack")
     assert kinds(check().problems) == {(ProblemKind.INCONSISTENT, "scratch_left")}
 
 

@@ -10,6 +10,7 @@ import redis
 from sqlalchemy import select, update
 
 from store import dispatch
+from store.blobs import get_blobs
 from store.session import session_scope
 from store.tables import STAGES, Stage, Work, WorkKind, WorkState
 from tests.running import (
@@ -36,6 +37,8 @@ def test_a_worker_killed_in_mid_chunk(
         child = service.child(queue)
         wait_for(lambda q=queue: leased_on(q), PATIENCE, f"a lease on {queue}")
         os.kill(child.pid, signal.SIGKILL)
+    # as a worker leaves it that is killed between the write of its stack and the row that names it
+    get_blobs().put(f"scratch/{batch.id}/{uuid.uuid4()}/{uuid.uuid4()}.npz", b"a stack")
     service.kill("gpu")
     service.start("gpu")
     batch = wait_until_ended(batch)
