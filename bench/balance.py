@@ -12,10 +12,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
-import numpy as np
 
+from bench.measure import Spread, machine, publish
 from models import architectures
 from pipeline import metrics
 from training.benchmark import WEIGHTS, Budget, scored
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images-seen", type=int, default=4800, help="by each network (default: 4800)")
     parser.add_argument("--seeds", type=int, default=2, help="networks a way (default: 2)")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="default: runs/cache")
-    args = parser.parse_args(arguments)
+    args, before = parser.parse_args(arguments), machine()
     dataset = open_dataset(args.dataset)
     parts = read_split(args.split, dataset.examples)
     names = [e.name for e in dataset.examples]
@@ -43,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pictures = Pictures(parts["train"], [pixels[e.name] for e in parts["train"]])
     schedule = Budget(args.size, args.images_seen, 3).schedule(pretrained=True)
     weights = shared_data() / "imagenet-weights" / WEIGHTS[ARCHITECTURE]
-    print("| balance | AUC on val, a seed each | mean | average precision, mean |")
-    print("|---|---|---|---|")
+    rows: dict[str, dict[str, Any]] = {}
     for balance in Balance:
         aucs, precisions = [], []
         for seed in range(1, args.seeds + 1):
@@ -56,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             p, y = scored(network, parts["val"], pixels, args.size)
             aucs.append(metrics.auc(p, y))
             precisions.append(metrics.average_precision(p, y))
-        shown = ", ".join(f"{auc:.3f}" for auc in aucs)
-        print(f"| {balance} | {shown} | {np.mean(aucs):.3f} | {np.mean(precisions):.3f} |", flush=True)
+        print(balance, aucs, precisions, flush=True)
+        rows[str(balance)] = {"AUC on val": Spread.of(aucs), "average precision": Spread.of(precisions)}
+    title = f"Class balance, {args.images_seen} pictures at {args.size} px, {args.seeds} network(s) a way"
+    publish("balance", title, rows, before)
 
 
 if __name__ == "__main__":

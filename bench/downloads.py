@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy import text
 
+from bench.measure import machine, publish
 from cli.embedded import embedded, free_port
 
 _ROWS = """
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="images of the CSV")
     parser.add_argument("--reports", type=int, default=10_000, help="reports in the ZIP")
     parser.add_argument("--report-bytes", type=int, default=60_000, help="size of each")
-    asked = parser.parse_args()
+    asked, before = parser.parse_args(), machine()
     with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as folder:
         Path(folder).chmod(0o711)
         with embedded(Path(folder)) as (servers, _):
@@ -153,10 +153,11 @@ def main() -> None:
             subprocess.run(
                 [sys.executable, "-m", "alembic", "upgrade", "head"], check=True, capture_output=True
             )
-            _measure(asked.rows, asked.reports, asked.report_bytes)
+            seen = _measure(asked.rows, asked.reports, asked.report_bytes)
+    publish("downloads", "Downloads from one web process", seen, before)
 
 
-def _measure(rows: int, reports: int, report_bytes: int) -> None:
+def _measure(rows: int, reports: int, report_bytes: int) -> dict[str, dict[str, Any]]:
     from store import accounts
     from store.blobs import get_blobs
     from store.session import session_scope
@@ -186,17 +187,16 @@ def _measure(rows: int, reports: int, report_bytes: int) -> None:
             seen.append(download(client, process, f"page of {n:,}", f"/batches/{batch}"))
             images = f"{api}/{batch}/images?triage=doubt"
             seen.append(download(client, process, f"100 images of {n:,}, filtered", images))
-    result = Table("", "size", "first byte", "whole", "web memory before", "most")
-    for one in seen:
-        result.add_row(
-            one.what,
-            f"{one.size / 1e6:.2f} MB",
-            f"{1000 * one.first_byte:.0f} ms",
-            f"{one.seconds:.2f} s",
-            f"{one.before >> 20} MiB",
-            f"{one.most >> 20} MiB",
-        )
-    Console(width=120).print(result)
+    return {
+        one.what: {
+            "size, MB": one.size / 1e6,
+            "first byte, ms": 1000 * one.first_byte,
+            "whole, s": one.seconds,
+            "web memory before, MB": one.before >> 20,
+            "most, MB": one.most >> 20,
+        }
+        for one in seen
+    }
 
 
 if __name__ == "__main__":

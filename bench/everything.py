@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import subprocess
 import sys
+import tempfile
+import time
+from pathlib import Path
 
 from bench.measure import ROOT
+from bench.tables import markdown
 
 #: Module to its arguments, and to those of a quick try.
 BENCHES: dict[str, tuple[list[str], list[str]]] = {
@@ -19,20 +25,37 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "bench.latency": ([], ["--samples", "2", "--load", "40"]),
     "bench.finish": ([], ["--images", "300"]),
+    "bench.downloads": ([], ["--rows", "300", "--reports", "30"]),
     "bench.service": ([], ["--counts", "20", "40"]),
 }
 
 
 def main() -> None:
-    """Run them; a failing one does not keep the others from running."""
+    """Run them, then fill the docs' tables; a failing one does not keep the others from running."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="tiny counts: does everything still run?")
+    parser.add_argument("--quick", action="store_true", help="tiny counts, nothing kept: does all still run?")
+    parser.add_argument("--images", type=Path, help="folder of real radiographs, for bench.scoring")
     arguments = parser.parse_args()
+    real = ["--images", str(arguments.images)] if arguments.images else []
     failed = []
-    for module, (full, quick) in BENCHES.items():
-        command = [sys.executable, "-m", module, *(quick if arguments.quick else full)]
-        if subprocess.run(command, cwd=ROOT, check=False).returncode:
-            failed.append(module)
+    with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as tries:
+        environment = {**os.environ, **({"FRACTUREAI_BENCH_RESULTS": tries} if arguments.quick else {})}
+        for module, (full, quick) in BENCHES.items():
+            command = [sys.executable, "-m", module, *(quick if arguments.quick else full)]
+            started = time.monotonic()
+            status = subprocess.run(
+                [*command, *(real if module == "bench.scoring" else [])],
+                cwd=ROOT,
+                env=environment,
+                check=False,
+            )
+            print(f"{module}: {time.monotonic() - started:.0f} s\n", flush=True)
+            if status.returncode:
+                failed.append(module)
+        for kept in Path(tries).iterdir():
+            markdown(json.loads(kept.read_text()))
+    if not arguments.quick:
+        subprocess.run([sys.executable, "-m", "bench.tables"], cwd=ROOT, check=True)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

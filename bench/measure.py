@@ -19,8 +19,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).resolve().parent.parent
+#: Committed, and shown by `bench.tables`. Tries with tiny counts go elsewhere.
+RESULTS = Path(os.environ.get("FRACTUREAI_BENCH_RESULTS", Path(__file__).parent / "results"))
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,22 @@ class Spread:
     def __str__(self) -> str:
         """Show the middle and, if there were rounds, what lies around it."""
         if self.low == self.high:
-            return _short(self.median)
-        return f"{_short(self.median)} ({_short(self.low)} to {_short(self.high)})"
+            return shown(self.median)
+        return f"{shown(self.median)} ({shown(self.low)} to {shown(self.high)})"
 
 
-def _short(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+def shown(value: Any) -> str:
+    """Return a cell's text: numbers with three figures, or more where they are large."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value)
+
+
+def columns_of(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of a table's columns, in the order of their first use."""
+    return list(dict.fromkeys(column for row in figures.values() for column in row))
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -94,31 +105,33 @@ def plain(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def publish(name: str, title: str, figures: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-    """Print a table and write ``bench/results/NAME.json``.
+def publish(
+    name: str, title: str, figures: Mapping[str, Mapping[str, Any]], before: Mapping[str, Any]
+) -> None:
+    """Print a table and write ``bench/results/NAME.json``, which `bench.tables` puts into the docs.
 
     Parameters
     ----------
     figures
-        Row name to a figure, or to figures by column.
+        Row name to figures by column.
     before
         What `machine` said when the benchmark began.
     """
     command = "python -m " + " ".join([f"bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
-    columns = list(dict.fromkeys(c for row in figures.values() if isinstance(row, Mapping) for c in row))
+    columns = columns_of(figures)
     table = Table(title=f"{title}\n{command}", title_justify="left")
     table.add_column("")
-    for column in columns or [""]:
-        table.add_column(str(column), justify="right")
-    for row, value in figures.items():
-        cells = [value.get(c, "") for c in columns] if isinstance(value, Mapping) else [value]
-        table.add_row(row, *(_short(c) if isinstance(c, float) else str(c) for c in cells))
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row, cells in figures.items():
+        table.add_row(row, *(shown(cells.get(column, "")) for column in columns))
     Console(width=max(100, Console().width)).print(table)
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     written = {
+        "title": title,
         "command": command,
         "commit": commit,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),

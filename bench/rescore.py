@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 import psutil
 
+from bench.measure import machine, publish
 from cli.client import Client, ClientError
 from cli.embedded import free_port
 from pipeline.types import UInt8Array
@@ -260,7 +261,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5000, help="images")
     parser.add_argument("--bundle", type=Path, action="append", help="bundle folders; two tiny ones if none")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if none is named")
-    arguments = parser.parse_args()
+    arguments, before = parser.parse_args(), machine()
     with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as temporary:
         Path(temporary).chmod(0o711)
         folder = arguments.folder or Path(temporary)
@@ -276,13 +277,16 @@ def main() -> None:
             _say("two tiny bundles trained")
         seen = rescore(folder, arguments.count, bundles)
     passes, wanted = seen["forward_passes"], seen["distinct"] * len(bundles)
-    for key, value in seen.items():
-        print(f"{key}: {value}")
-    print(
-        f"{seen['distinct']} different images x {len(bundles)} bundles = {wanted}; through region networks "
-        f"{passes['region']}, through fracture networks {passes['fracture']}: "
-        f"{passes['region'] - wanted} and {passes['fracture'] - wanted} more than once"
-    )
+    seen |= {
+        f"through {kind} networks": f"{passes[kind]:,} for {wanted:,} wanted: {passes[kind] - wanted} twice"
+        for kind in ("region", "fracture")
+    }
+    rows = {name.replace("_", " "): {"seen": value} for name, value in seen.items() if _single(value)}
+    publish("rescore", "A data set scored again by two bundles, with two kills", rows, before)
+
+
+def _single(value: object) -> bool:
+    return isinstance(value, (int, float, str))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from typing import Any
 
 from flask.testing import FlaskClient
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy import Connection, Engine, event, text
 
+from bench.measure import machine, publish
 from cli.embedded import embedded
 from cli.prepare import migrate_database
 
@@ -199,8 +199,10 @@ def _client(app: Any, engine: Engine, batch: uuid.UUID) -> FlaskClient:
     return client
 
 
-def run(engine: Engine, chosen: dict[str, uuid.UUID], console: Console) -> bool:
-    """Time and explain every request for both batches; return whether nothing was read whole."""
+def run(
+    engine: Engine, chosen: dict[str, uuid.UUID], console: Console
+) -> tuple[dict[str, dict[str, Any]], bool]:
+    """Time and explain every request for both batches; return a table, and whether nothing was read whole."""
     from web.factory import create_app
 
     app = create_app()
@@ -236,16 +238,17 @@ def run(engine: Engine, chosen: dict[str, uuid.UUID], console: Console) -> bool:
                 console.print("   " + _scans(plan), soft_wrap=True)
             if _reads_whole(plan):
                 whole.append(f"{name}\n{plan}")
-    table = Table(title=f"Milliseconds, median of {REPEATS}, in the web application")
-    for heading in ("", "batch of 10", "large batch", "reads a whole table"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, by_size in figures.items():
-        found = "yes" if any(line.startswith(f"{name}\n") for line in whole) else "no"
-        table.add_row(name, f"{by_size['small']:.1f}", f"{by_size['large']:.1f}", found)
-    console.print(table)
     for text_ in whole:
         console.print(text_, soft_wrap=True)
-    return not whole
+    rows = {
+        name: {
+            "batch of 10, ms": by_size["small"],
+            "large batch, ms": by_size["large"],
+            "reads a whole table": "yes" if any(line.startswith(f"{name}\n") for line in whole) else "no",
+        }
+        for name, by_size in figures.items()
+    }
+    return rows, not whole
 
 
 def main() -> None:
@@ -254,7 +257,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--batch", type=int, default=100_000, help="images of the large batch")
     arguments = parser.parse_args()
-    console = Console()
+    console, before = Console(), machine()
     with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as folder:
         Path(folder).chmod(0o711)
         with embedded(Path(folder) / "home") as (addresses, _):
@@ -266,8 +269,10 @@ def main() -> None:
 
             engine = get_engine()
             chosen = make_rows(engine, arguments.images, arguments.batch, console)
-            fine = run(engine, chosen, console)
+            rows, fine = run(engine, chosen, console)
             engine.dispose()
+    title = f"{arguments.images:,} studies of {SITES} sites, {arguments.batch:,} in the large batch"
+    publish("worklist", title, rows, before)
     raise SystemExit(0 if fine else 1)
 
 
