@@ -213,7 +213,10 @@ def assert_sound(
                     StudyFinding.study_id == study_id, StudyFinding.bundle == batch.bundle
                 )
             ).all()
-            assert [r.version for r in reports] == [1], "one report a study"
+            versions = sorted(r.version for r in reports)
+            assert versions == list(range(1, len(versions) + 1)), versions
+            # one report a study; a round that was cancelled after the reading leaves one without the map
+            assert 1 <= len(versions) <= batch.round, (versions, batch.round)
         open_states = (WorkState.DUE, WorkState.PUBLISHED, WorkState.RUNNING)
         left = session.scalars(select(Work).where(Work.state.in_(open_states))).all()
         assert not left, [(w.kind, w.state, w.stage, w.error) for w in left]
