@@ -224,6 +224,9 @@ def print_images(client: Client, console: Console, batch: Json, *, limit: int = 
         shown_p = "" if p is None else f"{p:.2f}"
         return image["filename"], image["region"] or "", shown_p, word, reason["sentence"] if reason else ""
 
+    if batch["findings_withheld"]:
+        console.print("Read by a bundle on trial: its findings are for researchers and administrators.")
+        return
     rows = [row(*item) for item in worst_images(client, batch["id"], limit if console.is_terminal else None)]
     print_rows(console, ("file", "region", "probability", "triage", "reason"), rows)
     more = batch["counts"]["total"] - len(rows)
@@ -236,5 +239,5 @@ def summary(batch: Json) -> str:
     counts = batch["counts"]
     words = ("done", "rejected", "failed", "cancelled", "skipped", "running", "queued", "uploaded")
     parts = [f"{counts[word]} {word}" for word in words if counts.get(word)]
-    triage = [f"{n} {word.replace('_', ' ')}" for word, n in batch["triage"].items() if n]
+    triage = [f"{n} {word.replace('_', ' ')}" for word, n in (batch["triage"] or {}).items() if n]
     return ", ".join(parts or ["no files"]) + (f" ({', '.join(triage)})" if triage else "")

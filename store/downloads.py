@@ -86,8 +86,13 @@ class Wish:
     parts: tuple[Part, ...] = DEFAULT_PARTS
 
     @classmethod
-    def parse(cls, site_id: UUID, said: Mapping[str, Any]) -> Wish:
+    def parse(cls, site_id: UUID, said: Mapping[str, Any], *, trials: bool) -> Wish:
         """Read a wish from JSON or a form.
+
+        Parameters
+        ----------
+        trials
+            Whether batches of bundles on trial may be among what is chosen; never said by `said`.
 
         Raises
         ------
@@ -102,7 +107,7 @@ class Wish:
         except ValueError:
             raise InvalidWish(f"format must be one of {', '.join(Format)}") from None
         chosen = {name: _filter(name, said[name]) for name in _FILTERS if said.get(name) not in {None, ""}}
-        selection = Selection(site_id, chosen.pop("batch", None), **chosen)
+        selection = Selection(site_id, chosen.pop("batch", None), **chosen, trials=trials)
         if selection.since and selection.until and selection.since > selection.until:
             raise InvalidWish("since must not be after until")
         if kind is Format.PDF and selection.batch_id is None:
@@ -114,7 +119,8 @@ class Wish:
     def document(self) -> dict[str, Any]:
         """Return the wish as JSON that `parse` reads."""
         chosen = asdict(self.selection)
-        chosen.pop("site_id")
+        for name in ("site_id", "trials"):
+            chosen.pop(name)
         chosen["batch"] = chosen.pop("batch_id")
         kept = {name: str(value) for name, value in chosen.items() if value is not None}
         return {**kept, "format": self.format.value, "columns": list(self.columns), "parts": list(self.parts)}

@@ -36,6 +36,14 @@ class NotFound(ServiceError):
     advice = "Check the id; objects of other sites are not shown."
 
 
+class FindingsWithheld(ServiceError):
+    """What a bundle said that the site had not promoted is asked for by somebody who compares no bundles."""
+
+    code, status = "findings_withheld", 403
+    title = "This batch was read by a bundle on trial; its findings are for researchers and administrators."
+    advice = "Send the images again with your site's own bundle, or ask an administrator to promote this one."
+
+
 class BatchNotDraft(ServiceError):
     """Files or a manifest were sent to a batch that was submitted."""
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from settings import get_settings
 from store import batches, results, work
 from store.blobs import get_blobs
 from store.downloads import Format, Wish
-from store.errors import DownloadTooLarge, ExportExpired, ExportNotReady, NotFound, TooManyExports
+from store.errors import (
+    DownloadTooLarge,
+    ExportExpired,
+    ExportNotReady,
+    FindingsWithheld,
+    NotFound,
+    TooManyExports,
+)
 from store.session import session_scope
-from store.tables import ENDED_WORK, Export, Priority, Work, WorkKind, WorkState
+from store.tables import ENDED_WORK, Batch, Export, Image, Priority, Work, WorkKind, WorkState
 from store.work import Lease
 
 #: Rows of files that are gone stay in the list for so long.
@@ -64,13 +72,32 @@ def is_small(session: Session, wish: Wish) -> bool:
 
 
 def check_batch(session: Session, wish: Wish) -> None:
-    """Raise `NotFound` when the wish names a batch that the site does not have."""
+    """Look at the batch that the wish names, if it names one.
+
+    Raises
+    ------
+    NotFound
+        The site does not have it.
+    FindingsWithheld
+        It was read by a bundle on trial, and the wish is not for those.
+    """
     if wish.selection.batch_id is not None:
-        batches.get_batch(session, wish.selection.site_id, wish.selection.batch_id)
+        batch = batches.get_batch(session, wish.selection.site_id, wish.selection.batch_id)
+        if not (batch.promoted or wish.selection.trials):
+            raise FindingsWithheld
+
+
+def _holds_trials(session: Session, wish: Wish) -> bool:
+    """Tell whether a batch of a bundle on trial may be in the file."""
+    chosen = wish.selection
+    trial = select(Batch.id).where(Batch.site_id == chosen.site_id, Batch.run_id.is_(None), ~Batch.promoted)
+    if chosen.batch_id is not None:
+        trial = trial.where(Batch.id == chosen.batch_id)
+    return chosen.trials and session.scalar(trial.limit(1)) is not None
 
 
 def require_small(session: Session, wish: Wish) -> None:
-    """Raise `NotFound` or `DownloadTooLarge` unless the file can be streamed at once."""
+    """Raise `NotFound`, `FindingsWithheld` or `DownloadTooLarge` unless the file can be streamed at once."""
     check_batch(session, wish)
     if not is_small(session, wish):
         raise DownloadTooLarge
@@ -81,8 +108,8 @@ def create(session: Session, wish: Wish, user_id: uuid.UUID | None) -> Export:
 
     Raises
     ------
-    NotFound
-        The batch is not the site's.
+    NotFound, FindingsWithheld
+        The batch is not the site's, or not for the one who asks.
     TooManyExports
         So many of the site's are in preparation.
     """
@@ -100,6 +127,7 @@ def create(session: Session, wish: Wish, user_id: uuid.UUID | None) -> Export:
         wish=wish.document(),
         name=wish.file_name,
         media_type=wish.format.media_type,
+        trials=_holds_trials(session, wish),
         n_total=results.count(session, wish.selection),
     )
     session.add(export)
@@ -116,40 +144,43 @@ def _row(export: Export, unit: Work | None, *, expired: bool) -> ExportRow:
     return ExportRow(export, state, unit.error_code if unit and state is ExportState.FAILED else None)
 
 
-def list_exports(session: Session, site_id: uuid.UUID) -> list[ExportRow]:
-    """Return the site's files, the newest first, at most `MOST_LISTED`."""
+def _of_site(site_id: uuid.UUID, *, trials: bool) -> Select[Export, Work, bool]:
     query = (
         select(Export, Work, func.coalesce(Export.expires_at < func.clock_timestamp(), False))
         .outerjoin(Work, Work.subject_id == Export.id)
         .where(Export.site_id == site_id)
-        .order_by(Export.created_at.desc())
-        .limit(MOST_LISTED)
     )
+    return query if trials else query.where(~Export.trials)
+
+
+def list_exports(session: Session, site_id: uuid.UUID, *, trials: bool) -> list[ExportRow]:
+    """Return the site's files, the newest first, at most `MOST_LISTED`.
+
+    Those that may hold what bundles on trial said are left out unless the person may see `trials`.
+    """
+    query = _of_site(site_id, trials=trials).order_by(Export.created_at.desc()).limit(MOST_LISTED)
     return [_row(export, unit, expired=expired) for export, unit, expired in session.execute(query)]
 
 
-def get(session: Session, site_id: uuid.UUID, export_id: uuid.UUID) -> ExportRow:
-    """Return one of the site's files. Raises `NotFound`."""
-    query = (
-        select(Export, Work, func.coalesce(Export.expires_at < func.clock_timestamp(), False))
-        .outerjoin(Work, Work.subject_id == Export.id)
-        .where(Export.id == export_id, Export.site_id == site_id)
-    )
-    found = session.execute(query).first()
+def get(session: Session, site_id: uuid.UUID, export_id: uuid.UUID, *, trials: bool) -> ExportRow:
+    """Return one of the files that `list_exports` lists. Raises `NotFound`."""
+    found = session.execute(_of_site(site_id, trials=trials).where(Export.id == export_id)).first()
     if found is None:
         raise NotFound
     export, unit, expired = found
     return _row(export, unit, expired=expired)
 
 
-def get_ready(session: Session, site_id: uuid.UUID, export_id: uuid.UUID) -> tuple[Export, str]:
+def get_ready(
+    session: Session, site_id: uuid.UUID, export_id: uuid.UUID, *, trials: bool
+) -> tuple[Export, str]:
     """Return a file that can be fetched, and its blob's key.
 
     Raises
     ------
     NotFound, ExportNotReady, ExportExpired
     """
-    row = get(session, site_id, export_id)
+    row = get(session, site_id, export_id, trials=trials)
     if row.state is ExportState.EXPIRED:
         raise ExportExpired
     if row.state is not ExportState.READY or row.export.key is None:
@@ -157,14 +188,14 @@ def get_ready(session: Session, site_id: uuid.UUID, export_id: uuid.UUID) -> tup
     return row.export, row.export.key
 
 
-def cancel(session: Session, site_id: uuid.UUID, export_id: uuid.UUID) -> list[str]:
+def cancel(session: Session, site_id: uuid.UUID, export_id: uuid.UUID, *, trials: bool) -> list[str]:
     """End the preparation of a file, or let go of one that is ready; return the blob keys to delete.
 
     Raises
     ------
     NotFound
     """
-    export = get(session, site_id, export_id).export
+    export = get(session, site_id, export_id, trials=trials).export
     work.cancel_units(session, export.id)
     if export.key is None:
         return []
@@ -225,10 +256,17 @@ def delete_expired() -> None:
             blobs.delete(key)
 
 
-def delete_all(session: Session, site_id: uuid.UUID) -> list[str]:
-    """Let go of every file of a site, ready or not; return the blob keys to delete after the commit.
+def delete_holding(session: Session, site_id: uuid.UUID, study_ids: Collection[uuid.UUID]) -> list[str]:
+    """Let go of the files, ready or not, that may hold these studies; return the blob keys to delete.
 
-    For an erasure: what is to be forgotten may be in any of them.
+    What an image was when the file was made may have changed since: only its batch and its day count.
     """
-    rows = session.scalars(select(Export).where(Export.site_id == site_id))
-    return [key for export in rows for key in cancel(session, site_id, export.id)]
+    gone = []
+    for export in session.scalars(select(Export).where(Export.site_id == site_id)):
+        wished = Wish.parse(site_id, export.wish, trials=True).selection
+        widest = replace(wished, status=None, triage=None, region=None)
+        held = select(Image.id).join(Batch, Batch.id == Image.batch_id)
+        held = held.where(*widest.conditions(), Image.study_id.in_(study_ids)).limit(1)
+        if session.scalar(held) is not None:
+            gone += cancel(session, site_id, export.id, trials=True)
+    return gone

@@ -190,7 +190,12 @@ def _link(path: str) -> str:
 
 
 def positive_study(session: Session, batch: Batch, study_id: uuid.UUID) -> None:
-    """Queue the notices that a study is positive now; part of the transaction that finds it so."""
+    """Queue the notices that a study is positive now; part of the transaction that finds it so.
+
+    What a bundle on trial says is no news.
+    """
+    if not batch.promoted:
+        return
     for target in _interested(session, batch, Event.POSITIVE_STUDY):
         data = {
             "study_id": str(study_id),
@@ -211,7 +216,9 @@ def finished_batch(session: Session, batch: Batch) -> None:
             "counts": {
                 n: getattr(batch, f"n_{n}") for n in ("total", "done", "rejected", "failed", "cancelled")
             },
-            "triage": {triage.value: getattr(batch, f"t_{triage.value}") for triage in Triage},
+            "triage": {triage.value: getattr(batch, f"t_{triage.value}") for triage in Triage}
+            if batch.promoted
+            else {},
             "bundle": batch.bundle,
             "page": _link(f"/batches/{batch.id}"),
         }

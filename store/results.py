@@ -37,6 +37,8 @@ class Selection:
     ----------
     since, until
         Days of arrival, in UTC, both included.
+    trials
+        Whether batches belong to it that were read by bundles which the site had not promoted.
     """
 
     site_id: uuid.UUID
@@ -46,6 +48,7 @@ class Selection:
     region: str | None = None
     since: date | None = None
     until: date | None = None
+    trials: bool = False
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return what images and their batches must fulfil."""
@@ -54,6 +57,8 @@ class Selection:
             chosen.append(Image.batch_id == self.batch_id)
         else:
             chosen.append(Batch.submitted_at.is_not(None))
+        if not self.trials:
+            chosen.append(Batch.promoted.is_(True))
         for column, value in (
             (Image.status, self.status),
             (Image.triage, self.triage),
@@ -77,7 +82,8 @@ class Selection:
     @property
     def is_whole_batch(self) -> bool:
         """Tell whether it is one batch without any filter."""
-        return self == Selection(self.site_id, self.batch_id) and self.batch_id is not None
+        whole = Selection(self.site_id, self.batch_id, trials=self.trials)
+        return self == whole and self.batch_id is not None
 
 
 class Row(NamedTuple):

@@ -309,7 +309,12 @@ def _matches(session: Session, query: Select[Study]) -> list[StudyMatch]:
 
 
 def erase_studies(site_id: uuid.UUID, study_ids: Sequence[uuid.UUID], *, by: uuid.UUID | None) -> int:
-    """Erase studies on request, signed reports and prepared downloads included; return how many images went.
+    """Erase studies on request, their signed reports and the prepared downloads that hold them included.
+
+    Returns
+    -------
+    int
+        How many images went.
 
     Raises
     ------
@@ -326,7 +331,7 @@ def erase_studies(site_id: uuid.UUID, study_ids: Sequence[uuid.UUID], *, by: uui
             raise StudyOnHold
         if any(match.in_use for match in matches):
             raise StudyInUse
-        for key in exports.delete_all(session, site_id):
+        for key in exports.delete_holding(session, site_id, study_ids):
             get_blobs().delete(key)
         n = _erase(session, site_id, study_ids, [])
         for match in matches:

@@ -568,7 +568,10 @@ class Upload(Base):
 
 
 class Export(Base):
-    """A file that is prepared in the background for taking away. Whether it is ready, its work row says."""
+    """A file that is prepared in the background for taking away. Whether it is ready, its work row says.
+
+    `trials` says that it may hold what bundles said which the site had not promoted.
+    """
 
     __tablename__ = "exports"
     __table_args__ = (Index("ix_exports_site_created", "site_id", "created_at"),)
@@ -578,6 +581,7 @@ class Export(Base):
     wish: Mapped[dict[str, Any]]
     name: Mapped[str]
     media_type: Mapped[str]
+    trials: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
     n_done: Mapped[int] = _zero()
     n_total: Mapped[int] = _zero()
     n_missing: Mapped[int] = _zero()

@@ -29,8 +29,8 @@ ROLE_WORDS = {
 }
 
 
-def read_role(text: str) -> Role:
-    """Parse a form's role. Raises `InvalidRequest`."""
+def read_role(text: object) -> Role:
+    """Parse a role's name. Raises `InvalidRequest`."""
     try:
         return Role(text)
     except ValueError:
@@ -64,17 +64,28 @@ def list_people() -> str:
     return _people()
 
 
+def invite_person(email: str, role: object, name: str) -> tuple[User, str]:
+    """Invite somebody; return them and the address of their one-time link.
+
+    Raises
+    ------
+    InvalidRequest, EmailInvalid, EmailTaken
+    """
+    name = " ".join(name.split())[:100]
+    with session_scope() as session:
+        user, token = people.invite(
+            session, identity().site_id, email, read_role(role), name=name, by=identity().user_id
+        )
+    return user, link_of(token)
+
+
 @admin.post("/people")
 @needs(Permission.ADMINISTER)
 def invite() -> str:
     """Invite somebody; the one-time link is shown this once."""
-    role, email = read_role(request.form.get("role", "")), request.form.get("email", "")
-    name = " ".join(request.form.get("name", "").split())[:100]
-    with session_scope() as session:
-        user, token = people.invite(
-            session, identity().site_id, email, role, name=name, by=identity().user_id
-        )
-    return _people(link=link_of(token), link_for=user.email, link_days=7)
+    form = request.form
+    user, link = invite_person(form.get("email", ""), form.get("role"), form.get("name", ""))
+    return _people(link=link, link_for=user.email, link_days=7)
 
 
 #: What can be done with a person, by the last part of the address; roles and links are beside it.
@@ -85,21 +96,32 @@ _ACTIONS: dict[str, Callable[..., User]] = {
 }
 
 
+def act_on_person(user_id: uuid.UUID, action: str, role: object = None) -> tuple[User, str]:
+    """Change a person; return them and, where `action` is ``link``, the address of the one-time link.
+
+    Raises
+    ------
+    NotFound, InvalidRequest, LastAdministrator
+    """
+    site_id, by, token = identity().site_id, identity().user_id, ""
+    with session_scope() as session:
+        user = people.get_person(session, site_id, user_id)
+        if action == "link":
+            token = people.new_link(session, site_id, user_id, by=by)
+        elif action == "role":
+            people.set_role(session, site_id, user_id, read_role(role), by=by)
+        else:
+            _ACTIONS[action](session, site_id, user_id, by=by)
+    return user, link_of(token) if token else ""
+
+
 @admin.post("/people/<uuid:user_id>/<any(role,link,disable,enable,'sign-out'):action>")
 @needs(Permission.ADMINISTER)
 def change_person(user_id: uuid.UUID, action: str) -> Response | str:
     """Change a person's role, make a link for a new password, disable, enable, or sign them out."""
-    site_id, by = identity().site_id, identity().user_id
-    with session_scope() as session:
-        email = people.get_person(session, site_id, user_id).email
-        if action == "link":
-            token = people.new_link(session, site_id, user_id, by=by)
-        elif action == "role":
-            people.set_role(session, site_id, user_id, read_role(request.form.get("role", "")), by=by)
-        else:
-            _ACTIONS[action](session, site_id, user_id, by=by)
-    if action == "link":
-        return _people(link=link_of(token), link_for=email, link_days=1)
+    user, link = act_on_person(user_id, action, request.form.get("role"))
+    if link:
+        return _people(link=link, link_for=user.email, link_days=1)
     return redirect(url_for("admin.list_people"), 303)
 
 

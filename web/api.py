@@ -6,8 +6,9 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from flask import Blueprint, Response, current_app, g, jsonify, render_template, request
@@ -19,12 +20,13 @@ from store.accounts import Permission
 from store.batches import ImageRow
 from store.blobs import get_blobs
 from store.downloads import Format, Wish, stream
-from store.errors import BatchNotDraft, NotFound
+from store.errors import BatchNotDraft, FindingsWithheld, NotFound
 from store.results import Selection
 from store.session import session_scope
-from store.tables import Batch, BatchStatus, ImageStatus, Priority, Site, Triage
+from store.tables import Batch, BatchStatus, Priority, Site
+from web.asked import IMAGE_FILTERS, cursor_text, page_size, read_body, read_query
 from web.auth import check_csrf, checks_csrf, identify, identity, is_public, needs
-from web.errors import InvalidQuery, InvalidRequest, UnsupportedMediaType
+from web.errors import InvalidRequest, UnsupportedMediaType
 from web.openapi import document
 from web.representations import (
     API,
@@ -32,6 +34,7 @@ from web.representations import (
     batch_etag,
     bundle_document,
     image_document,
+    image_without_finding,
     next_link,
 )
 from web.uploads import FilePart, Intake, read_form
@@ -51,92 +54,6 @@ _EXTENSIONS = {
 }
 #: What a browser may show in its window; everything else is saved to disk.
 _SHOWN = frozenset({"image/jpeg", "image/png", "application/pdf"})
-
-
-# what was asked
-
-
-def read_query(**parsers: Callable[[str], Any]) -> dict[str, Any]:
-    """Return the query's parameters, parsed; those that are absent are None. Raises `InvalidQuery`."""
-    unknown = set(request.args) - set(parsers)
-    if unknown:
-        raise InvalidQuery(f"unknown parameter {min(unknown)[:40]!r}")
-    values: dict[str, Any] = dict.fromkeys(parsers)
-    for name in request.args:
-        try:
-            values[name] = parsers[name](request.args[name])
-        except ValueError as error:
-            raise InvalidQuery(f"{name}: {error}") from None
-    return values
-
-
-def without_empty_fields() -> None:
-    """Let a form's empty fields count as absent."""
-    kept = [(name, value) for name, value in request.args.items(multi=True) if value]
-    request.args = type(request.args)(kept)
-
-
-def one_of(*allowed: str) -> Callable[[str], str]:
-    """Return a parser that takes one of some words."""
-
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"must be one of {', '.join(allowed)}")
-        return text
-
-    return parse
-
-
-def page_size(text: str) -> int:
-    """Parse how many items a page has."""
-    if not re.fullmatch(r"\d{1,4}", text) or not 1 <= int(text) <= 1000:
-        raise ValueError("must be a number from 1 to 1000")
-    return int(text)
-
-
-def region_name(text: str) -> str:
-    """Parse a region's name."""
-    if not re.fullmatch(r"[a-z][a-z0-9_ -]{0,40}", text):
-        raise ValueError("must be a region's name in lower case")
-    return text
-
-
-def cursor_text(text: str) -> str:
-    """Parse a cursor's letters; what they mean is checked where they are used."""
-    if not text or len(text) > 300:
-        raise ValueError("must be a cursor that this server gave")
-    return text
-
-
-IMAGE_FILTERS: Mapping[str, Callable[[str], Any]] = {
-    "status": one_of(*ImageStatus),
-    "triage": one_of(*Triage),
-    "region": region_name,
-    "cursor": cursor_text,
-}
-
-
-def read_body() -> dict[str, Any]:
-    """Return the request's JSON object. Raises `InvalidRequest`, `UnsupportedMediaType`."""
-    if not request.content_length and not request.headers.get("Transfer-Encoding"):
-        return {}
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType
-    try:
-        body = json.loads(request.get_data())
-    except ValueError:
-        raise InvalidRequest("the body is not JSON") from None
-    if not isinstance(body, dict):
-        raise InvalidRequest("the body is not a JSON object")
-    return body
-
-
-def json_body(known: Collection[str]) -> dict[str, Any]:
-    """Return the body's JSON object, whose members are among `known`. Raises `InvalidRequest`."""
-    body = read_body()
-    if unknown := set(body) - set(known):
-        raise InvalidRequest(f"unknown member {min(unknown)[:40]!r}")
-    return body
 
 
 @dataclass(frozen=True)
@@ -199,8 +116,41 @@ def audit(session: Session, action: str, object_id: object) -> None:
     accounts.write_audit(session, identity().site_id, identity().user_id, action, object_id)
 
 
+def sees_findings(batch: Batch) -> bool:
+    """Tell whether the one who asks may see what the batch's bundle says.
+
+    What a bundle said that the site had not promoted is for those who compare bundles.
+    """
+    return batch.promoted or identity().may(Permission.RESEARCH)
+
+
+def shown_batch(batch: Batch, reasons: Mapping[str, int] = MappingProxyType({})) -> dict[str, Any]:
+    """Return a batch as the one who asks may see it."""
+    return batch_document(batch, reasons, findings=sees_findings(batch))
+
+
+def shown_images(
+    session: Session, batch: Batch, *, limit: int, **asked: str | None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Return a page of a batch's images as the one who asks may see them, and the cursor of the next page.
+
+    Raises
+    ------
+    FindingsWithheld
+        Images are chosen by what the asker may not see.
+    """
+    seen = sees_findings(batch)
+    if not seen and (asked.get("triage") or asked.get("region")):
+        raise FindingsWithheld
+    page = batches.list_images(session, batch.site_id, batch.id, **asked, limit=limit)
+    bundle = bundles.get_bundle(session, batch.bundle)
+    show = image_document if seen else image_without_finding
+    audit(session, "batch_viewed", batch.id)
+    return [show(row, bundle) for row in page.items], page.next_cursor
+
+
 def _batch_answer(session: Session, batch: Batch, status: int = 200) -> Response:
-    response = jsonify(batch_document(batch, batches.reasons(session, batch.id)))
+    response = jsonify(shown_batch(batch, batches.reasons(session, batch.id)))
     response.status_code = status
     response.set_etag(batch_etag(batch))
     return response
@@ -235,7 +185,7 @@ def list_batches() -> Response:
         page = batches.list_batches(
             session, identity().site_id, cursor=asked["cursor"], limit=asked["limit"] or 50
         )
-        items = [batch_document(batch, batches.reasons(session, batch.id)) for batch in page.items]
+        items = [shown_batch(batch, batches.reasons(session, batch.id)) for batch in page.items]
     return jsonify(items=items, next=next_link(f"{API}/batches", page.next_cursor, limit=asked["limit"]))
 
 
@@ -354,14 +304,10 @@ def list_images(batch_id: uuid.UUID) -> Response:
     limit = asked.pop("limit")
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
-        bundle = bundles.get_bundle(session, batch.bundle)
-        page = batches.list_images(session, identity().site_id, batch_id, **asked, limit=limit or 100)
-        items = [image_document(row, bundle) for row in page.items]
-        audit(session, "batch_viewed", batch_id)
+        items, cursor = shown_images(session, batch, **asked, limit=limit or 100)
     asked.pop("cursor")
     return jsonify(
-        items=items,
-        next=next_link(f"{API}/batches/{batch_id}/images", page.next_cursor, **asked, limit=limit),
+        items=items, next=next_link(f"{API}/batches/{batch_id}/images", cursor, **asked, limit=limit)
     )
 
 
@@ -377,8 +323,10 @@ def _download(batch_id: uuid.UUID, kind: Format) -> Response:
     read_query()
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
+        if not sees_findings(batch):
+            raise FindingsWithheld
         audit(session, f"results_{kind}_downloaded", batch.id)
-    return send_stream(Wish(Selection(identity().site_id, batch_id), kind))
+    return send_stream(Wish(Selection(identity().site_id, batch_id, trials=not batch.promoted), kind))
 
 
 @api.get("/batches/<uuid:batch_id>/results.csv")
@@ -401,11 +349,11 @@ def results_zip(batch_id: uuid.UUID) -> Response:
 def visible_image(session: Session, image_id: uuid.UUID) -> tuple[ImageRow, Batch]:
     """Return an image of the site, and its batch, if the one who asks may see what its bundle says.
 
-    What a bundle said that the site had not promoted is for those who compare bundles. Raises `NotFound`.
+    Raises `NotFound`.
     """
     row = batches.get_image(session, identity().site_id, image_id)
     batch = batches.get_batch(session, identity().site_id, row.image.batch_id)
-    if not batch.promoted and not identity().may(Permission.RESEARCH):
+    if not sees_findings(batch):
         raise NotFound
     return row, batch
 

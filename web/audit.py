@@ -13,7 +13,7 @@ from store import people
 from store.accounts import Permission, write_audit
 from store.audit import AuditFilter, list_actions, list_lines, stream_csv
 from store.session import session_scope
-from web.api import cursor_text, read_query, without_empty_fields
+from web.asked import cursor_text, read_query, without_empty_fields
 from web.auth import identity, needs
 
 audit_pages = Blueprint("audit", __name__, url_prefix="/admin/audit")

@@ -13,10 +13,12 @@ from store import batches, dispatch, exports
 from store.accounts import Permission
 from store.blobs import get_blobs
 from store.downloads import DEFAULT_PARTS, Format, InvalidWish, Part, Wish
+from store.errors import FindingsWithheld
 from store.exports import ExportRow, ExportState
 from store.results import COLUMNS, RESULT_COLUMNS
 from store.session import session_scope
-from web.api import audit, read_body, read_query, send_stream
+from web.api import audit, sees_findings, send_stream
+from web.asked import read_body, read_query
 from web.auth import identity, needs
 from web.errors import InvalidQuery, InvalidRequest
 from web.representations import API, moment
@@ -54,9 +56,13 @@ def export_document(row: ExportRow) -> dict[str, Any]:
     }
 
 
+def _trials() -> bool:
+    return identity().may(Permission.RESEARCH)
+
+
 def _wish(said: dict[str, Any]) -> Wish:
     try:
-        return Wish.parse(identity().site_id, said)
+        return Wish.parse(identity().site_id, said, trials=_trials())
     except InvalidWish as error:
         raise (InvalidQuery if request.method == "GET" else InvalidRequest)(str(error)) from None
 
@@ -65,7 +71,7 @@ def _create(wish: Wish) -> ExportRow:
     with session_scope() as session:
         export = exports.create(session, wish, identity().user_id)
         audit(session, "export_created", export.id)
-        row = exports.get(session, identity().site_id, export.id)
+        row = exports.get(session, identity().site_id, export.id, trials=_trials())
     dispatch.dispatch()
     return row
 
@@ -107,7 +113,7 @@ def list_exports() -> Response:
     """List the site's files, the newest first."""
     read_query()
     with session_scope() as session:
-        rows = exports.list_exports(session, identity().site_id)
+        rows = exports.list_exports(session, identity().site_id, trials=_trials())
     return jsonify(items=[export_document(row) for row in rows], next=None)
 
 
@@ -117,7 +123,7 @@ def get_export(export_id: uuid.UUID) -> Response:
     """Tell how far a file is."""
     read_query()
     with session_scope() as session:
-        return jsonify(export_document(exports.get(session, identity().site_id, export_id)))
+        return jsonify(export_document(exports.get(session, identity().site_id, export_id, trials=_trials())))
 
 
 @downloads.post(f"{API}/exports/<uuid:export_id>/cancel")
@@ -134,12 +140,12 @@ def cancel_export(export_id: uuid.UUID) -> Response:
 
 def _cancel(export_id: uuid.UUID) -> ExportRow:
     with session_scope() as session:
-        keys = exports.cancel(session, identity().site_id, export_id)
+        keys = exports.cancel(session, identity().site_id, export_id, trials=_trials())
         audit(session, "export_cancelled", export_id)
     for key in keys:
         get_blobs().delete(key)
     with session_scope() as session:
-        return exports.get(session, identity().site_id, export_id)
+        return exports.get(session, identity().site_id, export_id, trials=_trials())
 
 
 @downloads.get(f"{API}/exports/<uuid:export_id>/file")
@@ -148,7 +154,7 @@ def export_file(export_id: uuid.UUID) -> Response:
     """Answer the file; a download that broke off goes on where it stopped (Range)."""
     read_query()
     with session_scope() as session:
-        export, key = exports.get_ready(session, identity().site_id, export_id)
+        export, key = exports.get_ready(session, identity().site_id, export_id, trials=_trials())
         audit(session, "export_downloaded", export_id)
     size, start = export.size or 0, 0
     asked = re.fullmatch(r"bytes=(\d{1,15})-", request.headers.get("Range", ""))
@@ -175,7 +181,10 @@ def page() -> str:
     """Show the files that are prepared or ready, and the form for another."""
     asked = read_query(batch=str)
     with session_scope() as session:
-        rows = [export_document(row) for row in exports.list_exports(session, identity().site_id)]
+        rows = [
+            export_document(row)
+            for row in exports.list_exports(session, identity().site_id, trials=_trials())
+        ]
         recent = batches.list_batches(session, identity().site_id, limit=CHOICES).items
         chosen = None
         if asked["batch"]:
@@ -183,7 +192,9 @@ def page() -> str:
                 chosen = batches.get_batch(session, identity().site_id, uuid.UUID(asked["batch"]))
             except ValueError:
                 raise InvalidQuery("batch must be a batch's id") from None
-    offered = [batch for batch in recent if batch.submitted_at]
+    if chosen is not None and not sees_findings(chosen):
+        raise FindingsWithheld
+    offered = [batch for batch in recent if batch.submitted_at and sees_findings(batch)]
     if chosen is not None and chosen.id not in {batch.id for batch in offered}:
         offered.insert(0, chosen)
     return render_template(

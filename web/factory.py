@@ -13,6 +13,7 @@ from settings import Settings, get_settings
 from web import auth, errors, exports, health, oidc, pages, research, reviews, studies, worklist
 from web.account import account
 from web.admin import admin
+from web.admin_api import admin_api
 from web.api import api
 from web.audit import audit_pages
 from web.notices import notice_pages
@@ -90,6 +91,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     pages.register(app)
     app.register_blueprint(account)
     app.register_blueprint(admin)
+    app.register_blueprint(admin_api)
     app.register_blueprint(audit_pages)
     app.register_blueprint(notice_pages)
     app.register_blueprint(retention_pages)

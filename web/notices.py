@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from flask import Blueprint, current_app, redirect, render_template, request, url_for
@@ -14,7 +15,8 @@ from store import dispatch, notices
 from store.accounts import Permission, write_audit
 from store.notices import EVENTS, Channel, Event
 from store.session import session_scope
-from web.api import cursor_text, read_query
+from store.tables import NoticeTarget
+from web.asked import cursor_text, read_query
 from web.auth import identity, needs
 from web.errors import InvalidRequest
 
@@ -79,18 +81,21 @@ def _address(channel: Channel, text: str) -> str:
     return text
 
 
-@notice_pages.post("")
-@needs(Permission.ADMINISTER)
-def add() -> str:
-    """Add a target; the secret that signs its webhooks is shown this once."""
+def add_target(channel_word: object, text: str, event_words: Iterable[object]) -> tuple[NoticeTarget, str]:
+    """Add a target as a person or a program names it; return it and the secret that signs its webhooks.
+
+    Raises
+    ------
+    InvalidRequest, TooManyTargets
+    """
     try:
-        channel = Channel(request.form.get("channel", ""))
-        events = {Event(word) for word in request.form.getlist("event")}
+        channel = Channel(channel_word)
+        events = {Event(word) for word in event_words}
     except ValueError:
         raise InvalidRequest("choose a kind of target, and events out of those offered") from None
     if not events or not events <= set(EVENTS):
         raise InvalidRequest("choose at least one event")
-    address = _address(channel, request.form.get("address", ""))
+    address = _address(channel, text)
     with session_scope() as session:
         target, secret = notices.add_target(session, identity().site_id, channel, address, events)
         write_audit(
@@ -102,13 +107,20 @@ def add() -> str:
             channel=channel.value,
             host=urlsplit(address).hostname or address,
         )
-    return _page(secret=secret, said=f"Notices go to {address} now.")
+    return target, secret
 
 
-@notice_pages.post("/<uuid:target_id>/<any(test,remove):action>")
+@notice_pages.post("")
 @needs(Permission.ADMINISTER)
-def change(target_id: uuid.UUID, action: str) -> Response:
-    """Send a test notice, or send nothing more."""
+def add() -> str:
+    """Add a target; the secret that signs its webhooks is shown this once."""
+    form = request.form
+    target, secret = add_target(form.get("channel"), form.get("address", ""), form.getlist("event"))
+    return _page(secret=secret, said=f"Notices go to {target.address} now.")
+
+
+def change_target(target_id: uuid.UUID, action: str) -> None:
+    """Send a target a ``test``, or ``remove`` it. Raises `NotFound`."""
     with session_scope() as session:
         target = notices.get_target(session, identity().site_id, target_id)
         if action == "remove":
@@ -117,4 +129,11 @@ def change(target_id: uuid.UUID, action: str) -> Response:
             notices.add(session, target, Event.TEST, {"by": "the test button"})
         write_audit(session, identity().site_id, identity().user_id, f"notice_target_{action}", target.id)
     dispatch.dispatch()
+
+
+@notice_pages.post("/<uuid:target_id>/<any(test,remove):action>")
+@needs(Permission.ADMINISTER)
+def change(target_id: uuid.UUID, action: str) -> Response:
+    """Send a test notice, or send nothing more."""
+    change_target(target_id, action)
     return redirect(url_for("notices.show"), 303)

@@ -9,7 +9,7 @@ from store import accounts, bundles, errors, notices, people, retention, reviews
 from store.errors import ServiceError
 from store.tables import BatchStatus, ImageStatus, Priority, Reason, Triage
 from web import errors as web_errors
-from web import openapi_exports, openapi_research, openapi_studies, openapi_uploads
+from web import openapi_admin, openapi_exports, openapi_research, openapi_studies, openapi_uploads
 from web.openapi_parts import (
     CURSOR,
     ETAG,
@@ -73,7 +73,9 @@ SCHEMAS: Json = {
             "finished_at": maybe(MOMENT),
             "counts": numbers("total", *ImageStatus, "skipped")
             | {"description": "total is the sum of the others but skipped, which stands beside it."},
-            "triage": numbers(*Triage),
+            "findings_withheld": YES_NO
+            | {"description": "The site had not promoted the bundle: what it found is for researchers."},
+            "triage": maybe(numbers(*Triage)) | {"description": "null where findings are withheld."},
             "stages": numbers("prepare", "classify", "detect", "explain", "report")
             | {"description": "Images that have passed the stage, or have ended."},
             "reasons": {"type": "object", "additionalProperties": {"type": "integer"}},
@@ -374,9 +376,17 @@ def document() -> Json:
         },
         "servers": [{"url": "/api/v1"}],
         "security": [{"apiKey": []}, {"session": []}],
-        "paths": PATHS | openapi_exports.PATHS | openapi_uploads.PATHS | openapi_research.PATHS,
+        "paths": PATHS
+        | openapi_exports.PATHS
+        | openapi_uploads.PATHS
+        | openapi_research.PATHS
+        | openapi_admin.PATHS,
         "components": {
-            "schemas": SCHEMAS | openapi_exports.SCHEMAS | openapi_uploads.SCHEMAS | openapi_research.SCHEMAS,
+            "schemas": SCHEMAS
+            | openapi_exports.SCHEMAS
+            | openapi_uploads.SCHEMAS
+            | openapi_research.SCHEMAS
+            | openapi_admin.SCHEMAS,
             "securitySchemes": {
                 "apiKey": {"type": "http", "scheme": "bearer", "description": "A key that begins with fai_."},
                 "session": {

@@ -31,19 +31,18 @@ from store.tables import (
 from store.words import GLYPHS, TRIAGE_WORDS, answer_words, label_meaning, thresholds
 from web.api import (
     ACTIONS,
-    IMAGE_FILTERS,
     BatchWish,
     act,
-    audit,
     change_priority,
     image_ids,
     multipart_parts,
-    read_query,
-    without_empty_fields,
+    shown_batch,
+    shown_images,
 )
+from web.asked import IMAGE_FILTERS, read_query, without_empty_fields
 from web.auth import check_csrf, checks_csrf, identity, is_personal, needs
 from web.markdown import render
-from web.representations import batch_document, batch_etag, image_document
+from web.representations import batch_etag
 from web.uploads import Field, FilePart, Intake
 
 pages = Blueprint("pages", __name__)
@@ -65,7 +64,7 @@ def list_batches() -> str:
     asked = read_query(cursor=str)
     with session_scope() as session:
         page = batches.list_batches(session, identity().site_id, cursor=asked["cursor"], limit=PAGE_SIZE)
-        shown = [batch_document(batch, {}) for batch in page.items]
+        shown = [shown_batch(batch) for batch in page.items]
     return render_template("batches.html", batches=shown, next=page.next_cursor, first=not asked["cursor"])
 
 
@@ -81,7 +80,7 @@ def _choices() -> dict[str, Any]:
 def new_batch() -> str:
     """Show the form for a new batch."""
     with session_scope() as session:
-        drafts = [batch_document(batch, {}) for batch in uploads.list_drafts(session, identity().site_id)]
+        drafts = [shown_batch(batch) for batch in uploads.list_drafts(session, identity().site_id)]
     return render_template("new_batch.html", drafts=drafts, **_choices())
 
 
@@ -176,10 +175,8 @@ def show_batch(batch_id: uuid.UUID) -> Response:
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
         bundle = bundles.get_bundle(session, batch.bundle)
-        document = batch_document(batch, batches.reasons(session, batch_id))
-        page = batches.list_images(session, identity().site_id, batch_id, **asked, limit=PAGE_SIZE)
-        images = [image_document(row, bundle) for row in page.items]
-        audit(session, "batch_viewed", batch_id)
+        document = shown_batch(batch, batches.reasons(session, batch_id))
+        images, cursor = shown_images(session, batch, **asked, limit=PAGE_SIZE)
     filters = {name: value for name, value in asked.items() if name != "cursor" and value}
     counts = document["counts"]
     return current_app.make_response(
@@ -193,7 +190,7 @@ def show_batch(batch_id: uuid.UUID) -> Response:
             images=images,
             filters=filters,
             first=not asked["cursor"],
-            next=page.next_cursor,
+            next=cursor,
             regions=sorted(bundle.manifest.get("regions", [])),
             meaning=label_meaning(bundle),
         )

@@ -14,6 +14,10 @@ from store.words import label_meaning, thresholds
 
 API = "/api/v1"
 _MOVING = frozenset({BatchStatus.QUEUED, BatchStatus.RUNNING})
+#: Why a bundle did not assess an image: that is a finding too.
+NOT_ASSESSABLE = frozenset(
+    {Reason.REGION_UNSUPPORTED, Reason.REGION_UNSURE, Reason.UNFAMILIAR_IMAGE, Reason.STUDY_INCOMPLETE}
+)
 PRIORITIES = {priority.rank: priority.value for priority in Priority}
 
 
@@ -47,8 +51,11 @@ def eta_seconds(batch: Batch) -> int | None:
     return round((batch.n_total - passed) / batch.rate)
 
 
-def batch_document(batch: Batch, reasons: Mapping[str, int]) -> dict[str, Any]:
-    """Return a batch; every figure comes from its own row and its counted reasons."""
+def batch_document(batch: Batch, reasons: Mapping[str, int], *, findings: bool) -> dict[str, Any]:
+    """Return a batch; every figure comes from its own row and its counted reasons.
+
+    Without `findings` it does not say what the bundle found.
+    """
     here = f"{API}/batches/{batch.id}"
     return {
         "id": str(batch.id),
@@ -71,9 +78,12 @@ def batch_document(batch: Batch, reasons: Mapping[str, int]) -> dict[str, Any]:
             "cancelled": batch.n_cancelled,
             "skipped": batch.n_skipped,
         },
-        "triage": {triage.value: getattr(batch, f"t_{triage.value}") for triage in Triage},
+        "findings_withheld": not findings,
+        "triage": {triage.value: getattr(batch, f"t_{triage.value}") for triage in Triage}
+        if findings
+        else None,
         "stages": {stage.value: getattr(batch, f"s_{stage.value}") for stage in STAGES},
-        "reasons": dict(sorted(reasons.items())),
+        "reasons": {code: n for code, n in sorted(reasons.items()) if findings or code not in NOT_ASSESSABLE},
         "rate": round(batch.rate, 3) if batch.status in _MOVING else 0.0,
         "eta_seconds": eta_seconds(batch),
         "links": {
@@ -140,6 +150,29 @@ def image_document(row: ImageRow, bundle: Bundle) -> dict[str, Any]:
             "study": f"{API}/studies/{image.study_id}" if image.study_id else None,
         },
     }
+
+
+#: What an image's document says of its finding, and what it says instead where that is withheld.
+_FINDING: Mapping[str, Any] = {
+    "region": None,
+    "region_probability": None,
+    "region_probabilities": {},
+    "probability": None,
+    "triage": None,
+    "flags": [],
+    "thresholds": None,
+    "study_triage": None,
+    "attention_regions": [],
+}
+
+
+def image_without_finding(row: ImageRow, bundle: Bundle) -> dict[str, Any]:
+    """Return an image without what the bundle says of it, for those who may not see that."""
+    document = {**image_document(row, bundle), **_FINDING}
+    if row.image.reason in NOT_ASSESSABLE:
+        document["reason"] = None
+    document["links"] = {name: link if name == "batch" else None for name, link in document["links"].items()}
+    return document
 
 
 def bundle_document(bundle: Bundle, *, default: bool) -> dict[str, Any]:

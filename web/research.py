@@ -21,7 +21,8 @@ from store.errors import NotFound
 from store.research_tables import Comparison, Dataset, Run, RunKind
 from store.session import session_scope
 from store.tables import Batch, Priority
-from web.api import audit, json_body
+from web.api import audit
+from web.asked import json_body
 from web.auth import identity, needs
 from web.errors import InvalidRequest
 from web.representations import API, PRIORITIES, batch_document, moment
@@ -75,7 +76,7 @@ def run_document(run: Run, batch: Batch | None, *, whole: bool = True) -> dict[s
             "priority": PRIORITIES[batch.priority] if batch else Priority.LOW.value,
         },
         "status": state_of(run, batch),
-        "progress": batch_document(batch, {}) if batch else None,
+        "progress": batch_document(batch, {}, findings=True) if batch else None,
         "forward_passes": {"region": run.classified, "fracture": run.detected},
         "created_at": moment(run.created_at),
         "evaluated_at": moment(run.evaluated_at),

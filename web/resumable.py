@@ -23,7 +23,7 @@ from store.blobs import get_blobs
 from store.errors import OffsetConflict
 from store.session import session_scope
 from store.tables import Upload
-from web.api import read_body
+from web.asked import read_body
 from web.auth import identity, is_public, needs
 from web.errors import InvalidRequest, UnsupportedMediaType
 from web.representations import API, reason_document

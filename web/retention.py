@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import Blueprint, current_app, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import retention
+from store import retention, uploads
 from store.accounts import Permission, write_audit
 from store.blobs import get_blobs
 from store.session import session_scope
 from store.tables import Site
-from web.api import read_query
+from web.asked import read_query, without_empty_fields
 from web.auth import identity, needs
 from web.errors import InvalidRequest
-from web.pages import without_empty_fields
 
 retention_pages = Blueprint("retention", __name__, url_prefix="/admin/retention")
 
 MOST_DAYS = 36_500
+MOST_ERASED = 100
+TIMES = ("keep_originals_days", "keep_results_days")
+GIGABYTE = 10**9
+MOST_BYTES = 10**15
 
 
-def _wanted(text: str) -> str:
+def wanted(text: str) -> str:
+    """Parse what a study is looked for by."""
     if len(text) > 100:
         raise ValueError("must be an accession number or an id")
     return text.strip()
@@ -36,7 +41,7 @@ def _wanted(text: str) -> str:
 def show() -> str:
     """Show the site's times, how full the disk is, and the studies that match what is looked for."""
     without_empty_fields()
-    asked = read_query(find=_wanted, erased=int)
+    asked = read_query(find=wanted, erased=int)
     settings: Settings = current_app.extensions["settings"]
     with session_scope() as session:
         site = session.get_one(Site, identity().site_id)
@@ -44,6 +49,9 @@ def show() -> str:
         return render_template(
             "admin_retention.html",
             site=site,
+            quota=uploads.quota(session, site.id),
+            gigabyte=GIGABYTE,
+            server_quota=settings.site_quota_bytes,
             fullness=get_blobs().fullness(),
             mark=settings.disk_watermark,
             wanted=asked["find"],
@@ -52,41 +60,85 @@ def show() -> str:
         )
 
 
-def _days(text: str) -> int | None:
+def _number(text: str, pattern: str) -> float | None:
+    """Parse what a field says; nothing is None. Raises `InvalidRequest`."""
     text = text.strip()
-    if not text:
-        return None
-    if not re.fullmatch(r"\d{1,5}", text) or not 1 <= int(text) <= MOST_DAYS:
-        raise InvalidRequest(f"a time is a number of days from 1 to {MOST_DAYS}, or nothing")
-    return int(text)
+    if text and not re.fullmatch(pattern, text):
+        raise InvalidRequest("a field holds something else than the number that it asks for")
+    return float(text) if text else None
+
+
+def set_times(times: Mapping[str, Any]) -> None:
+    """Set how many days originals and results are kept, by the names of `TIMES`; None is for ever.
+
+    Raises
+    ------
+    InvalidRequest
+    """
+    for days in times.values():
+        if days is not None and not (type(days) is int and 1 <= days <= MOST_DAYS):
+            raise InvalidRequest(f"a time is a number of days from 1 to {MOST_DAYS}, or nothing")
+    with session_scope() as session:
+        site = session.get_one(Site, identity().site_id)
+        for name, days in times.items():
+            setattr(site, name, days)
+        write_audit(session, site.id, identity().user_id, "retention_changed", **times)
 
 
 @retention_pages.post("")
 @needs(Permission.ADMINISTER)
 def change() -> Response:
     """Set how long originals and results are kept."""
-    times: dict[str, Any] = {
-        name: _days(request.form.get(name, "")) for name in ("keep_originals_days", "keep_results_days")
-    }
-    with session_scope() as session:
-        site = session.get_one(Site, identity().site_id)
-        for name, days in times.items():
-            setattr(site, name, days)
-        write_audit(session, site.id, identity().user_id, "retention_changed", **times)
+    said = {name: _number(request.form.get(name, ""), r"\d{1,6}") for name in TIMES}
+    set_times({name: None if days is None else int(days) for name, days in said.items()})
     return redirect(url_for("retention.show"), 303)
+
+
+def set_quota(n_bytes: Any) -> None:
+    """Set how many bytes the site may hold in uploads; None leaves it to the server's setting.
+
+    Raises
+    ------
+    InvalidRequest
+    """
+    if n_bytes is not None and not (type(n_bytes) is int and 1 <= n_bytes <= MOST_BYTES):
+        raise InvalidRequest("a quota is a number of bytes from 1 on, or nothing")
+    with session_scope() as session:
+        session.get_one(Site, identity().site_id).quota_bytes = n_bytes
+        write_audit(session, identity().site_id, identity().user_id, "quota_changed", bytes=n_bytes)
+
+
+@retention_pages.post("/quota")
+@needs(Permission.ADMINISTER)
+def change_quota() -> Response:
+    """Set how much may be uploaded."""
+    gigabytes = _number(request.form.get("gigabytes", ""), r"\d{1,6}(\.\d{1,3})?")
+    set_quota(None if gigabytes is None else round(gigabytes * GIGABYTE))
+    return redirect(url_for("retention.show"), 303)
+
+
+def erase_studies(named: Sequence[object]) -> tuple[int, int]:
+    """Erase studies everywhere; return how many of them, and of images, went.
+
+    Raises
+    ------
+    InvalidRequest, NotFound, StudyInUse, StudyOnHold
+    """
+    try:
+        study_ids = {uuid.UUID(str(text)) for text in named}
+    except ValueError:
+        raise InvalidRequest("a study is named by its id") from None
+    if not 1 <= len(study_ids) <= MOST_ERASED:
+        raise InvalidRequest(f"choose 1 to {MOST_ERASED} studies")
+    n = retention.erase_studies(identity().site_id, sorted(study_ids), by=identity().user_id)
+    return len(study_ids), n
 
 
 @retention_pages.post("/erase")
 @needs(Permission.ADMINISTER)
 def erase() -> Response:
     """Erase the studies chosen, everywhere."""
-    try:
-        study_ids = [uuid.UUID(text) for text in request.form.getlist("study")]
-    except ValueError:
-        raise InvalidRequest("a study is named by its id") from None
-    if not study_ids:
-        raise InvalidRequest("choose at least one study")
     if request.form.get("sure") != "yes":
         raise InvalidRequest("tick that you are sure")
-    retention.erase_studies(identity().site_id, study_ids, by=identity().user_id)
-    return redirect(url_for("retention.show", erased=len(study_ids)), 303)
+    erased, _ = erase_studies(request.form.getlist("study"))
+    return redirect(url_for("retention.show", erased=erased), 303)

@@ -16,7 +16,8 @@ from store.review_tables import Review
 from store.reviews import Place, Said, Tally
 from store.session import session_scope
 from store.tables import Answer
-from web.api import audit, read_body, read_query
+from web.api import audit
+from web.asked import read_body, read_query
 from web.auth import identity, needs
 from web.errors import InvalidRequest
 from web.representations import API, moment

@@ -17,9 +17,10 @@ from store.reviews import Said
 from store.session import session_scope
 from store.tables import Answer, Reason, Triage
 from store.words import answer_words, headline, label_meaning, noun, with_article
-from web.api import audit, read_query, send_blob, visible_image, without_empty_fields
+from web.api import audit, send_blob, shown_batch, visible_image
+from web.asked import read_query, without_empty_fields
 from web.auth import identity, needs
-from web.representations import API, batch_document, image_document, moment, reason_document
+from web.representations import API, image_document, moment, reason_document
 from web.reviews import MAX_COMMENT
 from web.worklist import QUERY, filters_of, kept
 
@@ -130,7 +131,7 @@ def show_study(study_id: uuid.UUID) -> str:
         "study.html",
         study=document,
         title=_title(found),
-        batch=batch_document(found.batch, {}),
+        batch=shown_batch(found.batch),
         headline=headline(Triage(said.triage), meaning, partly_read=read) if said else "Not read by AI",
         noun=noun(meaning),
         reports=found.reports,
@@ -160,7 +161,7 @@ def show_image(image_id: uuid.UUID) -> str:
     return render_template(
         "image.html",
         image=document,
-        batch=batch_document(batch, {}),
+        batch=shown_batch(batch),
         row=row.image,
         headline=headline(Triage(document["triage"]), meaning) if document["triage"] else "",
         noun=noun(meaning),

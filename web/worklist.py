@@ -15,7 +15,7 @@ from store.accounts import Permission
 from store.session import session_scope
 from store.tables import ImageStatus, Reason, Triage
 from store.worklist import Filters, Item, Rank
-from web.api import cursor_text, one_of, page_size, read_query, region_name, without_empty_fields
+from web.asked import cursor_text, one_of, page_size, read_query, region_name, without_empty_fields
 from web.auth import identity, needs
 from web.representations import API, PRIORITIES, moment, next_link, reason_document
 

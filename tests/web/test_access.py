@@ -115,10 +115,27 @@ POST  /admin/notices                                          . . . . A
 POST  /admin/notices/<uuid:target_id>/<any(test,remove):action>   . . . . A
 GET   /admin/retention                                        . . . . A
 POST  /admin/retention                                        . . . . A
+POST  /admin/retention/quota                                  . . . . A
+GET   /api/v1/people                                          . . . . A
+POST  /api/v1/people                                          . . . . A
+GET   /api/v1/people/<uuid:user_id>                           . . . . A
+POST  /api/v1/people/<uuid:user_id>/<any(role,link,disable,enable,'sign-out'):action>   . . . . A
+GET   /api/v1/keys                                            . . . . A
+GET   /api/v1/notice-targets                                  . . . . A
+POST  /api/v1/notice-targets                                  . . . . A
+GET   /api/v1/notices                                         . . . . A
+GET   /api/v1/retention                                       . . . . A
+PUT   /api/v1/retention                                       . . . . A
+GET   /api/v1/erasures/studies                                . . . . A
+POST  /api/v1/erasures                                        . . . . A
+GET   /api/v1/quota                                           . . . . A
+PUT   /api/v1/quota                                           . . . . A
 POST  /admin/retention/erase                                  . . . . A
 GET   /admin/audit                                            . . . . A
 GET   /admin/audit/audit.csv                                  . . . . A
 POST  /admin/keys/<uuid:key_id>/revoke                        . . . . A
+POST  /api/v1/keys/<uuid:key_id>/revoke                       . . . . A
+POST  /api/v1/notice-targets/<uuid:target_id>/<any(test,remove):action>   . . . . A
 POST  /sign-out                                               personal
 """
 

@@ -19,7 +19,7 @@ from store import exports
 from store.blobs import BlobStore
 from store.fsck import check
 from store.session import session_scope
-from store.tables import Export, StudyFinding, Work, WorkState
+from store.tables import Export, Image, StudyFinding, Work, WorkState
 from tests.web.asking import Asker, Browser, png
 from tests.web.test_results import finished, rows
 from worker import exports as worker_exports
@@ -257,9 +257,31 @@ def test_the_page_sends_small_files_and_lists_the_others(
     assert ask.get(f"/exports/{export_id}").json["state"] == "cancelled"
 
 
-def test_an_erasure_takes_every_file_of_the_site(ask: Asker, batch: str, blobs: BlobStore) -> None:
-    make(ask, format="csv", batch=batch)
+def test_an_erasure_takes_the_files_that_may_hold_the_study(ask: Asker, batch: str, blobs: BlobStore) -> None:
+    other = finished(ask, ("other.png", png("other")))
     with session_scope() as session:
-        keys = exports.delete_all(session, session.scalars(select(Export.site_id)).first())
-    assert keys == list(blobs.keys("exports/"))
-    assert ask.get("/exports").json["items"][0]["state"] == "expired"
+        session.execute(
+            text("UPDATE images SET created_at = '2026-03-01 12:00:00+00' WHERE batch_id = :id"),
+            {"id": other},
+        )
+        site, study = session.execute(
+            select(Image.site_id, Image.study_id).where(
+                Image.batch_id == uuid.UUID(batch), Image.path == "b.png"
+            )
+        ).one()
+    held = [
+        make(ask, format="csv", batch=batch)["id"],
+        make(ask, format="zip")["id"],
+        make(ask, format="csv", batch=batch, status="failed")["id"],  # it may have been failed then
+        ask.post("/exports", json={"format": "jsonl", "since": "2026-03-02"}).json["id"],  # not made yet
+    ]
+    kept = [
+        make(ask, format="csv", batch=other)["id"],
+        make(ask, format="csv", until="2026-03-01")["id"],
+    ]
+    with session_scope() as session:
+        keys = exports.delete_holding(session, site, [study])
+    assert len(keys) == 3
+    assert {key.split("/")[2] for key in keys} == set(held[:3])
+    assert {ask.get(f"/exports/{id_}").json["state"] for id_ in held} == {"expired", "cancelled"}
+    assert {ask.get(f"/exports/{id_}").json["state"] for id_ in kept} == {"ready"}

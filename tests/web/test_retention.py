@@ -98,7 +98,7 @@ def test_an_erased_study_is_nowhere(browser: Browser, ask: Asker, blobs: BlobSto
         key = f"exports/{batch_row.site_id}/x/y"
         sha256, size = blobs.put(key, f"a ZIP with {gone}".encode())
         export = Export(
-            site_id=batch_row.site_id, wish={"batch_id": str(batch)}, name="x.zip",
+            site_id=batch_row.site_id, wish={"batch": str(batch), "format": "zip"}, name="x.zip",
             media_type="application/zip",
             key=key, sha256=sha256, size=size, expires_at=func.now() + timedelta(days=1),
         )  # fmt: skip
@@ -263,3 +263,21 @@ def test_the_form_takes_days_or_nothing(browser: Browser) -> None:
     assert 'value="30"' in browser.client.get("/admin/retention").text
     for wrong in ("0", "-1", "x", "99999", "1.5"):
         assert browser.post("/admin/retention", keep_originals_days=wrong).status_code == 422
+
+
+def test_the_quota_is_set_in_gigabytes_and_counts(browser: Browser, ask: Asker) -> None:
+    assert browser.post("/admin/retention/quota", gigabytes="0.001").status_code == 303
+    with session_scope() as session:
+        assert session.scalars(select(Site.quota_bytes)).one() == 10**6
+        line = session.scalars(select(Audit).where(Audit.action == "quota_changed")).one()
+        assert line.detail == {"bytes": 10**6}
+    batch = ask.draft()
+    ask.send(batch, ("a.png", png("a") + bytes(900_000)))
+    page = browser.client.get("/admin/retention").text
+    assert 'value="0.001"' in page
+    assert "900.0 kB of 1.0 MB" in page
+    assert ask.send(batch, ("b.png", png("b") + bytes(200_000))).json["code"] == "quota_exceeded"
+    for wrong in ("0", "-1", "x", "1,5", "1.2345"):
+        assert browser.post("/admin/retention/quota", gigabytes=wrong).status_code == 422, wrong
+    assert browser.post("/admin/retention/quota", gigabytes="").status_code == 303
+    assert ask.send(batch, ("b.png", png("b") + bytes(200_000))).status_code == 200

@@ -1,0 +1,96 @@
+"""What a request asks for: its query and its body, checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from flask import request
+
+from store.tables import ImageStatus, Triage
+from web.errors import InvalidQuery, InvalidRequest, UnsupportedMediaType
+
+
+def read_query(**parsers: Callable[[str], Any]) -> dict[str, Any]:
+    """Return the query's parameters, parsed; those that are absent are None. Raises `InvalidQuery`."""
+    unknown = set(request.args) - set(parsers)
+    if unknown:
+        raise InvalidQuery(f"unknown parameter {min(unknown)[:40]!r}")
+    values: dict[str, Any] = dict.fromkeys(parsers)
+    for name in request.args:
+        try:
+            values[name] = parsers[name](request.args[name])
+        except ValueError as error:
+            raise InvalidQuery(f"{name}: {error}") from None
+    return values
+
+
+def without_empty_fields() -> None:
+    """Let a form's empty fields count as absent."""
+    kept = [(name, value) for name, value in request.args.items(multi=True) if value]
+    request.args = type(request.args)(kept)
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """Return a parser that takes one of some words."""
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def page_size(text: str) -> int:
+    """Parse how many items a page has."""
+    if not re.fullmatch(r"\d{1,4}", text) or not 1 <= int(text) <= 1000:
+        raise ValueError("must be a number from 1 to 1000")
+    return int(text)
+
+
+def region_name(text: str) -> str:
+    """Parse a region's name."""
+    if not re.fullmatch(r"[a-z][a-z0-9_ -]{0,40}", text):
+        raise ValueError("must be a region's name in lower case")
+    return text
+
+
+def cursor_text(text: str) -> str:
+    """Parse a cursor's letters; what they mean is checked where they are used."""
+    if not text or len(text) > 300:
+        raise ValueError("must be a cursor that this server gave")
+    return text
+
+
+IMAGE_FILTERS: Mapping[str, Callable[[str], Any]] = {
+    "status": one_of(*ImageStatus),
+    "triage": one_of(*Triage),
+    "region": region_name,
+    "cursor": cursor_text,
+}
+
+
+def read_body() -> dict[str, Any]:
+    """Return the request's JSON object. Raises `InvalidRequest`, `UnsupportedMediaType`."""
+    if not request.content_length and not request.headers.get("Transfer-Encoding"):
+        return {}
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType
+    try:
+        body = json.loads(request.get_data())
+    except ValueError:
+        raise InvalidRequest("the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("the body is not a JSON object")
+    return body
+
+
+def json_body(known: Collection[str]) -> dict[str, Any]:
+    """Return the body's JSON object, whose members are among `known`. Raises `InvalidRequest`."""
+    body = read_body()
+    if unknown := set(body) - set(known):
+        raise InvalidRequest(f"unknown member {min(unknown)[:40]!r}")
+    return body
