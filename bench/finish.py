@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import delete, text
 
 from bench.measure import machine, publish, timed
 from cli.embedded import embedded, set_defaults
@@ -60,11 +60,19 @@ def _batch(site: uuid.UUID, bundle: str, images: int, each: int) -> uuid.UUID:
 def _finish(site: uuid.UUID, batch_id: uuid.UUID) -> None:
     from store import work
     from store.session import session_scope
-    from store.tables import Work, WorkKind
+    from store.tables import Priority, Work, WorkKind
     from worker import stages
 
     with session_scope() as session:
-        unit = Work(id=uuid.uuid4(), site_id=site, batch_id=batch_id, kind=WorkKind.FINISH.value, round=1)
+        session.execute(delete(Work).where(Work.batch_id == batch_id))  # one finish a round
+        unit = Work(
+            id=uuid.uuid4(),
+            site_id=site,
+            batch_id=batch_id,
+            kind=WorkKind.FINISH.value,
+            round=1,
+            priority=Priority.NORMAL.rank,
+        )
         session.add(unit)
         session.flush()
         lease = work.take(session, unit.id, None)

@@ -210,11 +210,11 @@ def create_target() -> Response:
     return _answer({**target_document(kept), "secret": secret or None}, 201)
 
 
-@admin_api.post("/notice-targets/<uuid:target_id>/<any(test,remove):action>")
+@admin_api.post("/notice-targets/<uuid:notice_target_id>/<any(test,remove):action>")
 @needs(Permission.ADMINISTER)
-def act_on_target(target_id: uuid.UUID, action: str) -> Response:
+def act_on_target(notice_target_id: uuid.UUID, action: str) -> Response:
     """Send a target a test notice, or nothing more."""
-    change_target(target_id, action)
+    change_target(notice_target_id, action)
     return Response(status=204)
 
 

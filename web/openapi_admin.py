@@ -188,9 +188,11 @@ PATHS: Json = {
             ),
         ),
     },
-    "/notice-targets/{target_id}/test": _deed(_NOTICES, "testTarget", "Send a test", "target_id", _DONE),
-    "/notice-targets/{target_id}/remove": _deed(
-        _NOTICES, "removeTarget", "Send nothing more", "target_id", _DONE
+    "/notice-targets/{notice_target_id}/test": _deed(
+        _NOTICES, "testTarget", "Send a test", "notice_target_id", _DONE
+    ),
+    "/notice-targets/{notice_target_id}/remove": _deed(
+        _NOTICES, "removeTarget", "Send nothing more", "notice_target_id", _DONE
     ),
     "/notices": {
         "get": operation(

@@ -135,7 +135,7 @@ GET   /admin/audit                                            . . . . A
 GET   /admin/audit/audit.csv                                  . . . . A
 POST  /admin/keys/<uuid:key_id>/revoke                        . . . . A
 POST  /api/v1/keys/<uuid:key_id>/revoke                       . . . . A
-POST  /api/v1/notice-targets/<uuid:target_id>/<any(test,remove):action>   . . . . A
+POST  /api/v1/notice-targets/<uuid:notice_target_id>/<any(test,remove):action>   . . . . A
 POST  /sign-out                                               personal
 """
 

@@ -57,6 +57,8 @@ def make_world(app: Any, role: Role) -> World:
         address = f"https://{marker}.example/"
         target, _ = notices.add_target(session, site.id, Channel.WEBHOOK, address, [Event.FINISHED_BATCH])
         world.ids["target_id"] = target.id
+        target, _ = notices.add_target(session, site.id, Channel.WEBHOOK, address, [Event.FINISHED_BATCH])
+        world.ids["notice_target_id"] = target.id
         world.ids["user_id"] = accounts.create_user(session, site.id, f"x-{marker}@localhost", role=role).id
         accounts.open_session(session, user, hours=1, how="link")
         world.ids["session_id"] = session.scalars(
