@@ -83,11 +83,11 @@ def picture_room(report: StudyReport, image: ReportImage, *, first: bool, last: 
     read, card = words.was_read(image), report.bundle
     regions = len(image.finding.attention_regions) if image.finding else 0
     used = 18.0 + 9 * len(words.notes(image))
-    used += max(43 if read else 0, 21 + 6 * regions if read and image.overlay_jpeg else 0)
+    used += max(43 if read else 0, 18 + 4.3 * regions if read and image.overlay_jpeg else 0)
     if first:
-        used += 61 + 5 * (report.version > 1) + 8 * bool(report.facts.study_uid) + 9 * len(report.reasons)
+        used += 51 + 5 * (report.version > 1) + 4 * bool(report.facts.study_uid) + 9 * len(report.reasons)
         used += 5 * bool(words.children_note(words.youngest(report)))
-        used += 6 * (len(report.site_name) // 40) + 4.5 * (len(report.facts.accession) // 18)
+        used += 6 * (len(report.site_name) // 40) + 4.5 * (len(report.facts.accession) // 25)
     if first and report.signature:
         used += 28 + 4.5 * (len(report.signature.comment) // 95 + report.signature.comment.count("\n"))
     if len(report.images) > 1:

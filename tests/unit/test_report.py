@@ -130,8 +130,8 @@ def test_a_positive_image_fills_one_page_with_what_was_found():
         "RAD-2026-118204",
         "2026-11-20 14:12",
         "47 years",
-        "Left",
-        "PA",
+        "Side left",
+        "View PA",
         "5f0c2a9e",
         "019d3c55",
         "Fracture suspected by AI",
@@ -141,7 +141,7 @@ def test_a_positive_image_fills_one_page_with_what_was_found():
         "Calibrated where 17.1% of images show a fracture",
         "Hand (99.3%)",
         "400 × 500 pixels",
-        "1 147, 156 66 × 62 0.81",
+        "1: 66 × 62 at 147, 156, attention 0.81",
         "not the outline of a fracture",
         "first-bundle",
         "9f8e7d6c5b4a",
@@ -301,7 +301,7 @@ def test_a_child_known_from_one_image_only_is_a_child():
 def test_what_is_missing_is_said_to_be_missing():
     text = text_of(a_study(an_image(facts=StudyFacts()), facts=StudyFacts()))
     for name in ("Accession", "Study date", "Age", "Side", "View"):
-        assert re.search(f"{name} Not stated", text), name
+        assert re.search(f"{name} not stated", text), name
     assert "body part stated: not stated" in text
 
 
