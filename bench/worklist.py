@@ -22,7 +22,7 @@ from flask.testing import FlaskClient
 from rich.console import Console
 from sqlalchemy import Connection, Engine, event, text
 
-from bench.measure import machine, publish
+from bench.measure import machine, publish, timed
 from cli.embedded import embedded
 from cli.prepare import migrate_database
 
@@ -58,13 +58,16 @@ _FILL = """
             region_probabilities, probability, triage)
         SELECT finding, :site, sha, 'b1', 'float32', region, 0.9, '{}', p, triage FROM made WHERE NOT failed;
     INSERT INTO images (id, site_id, batch_id, study_id, finding_id, path, sha256, size, status, stage,
-            reason, region, probability, triage, accession, finished_at)
+            reason, region, probability, triage, accession, original_key, finished_at)
         SELECT image, :site, :batch, study, CASE WHEN failed THEN NULL ELSE finding END,
             'ward/' || n || '.png', sha, 300000, CASE WHEN failed THEN 'failed' ELSE 'done' END, 5,
             CASE WHEN failed THEN 'worker_lost' END, CASE WHEN failed THEN NULL ELSE region END,
             CASE WHEN failed THEN NULL ELSE p END, CASE WHEN failed THEN NULL ELSE triage END,
-            'ACC' || upper(left(sha, 10)), now()
+            'ACC' || upper(left(sha, 10)), 'images/' || image || '/original', now()
         FROM made;
+    INSERT INTO audit (site_id, action, object_id, at)
+        SELECT :site, (ARRAY['study_seen', 'report_seen', 'original_seen'])[1 + n % 3], study::text,
+            now() - n * interval '30 seconds' FROM made;
     INSERT INTO study_findings (id, site_id, study_id, batch_id, bundle, version, basis, triage, n_images)
         SELECT gen_random_uuid(), :site, study, :batch, 'b1', 1, sha, triage, 1 FROM made WHERE NOT failed
 """
@@ -97,6 +100,11 @@ ASKS = (
     Ask("worklist, nothing fits", "/worklist?triage=positive&region=knee&bundle=b1"),
     Ask("worklist, all", "/worklist?reviewed=all"),
     Ask("worklist, search", "/worklist?q=ward/77"),
+    Ask("audit", "/admin/audit"),
+    Ask("audit, one action", "/admin/audit?action=report_seen"),
+    Ask("audit, one study", "/admin/audit?object={study}"),
+    Ask("audit, a day", "/admin/audit?first={day}&last={day}"),
+    Ask("retention page", "/admin/retention"),
 )
 
 
@@ -183,6 +191,19 @@ def make_rows(engine: Engine, images: int, most: int, console: Console) -> dict[
     return chosen
 
 
+def _made(engine: Engine) -> dict[str, uuid.UUID]:
+    """Return the first site's two batches if an earlier run left its rows."""
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT label, id FROM batches WHERE label IN ('large', 'small')"))
+        return {label: id_ for label, id_ in rows}
+
+
+def _study(engine: Engine, batch: uuid.UUID) -> uuid.UUID:
+    with engine.connect() as connection:
+        query = text("SELECT study_id FROM images WHERE batch_id = :batch LIMIT 1")
+        return connection.execute(query, {"batch": batch}).scalar_one()
+
+
 def _client(app: Any, engine: Engine, batch: uuid.UUID) -> FlaskClient:
     """Return a browser signed in at the batch's site."""
     from store import accounts
@@ -193,7 +214,7 @@ def _client(app: Any, engine: Engine, batch: uuid.UUID) -> FlaskClient:
     with session_scope() as session:
         site = session.get_one(Batch, batch).site_id
         user = session.query(User).filter_by(site_id=site).one()
-        token = accounts.open_session(session, user, hours=1)
+        token = accounts.open_session(session, user, hours=1, how="link")
     client: FlaskClient = app.test_client()
     client.set_cookie(SESSION_COOKIE, token)
     return client
@@ -203,6 +224,9 @@ def run(
     engine: Engine, chosen: dict[str, uuid.UUID], console: Console
 ) -> tuple[dict[str, dict[str, Any]], bool]:
     """Time and explain every request for both batches; return a table, and whether nothing was read whole."""
+    from store import retention
+    from store.session import session_scope
+    from store.tables import Batch
     from web.factory import create_app
 
     app = create_app()
@@ -214,8 +238,9 @@ def run(
         client = _client(app, engine, chosen[size])
         first = client.get(f"/api/v1/worklist?limit=5&batch={chosen[size]}").json
         cursor = (first["next"] or "cursor=").split("cursor=")[1]
+        study = _study(engine, chosen[size])
         for ask in ASKS:
-            path = ask.path.format(batch=chosen[size], cursor=cursor, day=day)
+            path = ask.path.format(batch=chosen[size], cursor=cursor, day=day, study=study)
             times = []
             for _ in range(REPEATS):
                 started = time.perf_counter()
@@ -229,12 +254,22 @@ def run(
                     client.get(path)
                 with engine.connect() as connection:
                     plans[ask.name] = explainer.plans(connection)
+    with session_scope() as session:
+        site = session.get_one(Batch, chosen["large"]).site_id
+    for name, expire in {
+        "originals that are due, none": retention.expire_originals,
+        "results that are due, none": retention.expire_results,
+    }.items():
+        with explainer.listening():
+            figures[name] = {"large": 1000 * timed(lambda expire=expire: expire(site, 10_000))}
+        with engine.connect() as connection:
+            plans[name] = explainer.plans(connection)
     console.rule("How the large batch's statements are read")
     whole = []
     for name, texts in plans.items():
         console.print(f"[bold]{name}")
         for plan in texts:
-            if "worklist" in plan or "images" in plan or "batches" in plan:
+            if any(table in plan for table in ("worklist", "images", "batches", "audit")):
                 console.print("   " + _scans(plan), soft_wrap=True)
             if _reads_whole(plan):
                 whole.append(f"{name}\n{plan}")
@@ -242,7 +277,7 @@ def run(
         console.print(text_, soft_wrap=True)
     rows = {
         name: {
-            "batch of 10, ms": by_size["small"],
+            "batch of 10, ms": by_size.get("small", ""),
             "large batch, ms": by_size["large"],
             "reads a whole table": "yes" if any(line.startswith(f"{name}\n") for line in whole) else "no",
         }
@@ -256,11 +291,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--batch", type=int, default=100_000, help="images of the large batch")
+    parser.add_argument("--keep", type=Path, help="a folder for the rows: made once, read as often as asked")
     arguments = parser.parse_args()
     console, before = Console(), machine()
-    with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as folder:
-        Path(folder).chmod(0o711)
-        with embedded(Path(folder) / "home") as (addresses, _):
+    with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as passing:
+        folder = arguments.keep or Path(passing)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o711)
+        with embedded(folder / "home") as (addresses, _):
             os.environ.update(addresses.environment())
             os.environ["FRACTUREAI_BLOB_URL"] = f"file://{folder}/blobs"
             os.environ["FRACTUREAI_SECRET_KEY"] = "a secret for the bench alone"  # noqa: S105
@@ -268,7 +306,7 @@ def main() -> None:
             from store.session import get_engine
 
             engine = get_engine()
-            chosen = make_rows(engine, arguments.images, arguments.batch, console)
+            chosen = _made(engine) or make_rows(engine, arguments.images, arguments.batch, console)
             rows, fine = run(engine, chosen, console)
             engine.dispose()
     title = f"{arguments.images:,} studies of {SITES} sites, {arguments.batch:,} in the large batch"
