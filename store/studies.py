@@ -323,8 +323,8 @@ def save_findings(session: Session, batch: Batch, new: Sequence[NewFinding]) -> 
     return {finding.study_id for finding in saved}
 
 
-def needs_finding(session: Session, batch: Batch, after: uuid.UUID | None, limit: int) -> list[uuid.UUID]:
-    """Return studies of an ended batch whose finding may be missing or out of date.
+def needs_finding(session: Session, batch: Batch) -> list[uuid.UUID]:
+    """Return the studies of an ended batch whose finding may be missing or out of date, in one pass over it.
 
     Those whose only image was read when the chunk ended are left out: they cannot be.
     """
@@ -340,8 +340,5 @@ def needs_finding(session: Session, batch: Batch, after: uuid.UUID | None, limit
         )
         .distinct()
         .order_by(Image.study_id)
-        .limit(limit)
     )
-    if after is not None:
-        query = query.where(Image.study_id > after)
     return [study_id for study_id in session.scalars(query) if study_id is not None]

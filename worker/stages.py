@@ -814,20 +814,15 @@ def finish(lease: Lease) -> bool:
     with session_scope() as session:
         batch = session.get_one(Batch, lease.batch_id)
     current = batch.round == lease.round
-    after: uuid.UUID | None = None
-    while current:
+    if current:
         with session_scope() as session:
-            page = studies.needs_finding(session, batch, after, FINISH_PAGE)
-        if not page:
-            break
-        with session_scope() as session:  # few of a page are due: all of it is read at once
-            due = _due(session, page, batch)[0]
-        for start in range(0, len(due), REPORTS_AT_ONCE):
-            _write_studies(due[start : start + REPORTS_AT_ONCE], batch)
-        after = page[-1]
-    if current:
+            waiting = studies.needs_finding(session, batch)
+        for first in range(0, len(waiting), FINISH_PAGE):
+            with session_scope() as session:  # few of a page are due: all of it is read at once
+                due = _due(session, waiting[first : first + FINISH_PAGE], batch)[0]
+            for start in range(0, len(due), REPORTS_AT_ONCE):
+                _write_studies(due[start : start + REPORTS_AT_ONCE], batch)
         worklist.fill(batch)
-    if current:
         # of chunks that were cancelled or split, and of workers killed before they had named theirs or
         # deleted it; no unit of this round is at work any more, and the next round waits for this end
         for key in list(get_blobs().keys(_scratch_of(lease.batch_id))):
