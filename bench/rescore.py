@@ -1,6 +1,6 @@
 """A data set laid out as MURA is, scored by two bundles on a server that is killed twice meanwhile.
 
-    python -m bench.rescore --count 5000
+    python -m bench.rescore --count 5000 --fracatlas ../shared/data/fracatlas
 
 A scoring worker is killed, then the whole server; both come back and the run goes on. Meanwhile an urgent
 image is sent. At the end the run's figures are compared with those of `fractureai evaluate` on the same
@@ -22,23 +22,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import psutil
 
 from bench.measure import machine, publish
 from cli.client import Client, ClientError
 from cli.embedded import free_port
-from pipeline.types import UInt8Array
-from training.mura_layout import FOLDER, plan_images, write_mura
+from training.mura_layout import plan_images, plan_with_fracatlas, write_mura
 from training.phantoms import encode_phantom, make_phantom
 
 COMMAND = (sys.executable, "-m", "cli.main")
 #: Shares of the images at which things happen.
 KILL_WORKER, SEND_URGENT, STOP_SERVER = 0.15, 0.35, 0.55
-SIDE = 192
-#: Different phantoms of each region and label.
-PHANTOMS = 20
+#: Long side of the pictures, pixels.
+SIDE = 320
 
 
 class Stand:
@@ -165,29 +161,22 @@ def differences(figures: dict[str, Any], measured: dict[str, Any]) -> float:
     return largest
 
 
-def write_pictures(out: Path, count: int) -> Path:
-    """Lay `count` pictures out as MURA: some phantoms, each often, in other exposures, some mirrored."""
-    plan = plan_images(count)
-    drawn: dict[tuple[str, bool], list[UInt8Array]] = {}
-    rng = np.random.default_rng(0)
-    for image in plan:
-        path = out / FOLDER / image.name
-        if path.exists():
-            continue
-        known = drawn.setdefault((image.region, image.fracture), [])
-        if len(known) < PHANTOMS:
-            known.append(make_phantom(image.seed, image.region, fracture=image.fracture, longest=SIDE).pixels)
-        pixels = known[int(rng.integers(len(known)))]
-        pixels = pixels[:, ::-1] if rng.random() < 0.5 else pixels
-        exposed = 255 * (pixels / 255) ** rng.uniform(0.7, 1.4) + rng.normal(0, 3, pixels.shape)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(".png", np.clip(exposed, 0, 255).astype(np.uint8))[1].tobytes())
-    return write_mura(out, plan, longest=SIDE)  # finds all pictures there and adds the lists
+def write_pictures(out: Path, count: int, fracatlas: Path | None) -> Path:
+    """Lay `count` pictures out as MURA: phantoms, and radiographs where FracAtlas is there."""
+    plan = plan_with_fracatlas(count, fracatlas) if fracatlas else plan_images(count)
+    return write_mura(out, plan, longest=SIDE)
 
 
-def rescore(folder: Path, count: int, bundles: list[Path], *, interrupt: bool = True) -> dict[str, Any]:
+def rescore(
+    folder: Path,
+    count: int,
+    bundles: list[Path],
+    *,
+    fracatlas: Path | None = None,
+    interrupt: bool = True,
+) -> dict[str, Any]:
     """Do all that the module says; return what was seen."""
-    mura = write_pictures(folder / "data", count)
+    mura = write_pictures(folder / "data", count, fracatlas)
     urgent = folder / "urgent.png"
     urgent.write_bytes(encode_phantom(make_phantom(999_983, "hand", size=(512, 400))))
     names = [path.name for path in bundles]
@@ -260,6 +249,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=5000, help="images")
     parser.add_argument("--bundle", type=Path, action="append", help="bundle folders; two tiny ones if none")
+    parser.add_argument("--fracatlas", type=Path, help="FracAtlas's folder: its hands and shoulders, too")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if none is named")
     arguments, before = parser.parse_args(), machine()
     with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as temporary:
@@ -275,7 +265,7 @@ def main() -> None:
                 if not path.exists():
                     build_tiny_bundle(path, epochs=epochs)
             _say("two tiny bundles trained")
-        seen = rescore(folder, arguments.count, bundles)
+        seen = rescore(folder, arguments.count, bundles, fracatlas=arguments.fracatlas)
     passes, wanted = seen["forward_passes"], seen["distinct"] * len(bundles)
     seen |= {
         f"through {kind} networks": f"{passes[kind]:,} for {wanted:,} wanted: {passes[kind] - wanted} twice"

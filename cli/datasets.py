@@ -263,8 +263,11 @@ def show(name: str, site_name: str | None, home: Path | None) -> None:
 def remove(name: str, site_name: str | None, home: Path | None) -> None:
     """Forget a data set; its files stay as they are."""
     from store import datasets as stored
+    from store.accounts import write_audit
     from store.session import session_scope
 
     with server_parts(home), session_scope() as session:
-        stored.remove_dataset(session, stored.get_dataset(session, _site(session, site_name), name))
+        dataset = stored.get_dataset(session, _site(session, site_name), name)
+        stored.remove_dataset(session, dataset)
+        write_audit(session, dataset.site_id, None, "dataset_deleted", dataset.id)
     click.echo(f"Removed {name}; its files were not touched.")

@@ -212,6 +212,22 @@ for _verb, _does in (
     runs.add_command(_steer(_verb, _does))
 
 
+@runs.command()
+@click.argument("run")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@client_command
+def delete(run: str, yes: bool) -> None:
+    """Delete a run that has ended, with all that it stored; its data set stays."""
+    with open_client(patience=10.0) as client:
+        run_id = _find_run(client, run)
+        if not yes:
+            click.confirm(
+                f"Delete run {run_id} with its figures, tables, pictures and comparisons?", abort=True
+            )
+        client.request("DELETE", f"/runs/{run_id}")
+    click.echo(f"Run {run_id} is deleted.")
+
+
 @click.command()
 @click.argument("run_a")
 @click.argument("run_b", required=False)

@@ -34,7 +34,7 @@ class DatasetInUse(ServiceError):
 
     code, status = "dataset_in_use", 409
     title = "Runs stand on this data set, and their reports have permanent addresses."
-    advice = "Keep it; nothing of its images is stored here."
+    advice = "Delete the runs first, or keep it: nothing of its images is stored here."
 
 
 @dataclass(frozen=True)
@@ -241,9 +241,14 @@ def with_problems(session: Session, dataset: Dataset, limit: int = 100) -> list[
     )
 
 
+def in_use(session: Session, dataset: Dataset) -> bool:
+    """Tell whether runs stand on a data set."""
+    return session.scalar(select(Run.id).where(Run.dataset_id == dataset.id).limit(1)) is not None
+
+
 def remove_dataset(session: Session, dataset: Dataset) -> None:
     """Forget a data set; its files are not touched. Raises `DatasetInUse`."""
-    if session.scalar(select(Run.id).where(Run.dataset_id == dataset.id).limit(1)):
+    if in_use(session, dataset):
         raise DatasetInUse(dataset.name)
     session.execute(delete(Dataset).where(Dataset.id == dataset.id))
 

@@ -165,6 +165,7 @@ _REFERENCES = """
         UNION ALL SELECT key, 'export', sha256 FROM exports
         UNION ALL SELECT piece, 'upload_piece', NULL FROM uploads, jsonb_array_elements_text(pieces) AS piece
         UNION ALL SELECT key, 'run', sha256 FROM run_files
+        UNION ALL SELECT key, 'run_picture', sha256 FROM run_pictures
         UNION ALL SELECT scratch, 'scratch', NULL FROM work WHERE state NOT IN ('done', 'cancelled', 'failed')
         UNION ALL SELECT 'bundles/' || name || '/' || file.key, 'bundle', file.value
                   FROM bundles, jsonb_each_text(files) AS file

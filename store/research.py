@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -10,14 +11,22 @@ from sqlalchemy.orm import Session, aliased
 
 from settings import get_settings
 from store.errors import NotFound
-from store.research_tables import DatasetImage, FindingScore, Run
+from store.research_tables import DatasetImage, FindingScore, Run, RunPicture
 from store.runs import PRECISION
-from store.tables import Batch, Finding, Image
+from store.tables import Batch, Bundle, Finding, Image
 
 
 @dataclass(frozen=True)
 class Said:
-    """What one bundle said of one image; `forced` when the service would not have read it."""
+    """What one bundle said of one image.
+
+    Attributes
+    ----------
+    forced
+        The service would not have read it.
+    kept
+        Its attention map is there as a picture.
+    """
 
     bundle: str
     region: str
@@ -28,19 +37,31 @@ class Said:
     cam: bytes | None
     cam_height: int
     cam_width: int
+    kept: bool
 
 
 @dataclass(frozen=True)
 class RunImage:
-    """One image of a run, and what each of the run's bundles said of it."""
+    """One image of a run, and what each of some bundles said of it."""
 
     image: Image
     entry: DatasetImage
     said: tuple[Said, ...]
 
 
-def image_of(session: Session, run: Run, number: int) -> RunImage:
-    """Return one image of a data set's run by its number in the data set. Raises `NotFound`."""
+def image_of(session: Session, run: Run, number: int, bundles: Sequence[str] | None = None) -> RunImage:
+    """Return one image of a data set's run by its number in the data set.
+
+    Parameters
+    ----------
+    bundles
+        Whose word is wanted, whichever run they scored it in; those of the run if None.
+
+    Raises
+    ------
+    NotFound
+    """
+    names = list(dict.fromkeys(run.bundles if bundles is None else bundles))
     found = session.execute(
         select(Image, DatasetImage)
         .join(DatasetImage, DatasetImage.id == Image.dataset_image_id)
@@ -49,36 +70,54 @@ def image_of(session: Session, run: Run, number: int) -> RunImage:
     if found is None:
         raise NotFound
     image, entry = found
-    rows = session.execute(
-        select(Finding, FindingScore)
-        .outerjoin(FindingScore, FindingScore.finding_id == Finding.id)
-        .where(
+    findings = session.scalars(
+        select(Finding).where(
             Finding.site_id == run.site_id,
             Finding.sha256 == image.sha256,
-            Finding.bundle.in_(run.bundles),
+            Finding.bundle.in_(names),
             Finding.precision == PRECISION,
         )
-        .order_by(FindingScore.network)
-    )
-    said: dict[str, Said] = {}
-    for finding, forced in rows:
-        own = finding.cam is not None
-        cam = finding if own else forced
-        said.setdefault(
-            finding.bundle,
-            Said(
-                finding.bundle,
-                finding.region,
-                finding.region_probability,
-                finding.probability,
-                finding.not_assessable,
-                not own,
-                cam.cam if cam else None,
-                (cam.cam_height if cam else 0) or 0,
-                (cam.cam_width if cam else 0) or 0,
-            ),
+    ).all()
+    models = {
+        name: manifest["models"]
+        for name, manifest in session.execute(
+            select(Bundle.name, Bundle.manifest).where(Bundle.name.in_(names))
         )
-    return RunImage(image, entry, tuple(said[name] for name in run.bundles if name in said))
+    }
+    kept = set(session.scalars(select(RunPicture.bundle).where(RunPicture.image_id == image.id)))
+    said = {}
+    for finding in findings:
+        own = finding.cam is not None
+        cam = finding if own else _forced(session, finding, models[finding.bundle])
+        said[finding.bundle] = Said(
+            finding.bundle,
+            finding.region,
+            finding.region_probability,
+            finding.probability,
+            finding.not_assessable,
+            not own,
+            cam.cam if cam else None,
+            (cam.cam_height if cam else 0) or 0,
+            (cam.cam_width if cam else 0) or 0,
+            finding.bundle in kept,
+        )
+    return RunImage(image, entry, tuple(said[name] for name in names if name in said))
+
+
+def _forced(
+    session: Session, finding: Finding, models: Mapping[str, Mapping[str, str]]
+) -> FindingScore | None:
+    """Return the score by force: of the network of the most probable region that the bundle reads."""
+    region = min(models, key=lambda region: (-finding.region_probabilities.get(region, 0.0), region))
+    return session.get(FindingScore, (finding.id, models[region]["network"]))
+
+
+def picture_of(session: Session, run: Run, number: int, bundle: str) -> RunPicture:
+    """Return a bundle's attention map over one image of a run, as it was kept. Raises `NotFound`."""
+    picture = session.get(RunPicture, (image_of(session, run, number, ()).image.id, bundle))
+    if picture is None:
+        raise NotFound
+    return picture
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,18 @@ class Run(Base):
     figures: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = _now()
     evaluated_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]  # gone from every list; what it stored goes in steps
+
+
+class RunPicture(Base):
+    """A bundle's attention map over one image of a run, as JPEG; kept where a run asks for such pictures."""
+
+    __tablename__ = "run_pictures"
+    image_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    bundle: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
 
 
 class RunFile(Base):

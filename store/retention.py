@@ -23,6 +23,7 @@ from store.accounts import write_audit
 from store.blobs import get_blobs
 from store.errors import NotFound, ServiceError
 from store.fsck import COUNTERS
+from store.research_tables import RunPicture
 from store.session import session_scope
 from store.tables import (
     ENDED_WORK,
@@ -172,7 +173,7 @@ def _recount(session: Session, batch_ids: Sequence[uuid.UUID]) -> None:
     session.execute(delete(Batch).where(*empty).execution_options(synchronize_session=False))
 
 
-def _erase(
+def erase(
     session: Session, site_id: uuid.UUID, study_ids: Sequence[uuid.UUID], loose: Sequence[uuid.UUID]
 ) -> int:
     """Forget studies, and images that belong to none: rows and bytes; return how many images went.
@@ -188,6 +189,9 @@ def _erase(
         for image in images
         for key in (image.incoming_key, image.original_key, image.display_key, image.overlay_key)
     }
+    keys |= set(
+        session.scalars(select(RunPicture.key).where(RunPicture.image_id.in_([image.id for image in images])))
+    )
     keys |= set(session.scalars(select(StudyFinding.report_key).where(StudyFinding.study_id.in_(study_ids))))
     paths = [(image.batch_id, image.path) for image in images]
     hashes = {image.sha256 for image in images}
@@ -258,7 +262,7 @@ def expire_results(site_id: uuid.UUID, days: int) -> int:
             empty = delete(Batch).where(*old, Batch.n_total == 0, ~exists().where(Image.batch_id == Batch.id))
             session.execute(empty.execution_options(synchronize_session=False))
             return 0
-        n = _erase(session, site_id, study_ids, loose)
+        n = erase(session, site_id, study_ids, loose)
         why = f"older than {days} days"
         write_audit(
             session, site_id, None, "results_deleted", None, studies=len(study_ids), images=n, why=why
@@ -333,7 +337,7 @@ def erase_studies(site_id: uuid.UUID, study_ids: Sequence[uuid.UUID], *, by: uui
             raise StudyInUse
         for key in exports.delete_holding(session, site_id, study_ids):
             get_blobs().delete(key)
-        n = _erase(session, site_id, study_ids, [])
+        n = erase(session, site_id, study_ids, [])
         for match in matches:
             write_audit(session, site_id, by, "study_erased", match.study.id, images=match.images)
         return n

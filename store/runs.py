@@ -170,17 +170,15 @@ def shadow_batch(session: Session, batch: Batch) -> Batch | None:
     if batch.run_id is not None or site.shadow_bundle in {None, batch.bundle}:
         return None
     shadow = str(site.shadow_bundle)
-    images = session.scalars(
-        select(Image)
-        .where(Image.batch_id == batch.id, Image.status == ImageStatus.DONE, Image.original_key.is_not(None))
-        .order_by(Image.seq)
-    ).all()
-    if not images:
-        return None
     names = [batch.bundle, shadow]
     session.execute(text("SELECT pg_advisory_xact_lock(7214, hashtext(:site))"), {"site": str(site.id)})
     run = session.scalar(
-        select(Run).where(Run.site_id == site.id, Run.kind == RunKind.SHADOW, Run.bundles == names)
+        select(Run).where(
+            Run.site_id == site.id,
+            Run.kind == RunKind.SHADOW,
+            Run.bundles == names,
+            Run.deleted_at.is_(None),
+        )
     )
     if run is None:
         run = Run(
@@ -191,8 +189,24 @@ def shadow_batch(session: Session, batch: Batch) -> Batch | None:
             made_with=made_with(session, None, names),
         )
         session.add(run)
-    if session.scalar(select(Batch.id).where(Batch.run_id == run.id, Batch.label == str(batch.id))):
-        return None  # a retry's new round: its images were scored by the first, the rest is few
+    session.flush()
+    known = (  # of an earlier round: a retry adds what it has read
+        select(Image.source_key)
+        .join(Batch, Batch.id == Image.batch_id)
+        .where(Batch.run_id == run.id, Batch.label == str(batch.id))
+    )
+    images = session.scalars(
+        select(Image)
+        .where(
+            Image.batch_id == batch.id,
+            Image.status == ImageStatus.DONE,
+            Image.original_key.is_not(None),
+            Image.original_key.not_in(known),
+        )
+        .order_by(Image.seq)
+    ).all()
+    if not images:
+        return None
     quiet = Batch(
         id=uuid.uuid4(),
         site_id=site.id,
@@ -224,7 +238,9 @@ def shadow_batch(session: Session, batch: Batch) -> Batch | None:
 
 def get_run(session: Session, site_id: uuid.UUID, run_id: uuid.UUID) -> Run:
     """Return one run of the site. Raises `NotFound`."""
-    run = session.scalar(select(Run).where(Run.id == run_id, Run.site_id == site_id))
+    run = session.scalar(
+        select(Run).where(Run.id == run_id, Run.site_id == site_id, Run.deleted_at.is_(None))
+    )
     if run is None:
         raise NotFound
     return run
@@ -235,7 +251,7 @@ def list_runs(session: Session, site_id: uuid.UUID, limit: int = 200) -> list[tu
     query = (
         select(Run, Batch)
         .outerjoin(Batch, Batch.id == Run.batch_id)
-        .where(Run.site_id == site_id)
+        .where(Run.site_id == site_id, Run.deleted_at.is_(None))
         .order_by(Run.created_at.desc())
         .limit(limit)
     )

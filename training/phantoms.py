@@ -21,6 +21,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -851,6 +852,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--labels", action="store_true", help="write labels.csv too")
     parser.add_argument("--layout", choices=("files", "mura"), default="files", help="mura: as MURA v1.1 is")
+    parser.add_argument(
+        "--fracatlas", type=Path, metavar="FOLDER", help="as mura: with its radiographs of hand and shoulder"
+    )
     parser.add_argument("--size", type=int, help="long side in pixels (default: 448; 512 as mura)")
     parser.add_argument("--jobs", type=int, help="processes, as mura (default: one a processor)")
     parser.add_argument("--demo", action="store_true", help="write the demo's sample set instead")
@@ -870,12 +874,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         task = progress.add_task("phantoms", total=args.count)
         if args.layout == "mura":
             from training.datasets.mura import REGIONS as MURA_REGIONS
-            from training.mura_layout import plan_images, write_mura
+            from training.mura_layout import plan_images, plan_with_fracatlas, write_mura
 
             regions = [r for r in args.regions if r in MURA_REGIONS]
-            images = plan_images(
-                args.count, seed=args.seed, regions=regions, abnormal_share=args.fracture_share
-            )
+            plan = partial(plan_with_fracatlas, fracatlas=args.fracatlas) if args.fracatlas else plan_images
+            images = plan(args.count, seed=args.seed, regions=regions, abnormal_share=args.fracture_share)
             folder = write_mura(
                 args.out,
                 images,

@@ -115,6 +115,7 @@ def _body(name: str) -> Json:
 
 _RUN, _COMPARISON = [id_of("run_id")], [id_of("comparison_id")]
 _NUMBER: Json = {"name": "number", "in": "path", "required": True, "schema": WHOLE}
+_BUNDLE: Json = {"name": "bundle", "in": "path", "required": True, "schema": TEXT}
 _FILE: Json = {"name": "file", "in": "path", "required": True, "schema": TEXT}
 
 PATHS: Json = {
@@ -128,7 +129,14 @@ PATHS: Json = {
             "Get one data set.",
             {"200": answer("It.", "Dataset")},
             parameters=[id_of("dataset_id")],
-        )
+        ),
+        "delete": operation(
+            "Research",
+            "deleteDataset",
+            "Forget a data set on which no run stands; its files are not touched.",
+            {"204": {"description": "Forgotten."}},
+            parameters=[id_of("dataset_id")],
+        ),
     },
     "/runs": {
         "get": operation("Research", "listRuns", "List the latest runs.", {"200": answer("They.", "Runs")}),
@@ -147,7 +155,14 @@ PATHS: Json = {
             "Get a run: progress, figures, and what repeats them.",
             {"200": answer("It.", "Run")},
             parameters=_RUN,
-        )
+        ),
+        "delete": operation(
+            "Research",
+            "deleteRun",
+            "Delete a run that has ended, with all that it stored and its comparisons.",
+            {"204": {"description": "Deleted."}},
+            parameters=_RUN,
+        ),
     },
     **{
         f"/runs/{{run_id}}/{action}": {
@@ -177,6 +192,15 @@ PATHS: Json = {
             "Get the picture of one image of a run, by its number in the data set.",
             {"200": answer("The picture.", media_type="image/jpeg")},
             parameters=[*_RUN, _NUMBER],
+        )
+    },
+    "/runs/{run_id}/images/{number}/attention/{bundle}": {
+        "get": operation(
+            "Research",
+            "getRunAttention",
+            "Get a bundle's attention map over one image, of a run that kept them.",
+            {"200": answer("The picture.", media_type="image/jpeg")},
+            parameters=[*_RUN, _NUMBER, _BUNDLE],
         )
     },
     "/comparisons": {

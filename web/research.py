@@ -1,24 +1,19 @@
-"""Research: data sets, runs and comparisons, as JSON and as pages; and which bundle serves."""
+"""Research as JSON: data sets, runs and comparisons; and which bundle serves. Its pages are beside it."""
 
 from __future__ import annotations
 
-import json
-import struct
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Flask, Response, jsonify, redirect, render_template, request, url_for
-from markupsafe import Markup
+from flask import Blueprint, Response, jsonify
 from sqlalchemy.orm import Session
-from werkzeug.wrappers import Response as BaseResponse
 
-from store import bundles, datasets, dispatch, promotions, research, runs
+from store import datasets, dispatch, promotions, research, run_deletion, runs
 from store.accounts import Permission
 from store.blobs import get_blobs
 from store.errors import NotFound
-from store.research_tables import Comparison, Dataset, Run, RunKind
+from store.research_tables import Comparison, Dataset, Run
 from store.session import session_scope
 from store.tables import Batch, Priority
 from web.api import audit
@@ -28,7 +23,6 @@ from web.errors import InvalidRequest
 from web.representations import API, PRIORITIES, batch_document, moment
 
 research_api = Blueprint("research_api", __name__, url_prefix=API)
-research_pages = Blueprint("research", __name__)
 
 #: Loss of study-level AUC that a comparison takes for none, where nobody states another.
 MARGIN = 0.02
@@ -126,7 +120,8 @@ def _text(body: Mapping[str, Any], name: str, default: str = "") -> str:
     return value
 
 
-def _start(session: Session, body: Mapping[str, Any]) -> Run:
+def start(session: Session, body: Mapping[str, Any]) -> Run:
+    """Start the run that was asked for, audited; call `dispatch` after the commit."""
     names = body.get("bundles")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise InvalidRequest("bundles must be a list of bundles' names")
@@ -151,7 +146,8 @@ def _start(session: Session, body: Mapping[str, Any]) -> Run:
     return run
 
 
-def _compare(session: Session, body: Mapping[str, Any]) -> Comparison:
+def compare(session: Session, body: Mapping[str, Any]) -> Comparison:
+    """Start the comparison that was asked for, audited; call `dispatch` after the commit."""
     sides = []
     for side in ("a", "b"):
         try:
@@ -169,7 +165,8 @@ def _compare(session: Session, body: Mapping[str, Any]) -> Comparison:
     return made
 
 
-def _run(session: Session, run_id: uuid.UUID) -> Run:
+def find_run(session: Session, run_id: uuid.UUID) -> Run:
+    """Return a run of the caller's site. Raises `NotFound`."""
     return runs.get_run(session, identity().site_id, run_id)
 
 
@@ -195,6 +192,21 @@ def get_dataset(dataset_id: uuid.UUID) -> Response:
         return jsonify(dataset_document(found, datasets.contents(session, found)))
 
 
+@research_api.delete("/datasets/<uuid:dataset_id>")
+@needs(Permission.RESEARCH)
+def delete_dataset(dataset_id: uuid.UUID) -> tuple[str, int]:
+    """Forget a data set on which no run stands; its files are not touched."""
+    forget_dataset(dataset_id)
+    return "", 204
+
+
+def forget_dataset(dataset_id: uuid.UUID) -> None:
+    """Forget a data set, audited."""
+    with session_scope() as session:
+        datasets.remove_dataset(session, datasets.get_dataset(session, identity().site_id, dataset_id))
+        audit(session, "dataset_deleted", dataset_id)
+
+
 @research_api.get("/runs")
 @needs(Permission.RESEARCH)
 def list_runs() -> Response:
@@ -210,7 +222,7 @@ def start_run() -> Response:
     """Start to score a data set."""
     known = {"dataset", "part", "label", "bundles", "priority", "heatmap", "report", "routing"}
     with session_scope() as session:
-        run = _start(session, json_body(known))
+        run = start(session, json_body(known))
         session.flush()
         response = jsonify(run_document(run, runs.batch_of(session, run)))
     dispatch.dispatch()
@@ -224,7 +236,7 @@ def start_run() -> Response:
 def get_run(run_id: uuid.UUID) -> Response:
     """Answer one run with its figures and all that repeats them."""
     with session_scope() as session:
-        run = _run(session, run_id)
+        run = find_run(session, run_id)
         document = run_document(run, runs.batch_of(session, run))
         document["files"] = [
             {
@@ -242,9 +254,25 @@ def get_run(run_id: uuid.UUID) -> Response:
     return jsonify(document)
 
 
-def _act(run_id: uuid.UUID, action: str) -> None:
+@research_api.delete("/runs/<uuid:run_id>")
+@needs(Permission.RESEARCH)
+def delete_run(run_id: uuid.UUID) -> tuple[str, int]:
+    """Delete a run that has ended, with its figures, tables, attention maps, reports and comparisons."""
+    forget_run(run_id)
+    return "", 204
+
+
+def forget_run(run_id: uuid.UUID) -> None:
+    """Delete a run, audited."""
     with session_scope() as session:
-        runs.act(session, _run(session, run_id), action)
+        run_deletion.delete_run(session, find_run(session, run_id))
+        audit(session, "run_deleted", run_id)
+
+
+def act(run_id: uuid.UUID, action: str) -> None:
+    """Cancel, pause, resume or retry a run, audited."""
+    with session_scope() as session:
+        runs.act(session, find_run(session, run_id), action)
         audit(session, f"run_{action}", run_id)
     dispatch.dispatch()
 
@@ -253,9 +281,9 @@ def _act(run_id: uuid.UUID, action: str) -> None:
 @needs(Permission.RESEARCH)
 def act_on_run(run_id: uuid.UUID, action: str) -> Response:
     """Cancel, pause, resume or retry a run."""
-    _act(run_id, action)
+    act(run_id, action)
     with session_scope() as session:
-        run = _run(session, run_id)
+        run = find_run(session, run_id)
         response = jsonify(run_document(run, runs.batch_of(session, run), whole=False))
     response.status_code = 202
     return response
@@ -266,7 +294,7 @@ def act_on_run(run_id: uuid.UUID, action: str) -> Response:
 def get_file(run_id: uuid.UUID, file: str) -> Response:
     """Answer one of the tables that a run's evaluation wrote."""
     with session_scope() as session:
-        found = runs.get_file(session, _run(session, run_id).id, file)
+        found = runs.get_file(session, find_run(session, run_id).id, file)
         audit(session, "run_file_downloaded", run_id)
     media_type = "text/csv; charset=utf-8" if file.endswith(".csv") else "application/vnd.apache.parquet"
     response = Response(get_blobs().stream(found.key), content_type=media_type)
@@ -280,10 +308,22 @@ def get_file(run_id: uuid.UUID, file: str) -> Response:
 def get_picture(run_id: uuid.UUID, number: int) -> Response:
     """Answer the picture of one image of a run."""
     with session_scope() as session:
-        image = research.image_of(session, _run(session, run_id), number).image
+        image = research.image_of(session, find_run(session, run_id), number).image
     if image.display_key is None:
         raise NotFound
     response = Response(get_blobs().stream(image.display_key), content_type="image/jpeg")
+    response.headers["Cache-Control"] = "private, no-cache"
+    return response
+
+
+@research_api.get("/runs/<uuid:run_id>/images/<int:number>/attention/<bundle>")
+@needs(Permission.RESEARCH)
+def get_attention(run_id: uuid.UUID, number: int, bundle: str) -> Response:
+    """Answer a bundle's attention map over one image of a run that kept them."""
+    with session_scope() as session:
+        kept = research.picture_of(session, find_run(session, run_id), number, bundle)
+    response = Response(get_blobs().stream(kept.key), content_type="image/jpeg")
+    response.content_length = kept.size
     response.headers["Cache-Control"] = "private, no-cache"
     return response
 
@@ -302,7 +342,7 @@ def list_comparisons() -> Response:
 def start_comparison() -> Response:
     """Start to compare two bundles of evaluated runs."""
     with session_scope() as session:
-        made = _compare(session, json_body({"run_a", "bundle_a", "run_b", "bundle_b", "margin"}))
+        made = compare(session, json_body({"run_a", "bundle_a", "run_b", "bundle_b", "margin"}))
         session.refresh(made)
     dispatch.dispatch()
     response = jsonify(comparison_document(made))
@@ -323,10 +363,11 @@ def get_comparison(comparison_id: uuid.UUID) -> Response:
 def operate_bundle(action: str) -> Response:
     """Let another bundle serve the site, go back to the one before, or set the shadow bundle."""
     name = _text(json_body({"bundle"} if action != "rollback" else set()), "bundle")
-    return jsonify(_operate(action, name))
+    return jsonify(operate(action, name))
 
 
-def _operate(action: str, name: str) -> dict[str, str | None]:
+def operate(action: str, name: str) -> dict[str, str | None]:
+    """Promote a bundle, roll back, or set the shadow, audited; return what serves now."""
     who = identity()
     with session_scope() as session:
         if action == "shadow":
@@ -338,208 +379,3 @@ def _operate(action: str, name: str) -> dict[str, str | None]:
         audit(session, f"bundle_{action}", name)
         serving = promotions.serving(session, who.site_id)
     return {"default": serving.default_bundle, "shadow": serving.shadow_bundle}
-
-
-# the pages
-
-
-@research_pages.get("/research")
-@needs(Permission.RESEARCH)
-def home() -> str:
-    """Show data sets, runs, comparisons, and the form that starts a run."""
-    with session_scope() as session:
-        found = datasets.list_datasets(session, identity().site_id)
-        shown = [dataset_document(d, datasets.contents(session, d)) for d in found]
-        listed = [
-            run_document(run, batch, whole=False)
-            for run, batch in runs.list_runs(session, identity().site_id, 50)
-        ]
-        compared = [
-            comparison_document(c) for c in runs.list_comparisons(session, identity().site_id, limit=50)
-        ]
-        names = [bundle.name for bundle in bundles.list_bundles(session)]
-    return render_template(
-        "research.html",
-        datasets=shown,
-        runs=listed,
-        comparisons=compared,
-        bundles=names,
-        moving=any(run["status"] in {"queued", "evaluating"} for run in listed),
-    )
-
-
-@research_pages.get("/research/datasets/<uuid:dataset_id>")
-@needs(Permission.RESEARCH)
-def show_dataset(dataset_id: uuid.UUID) -> str:
-    """Show a data set, and what is wrong with it."""
-    with session_scope() as session:
-        dataset = datasets.get_dataset(session, identity().site_id, dataset_id)
-        document = dataset_document(dataset, datasets.contents(session, dataset))
-        wrong = datasets.with_problems(session, dataset)
-        names = [bundle.name for bundle in bundles.list_bundles(session)]
-    return render_template("dataset.html", dataset=document, wrong=wrong, bundles=names)
-
-
-@research_pages.post("/research/runs")
-@needs(Permission.RESEARCH)
-def start_run_by_form() -> BaseResponse:
-    """Start a run from the form."""
-    form = request.form
-    body = {
-        "dataset": form.get("dataset", ""),
-        "part": form.get("part", ""),
-        "bundles": form.getlist("bundles"),
-        **{name: name in form for name in ("heatmap", "report", "routing")},
-    }
-    with session_scope() as session:
-        run = _start(session, body)
-    dispatch.dispatch()
-    return redirect(url_for("research.show_run", run_id=run.id), 303)
-
-
-def _exported(page: str, name: str) -> Response:
-    """Send a page as one file that needs no server."""
-    response = Response(page, content_type="text/html; charset=utf-8")
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}.html"'
-    return response
-
-
-@research_pages.get("/research/runs/<uuid:run_id>")
-@needs(Permission.RESEARCH)
-def show_run(run_id: uuid.UUID) -> str | Response:
-    """Show a run's progress, then its report; with ``?export`` as one file."""
-    export = "export" in request.args
-    with session_scope() as session:
-        run = _run(session, run_id)
-        batch = runs.batch_of(session, run)
-        document = run_document(run, batch)
-        page = render_template(
-            "run.html",
-            layout="export.html" if export else "base.html",
-            export=export,
-            run=document,
-            made_with=json.dumps(document, indent=1),
-            actions=_actions(batch),
-            files=runs.files_of(session, run_id),
-            comparisons=runs.list_comparisons(session, identity().site_id, run_id),
-            shadow=research.shadow_agreement(session, run) if run.kind == RunKind.SHADOW else None,
-            others=[r for r, _ in runs.list_runs(session, identity().site_id) if _comparable(r, run)],
-            margin=MARGIN,
-        )
-    return _exported(page, f"run-{run_id}") if export else page
-
-
-def _comparable(other: Run, run: Run) -> bool:
-    return other.kind == run.kind and other.dataset_id == run.dataset_id and other.evaluated_at is not None
-
-
-def _actions(batch: Batch | None) -> list[str]:
-    if batch is None:
-        return []
-    if batch.status in {"queued", "running"}:
-        return ["pause", "cancel"]
-    if batch.status == "paused":
-        return ["resume", "cancel"]
-    return ["retry"] if batch.n_failed + batch.n_cancelled else []
-
-
-@research_pages.post("/research/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>")
-@needs(Permission.RESEARCH)
-def act_by_form(run_id: uuid.UUID, action: str) -> BaseResponse:
-    """Cancel, pause, resume or retry a run from its page."""
-    _act(run_id, action)
-    return redirect(url_for("research.show_run", run_id=run_id), 303)
-
-
-@research_pages.get("/research/runs/<uuid:run_id>/images/<int:number>")
-@needs(Permission.RESEARCH)
-def show_image(run_id: uuid.UUID, number: int) -> str:
-    """Show where each bundle looked in one image of a data set."""
-    with session_scope() as session:
-        run = _run(session, run_id)
-        image = research.image_of(session, run, number)
-        audit(session, "run_image_viewed", image.image.id)
-    maps = [(said, heat_squares(said, image.image.width, image.image.height)) for said in image.said]
-    return render_template("run_image.html", run=run, row=image, maps=maps)
-
-
-def heat_squares(
-    said: research.Said, width: int | None, height: int | None
-) -> list[tuple[float, float, float, float]]:
-    """Return an attention map as squares (x, y, side, strength 0-1) in the image's pixels.
-
-    The map lies over the square that the image was centred in, see `pipeline.preprocess.letterbox`.
-    """
-    if said.cam is None or not width or not height:
-        return []
-    rows, columns = said.cam_height, said.cam_width
-    values = [max(0.0, v) for v in struct.unpack(f"<{rows * columns}e", said.cam)]
-    top = max(values) or 1.0
-    side = max(width, height)
-    left, above, step = (width - side) / 2, (height - side) / 2, side / max(rows, columns)
-    return [
-        (
-            round(left + (n % columns) * step, 2),
-            round(above + (n // columns) * step, 2),
-            round(step, 2),
-            round(value / top, 3),
-        )
-        for n, value in enumerate(values)
-        if value > 0.05 * top
-    ]
-
-
-@research_pages.post("/research/comparisons")
-@needs(Permission.RESEARCH)
-def compare_by_form() -> BaseResponse:
-    """Start a comparison from a run's page."""
-    form = request.form
-    sides = {}
-    for side in ("a", "b"):
-        sides[f"run_{side}"], _, sides[f"bundle_{side}"] = form.get(side, "").partition(" ")
-    try:
-        margin = float(form.get("margin", MARGIN))
-    except ValueError:
-        raise InvalidRequest("margin must be a number from 0 to 1") from None
-    with session_scope() as session:
-        made = _compare(session, {**sides, "margin": margin})
-    dispatch.dispatch()
-    return redirect(url_for("research.show_comparison", comparison_id=made.id), 303)
-
-
-@research_pages.get("/research/comparisons/<uuid:comparison_id>")
-@needs(Permission.RESEARCH)
-def show_comparison(comparison_id: uuid.UUID) -> str | Response:
-    """Show which of two bundles is better, by how much, and whether that is chance."""
-    export = "export" in request.args
-    with session_scope() as session:
-        compared = runs.get_comparison(session, identity().site_id, comparison_id)
-        run = _run(session, compared.run_a)
-        document = comparison_document(compared)
-        repeat = {"comparison": document, "made_with": [run.made_with]}
-        if compared.run_b != compared.run_a:
-            repeat["made_with"].append(_run(session, compared.run_b).made_with)
-    page = render_template(
-        "comparison.html",
-        layout="export.html" if export else "base.html",
-        export=export,
-        compared=document,
-        run=run,
-        made_with=json.dumps(repeat, indent=1),
-    )
-    return _exported(page, f"comparison-{comparison_id}") if export else page
-
-
-@research_pages.post("/bundles/<any(promote,rollback,shadow):action>")
-@needs(Permission.ADMINISTER)
-def operate_bundle_by_form(action: str) -> BaseResponse:
-    """Promote a bundle, go back to the one before, or set the shadow bundle, from the bundles' page."""
-    _operate(action, request.form.get("bundle", ""))
-    return redirect(url_for("pages.list_bundles"), 303)
-
-
-def register(app: Flask) -> None:
-    """Serve the API's and the pages' addresses of research."""
-    app.jinja_env.globals["stylesheet"] = lambda: Markup(Path(app.static_folder or "", "app.css").read_text())  # noqa: S704 - ours
-    app.register_blueprint(research_api)
-    app.register_blueprint(research_pages)

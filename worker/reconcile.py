@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store import batches, exports, notices, retention, throttle, uploads, work, worklist
+from store import batches, exports, notices, retention, run_deletion, throttle, uploads, work, worklist
 from store.blobs import get_blobs
 from store.dispatch import dispatch
 from store.errors import ServiceError
@@ -139,7 +139,7 @@ def loop(ended: Callable[[float], bool]) -> None:
                     if time.monotonic() - tidied > TIDY_SECONDS:
                         tidied = time.monotonic()
                         tidy()
-                    if time.monotonic() - swept > TIDY_SECONDS and not retention.step():
+                    if time.monotonic() - swept > TIDY_SECONDS and not retention.step() + run_deletion.step():
                         swept = time.monotonic()  # nothing is left to delete: look again later
         except (SQLAlchemyError, ServiceError) as error:
             log.warning("something is away (%s); trying again", type(error).__name__)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from models.bundle import Bundle
 from pipeline.evaluation import forced_region
-from pipeline.types import Reason, Rejected
+from pipeline.types import Float16Array, Reason, Rejected
 from store import datasets, runs
 from store.blobs import get_blobs
 from store.errors import BlobMissing
-from store.research_tables import FindingScore, Run, RunKind
+from store.research_tables import FindingScore, Run, RunKind, RunPicture
 from store.session import session_scope
 from store.tables import Batch, Finding, Image
 
@@ -104,6 +106,37 @@ def save_forced(
         )
         .on_conflict_do_nothing()
     )
+
+
+def maps_of(session: Session, bundle: Bundle, findings: Iterable[Finding]) -> dict[str, Float16Array]:
+    """Return a bundle's attention maps by sha256: its findings', else those of its scores by force."""
+    maps = {}
+    for finding in findings:
+        kept: Finding | FindingScore | None = finding
+        if finding.cam is None:
+            region = forced_region(bundle.models, finding.region_probabilities)
+            kept = session.get(FindingScore, (finding.id, bundle.models[region].network))
+        if kept is not None and kept.cam and kept.cam_height and kept.cam_width:
+            cam = np.frombuffer(kept.cam, np.float16)
+            maps[finding.sha256] = cam.reshape(kept.cam_height, kept.cam_width)
+    return maps
+
+
+def save_pictures(session: Session, pictures: Mapping[tuple[uuid.UUID, str], tuple[str, str, int]]) -> None:
+    """Keep the rows of attention maps as pictures, by image and bundle: key, SHA-256, size."""
+    if pictures:
+        row = insert(RunPicture).values(
+            [
+                {"image_id": image_id, "bundle": bundle, "key": key, "sha256": sha256, "size": size}
+                for (image_id, bundle), (key, sha256, size) in sorted(pictures.items(), key=str)
+            ]
+        )
+        session.execute(
+            row.on_conflict_do_update(
+                index_elements=["image_id", "bundle"],
+                set_={column: row.excluded[column] for column in ("key", "sha256", "size")},
+            )
+        )
 
 
 def after_batch(session: Session, batch: Batch, run: Run | None) -> None:

@@ -12,7 +12,7 @@ import logging
 import threading
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -607,6 +607,7 @@ def explain(lease: Lease) -> bool:
         if chunk.batch.with_heatmap:
             picture = overlay_jpeg(_grey(blobs.get(image.display_key)), cam)
             overlays[image.id] = blobs.put(_key(image, "overlay.jpg"), picture)
+    pictures = _run_pictures(chunk, overlays) if chunk.run is not None and chunk.batch.with_heatmap else {}
     with _saving(lease) as (session, unit):
         if work.cancelled_meanwhile(session, unit):
             return False
@@ -618,8 +619,31 @@ def explain(lease: Lease) -> bool:
                     image.overlay_key = _key(image, "overlay.jpg")
                     image.overlay_sha256, image.overlay_size = overlays[image.id]
                 image.stage = max(image.stage, 4)
+        rescoring.save_pictures(session, pictures)
         work.pass_stage(session, unit, Stage.REPORT)
     return True
+
+
+def _run_pictures(
+    chunk: _Chunk, drawn: Mapping[uuid.UUID, tuple[str, int]]
+) -> dict[tuple[uuid.UUID, str], tuple[str, str, int]]:
+    """Draw each bundle's attention maps over a run's images; by image and bundle: key, SHA-256, size.
+
+    The batch's own bundle has drawn what it has read.
+    """
+    blobs, kept = get_blobs(), {}
+    for bundle in chunk.bundles:
+        with session_scope() as session:
+            findings = _shared_findings(session, chunk.images, bundle.name, chunk.precision)
+            maps = rescoring.maps_of(session, bundle, findings.values())
+        for image in chunk.images:
+            if bundle.name == chunk.bundle.name and image.id in drawn:
+                kept[image.id, bundle.name] = (_key(image, "overlay.jpg"), *drawn[image.id])
+            elif image.sha256 in maps and image.display_key is not None:
+                key = _key(image, f"attention-{bundle.name}.jpg")
+                picture = overlay_jpeg(_grey(blobs.get(image.display_key)), maps[image.sha256])
+                kept[image.id, bundle.name] = (key, *blobs.put(key, picture))
+    return kept
 
 
 # report

@@ -36,6 +36,33 @@ def test_delong_gives_the_published_figures(column, auc, difference, se, p):
     assert found["p"] == pytest.approx(p, abs=5e-5)
 
 
+def test_delong_is_its_definition_where_scores_are_tied():
+    """The structural components pair by pair (DeLong et al. 1988, equations 3 to 6)."""
+    rng = np.random.default_rng(11)
+    y = rng.random(60) < 0.4
+    scores = [np.round(rng.normal(size=60) + strength * y, 1) for strength in (0.5, 1.0)]
+
+    def kernel(x, z):
+        return 1.0 if z < x else 0.5 if z == x else 0.0
+
+    pairs = [np.array([[kernel(x, z) for z in s[~y]] for x in s[y]]) for s in scores]
+    m, n = pairs[0].shape
+    aucs = [p.mean() for p in pairs]
+    v10, v01 = [p.mean(axis=1) for p in pairs], [p.mean(axis=0) for p in pairs]
+
+    def covariance(r, s):
+        return (
+            sum((v10[r][i] - aucs[r]) * (v10[s][i] - aucs[s]) for i in range(m)) / (m - 1) / m
+            + sum((v01[r][j] - aucs[r]) * (v01[s][j] - aucs[s]) for j in range(n)) / (n - 1) / n
+        )
+
+    se = (covariance(0, 0) + covariance(1, 1) - 2 * covariance(0, 1)) ** 0.5
+    found = comparison.delong(*scores, y)
+    assert found["difference"] == pytest.approx(aucs[1] - aucs[0], abs=1e-12)
+    assert found["se"] == pytest.approx(se, rel=1e-9)
+    assert found["p"] == pytest.approx(2 * stats.norm.sf(abs(aucs[1] - aucs[0]) / se), rel=1e-9)
+
+
 def test_mcnemar_is_the_binomial_test_of_scipy():
     for b, c in ((0, 0), (1, 0), (10, 20), (59, 6), (400, 420)):
         expected = stats.binomtest(min(b, c), b + c).pvalue if b + c else 1.0

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from training.datasets import DatasetError, detect_format, open_dataset
-from training.mura_layout import plan_images, write_mura
-from training.phantoms import write_phantoms
+from training.mura_layout import plan_images, plan_with_fracatlas, write_mura
+from training.phantoms import make_phantom, write_phantoms
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,11 @@ def test_what_mura_lacks_or_has_too_much_of_is_counted(mura):
     assert sum(e.path.parent == study for e in dataset.examples) == count
 
 
+def test_studies_of_one_image_are_studies(mura):
+    studies = Counter(e.study for e in open_dataset(mura).examples)
+    assert {1, 2, 3} <= set(studies.values())
+
+
 def test_a_study_whose_folder_and_list_differ_is_left_out_whole(mura):
     study = first_study(mura)
     images = len(list(study.iterdir()))
@@ -153,6 +158,70 @@ def fracatlas(tmp_path):
     return root
 
 
+@pytest.fixture
+def many_fracatlas(tmp_path):
+    """Hands and shoulders of which some look alike, and what MURA has no place for."""
+    root = tmp_path / "kept"
+    (root / "images").mkdir(parents=True)
+    rows = ["image_id,label,regions,mixed,hardware,multiscan,views,width,height,truncated,near_dup_group"]
+    rows[0] += ",sha256"
+
+    def add(n, regions, label, *, hardware=0, group=None, seed=None):
+        name = f"IMG{n:03d}.jpg"
+        pixels = make_phantom(n if seed is None else seed, "hand", longest=400).pixels
+        cv2.imwrite(str(root / "images" / name), pixels)
+        rows.append(f"{name},{label},{regions},0,{hardware},0,frontal,400,300,0,{group or n},{n:064x}")
+
+    for n in range(24):
+        add(n, ("hand", "shoulder")[n % 2], ("fractured", "normal")[n // 2 % 2])
+    add(24, "hand", "fractured", group=4, seed=4)  # looks like IMG004: one patient
+    add(25, "hand", "normal", group=4)
+    add(30, "leg", "fractured")
+    add(31, "hand+shoulder", "fractured")
+    add(32, "hand", "normal", hardware=1)
+    (root / "manifest.csv").write_text("\n".join(rows) + "\n")
+    (root / "fracture_masks.coco.json").write_text('{"images": [], "annotations": []}')
+    return root
+
+
+def test_fracatlas_is_laid_out_as_mura_among_phantoms(many_fracatlas, tmp_path):
+    plan = plan_with_fracatlas(70, many_fracatlas, seed=1, jobs=1)
+    real = [image for image in plan if image.source]
+    assert len(plan) == 70
+    assert len({image.name for image in plan}) == 70
+    assert {image.source.name for image in real} == {f"IMG{n:03d}.jpg" for n in range(26)}
+    root = write_mura(tmp_path, plan, longest=128, jobs=1)
+    dataset = open_dataset(root)
+    assert (dataset.name, dataset.skipped) == ("Phantoms and FracAtlas laid out as MURA", {})
+    assert "CC BY 4.0" in dataset.source
+    assert {r for e in dataset.examples for r in e.regions} == {
+        *("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
+    }
+    parts = {part: {e.patient for e in dataset.examples if e.part == part} for part in ("train", "valid")}
+    assert not parts["train"] & parts["valid"]
+    by_name = {e.name: e for e in dataset.examples}
+    found = {image.source.name: by_name[image.name] for image in real}
+    assert {e.part for e in found.values()} == {"train", "valid"}
+    assert found["IMG000.jpg"].positive
+    assert not found["IMG002.jpg"].positive
+    one = [found[f"IMG{n:03d}.jpg"] for n in (4, 24, 25)]
+    assert len({e.patient for e in one}) == 1  # look-alikes are one patient's, on one side
+    assert (one[0].study, one[0].positive) == (one[1].study, True)
+    assert one[2].study != one[0].study
+    patients = Counter(e.patient for e in found.values())
+    assert sorted(patients.values(), reverse=True)[:2] == [3, 1]
+    for image in real:
+        picture = cv2.imread(str(root / image.name), cv2.IMREAD_UNCHANGED)
+        assert (picture.ndim, max(picture.shape), picture.dtype) == (2, 128, np.uint8)
+    assert json.loads((root / "made_by.json").read_text())["radiographs"] == 26
+
+
+def test_at_most_two_fifths_are_radiographs(many_fracatlas):
+    plan = plan_with_fracatlas(40, many_fracatlas, jobs=1)
+    assert len(plan) == 40
+    assert 10 <= sum(image.source is not None for image in plan) <= 16
+
+
 def test_fracatlas_as_published(fracatlas):
     dataset = open_dataset(fracatlas.parent)  # an archive's folder inside
     assert [(e.name, e.positive) for e in dataset.examples] == [
@@ -177,6 +246,13 @@ def test_what_fracatlas_lacks_is_counted(fracatlas):
         "listed, file missing": 1,
         "file not listed": 1,
     }
+    (images / "Fractured" / "IMG1.jpg").rename(images / "Fractured" / "IMG1.JPG")
+    for name in ("__MACOSX/images/Fractured/._IMG1.jpg", "images/Fractured/.DS_Store", "images/._IMG3.jpg"):
+        (fracatlas / name).parent.mkdir(parents=True, exist_ok=True)
+        (fracatlas / name).write_bytes(b"x")
+    again = open_dataset(fracatlas)
+    assert again.skipped == dataset.skipped | {"hidden or system file": 2}
+    assert [e.path.name for e in again.examples] == ["IMG1.JPG", "IMG3.jpg"]
     (fracatlas / "dataset.csv").write_text("image_id,hand\n")
     with pytest.raises(DatasetError, match=r"dataset\.csv lacks the columns fractured, hardware, multiscan"):
         open_dataset(fracatlas)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sk
 
-from pipeline import evaluation
+from pipeline import evaluation, metrics
 from pipeline.evaluation import Record, Score
 from pipeline.types import Platt, RegionModel, Thresholds
 
@@ -50,6 +51,19 @@ def test_figures_agree_with_scikit_learn():
     assert np.trapezoid([t for _, t in found["roc"]], [x for x, _ in found["roc"]]) == pytest.approx(
         sk.auc(fpr, tpr), abs=0.01
     )
+
+
+def test_the_bootstrap_over_patients_is_scipy_s():
+    """A figure that is a mean of patients' sums lets scipy resample the patients themselves."""
+    rng = np.random.default_rng(4)
+    patients = [rng.normal() + rng.normal(size=2) for _ in range(150)]
+    values = np.concatenate(patients)
+    names = [f"p{i}" for i, of in enumerate(patients) for _ in of]
+    found = metrics.bootstrap(lambda k: {"mean": float(values[k].mean())}, names, rounds=4000)["mean"]
+    expected = stats.bootstrap(
+        (np.array([of.mean() for of in patients]),), np.mean, n_resamples=4000, method="percentile", rng=2
+    ).confidence_interval
+    assert found == pytest.approx((expected.low, expected.high), abs=0.015)
 
 
 def test_an_unreadable_study_counts_as_an_error_and_coverage_says_so():

@@ -22,7 +22,7 @@ from web.factory import create_app
 MANIFEST = {
     "name": "b1",
     "label_meaning": "fractured",
-    "models": {"hand": {"thresholds": {"low": 0.2, "high": 0.7}}},
+    "models": {"hand": {"network": "n", "thresholds": {"low": 0.2, "high": 0.7}}},
     "trained_on": "nothing",
     "limits": [],
 }

@@ -86,6 +86,7 @@ POST  /research/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>   R A
 GET   /research/runs/<uuid:run_id>/images/<int:number>        R A
 POST  /research/comparisons                                   R A
 GET   /research/comparisons/<uuid:comparison_id>              R A
+GET   /research/comparisons/<uuid:comparison_id>/images/<int:number>   R A
 POST  /bundles/<any(promote,rollback,shadow):action>          A
 GET   /api/v1/datasets                                        R A
 GET   /api/v1/datasets/<uuid:dataset_id>                      R A
@@ -95,6 +96,7 @@ GET   /api/v1/runs/<uuid:run_id>                              R A
 POST  /api/v1/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>   R A
 GET   /api/v1/runs/<uuid:run_id>/files/<file>                 R A
 GET   /api/v1/runs/<uuid:run_id>/images/<int:number>/display   R A
+GET   /api/v1/runs/<uuid:run_id>/images/<int:number>/attention/<bundle>   R A
 GET   /api/v1/comparisons                                     R A
 POST  /api/v1/comparisons                                     R A
 GET   /api/v1/comparisons/<uuid:comparison_id>                R A
@@ -136,6 +138,10 @@ GET   /admin/audit/audit.csv                                  . . . . A
 POST  /admin/keys/<uuid:key_id>/revoke                        . . . . A
 POST  /api/v1/keys/<uuid:key_id>/revoke                       . . . . A
 POST  /api/v1/notice-targets/<uuid:notice_target_id>/<any(test,remove):action>   . . . . A
+DELETE /api/v1/runs/<uuid:run_id>                             R A
+POST  /research/runs/<uuid:run_id>/delete                     R A
+DELETE /api/v1/datasets/<uuid:dataset_id>                     R A
+POST  /research/datasets/<uuid:dataset_id>/delete             R A
 POST  /sign-out                                               personal
 """
 

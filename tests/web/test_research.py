@@ -21,7 +21,7 @@ from store.tables import Audit, Batch, Bundle, Finding, Image, Site
 from tests.web.asking import Asker
 from tests.web.serving import MANIFEST
 from tests.web.world import World, make_world
-from web.research import heat_squares
+from web.research_pages import heat_squares
 
 REGIONS = ("elbow", "hand", "wrist")
 
@@ -144,7 +144,7 @@ def test_a_comparison_s_page_says_its_verdict_plainly(app, world):
     assert "b2 is better than b1" in text
     assert "<strong>1 image is</strong> among those that one of the bundles was fitted on" in text
     assert text.count("Mind the labels") == 4  # in every table's section
-    assert f"/research/runs/{world.ids['run_id']}/images/1" in text
+    assert f"{address}/images/1" in text
     assert "images/1" not in page(world, app, f"{address}?export")
 
 
@@ -152,6 +152,44 @@ def test_both_attention_maps_stand_side_by_side(app, world):
     text = page(world, app, f"/research/runs/{world.ids['run_id']}/images/1")
     assert text.count('class="heat"') == 2
     assert "Scored by force" in text
+
+
+def test_a_comparison_opens_both_maps_though_the_bundles_were_run_apart(app, world):
+    with session_scope() as session:
+        run = session.get_one(Run, world.ids["run_id"])
+        run.bundles = ["b1"]  # b2 scored the same images in another run
+    assert page(world, app, f"/research/runs/{run.id}/images/1").count('class="heat"') == 1
+    text = page(world, app, f"/research/comparisons/{world.ids['comparison_id']}/images/1")
+    assert text.count('class="heat"') == 2
+    assert f"/runs/{run.id}/images/1/attention/b1" in text  # b1's is kept as a picture
+    assert "attention/b2" not in text
+
+
+def test_a_run_is_deleted_then_its_data_set(app, world):
+    browser = world.browser(app.test_client())
+    run, dataset = world.ids["run_id"], world.ids["dataset_id"]
+    assert "Remove…" not in page(world, app, f"/research/datasets/{dataset}")
+    ask = Asker(app.test_client(use_cookies=False), world.key)
+    assert ask("DELETE", f"/datasets/{dataset}").json["code"] == "dataset_in_use"
+    assert "Delete this run" in page(world, app, f"/research/runs/{run}")
+    answer = browser.client.post(f"/research/runs/{run}/delete", data={"csrf": browser.csrf})
+    assert (answer.status_code, answer.location) == (303, "/research")
+    assert ask.get(f"/runs/{run}").status_code == 404
+    assert ask.get(f"/comparisons/{world.ids['comparison_id']}").status_code == 404
+    assert str(run) not in page(world, app, "/research")
+    assert "Remove this data set" in page(world, app, f"/research/datasets/{dataset}")
+    assert ask("DELETE", f"/datasets/{dataset}").status_code == 204
+    assert ask.get(f"/datasets/{dataset}").status_code == 404
+    with session_scope() as session:
+        said = session.scalars(select(Audit.action).order_by(Audit.id)).all()
+    assert [a for a in said if a.endswith("_deleted")] == ["run_deleted", "dataset_deleted"]
+
+
+def test_a_run_that_goes_on_is_not_deleted(app, world):
+    ask = Asker(app.test_client(use_cookies=False), world.key)
+    made = ask.post("/runs", json={"dataset": world.marker, "bundles": ["b1"]}).json["id"]
+    assert ask("DELETE", f"/runs/{made}").json["code"] == "run_in_use"
+    assert "Delete this run" not in page(world, app, f"/research/runs/{made}")
 
 
 def test_heat_squares_lie_where_the_letterboxed_map_does():

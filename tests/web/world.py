@@ -13,7 +13,7 @@ from store import accounts, datasets, notices, runs
 from store.accounts import Permission, Role
 from store.blobs import get_blobs
 from store.notices import Channel, Event
-from store.research_tables import Comparison, RunFile
+from store.research_tables import Comparison, RunFile, RunPicture
 from store.session import session_scope
 from store.tables import Image, Site, User, UserSession
 from tests.reading import read_batch
@@ -103,11 +103,15 @@ def make_research(world: World) -> None:
         picture = session.scalars(select(Image).where(Image.batch_id == run.batch_id)).one()
         picture.display_key = f"images/{world.marker}"
         session.add(RunFile(run_id=run.id, name="b1.csv", key=picture.display_key, sha256="0" * 64, size=1))
+        session.add(
+            RunPicture(image_id=picture.id, bundle="b1", key=picture.display_key, sha256="0" * 64, size=1)
+        )
         compared = Comparison(
             site_id=site.id, run_a=run.id, bundle_a="b1", run_b=run.id, bundle_b="b1", margin=0.02
         )
         session.add(compared)
         session.flush()
         world.ids |= {"dataset_id": found.id, "run_id": run.id, "number": 1, "file": "b1.csv"}
+        world.ids["bundle"] = "b1"
         world.ids["comparison_id"] = compared.id
     get_blobs().put(picture.display_key, b"x")

@@ -17,11 +17,20 @@ from models.bundle import load_bundle
 from models.scorer import open_scorer
 from pipeline import evaluation
 from pipeline.evaluation import study_name
-from store import datasets, fsck, runs
+from store import datasets, fsck, research, run_deletion, runs
 from store.blobs import get_blobs
 from store.bundles import add_bundle
 from store.datasets import NewImage
-from store.research_tables import Comparison, Dataset, DatasetImage, DatasetLabel, FindingScore, Run
+from store.errors import NotFound
+from store.research_tables import (
+    Comparison,
+    Dataset,
+    DatasetImage,
+    DatasetLabel,
+    FindingScore,
+    Run,
+    RunPicture,
+)
 from store.session import session_scope
 from store.tables import Batch, Finding, Image, Site, Study, Work, WorkKind
 from tests.bundles import write_untrained_bundle
@@ -291,6 +300,106 @@ def test_reports_and_heat_maps_are_made_when_they_are_asked_for(site_id, bundles
     assert all(image.overlay_key and image.study_id for image in images)
     assert len({image.study_id for image in images}) == 2
     assert_sound(batch)
+
+
+def test_attention_maps_are_kept_for_every_bundle_of_a_run(site_id, bundles, tmp_path):
+    run = score(register(site_id, tmp_path / "mura", images=4), bundles, with_heatmap=True, with_routing=True)
+    with session_scope() as session:
+        kept = session.scalars(select(RunPicture).order_by(RunPicture.bundle, RunPicture.image_id)).all()
+        assert sorted(p.bundle for p in kept) == sorted(bundles * 4)
+        number = session.scalars(select(DatasetImage.number).where(DatasetImage.problem.is_(None))).first()
+        shown = research.image_of(session, run, number)
+        assert [(said.bundle, said.forced, said.kept) for said in shown.said] == [
+            ("untrained-1", False, True),
+            (OTHER, True, True),  # its service would not have read the image
+        ]
+        assert all(said.cam for said in shown.said)
+        one, other = (research.picture_of(session, run, number, name) for name in bundles)
+        with pytest.raises(NotFound):
+            research.picture_of(session, run, number, "nobody")
+    assert get_blobs().get(one.key)[:2] == get_blobs().get(other.key)[:2] == b"\xff\xd8"
+    assert one.key != other.key  # untrained networks may look alike
+    assert fsck.check().clean
+
+
+def blobs_of(run: Run) -> list[str]:
+    """Return the keys of what a run has stored."""
+    with session_scope() as session:
+        images = session.scalars(select(Image.id).where(Image.batch_id == run.batch_id)).all()
+    return [k for k in get_blobs().keys("") if str(run.id) in k or any(str(i) in k for i in images)]
+
+
+def delete(run: Run) -> None:
+    with session_scope() as session:
+        run_deletion.delete_run(session, runs.get_run(session, run.site_id, run.id))
+    while run_deletion.step():
+        pass
+
+
+def test_a_deleted_run_takes_along_what_nothing_else_stands_on(site_id, bundles, tmp_path):
+    dataset = register(site_id, tmp_path / "mura")
+    first = score(dataset, bundles, with_heatmap=True, with_report=True)
+    second = score(dataset, bundles[:1])
+    clinical = read(site_id, {"a.png": encode_phantom(make_phantom(50, "hand", size=(160, 160)))})
+    with session_scope() as session:
+        compared = session.scalars(select(Comparison)).one()
+        with pytest.raises(run_deletion.RunInUse):  # the comparison of its two bundles waits to be made
+            run_deletion.delete_run(session, runs.get_run(session, site_id, first.id))
+    evaluate(compared.id)
+    assert blobs_of(first)
+    delete(first)
+    assert not blobs_of(first)
+    with session_scope() as session:
+        assert session.get(Run, first.id) is None
+        assert not session.scalars(select(Comparison)).all()
+        assert session.scalars(select(Batch.id).where(Batch.run_id.is_not(None))).all() == [second.batch_id]
+        # the second run and the clinical image stand on the same findings, or on others
+        assert session.scalar(select(func.count()).select_from(Finding)) == 22 + 1
+        assert session.scalars(select(Study.id)).all() == [images_of(clinical)[0].study_id]
+        with pytest.raises(datasets.DatasetInUse):
+            datasets.remove_dataset(session, dataset)
+    assert fsck.check().clean
+    delete(second)
+    with session_scope() as session:
+        datasets.remove_dataset(session, session.get_one(Dataset, dataset.id))
+        assert session.scalar(select(func.count()).select_from(Finding)) == 1
+        assert not session.scalars(select(DatasetImage)).all()
+    assert fsck.check().clean
+    assert_sound(clinical)
+    assert len(list((tmp_path / "mura").rglob("*.png"))) == 13
+
+
+def test_a_run_that_goes_on_is_not_deleted(site_id, bundles, tmp_path):
+    run, batch = start(register(site_id, tmp_path / "mura", images=4), bundles[:1])
+    with session_scope() as session, pytest.raises(run_deletion.RunInUse):
+        run_deletion.delete_run(session, runs.get_run(session, site_id, run.id))
+    with session_scope() as session:
+        runs.act(session, runs.get_run(session, site_id, run.id), "cancel")
+    work_off(batch)
+    delete(run)
+    with session_scope() as session:
+        assert not session.scalars(select(Image)).all()
+
+
+def test_what_a_retry_has_read_goes_to_the_shadow_bundle_too(site_id, bundles):
+    with session_scope() as session:
+        session.get_one(Site, site_id).shadow_bundle = OTHER
+    files = {f"{n}.png": encode_phantom(make_phantom(n, "hand", size=(160, 160))) for n in range(3)}
+    clinical = read(site_id, files)
+    with session_scope() as session:
+        batch = session.get_one(Batch, clinical.id)
+        quiet = session.scalars(select(Batch).where(Batch.run_id.is_not(None))).one()
+        assert quiet.n_total == 3
+        assert runs.shadow_batch(session, batch) is None  # a round that has read nothing new
+        late = session.scalars(select(Image).where(Image.batch_id == quiet.id).limit(1)).one()
+        wanted = late.sha256
+        session.delete(late)  # as if the first round had failed to read it
+        session.flush()
+        more = runs.shadow_batch(session, batch)
+        assert more is not None
+        assert (more.run_id, more.n_total) == (quiet.run_id, 1)
+        assert session.scalars(select(Image.sha256).where(Image.batch_id == more.id)).all() == [wanted]
+        session.rollback()
 
 
 def test_a_shadow_bundle_scores_the_same_traffic_quietly(site_id, bundles, untrained_bundle):

@@ -13,6 +13,7 @@ import numpy as np
 from training.datasets.example import Dataset, DatasetError, Example, Polygon
 from training.datasets.listing import found_root, list_pictures
 
+SOURCE = "Abedeen et al. 2023, doi 10.1038/s41597-023-02432-4, CC BY 4.0"
 REGIONS = ("hand", "leg", "hip", "shoulder")
 _MASKS = Path("Annotations") / "COCO JSON" / "COCO_fracture_masks.json"
 #: Folder names, as published and as its paper spells them.
@@ -42,7 +43,7 @@ def _dataset(examples: Iterable[Example], skipped: Mapping[str, int]) -> Dataset
         "FracAtlas",
         tuple(examples),
         dict(skipped),
-        source="Abedeen et al. 2023, doi 10.1038/s41597-023-02432-4, CC BY 4.0",
+        source=SOURCE,
         cautions=(
             "FracAtlas has no patient numbers, ages or acquisition data.",
             "Implants, casts and large scans make a positive likelier, whether or not there is a fracture.",

@@ -7,17 +7,20 @@ label is a study's, and one patient's studies may differ.
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from training.datasets.example import Dataset, DatasetError, Example
+from training.datasets.fracatlas import SOURCE as FRACATLAS_SOURCE
 from training.datasets.listing import found_root, list_pictures
 
 REGIONS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
 PARTS = ("train", "valid")
-#: What `training.mura_layout` leaves in a folder that it made: not MURA, but phantoms laid out so.
+#: What `training.mura_layout` leaves in a folder that it made: not MURA, but other pictures laid out so.
 MADE_BY = "made_by.json"
 _STUDY = re.compile(
     rf"(?P<part>train|valid)/XR_(?P<region>{'|'.join(r.upper() for r in REGIONS)})"
@@ -67,16 +70,7 @@ def read_mura(root: Path) -> Dataset:
     if not examples:
         raise DatasetError(f"{root} holds no usable image: {dict(skipped)}")
     if (root / MADE_BY).exists():
-        return Dataset(
-            "Phantoms laid out as MURA",
-            tuple(examples),
-            dict(skipped),
-            "abnormal",
-            source="synthetic, training/mura_layout.py",
-            cautions=("Trained on synthetic phantoms alone: it cannot read real radiographs.",),
-            shortcuts="In phantoms every abnormality is a fracture, and every image of an abnormal study "
-            "shows one.",
-        )
+        return _made(tuple(examples), skipped, json.loads((root / MADE_BY).read_text()))
     return Dataset(
         "MURA",
         tuple(examples),
@@ -88,6 +82,24 @@ def read_mura(root: Path) -> Dataset:
             "MURA comes from one hospital, without ages or acquisition data.",
         ),
         shortcuts="A single image of an abnormal study may look normal. Implants count as abnormal.",
+    )
+
+
+def _made(examples: tuple[Example, ...], skipped: Mapping[str, int], plan: Mapping[str, Any]) -> Dataset:
+    """Return what `training.mura_layout` has made as what it is."""
+    name, source = "Phantoms laid out as MURA", "synthetic, training/mura_layout.py"
+    caution = "Trained on synthetic phantoms alone: it cannot read real radiographs."
+    if plan.get("radiographs"):
+        name, source = "Phantoms and FracAtlas laid out as MURA", f"{source}; {FRACATLAS_SOURCE}"
+        caution = "Trained on synthetic phantoms, and on real radiographs of hand and shoulder alone."
+    return Dataset(
+        name,
+        examples,
+        dict(skipped),
+        "abnormal",
+        source=source,
+        cautions=(caution,),
+        shortcuts="Every abnormality is a fracture; in phantoms every image of an abnormal study shows one.",
     )
 
 

@@ -18,7 +18,7 @@ from training.datasets.example import Dataset, Example
 from training.datasets.near_duplicates import NEAR, difference_hash, joined, near_pairs
 from training.processes import in_processes
 
-_MAX_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000
 #: Results are kept after this many files, so that a stopped scan need not begin anew.
 _KEEP_EVERY = 2000
 
@@ -50,7 +50,7 @@ def examine(path: Path) -> FileFacts:
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        found = decode(data, max_pixels=_MAX_PIXELS, pseudonymise=str)
+        found = decode(data, max_pixels=MAX_PIXELS, pseudonymise=str)
     except (Rejected, Skipped) as refused:
         return FileFacts(sha256, problem=refused.reason.value)
     return FileFacts(
