@@ -35,6 +35,8 @@ COMMAND = (sys.executable, "-m", "cli.main")
 KILL_WORKER, SEND_URGENT, STOP_SERVER = 0.15, 0.35, 0.55
 #: Long side of the pictures, pixels.
 SIDE = 320
+#: Gives phantoms that `fractureai phantoms`, and so a bundle's training, does not make unless told to.
+SEED = 1
 
 
 class Stand:
@@ -163,7 +165,7 @@ def differences(figures: dict[str, Any], measured: dict[str, Any]) -> float:
 
 def write_pictures(out: Path, count: int, fracatlas: Path | None) -> Path:
     """Lay `count` pictures out as MURA: phantoms, and radiographs where FracAtlas is there."""
-    plan = plan_with_fracatlas(count, fracatlas) if fracatlas else plan_images(count)
+    plan = plan_with_fracatlas(count, fracatlas, seed=SEED) if fracatlas else plan_images(count, seed=SEED)
     return write_mura(out, plan, longest=SIDE)
 
 
