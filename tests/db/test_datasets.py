@@ -18,9 +18,11 @@ from store.research_tables import Dataset, DatasetImage, DatasetLabel, RunKind
 from store.session import session_scope
 from store.tables import Batch, Image
 from tests.db.test_blobs import s3_endpoint
+from tests.unit.test_dataset_readers import fracatlas
 from training.mura_layout import plan_images, write_mura
+from training.phantoms import encode_phantom, make_phantom
 
-__all__ = ["s3_endpoint"]
+__all__ = ["fracatlas", "s3_endpoint"]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,30 @@ def test_mura_is_registered_as_published(site, copy):
     with session_scope() as session:
         labels = dict(session.execute(select(DatasetLabel.image_id, DatasetLabel.value)).tuples().all())
     assert labels == {row.id: "_positive" in row.path for row in found}
+
+
+def test_fracatlas_is_registered_as_published(site, fracatlas):
+    images = fracatlas / "images"
+    whole = encode_phantom(make_phantom(1, "hand", size=(160, 160)), "jpeg")
+    (images / "Non_fractured" / "IMG3.jpg").write_bytes(whole[: len(whole) // 2])
+    (images / "Non_fractured" / "IMG2.jpg").unlink()
+    (images / "Fractured" / "._IMG0.jpg").write_bytes(b"resource fork")
+    (fracatlas.parent / "__MACOSX").mkdir()
+    answer = run("add", "atlas", fracatlas.parent)  # the folder that the archive was unpacked in
+    assert answer.exit_code == 0, answer.output
+    for words in (
+        "atlas: 3 images, 3 studies, 3 patients",
+        "a positive means fractured",
+        "left out: 1 listed, file missing",
+        "left out: 1 hidden or system file",
+        "unusable: 1 truncated",
+        "truncated: FracAtlas/images/Non_fractured/IMG3.jpg",
+    ):
+        assert words in answer.output, answer.output
+    assert [(row.path, row.region, row.study) for row in rows()][:2] == [
+        ("FracAtlas/images/Fractured/IMG0.jpg", "hand", "IMG0.jpg"),
+        ("FracAtlas/images/Fractured/IMG1.jpg", "hand+leg", "IMG1.jpg"),
+    ]
 
 
 def test_a_scan_that_was_broken_off_goes_on_and_comes_to_the_same(site, copy):
