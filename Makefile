@@ -4,13 +4,14 @@ IMAGES ?=
 EXIT ?=
 ARGS ?=
 
-.PHONY: help setup demo up test faults bench lint format lock
+.PHONY: help setup demo up test faults soak bench lint format lock
 
 help:
 	@echo "make demo [IMAGES=folder] [EXIT=1]  run a server here, read radiographs, keep serving (or end)"
 	@echo "make up [ARGS='--port 9000']        run a server here"
 	@echo "make test [ARGS='-k decode']        all tests"
-	@echo "make faults                         every fault test, the long ones too (half an hour)"
+	@echo "make faults                         every fault test, the long ones too, and the soak (over an hour)"
+	@echo "make soak [ARGS='--minutes 2']       faults at random; --seed N repeats a sequence"
 	@echo "make bench                          measure everything here; prints tables, writes bench/results"
 	@echo "make lint                           what the tests cannot see: style, types, import directions"
 	@echo "make format                         lay the code out"
@@ -34,6 +35,10 @@ test:
 faults:
 	@scripts/setup.sh test
 	@exec $(PY) -m pytest tests/faults -m "faults or not faults" $(ARGS)
+
+soak:
+	@scripts/setup.sh test
+	@exec $(PY) -m tests.faults.soak $(ARGS)
 
 bench: setup
 	@exec $(PY) -m bench.everything $(ARGS)

@@ -59,6 +59,7 @@ class Settings:
     reconcile_seconds: float = 1.0
     in_flight_per_slot: int = 2
     dispatch_timeout_seconds: float = 1.0
+    blob_timeout_seconds: float = 20.0  # of one answer of an S3 store; it is asked three times
     aging_seconds: float = 600.0
     soft_time_limit: float = 540.0
     hard_time_limit: float = 600.0

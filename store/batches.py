@@ -92,9 +92,14 @@ class ImageRow:
     study_finding: StudyFinding | None
 
 
+def incoming_of(batch_id: uuid.UUID) -> str:
+    """Return what the keys of a batch's uploads begin with."""
+    return f"incoming/{batch_id}/"
+
+
 def new_incoming_key(batch_id: uuid.UUID) -> str:
     """Return a fresh blob key for bytes that `prepare` alone will read."""
-    return f"incoming/{batch_id}/{uuid.uuid4()}"
+    return f"{incoming_of(batch_id)}{uuid.uuid4()}"
 
 
 # batches

@@ -191,7 +191,7 @@ class FolderStore:
 class S3Store:
     """Blobs as objects of an S3 bucket, below an optional prefix."""
 
-    def __init__(self, bucket: str, prefix: str, **client_settings: Any) -> None:
+    def __init__(self, bucket: str, prefix: str, *, timeout: float, **client_settings: Any) -> None:
         import boto3
         from botocore.config import Config
 
@@ -200,7 +200,9 @@ class S3Store:
         self.client = boto3.client(
             "s3",
             config=Config(
-                connect_timeout=3, read_timeout=20, retries={"max_attempts": 3, "mode": "standard"}
+                connect_timeout=min(3, timeout),
+                read_timeout=timeout,
+                retries={"max_attempts": 3, "mode": "standard"},
             ),
             **client_settings,
         )
@@ -318,7 +320,8 @@ def open_blobs(url: str) -> BlobStore:
         if "endpoint" in query:
             extra["endpoint_url"] = query["endpoint"][0]
         extra["region_name"] = query.get("region", ["us-east-1"])[0]
-        return S3Store(parts.netloc, parts.path, **extra)
+        timeout = get_settings().blob_timeout_seconds
+        return S3Store(parts.netloc, parts.path, timeout=timeout, **extra)
     raise SettingsError("FRACTUREAI_BLOB_URL must be file:///folder or s3://bucket/prefix")
 
 

@@ -9,7 +9,7 @@ import sqlalchemy.exc
 from flask import Flask, Response, current_app, json, render_template, request
 from werkzeug.exceptions import HTTPException, SecurityError
 
-from store.errors import ServiceError
+from store.errors import BlobFull, ServiceError
 
 
 class InvalidRequest(ServiceError):
@@ -134,6 +134,7 @@ _HTTP = {
 #: Codes of `RequestFailed` that the API's description lists.
 HTTP_CODES = {HTTPStatus(s).name.lower(): (s, *text) for s, text in _HTTP.items()}
 
+_DISK_FULL = "53100"  # what Postgres calls it
 _DATABASE_GONE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError)
 
 
@@ -204,9 +205,10 @@ def register(app: Flask) -> None:
     @app.errorhandler(sqlalchemy.exc.SQLAlchemyError)
     def database_error(error: sqlalchemy.exc.SQLAlchemyError) -> Response:
         gone = isinstance(error, _DATABASE_GONE)
+        full = getattr(getattr(error, "orig", None), "sqlstate", None) == _DISK_FULL
         # the error's own text may quote a row: only its kind is logged
         current_app.logger.error("database: %s", type(getattr(error, "orig", None) or error).__name__)
-        return respond(DatabaseUnavailable() if gone else InternalError())
+        return respond(BlobFull() if full else DatabaseUnavailable() if gone else InternalError())
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:

@@ -51,7 +51,7 @@ from pipeline.types import (
 )
 from pipeline.types import Finding as ReadFinding
 from settings import VERSION, get_settings
-from store import counters, notices, runs, studies, work, worklist
+from store import batches, counters, notices, runs, studies, work, worklist
 from store.blobs import get_blobs
 from store.bundles import fetch_bundle
 from store.errors import BlobAltered, BlobMissing
@@ -833,6 +833,25 @@ def _report_image(
 # finish
 
 
+def _sweep(batch_id: uuid.UUID) -> None:
+    """Delete what nothing needs any more of a batch whose images have all ended.
+
+    Input stacks: of chunks that were cancelled or split, and of workers killed before they had named theirs
+    or deleted it. Uploads: of workers killed, or left by the blob store, between the commit that no longer
+    names one and its deletion; what a retry can still use is named. No unit of the round is at work any
+    more, and the next round waits for this end.
+    """
+    blobs = get_blobs()
+    for key in list(blobs.keys(_scratch_of(batch_id))):
+        blobs.delete(key)
+    with session_scope() as session:
+        named = select(Image.incoming_key).where(Image.batch_id == batch_id, Image.incoming_key.is_not(None))
+        kept = set(session.scalars(named))
+    for key in list(blobs.keys(batches.incoming_of(batch_id))):
+        if key not in kept:
+            blobs.delete(key)
+
+
 def finish(lease: Lease) -> bool:
     """End a round of a batch: what is left of study findings, then its final status."""
     with session_scope() as session:
@@ -847,10 +866,7 @@ def finish(lease: Lease) -> bool:
             for start in range(0, len(due), REPORTS_AT_ONCE):
                 _write_studies(due[start : start + REPORTS_AT_ONCE], batch)
         worklist.fill(batch)
-        # of chunks that were cancelled or split, and of workers killed before they had named theirs or
-        # deleted it; no unit of this round is at work any more, and the next round waits for this end
-        for key in list(get_blobs().keys(_scratch_of(lease.batch_id))):
-            _drop_scratch(key)
+        _sweep(lease.batch_id)
     with _saving(lease) as (session, unit):
         batch = session.get_one(Batch, lease.batch_id, with_for_update=True, populate_existing=True)
         ended = batch.n_done + batch.n_rejected + batch.n_failed + batch.n_cancelled

@@ -24,7 +24,7 @@ from tests.bundles import NAME, write_untrained_bundle
 from tests.conftest import ROOT
 from training.phantoms import encode_phantom, make_phantom
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 RUNNING = ("web", "worker-cpu", "worker-report", "worker-score", "reconcile")
@@ -101,7 +101,7 @@ def test_its_commands_read_a_batch(deployment: Deployment, tmp_path: Path) -> No
     children = [deployment.start(name) for name in RUNNING]
     try:
         with Client(f"http://127.0.0.1:{deployment.port}", key[1], patience=120) as client:
-            options = SubmitOptions(bundle=NAME, out=tmp_path / "results.zip", timeout=300)
+            options = SubmitOptions(bundle=NAME, out=tmp_path / "results.zip", timeout=900)
             result = run_submit(client, [images], options, open_console())
         assert result.batch["status"] == "done", [child.log_tail() for child in children]
         assert result.batch["counts"]["done"] == 4
@@ -110,5 +110,5 @@ def test_its_commands_read_a_batch(deployment: Deployment, tmp_path: Path) -> No
         assert test == "CMD"
         deployment.run("worker-cpu", [sys.executable, *check[1:]])
     finally:
-        stop_all(children, 10)
+        stop_all(children, 120)  # as they end by themselves
     assert {child.status for child in children} <= {0, -signal.SIGTERM}

@@ -14,6 +14,8 @@ import redis
 
 from cli.child import Child
 from cli.embedded import Servers, postgres_answers, valkey_answers
+from settings import get_settings
+from tests.faults.disk import mounted
 from tests.running import PATIENCE, Service, light_service, wait_for
 from tests.worker.conftest import (
     cache_folder,
@@ -74,6 +76,24 @@ def calm(untrained_bundle: Path, pictures: dict[str, bytes], cache_folder: Path)
 
 
 @pytest.fixture
+def patient(service_settings: pytest.MonkeyPatch) -> None:
+    """No lease runs out by itself, however slow the machine: for tests that count attempts.
+
+    By ``usefixtures``: it has to come before whatever starts a service.
+    """
+    service_settings.setenv("FRACTUREAI_LEASE_SECONDS", str(PATIENCE))
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def small_disk(home: Path) -> Iterator[Path]:
+    """A disk of its own, where Postgres can work, too."""
+    folder = home / f"small-{uuid.uuid4().hex[:8]}"
+    with mounted(folder, "200m") as disk:
+        yield disk
+
+
+@pytest.fixture
 def light(site_id: uuid.UUID, tmp_path: Path) -> Iterator[Service]:
     """Reconcile and one worker for all queues."""
     with light_service(tmp_path) as running:
@@ -100,8 +120,15 @@ class Breakable:
 
     def start(self) -> None:
         """Start it again at the same address, and wait until it answers."""
-        self.child.start()
-        wait_for(self.answers, PATIENCE, f"{self.child.name} to answer")
+
+        def started() -> bool:
+            if (
+                not self.child.running
+            ):  # for the first time, or since its port was somebody else's for a while
+                self.child.start()
+            return self.answers()
+
+        wait_for(started, PATIENCE, f"{self.child.name} to answer")
 
     def answers(self) -> bool:
         if self.child.name == "valkey":

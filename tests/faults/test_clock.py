@@ -29,6 +29,7 @@ LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 @pytest.mark.faults
 @pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime: apt-get install libfaketime")
 @pytest.mark.parametrize("jump", ["+1h", "-1h"])
+@pytest.mark.usefixtures("patient")
 def test_a_workers_clock_jumps_in_mid_batch(
     jump: str, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float], tmp_path: Path
 ) -> None:

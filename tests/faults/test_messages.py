@@ -20,6 +20,7 @@ def chunks(batch_id: uuid.UUID) -> list[Work]:
         )
 
 
+@pytest.mark.usefixtures("patient")
 def test_messages_in_reverse_order(
     light: Service, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float]
 ) -> None:
@@ -53,6 +54,7 @@ def test_a_worker_that_wakes_after_its_lease_writes_nothing(
     assert_sound(ended, calm)
 
 
+@pytest.mark.usefixtures("patient")
 def test_messages_of_other_versions(
     light: Service, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float]
 ) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import uuid
 
+import pytest
 import redis
 from sqlalchemy import select, update
 
@@ -67,6 +68,7 @@ def test_flushall_in_mid_batch(
     assert batch.n_done == len(pictures)
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_same_message_delivered_five_times(
     service: Service, site_id: uuid.UUID, pictures: dict[str, bytes]
 ) -> None:

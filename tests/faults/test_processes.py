@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 import time
 import uuid
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -20,8 +17,8 @@ from store.blobs import get_blobs
 from store.session import session_scope
 from store.sites import bootstrap
 from store.tables import Work, WorkKind
-from tests.conftest import ROOT
 from tests.faults.hostile import SLOW
+from tests.faults.web import running_web
 from tests.running import (
     ALL,
     PATIENCE,
@@ -88,6 +85,7 @@ def holders() -> int:
         return int(session.scalar(query, {"key": ADVISORY_LOCK}) or 0)
 
 
+@pytest.mark.usefixtures("patient")
 def test_sigterm_gives_work_back_without_counting_an_attempt(
     site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float], tmp_path: Path
 ) -> None:
@@ -117,30 +115,17 @@ def test_the_web_killed_in_mid_upload(site_id: uuid.UUID, few: dict[str, bytes],
     with session_scope() as session:
         _, admin, _ = bootstrap(session, "Test hospital", "admin@example.org")
         key = create_api_key(session, admin, "test")[1]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "gunicorn", "web.factory:create_app()", "--bind", address]
-    command += ["--worker-class", "gthread", "--threads", "4", "--no-control-socket"]
-
-    def web() -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=(tmp_path / "web.log").open("ab"))
-        wait_for(lambda: answers(address), PATIENCE, "the web")
-        return process
-
     header = {"Authorization": f"Bearer {key}"}
-    process = web()
-    try:
-        with httpx.Client(base_url=f"http://{address}/api/v1", headers=header, timeout=PATIENCE) as client:
+    with running_web(tmp_path) as web:
+        base = f"http://{web.address}/api/v1"
+        with httpx.Client(base_url=base, headers=header, timeout=PATIENCE) as client:
             made = client.post("/batches", json={"label": "killed"}).json()["id"]
             name, data = next(iter(few.items()))
-            half = half_a_request(address, key, made, data)
+            half = half_a_request(web.address, key, made, data)
             wait_for(lambda: any(get_blobs().root.rglob(".new-*")), PATIENCE, "half a file")  # type: ignore[attr-defined]
-            process.kill()
-            process.wait()
+            web.kill()
             half.close()
-            wait_for(lambda: not answers(address), PATIENCE, "its children to end")
-            process = web()
+            web.start()
             assert client.get(f"/batches/{made}").json()["counts"]["total"] == 0
             client.post(f"/batches/{made}/files", files={"files": (name, data)}).raise_for_status()
             client.post(f"/batches/{made}/submit").raise_for_status()
@@ -150,9 +135,6 @@ def test_the_web_killed_in_mid_upload(site_id: uuid.UUID, few: dict[str, bytes],
         assert_sound(batch)
         assert batch.n_done == 1
         assert [image.path for image in images_of(batch)] == [name]
-    finally:
-        process.kill()
-        process.wait()
 
 
 def read_batch_by_id(batch_id: str):
@@ -160,15 +142,6 @@ def read_batch_by_id(batch_id: str):
 
     with session_scope() as session:
         return read_batch(session.get_one(Batch, uuid.UUID(batch_id)))
-
-
-def answers(address: str) -> bool:
-    url = urlsplit(f"http://{address}")
-    try:
-        socket.create_connection((url.hostname or "", url.port or 0), timeout=2).close()
-    except OSError:
-        return False
-    return True
 
 
 def half_a_request(address: str, key: str, batch_id: str, data: bytes) -> socket.socket:

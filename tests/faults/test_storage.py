@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 import uuid
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from store import blobs as blob_module
 from store.blobs import get_blobs
 from store.session import session_scope
 from store.tables import ImageStatus, Work
+from tests.faults.disk import fill, remount
 from tests.running import (
     PATIENCE,
     Service,
@@ -32,46 +30,30 @@ from tests.running import (
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, service_settings: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A blob store on a file system of its own, to be filled or locked."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a file system needs root")
-    service_settings.setenv("FRACTUREAI_BLOB_URL", f"file://{folder}/blobs")
+def small_blobs(small_disk: Path, service_settings: pytest.MonkeyPatch) -> Path:
+    """A blob store on the small disk."""
+    service_settings.setenv("FRACTUREAI_BLOB_URL", f"file://{small_disk}/blobs")
     get_settings.cache_clear()
     blob_module.get_blobs.cache_clear()
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(filler: Path) -> None:
-    with suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
-
-
-def remount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+    return small_disk
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("fault", ["full", "read-only"])
 def test_the_blob_store_takes_nothing_for_a_while(
     fault: str,
-    small_disk: Path,
+    small_blobs: Path,
     site_id: uuid.UUID,
     few: dict[str, bytes],
     calm: dict[str, float],
     tmp_path: Path,
 ) -> None:
     batch = draft(site_id, few)
-    filler = small_disk / "filler"
+    filler = small_blobs / "filler"
     if fault == "full":
         fill(filler)
     else:
-        remount(small_disk, "ro")
+        remount(small_blobs, "ro")
     with session_scope() as session:
         batches.submit(session, batch.id, site_id)
     with light_service(tmp_path) as service:
@@ -80,7 +62,7 @@ def test_the_blob_store_takes_nothing_for_a_while(
         if fault == "full":
             filler.unlink()
         else:
-            remount(small_disk, "rw")
+            remount(small_blobs, "rw")
         batch = wait_until_ended(batch)
     assert_sound(batch, calm)
     assert batch.n_done == len(few)

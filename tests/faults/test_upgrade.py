@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, inspect, select, text
 
 from store import batches
 from store.session import session_scope
@@ -59,3 +59,37 @@ def test_an_old_database_with_a_running_batch_is_migrated_and_continued(
 def alembic(*arguments: str) -> None:
     command = [sys.executable, "-m", "alembic", *arguments]
     subprocess.run(command, cwd=ROOT, env=os.environ, check=True, capture_output=True)
+
+
+@pytest.mark.faults
+def test_a_worker_of_the_first_version_finds_its_tables(database: Engine) -> None:
+    """What it reads is there in the same type, and rows that name none of the new columns are taken."""
+    with database.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    database.dispose()
+    alembic("upgrade", "0001")
+    before = columns(database)
+    alembic("upgrade", "head")
+    after = columns(database)
+    for table in TABLES:
+        assert {name: kind for name, (kind, _) in before[table].items()}.items() <= {
+            name: kind for name, (kind, _) in after[table].items()
+        }.items(), table
+        demanded = {name for name, (_, needed) in after[table].items() if needed}
+        assert demanded <= set(before[table]), table
+
+
+def columns(engine: Engine) -> dict[str, dict[str, tuple[str, bool]]]:
+    """Return by table and column: its type, and whether a row must name it."""
+    seen = inspect(engine)
+    return {
+        table: {
+            column["name"]: (
+                str(column["type"]),
+                not column["nullable"] and column["default"] is None and not column.get("identity"),
+            )
+            for column in seen.get_columns(table)
+        }
+        for table in TABLES
+    }

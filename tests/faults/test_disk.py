@@ -1,0 +1,136 @@
+"""A full disk, seen from outside: 507 with what to do, nothing half-written, well when there is room."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select, text
+
+from cli.embedded import embedded
+from settings import get_settings
+from store import accounts
+from store import blobs as blob_module
+from store import session as session_module
+from store.blobs import get_blobs
+from store.session import get_engine, session_scope
+from store.tables import Image, User
+from tests.conftest import ROOT
+from tests.faults.disk import fill
+from tests.running import ALL, PATIENCE, assert_sound, light_service, submit, wait_for, wait_until_ended
+from tests.web.asking import Asker
+from web.factory import create_app
+
+
+@pytest.fixture
+def ask(site_id: uuid.UUID) -> Asker:
+    with session_scope() as session:
+        admin = session.scalars(select(User)).one()
+        key = accounts.create_api_key(session, admin, "tests")[1]
+    return Asker(create_app().test_client(use_cookies=False), key)
+
+
+def assert_refused(answer: Any) -> None:
+    assert answer.status_code == 507, answer.text
+    assert answer.json["code"] == "storage_full"
+    assert answer.json["advice"]
+
+
+def assert_nothing_half_written() -> None:
+    with session_scope() as session:
+        named = set(session.scalars(select(Image.incoming_key)))
+    assert set(get_blobs().keys("incoming/")) == named
+    assert not list(get_blobs().root.rglob(".new-*"))  # type: ignore[attr-defined]
+
+
+class TestBlobs:
+    def test_no_room_for_uploads(
+        self,
+        small_disk: Path,
+        service_settings: pytest.MonkeyPatch,
+        ask: Asker,
+        pictures: dict[str, bytes],
+    ) -> None:
+        service_settings.setenv("FRACTUREAI_BLOB_URL", f"file://{small_disk}/blobs")
+        get_settings.cache_clear()
+        blob_module.get_blobs.cache_clear()
+        made = ask.draft()
+        files = list(pictures.items())
+        assert ask.send(made, files[0]).status_code == 200
+        fill(small_disk / "filler")
+        assert_refused(ask.send(made, *files))
+        assert_nothing_half_written()
+        assert ask.get(f"/batches/{made}").json["counts"]["total"] == 1
+        (small_disk / "filler").unlink()
+        answer = ask.send(made, *files)
+        assert answer.json["counts"] | {"accepted": 0} == {
+            "accepted": 0, "rejected": 0, "skipped": 0, "duplicate": 1, "total": len(files),
+        }  # fmt: skip
+        assert_nothing_half_written()
+
+
+@pytest.mark.faults
+class TestPostgres:
+    @pytest.fixture
+    def database(self, small_disk: Path, settings_env: pytest.MonkeyPatch) -> Iterator[Engine]:
+        """A migrated database of its own on the small disk, at the start of a segment of its log."""
+        with embedded(small_disk / "home", valkey=False) as (servers, _):
+            settings_env.setenv("FRACTUREAI_DATABASE_URL", servers.database_url)
+            settings_env.setattr(session_module, "_engine", None)
+            get_settings.cache_clear()
+            command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+            subprocess.run(command, cwd=ROOT, env=os.environ, check=True, capture_output=True)
+            engine = get_engine()
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(text("SELECT pg_switch_wal()"))
+                connection.execute(text("CHECKPOINT"))
+            yield engine
+            engine.dispose()
+
+    def test_no_room_for_rows(
+        self,
+        database: Engine,
+        small_disk: Path,
+        site_id: uuid.UUID,
+        ask: Asker,
+        pictures: dict[str, bytes],
+        calm: dict[str, float],
+        tmp_path: Path,
+    ) -> None:
+        flat = {path.rpartition("/")[2]: data for path, data in pictures.items()}
+        with light_service(tmp_path) as service:
+            batch = submit(site_id, flat)
+            made = ask.draft()
+            fill(small_disk / "filler")
+            sent = 0
+
+            def refused() -> Any:
+                nonlocal sent
+                sent += 1
+                answer = ask.send(made, *((f"{sent}/{path}", data) for path, data in flat.items()))
+                return answer.status_code != 200 and answer
+
+            assert_refused(wait_for(refused, PATIENCE, "an upload for whose rows there is no room"))
+            assert_nothing_half_written()
+            met = re.compile(r"(is given back|waits): OperationalError")
+            wait_for(lambda: met.search(service.log(ALL)), PATIENCE, "a worker that cannot write")
+            before = ask.get(f"/batches/{made}").json["counts"]["total"]
+            (small_disk / "filler").unlink()
+            assert ask.send(made, ("after.png", flat["000.png"])).status_code == 200
+            assert ask.get(f"/batches/{made}").json["counts"]["total"] == before + 1
+            assert ask.post(f"/batches/{made}/cancel").status_code == 202
+            batch = wait_until_ended(batch)
+        for key in list(get_blobs().keys(f"incoming/{made}/")):
+            get_blobs().delete(key)  # what reconcile does with a cancelled draft
+        with session_scope() as session:
+            for image in session.scalars(select(Image).where(Image.batch_id == uuid.UUID(made))):
+                image.incoming_key = None
+        assert batch.n_done == len(flat)
+        assert_sound(batch, calm)
