@@ -320,6 +320,7 @@ PATHS: Json = {
         "image/jpeg",
         "image/png",
         "application/dicom",
+        "application/octet-stream",
     ),
     "/images/{image_id}/display": _bytes("imageDisplay", "The picture to look at", "image/jpeg"),
     "/images/{image_id}/overlay": _bytes("imageOverlay", "The attention map over it", "image/jpeg"),
