@@ -106,7 +106,7 @@ class Wish:
             kind = Format(said.get("format", ""))
         except ValueError:
             raise InvalidWish(f"format must be one of {', '.join(Format)}") from None
-        chosen = {name: _filter(name, said[name]) for name in _FILTERS if said.get(name) not in {None, ""}}
+        chosen = {name: _filter(name, said[name]) for name in _FILTERS if said.get(name) not in (None, "")}
         selection = Selection(site_id, chosen.pop("batch", None), **chosen, trials=trials)
         if selection.since and selection.until and selection.since > selection.until:
             raise InvalidWish("since must not be after until")

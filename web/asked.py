@@ -18,6 +18,8 @@ def read_query(**parsers: Callable[[str], Any]) -> dict[str, Any]:
     unknown = set(request.args) - set(parsers)
     if unknown:
         raise InvalidQuery(f"unknown parameter {min(unknown)[:40]!r}")
+    if not _writable(list(request.args.values())):
+        raise InvalidQuery("a value holds a character that no text has")
     values: dict[str, Any] = dict.fromkeys(parsers)
     for name in request.args:
         try:
@@ -85,7 +87,18 @@ def read_body() -> dict[str, Any]:
         raise InvalidRequest("the body is not JSON") from None
     if not isinstance(body, dict):
         raise InvalidRequest("the body is not a JSON object")
+    if not _writable(body):
+        raise InvalidRequest("the body holds a character that no text has")
     return body
+
+
+def _writable(value: object) -> bool:
+    """Whether every text in it is one: JSON can name half a character, and Postgres keeps no NUL."""
+    if isinstance(value, str):
+        return "\0" not in value and not any(0xD800 <= ord(c) <= 0xDFFF for c in value)
+    if isinstance(value, dict):
+        return all(_writable(name) and _writable(member) for name, member in value.items())
+    return all(map(_writable, value)) if isinstance(value, list) else True
 
 
 def json_body(known: Collection[str]) -> dict[str, Any]:

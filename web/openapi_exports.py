@@ -22,6 +22,7 @@ from web.openapi_parts import (
     query,
     record,
     ref,
+    some_bytes,
     words_of,
 )
 
@@ -69,7 +70,7 @@ PATHS: Json = {
             _TAG,
             "results",
             "Download a small table or ZIP of a batch, a filter or some days at once",
-            {"200": answer("The file, streamed.", None, "application/octet-stream")},
+            {"200": some_bytes("The file, streamed.", *(kind.media_type for kind in Format))},
             parameters=[
                 query(name, TEXT, "Several, separated by commas.")
                 if name in {"columns", "parts"}

@@ -43,6 +43,7 @@ WHOLE: Json = {"type": "integer"}
 SHARE: Json = {"type": "number", "minimum": 0, "maximum": 1}
 UUID: Json = {"type": "string", "format": "uuid"}
 MOMENT: Json = {"type": "string", "format": "date-time"}
+BYTES: Json = {"type": "string", "format": "binary"}
 YES_NO: Json = {"type": "boolean"}
 LINK: Json = {"type": "string", "format": "uri-reference"}
 
@@ -73,9 +74,14 @@ IF_NONE_MATCH = header("If-None-Match", "An earlier answer's ETag; 304 when noth
 ETAG: Json = {"ETag": {"schema": TEXT}}
 
 
+def some_bytes(said: str, *media_types: str) -> Json:
+    """Return an answer of one of several kinds of file."""
+    return {"description": said, "content": {kind: {"schema": BYTES} for kind in media_types}}
+
+
 def answer(said: str, schema: str | None = None, media_type: str = "application/json", **more: Any) -> Json:
     """Return an answer: a document, or bytes."""
-    content = {media_type: {"schema": ref(schema) if schema else {"type": "string", "format": "binary"}}}
+    content = {media_type: {"schema": ref(schema) if schema else BYTES}}
     return {"description": said, "content": content, **more}
 
 

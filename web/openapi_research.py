@@ -19,6 +19,7 @@ from web.openapi_parts import (
     page_of,
     record,
     ref,
+    some_bytes,
     words_of,
 )
 
@@ -181,7 +182,7 @@ PATHS: Json = {
             "Research",
             "getRunFile",
             "Get a table: BUNDLE-predictions.csv, -studies.csv, -images.csv, -images.parquet.",
-            {"200": answer("The table.", media_type="application/octet-stream")},
+            {"200": some_bytes("The table.", "text/csv", "application/vnd.apache.parquet")},
             parameters=[*_RUN, _FILE],
         )
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from web.openapi_parts import (
+    BYTES,
     LINK,
     TEXT,
     WHOLE,
@@ -21,7 +22,9 @@ _TAG = "Large files"
 _TUS = header("Tus-Resumable", "1.0.0: this is the protocol of https://tus.io/protocols/resumable-upload.")
 _OFFSET: Json = {"Upload-Offset": {"schema": TEXT}, "Upload-Expires": {"schema": TEXT}}
 _FILE: Json = {"filename": TEXT, "sha256": TEXT | {"pattern": "^[0-9a-f]{64}$"}}
-_BYTES: Json = {"type": "string", "format": "binary"}
+_OTHER_VERSION: Json = {
+    "412": {"description": "Tus-Resumable is missing or of another version; Tus-Version names ours."}
+}
 _NO_BODY: Json = {"content": {"application/json": {"schema": {"type": "object", "maxProperties": 0}}}}
 
 SCHEMAS: Json = {
@@ -68,8 +71,10 @@ PATHS: Json = {
                 "201": {
                     "description": "Send the pieces to Location.",
                     "headers": _OFFSET | {"Location": {"schema": LINK}},
-                }
-            },
+                },
+                "413": {"description": "It is larger than Tus-Max-Size."},
+            }
+            | _OTHER_VERSION,
             parameters=[
                 _TUS,
                 header("Upload-Length", "Bytes of the whole file."),
@@ -83,15 +88,16 @@ PATHS: Json = {
             _TAG,
             "appendUpload",
             "Send a piece (tus 1.0 core); HEAD says where to go on",
-            {"204": {"description": "Taken; the next piece starts at Upload-Offset.", "headers": _OFFSET}},
+            {"204": {"description": "Taken; the next piece starts at Upload-Offset.", "headers": _OFFSET}}
+            | _OTHER_VERSION,
             parameters=[_TUS, header("Upload-Offset", "Where the piece starts.")],
-            requestBody={"content": {"application/offset+octet-stream": {"schema": _BYTES}}},
+            requestBody={"content": {"application/offset+octet-stream": {"schema": BYTES}}},
         ),
         "delete": operation(
             _TAG,
             "deleteUpload",
             "Forget a large file (tus 1.0 termination)",
-            {"204": {"description": "It is gone."}},
+            {"204": {"description": "It is gone."}} | _OTHER_VERSION,
             parameters=[_TUS],
         ),
     },

@@ -10,7 +10,7 @@ import pytest
 import redis
 from sqlalchemy import select, update
 
-from store import dispatch
+from store import batches, dispatch
 from store.blobs import get_blobs
 from store.session import session_scope
 from store.tables import STAGES, Stage, Work, WorkKind, WorkState
@@ -40,6 +40,8 @@ def test_a_worker_killed_in_mid_chunk(
         os.kill(child.pid, signal.SIGKILL)
     # as a worker leaves it that is killed between the write of its stack and the row that names it
     get_blobs().put(f"scratch/{batch.id}/{uuid.uuid4()}/{uuid.uuid4()}.npz", b"a stack")
+    # and one that is killed between the commit that no longer names an upload and its deletion
+    get_blobs().put(batches.new_incoming_key(batch.id), b"an upload")
     service.kill("gpu")
     service.start("gpu")
     batch = wait_until_ended(batch)

@@ -31,7 +31,7 @@ from tests.web.world import World, make_world
 from web.openapi import document
 
 #: Requests of each kind (allowed, not allowed) to each address.
-EACH = 12
+EACH = 6
 #: Addresses that take nothing at all: there is nothing to get wrong.
 NOTHING_TO_SAY = frozenset({"/openapi.json", "/docs"})
 schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
