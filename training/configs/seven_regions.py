@@ -1,4 +1,4 @@
-"""Seven regions from phantoms whose fractures are outlined: the smaller of two bundles to compare.
+"""Seven regions from phantoms whose fractures are outlined: one of two bundles to compare.
 
     fractureai phantoms runs/seven --count 2800 --size 320 --labels \
         --regions elbow finger forearm hand humerus shoulder wrist
@@ -15,7 +15,7 @@ from training.fit import Schedule
 MOBILENET = "mobilenet_v2_0.35_224_notop.weights.h5"
 
 EXPERIMENT = Experiment(
-    name="seven-224",
+    name="seven-outlines",
     dataset=DatasetPlan(Path("seven"), "phantoms"),
     split=SplitPlan({"train": 0.8, "val": 0.1, "test": 0.1}),
     region=NetworkPlan(
@@ -34,7 +34,7 @@ EXPERIMENT = Experiment(
             "mobilenet_v2_0.35",
             224,
             REGIONS,
-            Schedule(10, 2240, rate=6e-4, frozen_epochs=1, batch=16, average=0.99, local_weight=1.0),
+            Schedule(5, 2240, rate=6e-4, frozen_epochs=1, batch=16, average=0.99, local_weight=1.0),
             seed=2,
             weights=MOBILENET,
             phantom_share=1.0,
