@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import func, select
 
+from cli.main import main
 from pipeline import comparison, evaluation
 from pipeline.evaluation import Record, Score
 from store.accounts import Role
@@ -133,6 +135,8 @@ def test_a_run_s_page_shows_its_figures_and_saves_as_one_file(app, world):
     assert f"{auc['value']:.3f}" in text
     saved = page(world, app, f"{address}?export")
     assert "<style>" in saved
+    assert "seen as hand" in saved
+    assert "What the routing costs" in saved
     assert "<script" not in saved
     assert 'href="/' not in saved.replace('href="/static', "")
     assert "&#34;made_with&#34;" in saved
@@ -183,6 +187,17 @@ def test_a_run_is_deleted_then_its_data_set(app, world):
     with session_scope() as session:
         said = session.scalars(select(Audit.action).order_by(Audit.id)).all()
     assert [a for a in said if a.endswith("_deleted")] == ["run_deleted", "dataset_deleted"]
+
+
+def test_the_command_deletes_a_run(serving, world, monkeypatch):
+    monkeypatch.setenv("FRACTUREAI_API_KEY", world.key)
+    kept = CliRunner().invoke(main, ["runs", "delete", "latest"], input="n\n")
+    assert kept.exit_code == 1
+    done = CliRunner().invoke(main, ["runs", "delete", "latest", "--yes"])
+    assert f"Run {world.ids['run_id']} is deleted." in done.output, done.output
+    gone = CliRunner().invoke(main, ["runs", "show", str(world.ids["run_id"])])
+    assert gone.exit_code == 2
+    assert "0 runs begin with" in gone.output
 
 
 def test_a_run_that_goes_on_is_not_deleted(app, world):
