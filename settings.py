@@ -158,6 +158,11 @@ class Settings:
             return Path(self.cache_dir)
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fractureai"
 
+    @property
+    def mails_links(self) -> bool:
+        """Whether who forgot a password gets a link by mail: its host is never one that a request named."""
+        return bool(self.smtp_host and self.public_url)
+
     def require(self, *names: str) -> Settings:
         """Return self, or raise `SettingsError` naming the first empty one of `names`."""
         for name in names:

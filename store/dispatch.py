@@ -36,6 +36,7 @@ KIND_QUEUES: dict[WorkKind, str] = {
     WorkKind.FINISH: "report",
     WorkKind.EXPORT: "cpu",
     WorkKind.NOTICE: "cpu",
+    WorkKind.PASSWORD: "cpu",
     WorkKind.EVALUATE: "cpu",
     WorkKind.SIGN: "report",
 }

@@ -11,13 +11,14 @@ from datetime import datetime
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from store import accounts
+from store import accounts, work
 from store.accounts import Role, write_audit
 from store.errors import NotFound, ServiceError
-from store.tables import ApiKey, Bundle, Site, User, UserSession
+from store.tables import ENDED_WORK, ApiKey, Bundle, Priority, Site, User, UserSession, Work, WorkKind
 
 INVITATION_MINUTES = 7 * 24 * 60.0
 RESET_MINUTES = 24 * 60.0
+FORGOTTEN_MINUTES = 60.0
 _EMAIL = re.compile(r"[^@\s<>\"',;]{1,64}@[^@\s<>\"',;]{1,190}")
 
 
@@ -180,6 +181,23 @@ def new_link(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uu
     user = get_person(session, site_id, user_id)
     write_audit(session, site_id, by, "password_link_made", user.id)
     return accounts.create_sign_in_token(session, user, minutes=RESET_MINUTES, sets_password=True)
+
+
+def can_reset(user: User) -> bool:
+    """Tell whether a person may get a link by mail: not who is shut out or signs in elsewhere alone."""
+    return user.disabled_at is None and (user.password_hash is not None or user.provider_subject is None)
+
+
+def forgot_password(session: Session, email: str) -> None:
+    """Have a link mailed to whoever has this address, at each of their sites; one at a time."""
+    users = select(User).where(func.lower(User.email) == email.strip().lower())
+    for user in session.scalars(users):
+        mine = Work.kind == WorkKind.PASSWORD, Work.subject_id == user.id
+        session.execute(delete(Work).where(*mine, Work.state.in_(ENDED_WORK)))
+        if can_reset(user) and session.scalar(select(Work.id).where(*mine)) is None:
+            work.add_unit(
+                session, WorkKind.PASSWORD, site_id=user.site_id, subject_id=user.id, priority=Priority.URGENT
+            )
 
 
 def _keep_an_administrator(session: Session, user: User) -> None:

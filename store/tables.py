@@ -111,6 +111,7 @@ class WorkKind(StrEnum):
     FINISH = "finish"
     EXPORT = "export"
     NOTICE = "notice"
+    PASSWORD = "password"  # noqa: S105 - a mail with a link for one
     EVALUATE = "evaluate"
     SIGN = "sign"
 

@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as BaseResponse
 
 from settings import Settings
-from store import accounts, throttle
+from store import accounts, people, throttle
 from store.accounts import Identity, Permission
+from store.errors import NotFound
 from store.session import session_scope
 from store.tables import User
 from web.errors import CsrfFailed, Forbidden, TooManyAttempts, Unauthorized
@@ -23,6 +24,8 @@ SESSION_COOKIE = "fractureai_session"
 FORM_COOKIE = "fractureai_form"
 #: Failed sign-ins in a quarter of an hour. Many people may sit behind one address.
 MOST_PER_ADDRESS, MOST_PER_PERSON = 100, 10
+#: Links by mail in a quarter of an hour, to one address.
+MOST_LINKS = 3
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 auth = Blueprint("auth", __name__)
@@ -183,18 +186,9 @@ def _sign_in_page(*, token: str = "", error: str = "", status: int = 200) -> Res
         error=error,
         next=request.values.get("next", ""),
         provider=settings.oidc_label if settings.oidc_issuer else "",
+        mails_links=settings.mails_links,
     )
-    response = Response(page, status)
-    response.set_cookie(
-        FORM_COOKIE,
-        twin,
-        path="/sign-in",
-        max_age=3600,
-        httponly=True,
-        samesite="Strict",
-        secure=settings.secure_cookies,
-    )
-    return response
+    return _with_twin(page, twin, status)
 
 
 @auth.get("/sign-in")
@@ -209,13 +203,19 @@ def sign_in() -> BaseResponse:
     return _sign_in_page(token=request.args.get("token", ""))
 
 
+def _check_twin() -> str:
+    """Return the form's CSRF token if it is the cookie's twin. Raises `CsrfFailed`."""
+    twin = request.cookies.get(FORM_COOKIE, "")
+    if not twin or not hmac.compare_digest(twin.encode(), request.form.get("csrf", "").encode()):
+        raise CsrfFailed
+    return twin
+
+
 @auth.post("/sign-in")
 @is_public
 def sign_in_send() -> BaseResponse:
     """Sign in by password or by a one-time link's token."""
-    twin = request.cookies.get(FORM_COOKIE, "")
-    if not twin or not hmac.compare_digest(twin.encode(), request.form.get("csrf", "").encode()):
-        raise CsrfFailed
+    _check_twin()
     token, email = request.form.get("token", ""), request.form.get("email", "").strip()
     password = request.form.get("password", "")
     limits = {f"address {request.remote_addr}": MOST_PER_ADDRESS}
@@ -247,6 +247,59 @@ def sign_in_send() -> BaseResponse:
         )
         return _sign_in_page(error=said, status=401)
     return signed_in(opened, local_address(request.form.get("next", "")))
+
+
+def _mails_links() -> bool:
+    settings: Settings = current_app.extensions["settings"]
+    return settings.mails_links
+
+
+def _with_twin(page: str, twin: str, status: int = 200) -> Response:
+    """Return a page of somebody who is not signed in: its form's CSRF token is a cookie's twin."""
+    settings: Settings = current_app.extensions["settings"]
+    response = Response(page, status)
+    response.set_cookie(
+        FORM_COOKIE,
+        twin,
+        path="/sign-in",
+        max_age=3600,
+        httponly=True,
+        samesite="Strict",
+        secure=settings.secure_cookies,
+    )
+    return response
+
+
+@auth.get("/sign-in/forgotten")
+@is_public
+def forgotten() -> BaseResponse:
+    """Ask for the address to which a link for a new password goes. Raises `NotFound` where no mail is set."""
+    if not _mails_links():
+        raise NotFound
+    twin = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(24)
+    return _with_twin(render_template("forgotten.html", twin=twin, asked=False), twin)
+
+
+@auth.post("/sign-in/forgotten")
+@is_public
+def forgotten_send() -> BaseResponse:
+    """Have a link mailed, if anybody has the address; the answer is the same if nobody has.
+
+    The mail is made by a worker, so that the answer's time tells nothing either.
+    """
+    if not _mails_links():
+        raise NotFound
+    twin = _check_twin()
+    email = request.form.get("email", "").strip()
+    limits = {
+        f"forgotten from {request.remote_addr}": MOST_PER_ADDRESS,
+        f"forgotten by {email.lower()}": MOST_LINKS,
+    }
+    with session_scope() as session:
+        if throttle.try_sign_in(session, limits) is None:
+            raise TooManyAttempts
+        people.forgot_password(session, email)
+    return _with_twin(render_template("forgotten.html", twin=twin, asked=True), twin)
 
 
 @auth.post("/sign-out")

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import smtplib
-import ssl
 import time
-from dataclasses import dataclass
-from email.message import EmailMessage
-from email.utils import formatdate, make_msgid
 
 from sqlalchemy import func
 
@@ -19,6 +14,7 @@ from store.notices import Channel, Event, NoticeState
 from store.session import session_scope
 from store.tables import Notice, NoticeTarget
 from store.work import Lease
+from worker.mail import Outcome, send_mail
 from worker.outbound import Refused, post
 
 log = logging.getLogger("fractureai.notices")
@@ -30,23 +26,6 @@ _SUBJECTS = {
     Event.FINISHED_BATCH: "A batch has ended",
     Event.TEST: "A test notice",
 }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a try came to.
-
-    Attributes
-    ----------
-    error
-        Empty when it was delivered.
-    final
-        Trying again would not help.
-    """
-
-    status: int | None = None
-    error: str = ""
-    final: bool = False
 
 
 def pause(attempt: int, settings: Settings) -> float:
@@ -116,13 +95,6 @@ def _post(notice: Notice, target: NoticeTarget, settings: Settings) -> Outcome:
 def _mail(notice: Notice, target: NoticeTarget, settings: Settings) -> Outcome:
     if not settings.smtp_host:
         return Outcome(error="no mail server is set", final=True)
-    message = EmailMessage()
-    message["From"] = settings.smtp_from
-    message["To"] = target.address
-    message["Subject"] = f"FractureAI: {_SUBJECTS[Event(notice.event)].lower()}"
-    message["Date"] = formatdate()
-    message["Message-ID"] = make_msgid(idstring=str(notice.id), domain=settings.smtp_from.rpartition("@")[2])
-    message["Auto-Submitted"] = "auto-generated"
     data = notice.payload["data"]
     lines = [f"{_SUBJECTS[Event(notice.event)]}.", ""]
     if "counts" in data:
@@ -130,31 +102,5 @@ def _mail(notice: Notice, target: NoticeTarget, settings: Settings) -> Outcome:
     if "page" in data:
         lines += [str(data["page"]), ""]
     lines.append("AI output, to be verified by a clinician. Not a medical device.")
-    message.set_content("\n".join(lines))
-    try:
-        context = ssl.create_default_context()
-        secure = settings.smtp_security == "tls"
-        server: smtplib.SMTP = (
-            smtplib.SMTP_SSL(
-                settings.smtp_host,
-                settings.smtp_port,
-                timeout=settings.notice_timeout_seconds,
-                context=context,
-            )
-            if secure
-            else smtplib.SMTP(settings.smtp_host, settings.smtp_port, timeout=settings.notice_timeout_seconds)
-        )
-        with server:
-            if settings.smtp_security == "starttls":
-                server.starttls(context=context)
-            if settings.smtp_user:
-                server.login(settings.smtp_user, settings.smtp_password)
-            server.send_message(message)
-    except smtplib.SMTPResponseException as error:
-        code = int(error.smtp_code)
-        return Outcome(code, f"the mail server answered {code}", final=500 <= code < 600)
-    except smtplib.SMTPRecipientsRefused:
-        return Outcome(error="the mail server refused the address", final=True)
-    except (OSError, smtplib.SMTPException) as error:
-        return Outcome(error=f"no answer: {type(error).__name__}")
-    return Outcome(250)
+    subject = _SUBJECTS[Event(notice.event)].lower()
+    return send_mail(target.address, subject, lines, mark=str(notice.id), settings=settings)

@@ -119,6 +119,14 @@ def notice(lease: Lease) -> bool:
     return notices.send(lease)
 
 
+@unit_task(WorkKind.PASSWORD)
+def password(lease: Lease) -> bool:
+    """Mail a link for a new password. Before: due; after: the mail is sent, or was refused for good."""
+    from worker import passwords
+
+    return passwords.mail_link(lease)
+
+
 @unit_task(WorkKind.EVALUATE)
 def evaluate(lease: Lease) -> bool:
     """Turn a run's scores, or two bundles', into figures. Before: scoring has ended; after: it is there."""

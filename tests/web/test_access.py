@@ -25,6 +25,8 @@ TABLE = """
 GET   /                                                       personal
 GET   /sign-in                                                public
 POST  /sign-in                                                public
+GET   /sign-in/forgotten                                      public
+POST  /sign-in/forgotten                                      public
 GET   /sign-in/provider                                       public
 GET   /sign-in/provider/back                                  public
 GET   /healthz                                                public
