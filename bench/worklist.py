@@ -65,6 +65,8 @@ _FILL = """
             CASE WHEN failed THEN NULL ELSE p END, CASE WHEN failed THEN NULL ELSE triage END,
             'ACC' || upper(left(sha, 10)), 'images/' || image || '/original', now()
         FROM made;
+    INSERT INTO work (id, site_id, batch_id, kind, state, priority, n_images)
+        SELECT gen_random_uuid(), :site, :batch, 'chunk', 'done', 5, 32 FROM made WHERE n % 32 = 0;
     INSERT INTO audit (site_id, action, object_id, at)
         SELECT :site, (ARRAY['study_seen', 'report_seen', 'original_seen'])[1 + n % 3], study::text,
             now() - n * interval '30 seconds' FROM made;
@@ -144,7 +146,7 @@ def _scans(plan: str) -> str:
 
 
 #: Tables of a handful of rows, which are rightly read whole.
-SMALL = ("bundles", "sites", "users", "user_sessions", "api_keys", "workers", "batch_reasons")
+SMALL = ("bundles", "sites", "users", "user_sessions", "api_keys", "workers", "batch_reasons", "uploads")
 
 
 def _reads_whole(plan: str) -> bool:

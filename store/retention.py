@@ -38,11 +38,13 @@ from store.tables import (
     StudyFinding,
     Work,
     WorkKind,
+    WorkState,
 )
 
 #: How much one step deletes; reconcile does other things between two steps.
 MOST_IMAGES, MOST_STUDIES = 200, 200
 _ENDED = [status.value for status in TERMINAL_BATCH_STATUSES]
+_OPEN = [state.value for state in WorkState if state not in ENDED_WORK]
 _READS_BYTES = [kind.value for kind in (WorkKind.EXPORT, WorkKind.SIGN, WorkKind.EVALUATE)]
 
 
@@ -84,7 +86,7 @@ def _signed(study_id: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
 
 def _busy_sites() -> Select[uuid.UUID]:
     """Sites for which a worker reads stored bytes, or is about to."""
-    return select(Work.site_id).where(Work.kind.in_(_READS_BYTES), Work.state.not_in(ENDED_WORK))
+    return select(Work.site_id).where(Work.kind.in_(_READS_BYTES), Work.state.in_(_OPEN))
 
 
 # originals
@@ -104,31 +106,40 @@ def _drop_originals(session: Session, images: Sequence[Image], why: str) -> int:
     return len(images)
 
 
-def _with_original() -> Select[Image]:
+def _ended(*which: ColumnElement[bool]) -> Select[uuid.UUID]:
+    """Select the hospital's ended batches from which something may go, the longest ended first."""
     return (
-        select(Image)
-        .join(Batch, Batch.id == Image.batch_id)
-        .where(
-            Image.original_key.is_not(None),
-            Batch.run_id.is_(None),
-            Batch.status.in_(_ENDED),
-            Batch.site_id.not_in(_busy_sites()),
-            ~_on_hold(Image.study_id),
-        )
-        .order_by(Batch.finished_at, Image.seq)
-        .limit(MOST_IMAGES)
-        .with_for_update(of=Image, skip_locked=True)
+        select(Batch.id)
+        .where(Batch.run_id.is_(None), Batch.status.in_(_ENDED), Batch.site_id.not_in(_busy_sites()), *which)
+        .order_by(Batch.finished_at, Batch.id)
     )
+
+
+def _older(days: int) -> ColumnElement[bool]:
+    return Batch.finished_at < func.clock_timestamp() - timedelta(days=days)
+
+
+def _with_original(session: Session, *which: ColumnElement[bool]) -> list[Image]:
+    """Lock and return the next images whose originals go. Batch by batch: that is how they are indexed."""
+    kept = exists().where(Image.batch_id == Batch.id, Image.original_key.is_not(None))
+    images: list[Image] = []
+    for batch_id in session.scalars(_ended(kept, *which)).all():
+        if len(images) >= MOST_IMAGES:
+            break
+        images += session.scalars(
+            select(Image)
+            .where(Image.batch_id == batch_id, Image.original_key.is_not(None), ~_on_hold(Image.study_id))
+            .order_by(Image.seq)
+            .limit(MOST_IMAGES - len(images))
+            .with_for_update(skip_locked=True)
+        )
+    return images
 
 
 def expire_originals(site_id: uuid.UUID, days: int) -> int:
     """Delete originals of batches that ended more than so many days ago; return how many."""
     with session_scope() as session:
-        images = session.scalars(
-            _with_original().where(
-                Batch.site_id == site_id, Batch.finished_at < func.clock_timestamp() - timedelta(days=days)
-            )
-        ).all()
+        images = _with_original(session, Batch.site_id == site_id, _older(days))
         return _drop_originals(session, images, f"older than {days} days")
 
 
@@ -139,7 +150,7 @@ def relieve_disk() -> int:
     if fullness is None or fullness <= mark:
         return 0
     with session_scope() as session:
-        images = session.scalars(_with_original()).all()
+        images = _with_original(session)
         return _drop_originals(session, images, f"the disk is {fullness:.0%} full")
 
 
@@ -220,13 +231,6 @@ def expire_results(site_id: uuid.UUID, days: int) -> int:
 
     A study with an image in a younger batch stays, and so does one whose report is signed.
     """
-    old = (
-        Batch.site_id == site_id,
-        Batch.run_id.is_(None),
-        Batch.status.in_(_ENDED),
-        Batch.finished_at < func.clock_timestamp() - timedelta(days=days),
-        Batch.site_id.not_in(_busy_sites()),
-    )
     mine, younger = aliased(Image), aliased(Batch)
     in_younger = exists().where(
         mine.study_id == Image.study_id,
@@ -237,32 +241,27 @@ def expire_results(site_id: uuid.UUID, days: int) -> int:
         ),
     )
     with session_scope() as session:
-        of_old = select(Image.study_id).join(Batch, Batch.id == Image.batch_id).where(*old)
-        study_ids = [
-            study_id
-            for study_id in session.scalars(
-                of_old.where(
-                    Image.study_id.is_not(None),
-                    ~_on_hold(Image.study_id),
-                    ~_signed(Image.study_id),
-                    ~in_younger,
-                )
-                .distinct()
-                .limit(MOST_STUDIES)
+        old = session.scalars(_ended(Batch.site_id == site_id, _older(days))).all()
+        study_ids: set[uuid.UUID] = set()
+        loose: list[uuid.UUID] = []
+        for batch_id in old:
+            here = Image.batch_id == batch_id
+            free = (~_on_hold(Image.study_id), ~_signed(Image.study_id), ~in_younger)
+            going = select(Image.study_id).where(here, Image.study_id.is_not(None), *free).distinct()
+            found = session.scalars(going.limit(MOST_STUDIES - len(study_ids)))
+            study_ids |= {study_id for study_id in found if study_id is not None}
+            loose += session.scalars(
+                select(Image.id).where(here, Image.study_id.is_(None)).limit(MOST_IMAGES - len(loose))
             )
-            if study_id is not None
-        ]
-        loose = session.scalars(
-            select(Image.id)
-            .join(Batch, Batch.id == Image.batch_id)
-            .where(*old, Image.study_id.is_(None))
-            .limit(MOST_IMAGES)
-        ).all()
+            if len(study_ids) >= MOST_STUDIES or len(loose) >= MOST_IMAGES:
+                break
         if not study_ids and not loose:
-            empty = delete(Batch).where(*old, Batch.n_total == 0, ~exists().where(Image.batch_id == Batch.id))
+            empty = delete(Batch).where(
+                Batch.id.in_(old), Batch.n_total == 0, ~exists().where(Image.batch_id == Batch.id)
+            )
             session.execute(empty.execution_options(synchronize_session=False))
             return 0
-        n = erase(session, site_id, study_ids, loose)
+        n = erase(session, site_id, sorted(study_ids), loose)
         why = f"older than {days} days"
         write_audit(
             session, site_id, None, "results_deleted", None, studies=len(study_ids), images=n, why=why

@@ -451,6 +451,9 @@ class Work(Base):
             postgresql_where=text("state in ('published','running')"),
         ),
         Index("ix_work_batch", "batch_id", "state"),
+        Index(
+            "ix_work_open", "site_id", "kind", postgresql_where=text("state in ('due','published','running')")
+        ),
         Index("ix_work_subject", "subject_id", postgresql_where=text("subject_id is not null")),
         CheckConstraint(
             "CASE WHEN kind IN ('chunk', 'finish') THEN batch_id IS NOT NULL"
@@ -492,6 +495,7 @@ class Image(Base):
         Index("ix_images_batch_status_seq", "batch_id", "status", "seq"),
         Index("ix_images_batch_triage_seq", "batch_id", "triage", "seq"),
         Index("ix_images_batch_region_seq", "batch_id", "region", "seq"),
+        Index("ix_images_original", "batch_id", "seq", postgresql_where=text("original_key is not null")),
         Index("ix_images_work", "work_id"),
         Index("ix_images_study", "study_id"),
         Index("ix_images_finding", "finding_id"),
