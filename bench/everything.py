@@ -27,6 +27,7 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "bench.finish": ([], ["--images", "300"]),
     "bench.downloads": ([], ["--rows", "300", "--reports", "30"]),
     "bench.service": ([], ["--counts", "20", "40"]),
+    "bench.watchers": ([], ["--images", "40", "--watchers", "5", "--rounds", "1"]),
 }
 
 

@@ -100,7 +100,7 @@ def _batch_called(address: str, key: str, label: str) -> str:
 def watch(address: str, key: str, label: str, n: int, said: Any) -> None:
     """Watch a batch with `n` pages until it has ended; put a `Seen` into the queue `said`."""
     batch_id = _batch_called(address, key, label)
-    seen, failed = Seen(), []
+    seen, failed, began = Seen(), [], time.process_time()
 
     def one() -> None:
         try:
@@ -114,7 +114,7 @@ def watch(address: str, key: str, label: str, n: int, said: Any) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    seen.cpu = time.process_time()
+    seen.cpu = time.process_time() - began
     said.put(RuntimeError(f"{len(failed)} watchers failed: {failed[0]}") if failed else seen)
 
 
