@@ -234,7 +234,9 @@ def rescore(
             largest = differences(run["figures"][path.name], json.loads(out.read_text()))
             seen[f"largest difference from `fractureai evaluate`, {path.name}"] = largest
             auc = run["figures"][path.name]["study"]["pooled"]["figures"]["auc"]
-            seen[f"AUC by study, {path.name}"] = auc
+            seen[f"AUC by study, {path.name}"] = (
+                f"{auc['value']:.3f} ({auc['interval'][0]:.3f} to {auc['interval'][1]:.3f})"
+            )
         with stand.client() as client:
 
             def verdict() -> str | None:

@@ -3,6 +3,8 @@
     fractureai phantoms runs/seven --count 2800 --size 320 --labels \
         --regions elbow finger forearm hand humerus shoulder wrist
     fractureai train training/configs/seven_regions.py --data runs/seven --out runs/bundles
+
+Not run to its end yet: how well its bundle reads is not known.
 """
 
 from pathlib import Path

@@ -2,7 +2,7 @@
 
     fractureai train training/configs/seven_regions_labels.py --data runs/seven --out runs/bundles
 
-Wants the phantoms that `seven_regions.py` names.
+Wants the phantoms that `seven_regions.py` names. Not run to its end yet: how well it reads is not known.
 """
 
 from dataclasses import replace
