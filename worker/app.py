@@ -13,8 +13,6 @@ import sys
 import threading
 from typing import Any
 
-# before Celery's worker is imported: SIGTERM gives running tasks the soft-shutdown time, then ends them
-os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 # before numpy is: its small products gain nothing from threads, and OpenBLAS's were seen to spin for ever
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

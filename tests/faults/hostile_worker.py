@@ -11,13 +11,16 @@ import os
 import time
 from typing import Any
 
-from tests.faults.hostile import ABORT, HUNGRY, LOOP, SLOW, STUCK
+from tests.faults.hostile import ABORT, HUNGRY, LOOP, SLOW, SLOW_SCORING, STUCK
 from worker import stages
 from worker.app import app
 
 __all__ = ["app"]
 
-_decode = stages.decode
+#: Seconds that nobody waits for: what is interrupted there is interrupted, or its test fails.
+LONG = 3600
+
+_decode, _new_scores = stages.decode, stages._new_scores
 
 
 def decode(data: bytes, **options: Any) -> Any:
@@ -32,8 +35,15 @@ def decode(data: bytes, **options: Any) -> Any:
         for piece in hoard:
             len(piece)
     if data.endswith(SLOW):
-        time.sleep(8)
+        time.sleep(LONG)
     return _decode(data, **options)
 
 
+def score_slowly(*arguments: Any) -> Any:
+    time.sleep(LONG)
+    return _new_scores(*arguments)
+
+
 stages.decode = decode
+if os.environ.get(SLOW_SCORING):
+    stages._new_scores = score_slowly

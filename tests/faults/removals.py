@@ -61,7 +61,7 @@ REMOVALS = (
         "worker/app.py",
         "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n",
         "",
-        FAULTS + "processes.py::test_sigterm_gives_work_back_without_counting_an_attempt",
+        FAULTS + "processes.py::test_sigterm_gives_work_back_without_counting_an_attempt[decoding]",
     ),
     Removal(
         "overdue",

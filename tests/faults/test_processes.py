@@ -8,8 +8,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-import redis
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from store import batches
 from store.accounts import create_api_key
@@ -17,7 +16,7 @@ from store.blobs import get_blobs
 from store.session import session_scope
 from store.sites import bootstrap
 from store.tables import Work, WorkKind
-from tests.faults.hostile import SLOW
+from tests.faults.hostile import SLOW, SLOW_SCORING
 from tests.faults.web import running_web
 from tests.running import (
     ALL,
@@ -34,9 +33,13 @@ from tests.running import (
 )
 
 
-def leased() -> bool:
+def leased(stage: str | None = None) -> bool:
+    """Whether a worker holds a lease, of any stage or of this one."""
+    held = select(Work.id).where(Work.lease_token.is_not(None))
+    if stage is not None:
+        held = held.where(Work.stage == stage)
     with session_scope() as session:
-        return session.scalar(select(Work.id).where(Work.lease_token.is_not(None)).limit(1)) is not None
+        return session.scalar(held.limit(1)) is not None
 
 
 def test_every_process_killed_at_once(
@@ -63,21 +66,28 @@ def test_whoever_submits_dies_before_dispatching(
 
 
 def test_a_second_reconcile_takes_over(
-    light: Service, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float], broker: redis.Redis
+    light: Service, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float]
 ) -> None:
     wait_for(lambda: holders() == 1, PATIENCE, "the first to be active")
     light.processes["first"] = light.processes.pop("reconcile")
     light.start("reconcile")
-    batch = submit(site_id, few)
+    wait_for(waiting, PATIENCE, "the second to ask for the lock")
     light.kill("first")
-    broker.flushall()  # now only a reconcile that is active can finish the batch
+    batch = draft(site_id, few)
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)  # only a reconcile that is active sends it
     assert_sound(wait_until_ended(batch), calm)
     assert holders() == 1
 
 
-def holders() -> int:
-    from sqlalchemy import text
+def waiting() -> bool:
+    """Whether somebody was refused the lock: the active one asks other things."""
+    with session_scope() as session:
+        query = text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_try_advisory_lock%'")
+        return bool(session.scalar(query))
 
+
+def holders() -> int:
     from worker.reconcile import ADVISORY_LOCK
 
     with session_scope() as session:
@@ -86,14 +96,28 @@ def holders() -> int:
 
 
 @pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    ("ending", "environment", "stage"),
+    [
+        pytest.param(SLOW, {}, "prepare", id="decoding"),
+        pytest.param(b"", {SLOW_SCORING: "1"}, "detect", id="scoring", marks=pytest.mark.faults),
+    ],
+)
 def test_sigterm_gives_work_back_without_counting_an_attempt(
-    site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float], tmp_path: Path
+    ending: bytes,
+    environment: dict[str, str],
+    stage: str,
+    site_id: uuid.UUID,
+    few: dict[str, bytes],
+    calm: dict[str, float],
+    tmp_path: Path,
 ) -> None:
+    """The stage would last an hour: the worker ends without it."""
     name, data = next(iter(few.items()))
-    with light_service(tmp_path, app="tests.faults.hostile_worker") as service:
+    with light_service(tmp_path, app="tests.faults.hostile_worker", **environment) as service:
         service.child(ALL)
-        batch = submit(site_id, {name: data + SLOW})
-        wait_for(leased, PATIENCE, "a lease")
+        batch = submit(site_id, {name: data + ending})
+        wait_for(lambda: leased(stage), PATIENCE, "a lease")
         time.sleep(1)  # well inside the slow stage
         process = service.processes[ALL]
         process.terminate()
