@@ -4,7 +4,8 @@
         --regions elbow finger forearm hand humerus shoulder wrist
     fractureai train training/configs/seven_regions.py --data runs/seven --out runs/bundles
 
-Not run to its end yet: how well its bundle reads is not known.
+Ten CPU minutes. On held-out phantoms (validation, 10%) the fracture network's AUC is 0.926; that says nothing
+of real radiographs.
 """
 
 from pathlib import Path
