@@ -158,7 +158,7 @@ def processes(home: Path, listener: int, workers: int) -> list[Child]:
             "-n",
             f"{queue}@%h",
         ]
-        return child(name, [*argv, "--without-gossip", "--without-mingle"], **extra)
+        return child(name, [*argv, "--without-gossip", "--without-mingle", "--without-heartbeat"], **extra)
 
     front = child("web", web)
     front.keep_open = (listener,)

@@ -59,6 +59,7 @@ class Service:
             command = [
                 *(sys.executable, "-m", "celery", "-A", app, "worker", "-Q", name, "-c", "1", "-l", "INFO"),
                 *("-n", f"{uuid.uuid4().hex[:6]}@test", "--without-gossip", "--without-mingle"),
+                "--without-heartbeat",  # as in service: it would wait for a broker that is away
             ]
         with (self.logs / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(

@@ -42,6 +42,7 @@ def unit_task(step: Stage | WorkKind) -> Callable[[Callable[[Lease], bool]], Tas
             **limits,
             queue=QUEUES[step] if isinstance(step, Stage) else KIND_QUEUES[step],
             max_retries=0,
+            Request="worker.acknowledging:Request",
         )
 
     return decorate

@@ -11,7 +11,7 @@ import os
 import time
 from typing import Any
 
-from tests.faults.hostile import ABORT, HUNGRY, LOOP, SLOW, SLOW_SCORING, STUCK
+from tests.faults.hostile import ABORT, HUNGRY, LOOP, PAUSE, SLOW, SLOW_SCORING, STUCK
 from worker import stages
 from worker.app import app
 
@@ -36,6 +36,8 @@ def decode(data: bytes, **options: Any) -> Any:
             len(piece)
     if data.endswith(SLOW):
         time.sleep(LONG)
+    if data.endswith(PAUSE):
+        time.sleep(10)
     return _decode(data, **options)
 
 

@@ -71,6 +71,13 @@ REMOVALS = (
         FAULTS + "servers.py::test_valkey_killed_and_restarted_empty",
     ),
     Removal(
+        "acknowledging",
+        "worker/tasks.py",
+        '            Request="worker.acknowledging:Request",\n',
+        "",
+        FAULTS + "servers.py::test_valkey_dies_while_a_stage_runs_and_is_away_when_it_is_acknowledged",
+    ),
+    Removal(
         "away",
         "worker/flow.py",
         "AWAY = (OperationalError, InterfaceError, ",

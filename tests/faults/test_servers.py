@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from store.session import session_scope
 from tests.faults.conftest import Breakable
+from tests.faults.hostile import PAUSE
 from tests.faults.test_processes import leased
 from tests.running import (
     ALL,
@@ -39,6 +40,22 @@ def test_valkey_killed_and_restarted_empty(
     valkey.forget()
     valkey.start()
     assert_sound(wait_until_ended(batch), calm)
+
+
+def test_valkey_dies_while_a_stage_runs_and_is_away_when_it_is_acknowledged(
+    site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float], valkey: Breakable, tmp_path: Path
+) -> None:
+    name, data = next(iter(few.items()))
+    with light_service(tmp_path, app="tests.faults.hostile_worker") as service:
+        batch = submit(site_id, {name: data + PAUSE})
+        wait_for(lambda: leased("prepare"), PATIENCE, "a lease")
+        time.sleep(1)
+        valkey.kill()
+        met = re.compile(r"Couldn't ack|Connection to broker lost")
+        wait_for(lambda: met.search(service.log(ALL)), PATIENCE, "the acknowledgement that fails")
+        valkey.forget()
+        valkey.start()
+        assert_sound(wait_until_ended(batch), calm)
 
 
 def test_valkey_hangs_for_longer_than_the_visibility_timeout(
