@@ -1,4 +1,4 @@
-"""Puts what the benchmarks measured into docs/performance.md: ``python -m bench.tables [--check]``.
+"""Puts what the benchmarks measured into the pages that show it: ``python -m bench.tables [--check]``.
 
 Between ``<!-- bench:NAME -->`` and ``<!-- end -->`` stands ``bench/results/NAME.json`` as a table, with its
 command, commit, machine and day; no figure there is typed by hand.
@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.measure import RESULTS, ROOT, Spread, columns_of, shown
 
-PAGE = ROOT / "docs" / "performance.md"
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "research.md")
 BLOCK = re.compile(r"(<!-- bench:(\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -58,16 +58,17 @@ def filled(page: str, results: Path = RESULTS) -> str:
 
 
 def main() -> None:
-    """Fill the page, or tell whether it is filled."""
+    """Fill the pages, or tell whether they are filled."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is stale")
     arguments = parser.parse_args()
-    page = PAGE.read_text()
-    due = filled(page)
-    if arguments.check and page != due:
-        raise SystemExit("docs/performance.md does not say what bench/results do: python -m bench.tables")
-    if not arguments.check:
-        PAGE.write_text(due)
+    for path in PAGES:
+        page = path.read_text()
+        due = filled(page)
+        if arguments.check and page != due:
+            raise SystemExit(f"{path.name} does not say what bench/results do: python -m bench.tables")
+        if not arguments.check:
+            path.write_text(due)
 
 
 if __name__ == "__main__":

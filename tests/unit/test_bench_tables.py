@@ -1,4 +1,4 @@
-"""The figures of docs/performance.md come out of the results that are kept beside the benchmarks."""
+"""The figures of the pages come out of the results that are kept beside the benchmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench import measure, tables
 from bench.measure import Spread
 
 
-def test_the_page_says_what_the_results_do() -> None:
+def test_the_pages_say_what_the_results_do() -> None:
     check = [sys.executable, "-m", "bench.tables", "--check"]
     assert subprocess.run(check, cwd=measure.ROOT, check=False).returncode == 0
 
