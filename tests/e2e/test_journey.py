@@ -151,14 +151,16 @@ def test_a_day_at_the_hospital(
     # one whose bytes are gone fails alone; it is retried once they are back
     upload(page, "Morning", pictures(tmp_path / "morning", 8, 400), start=False)
     expect(page.get_by_text("8 files are here")).to_be_visible()
-    upload_ = next(path for path in (home / "blobs" / "incoming").rglob("*") if path.is_file())
+    morning = re.search(r"/batches/([0-9a-f-]{36})", page.url)
+    assert morning, page.url
+    gone = next((home / "blobs" / "incoming" / morning[1]).iterdir())
     aside = tmp_path / "aside"
-    upload_.rename(aside)
+    gone.rename(aside)
     page.get_by_role("button", name="Start reading", exact=True).click()
     expect(title).to_contain_text("partial", timeout=PATIENCE)
     expect(page.locator("[data-field='counts.failed']")).to_have_text("1")
-    upload_.parent.mkdir(parents=True, exist_ok=True)
-    aside.rename(upload_)
+    gone.parent.mkdir(parents=True, exist_ok=True)
+    aside.rename(gone)
     page.get_by_role("button", name="Retry failed and cancelled").click()
     expect(title).to_contain_text("done", timeout=PATIENCE)
     expect(page.locator("[data-field='counts.done']")).to_have_text("8")
