@@ -34,7 +34,7 @@ test:
 
 faults:
 	@scripts/setup.sh test
-	@exec $(PY) -m pytest tests/faults -m "faults or not faults" $(ARGS)
+	@exec $(PY) -m pytest tests/faults tests/e2e/test_rescore.py -m "faults or not faults" $(ARGS)
 
 soak:
 	@scripts/setup.sh test

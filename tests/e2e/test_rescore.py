@@ -10,7 +10,7 @@ from bench.rescore import rescore
 from training.tiny import build_tiny_bundle
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_a_run_outlives_its_worker_and_its_server_and_gives_the_figures_of_evaluate(home: Path) -> None:
     folder = home / "rescore"
