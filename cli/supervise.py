@@ -30,7 +30,8 @@ PORT = 8000
 ANYWHERE = "0.0.0.0"  # noqa: S104 - only where somebody asks for it
 WEB_OPTIONS = (
     *("--worker-class", "gthread", "--workers", "2", "--threads", "16"),
-    *("--timeout", "120", "--graceful-timeout", "4", "--no-control-socket"),
+    # pages and proxies keep their connections for longer than the two seconds that gunicorn would
+    *("--keep-alive", "75", "--timeout", "120", "--graceful-timeout", "4", "--no-control-socket"),
 )
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "OPENCV_FOR")}
 
