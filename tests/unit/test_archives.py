@@ -167,6 +167,7 @@ def test_too_many_members_are_refused_before_they_are_loaded() -> None:
 @pytest.mark.parametrize(
     "data",
     [b"PK\x03\x04 and nothing else", archive(("a.png", b"x" * 100))[:-30], b"PK\x05\x06", b""],
+    ids=["a start", "no directory", "an end", "nothing"],  # the bytes hold the time of day
 )
 def test_what_only_begins_like_an_archive_is_corrupt(data: bytes) -> None:
     assert refused(data) == Reason.ARCHIVE_CORRUPT
