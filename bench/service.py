@@ -118,14 +118,14 @@ def send(
 class Watched:
     """What was seen while a batch ran: bytes resident by role over time, seconds a poll took."""
 
-    memory: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    memory: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     polls: list[float] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
 
 
-def _resident() -> dict[str, int]:
-    """Return resident bytes by role, children counted with their parents."""
-    totals: dict[str, int] = defaultdict(int)
+def by_role(measure: Callable[[psutil.Process], float]) -> dict[str, float]:
+    """Return a measure summed over the server's processes by role, children with their parents."""
+    totals: dict[str, float] = defaultdict(float)
     for process in psutil.Process().children(recursive=True):
         try:
             command = " ".join(process.cmdline())
@@ -133,7 +133,7 @@ def _resident() -> dict[str, int]:
             if role is None and command.startswith("postgres:"):
                 role = "Postgres"
             if role:
-                totals[role] += process.memory_info().rss
+                totals[role] += measure(process)
         except psutil.Error:
             continue
     return totals
@@ -141,7 +141,7 @@ def _resident() -> dict[str, int]:
 
 def _sample(seen: Watched) -> None:
     while not seen.ended.wait(2.0):
-        for role, size in _resident().items():
+        for role, size in by_role(lambda process: process.memory_info().rss).items():
             seen.memory[role].append(size)
 
 

@@ -15,7 +15,7 @@ import multiprocessing
 import random
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from bench.measure import Spread, machine, publish, quantile
-from bench.service import ROLES, send, small_pictures, with_server, write_variants
+from bench.service import ROLES, by_role, send, small_pictures, with_server, write_variants
 from cli.supervise import Server
 
 #: As in ``web/static/batch.js``.
@@ -118,21 +118,9 @@ def watch(address: str, key: str, label: str, n: int, said: Any) -> None:
     said.put(RuntimeError(f"{len(failed)} watchers failed: {failed[0]}") if failed else seen)
 
 
-def _processor_seconds() -> dict[str, float]:
-    """Return the processor seconds of the server's processes so far, by role."""
-    totals: dict[str, float] = defaultdict(float)
-    for process in psutil.Process().children(recursive=True):
-        try:
-            command = " ".join(process.cmdline())
-            role = next((role for mark, role in ROLES.items() if mark in command), None)
-            if role is None and command.startswith("postgres:"):
-                role = "Postgres"
-            if role:
-                times = process.cpu_times()
-                totals[role] += times.user + times.system
-        except psutil.Error:
-            continue
-    return totals
+def _processor_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def read_watched(running: Server, images: Path, label: str, watchers: int) -> dict[str, float]:
@@ -143,9 +131,9 @@ def read_watched(running: Server, images: Path, label: str, watchers: int) -> di
     process = context.Process(target=watch, args=arguments, daemon=True)
     if watchers:
         process.start()
-    before = _processor_seconds()
+    before = by_role(_processor_seconds)
     _, batch = send(running, images, label=label)
-    after = _processor_seconds()
+    after = by_role(_processor_seconds)
     begun, ended = (datetime.fromisoformat(batch[f"{name}_at"]) for name in ("submitted", "finished"))
     seconds = (ended - begun).total_seconds()
     figures = {

@@ -8,6 +8,7 @@ from web.openapi_parts import (
     CURSOR,
     LIMIT,
     LINK,
+    LINKS,
     MOMENT,
     TEXT,
     UUID,
@@ -29,7 +30,6 @@ _PEOPLE, _KEYS, _NOTICES, _KEEPING = "People", "API keys", "Notices", "Retention
 _DAYS: Json = maybe({"type": "integer", "minimum": 1, "maximum": 36_500}) | {
     "description": "After the batch ended; null is for ever."
 }
-_LINKS: Json = {"type": "object", "additionalProperties": LINK}
 _DONE: Json = {"204": {"description": "Done."}}
 _PERSON: Json = {
     "id": UUID,
@@ -41,7 +41,7 @@ _PERSON: Json = {
     "seen_at": maybe(MOMENT) | {"description": "When a browser or a key of theirs was last seen."},
     "sessions": WHOLE,
     "keys": WHOLE,
-    "links": _LINKS,
+    "links": LINKS,
 }
 _TARGET: Json = {
     "id": UUID,
@@ -49,7 +49,7 @@ _TARGET: Json = {
     "address": TEXT,
     "events": many(words_of(Event)),
     "created_at": MOMENT,
-    "links": _LINKS,
+    "links": LINKS,
 }
 
 SCHEMAS: Json = {
@@ -70,7 +70,7 @@ SCHEMAS: Json = {
             "created_at": MOMENT,
             "last_used_at": maybe(MOMENT),
             "expires_at": maybe(MOMENT),
-            "links": _LINKS,
+            "links": LINKS,
         }
     ),
     "Keys": page_of("Key"),

@@ -7,6 +7,7 @@ from store.exports import ExportState
 from store.results import COLUMNS
 from store.tables import ImageStatus, Triage
 from web.openapi_parts import (
+    DAY,
     LINK,
     MOMENT,
     TEXT,
@@ -26,7 +27,6 @@ from web.openapi_parts import (
     words_of,
 )
 
-_DAY: Json = {"type": "string", "format": "date"}
 _COLUMN: Json = {"type": "string", "enum": list(COLUMNS)}
 _NO_BODY: Json = {"content": {"application/json": {"schema": {"type": "object", "maxProperties": 0}}}}
 _WISH: Json = {
@@ -35,8 +35,8 @@ _WISH: Json = {
     "status": words_of(ImageStatus),
     "triage": words_of(Triage),
     "region": TEXT,
-    "since": _DAY | {"description": "Day of upload, UTC, included; as is until."},
-    "until": _DAY,
+    "since": DAY | {"description": "Day of upload, UTC, included; as is until."},
+    "until": DAY,
     "columns": many(_COLUMN) | {"description": "Of the tables; those of results.csv when absent."},
     "parts": many(words_of(Part)) | {"description": "Of a ZIP; tables, reports and heatmaps when absent."},
 }

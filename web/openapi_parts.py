@@ -46,6 +46,8 @@ MOMENT: Json = {"type": "string", "format": "date-time"}
 BYTES: Json = {"type": "string", "format": "binary"}
 YES_NO: Json = {"type": "boolean"}
 LINK: Json = {"type": "string", "format": "uri-reference"}
+LINKS: Json = {"type": "object", "additionalProperties": LINK}
+DAY: Json = {"type": "string", "format": "date"}
 
 
 def words_of(kind: Any) -> Json:

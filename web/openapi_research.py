@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from store.tables import Priority
 from web.openapi_parts import (
-    LINK,
+    LINKS,
     MOMENT,
     TEXT,
     UUID,
@@ -24,7 +24,6 @@ from web.openapi_parts import (
 )
 
 _COUNTS: Json = {"type": "object", "additionalProperties": WHOLE}
-_LINKS: Json = {"type": "object", "additionalProperties": LINK}
 _FIGURES: Json = {"type": "object", "description": "Every figure as {value, interval}; null until evaluated."}
 _SIDE = record({"run": UUID, "bundle": TEXT})
 
@@ -46,7 +45,7 @@ SCHEMAS: Json = {
             "problems": _COUNTS,
             "left_out": _COUNTS,
             "created_at": MOMENT,
-            "links": _LINKS,
+            "links": LINKS,
         }
     ),
     "Datasets": page_of("Dataset"),
@@ -77,7 +76,7 @@ SCHEMAS: Json = {
             "forward_passes": record({"region": WHOLE, "fracture": WHOLE}),
             "created_at": MOMENT,
             "evaluated_at": maybe(MOMENT),
-            "links": _LINKS,
+            "links": LINKS,
         }
     ),
     "Runs": page_of("Run"),
@@ -101,7 +100,7 @@ SCHEMAS: Json = {
             "created_at": MOMENT,
             "evaluated_at": maybe(MOMENT),
             "figures": maybe(_FIGURES),
-            "links": _LINKS,
+            "links": LINKS,
         }
     ),
     "Comparisons": page_of("Comparison"),

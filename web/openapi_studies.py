@@ -5,6 +5,7 @@ from __future__ import annotations
 from store.tables import Answer, ImageStatus, Priority, Triage
 from web.openapi_parts import (
     CURSOR,
+    DAY,
     LIMIT,
     LINK,
     MOMENT,
@@ -32,7 +33,6 @@ _CLASSES: Json = {
 }
 _STATUSES: Json = {"type": "string", "enum": [ImageStatus.DONE, ImageStatus.REJECTED, ImageStatus.FAILED]}
 _NAME: Json = {"name": "name", "in": "path", "required": True, "schema": TEXT}
-_DAY: Json = {"type": "string", "format": "date"}
 
 SCHEMAS: Json = {
     "WorklistRow": record(
@@ -143,8 +143,8 @@ PATHS: Json = {
                 query("status", _STATUSES, "Only these."),
                 query("batch", UUID, "Only of this batch."),
                 query("bundle", TEXT, "Only read by this bundle."),
-                query("from", _DAY, "Arrived on this day (UTC) or later."),
-                query("until", _DAY, "Arrived on this day (UTC) or earlier."),
+                query("from", DAY, "Arrived on this day (UTC) or later."),
+                query("until", DAY, "Arrived on this day (UTC) or earlier."),
                 query("reviewed", {"enum": ["no", "yes", "all"], "default": "no"}, "Reviewed or not."),
                 query("q", TEXT, "How a file name, path, accession or study UID begins; finds at most 500."),
                 CURSOR,

@@ -108,6 +108,13 @@ def save_forced(
     )
 
 
+def cam_of(kept: Finding | FindingScore) -> Float16Array | None:
+    """Return the attention map (float16, rows by columns) that was kept with a score, if one was."""
+    if kept.cam is None or kept.cam_height is None or kept.cam_width is None:
+        return None
+    return np.frombuffer(kept.cam, np.float16).reshape(kept.cam_height, kept.cam_width)
+
+
 def maps_of(session: Session, bundle: Bundle, findings: Iterable[Finding]) -> dict[str, Float16Array]:
     """Return a bundle's attention maps by sha256: its findings', else those of its scores by force."""
     maps = {}
@@ -116,9 +123,9 @@ def maps_of(session: Session, bundle: Bundle, findings: Iterable[Finding]) -> di
         if finding.cam is None:
             region = forced_region(bundle.models, finding.region_probabilities)
             kept = session.get(FindingScore, (finding.id, bundle.models[region].network))
-        if kept is not None and kept.cam and kept.cam_height and kept.cam_width:
-            cam = np.frombuffer(kept.cam, np.float16)
-            maps[finding.sha256] = cam.reshape(kept.cam_height, kept.cam_width)
+        cam = cam_of(kept) if kept is not None else None
+        if cam is not None:
+            maps[finding.sha256] = cam
     return maps
 
 

@@ -581,12 +581,6 @@ def _apply_finding(image: Image, finding: Finding, bundle: Bundle) -> None:
 # explain
 
 
-def _cam(finding: Finding) -> Float16Array | None:
-    if finding.cam is None or finding.cam_height is None or finding.cam_width is None:
-        return None
-    return np.frombuffer(finding.cam, np.float16).reshape(finding.cam_height, finding.cam_width)
-
-
 def _grey(jpeg: bytes) -> UInt8Array:
     return cast(UInt8Array, cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE))
 
@@ -600,7 +594,7 @@ def explain(lease: Lease) -> bool:
     regions: dict[uuid.UUID, tuple[AttentionRegion, ...]] = {}
     overlays: dict[uuid.UUID, tuple[str, int]] = {}
     for image in chunk.images:
-        cam = _cam(findings[image.sha256])
+        cam = rescoring.cam_of(findings[image.sha256])
         if cam is None or image.width is None or image.height is None or image.display_key is None:
             continue
         regions[image.id] = attention_regions(cam, width=image.width, height=image.height)
@@ -631,18 +625,20 @@ def _run_pictures(
 
     The batch's own bundle has drawn what it has read.
     """
-    blobs, kept = get_blobs(), {}
-    for bundle in chunk.bundles:
-        with session_scope() as session:
+    blobs, kept, maps = get_blobs(), {}, {}
+    with session_scope() as session:
+        for bundle in chunk.bundles:
             findings = _shared_findings(session, chunk.images, bundle.name, chunk.precision)
-            maps = rescoring.maps_of(session, bundle, findings.values())
-        for image in chunk.images:
-            if bundle.name == chunk.bundle.name and image.id in drawn:
-                kept[image.id, bundle.name] = (_key(image, "overlay.jpg"), *drawn[image.id])
-            elif image.sha256 in maps and image.display_key is not None:
-                key = _key(image, f"attention-{bundle.name}.jpg")
-                picture = overlay_jpeg(_grey(blobs.get(image.display_key)), maps[image.sha256])
-                kept[image.id, bundle.name] = (key, *blobs.put(key, picture))
+            maps[bundle.name] = rescoring.maps_of(session, bundle, findings.values())
+    for image in chunk.images:
+        grey: UInt8Array | None = None  # read once for all bundles
+        for name, by_hash in maps.items():
+            if name == chunk.bundle.name and image.id in drawn:
+                kept[image.id, name] = (_key(image, "overlay.jpg"), *drawn[image.id])
+            elif image.sha256 in by_hash and image.display_key is not None:
+                grey = _grey(blobs.get(image.display_key)) if grey is None else grey
+                key = _key(image, f"attention-{name}.jpg")
+                kept[image.id, name] = (key, *blobs.put(key, overlay_jpeg(grey, by_hash[image.sha256])))
     return kept
 
 
