@@ -304,8 +304,8 @@ REMOVALS = (
 )
 
 
-def run(removal: Removal, *, removed: bool, patience: float) -> bool:
-    """Run the removal's test in a copy of the project; return whether it passed."""
+def run(removal: Removal, *, removed: bool, patience: float) -> str:
+    """Run the removal's test in a copy of the project; return why it failed, or nothing."""
     with tempfile.TemporaryDirectory(prefix="fractureai-removal-") as name:
         copy = Path(name) / "copy"
         shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
@@ -319,10 +319,14 @@ def run(removal: Removal, *, removed: bool, patience: float) -> bool:
                 raise SystemExit(f"{removal.name}: {removal.file} does not hold once {removal.before!r}")
             file.write_text(text.replace(removal.before, removal.after))
         command = [sys.executable, "-m", "pytest", "-q", "-m", "faults or not faults", removal.test]
-        environment = {**os.environ, "FRACTUREAI_TEST_PATIENCE": str(patience)}
-        return not subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, check=False
-        ).returncode
+        environment = {**os.environ, "FRACTUREAI_TEST_PATIENCE": str(patience), "COLUMNS": "240"}
+        ended = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, check=False
+        )
+        if not ended.returncode:
+            return "skipped" if " skipped" in ended.stdout.splitlines()[-1] else ""
+        said = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return said[0].partition(" - ")[2] if said else f"status {ended.returncode}"
 
 
 def main() -> None:
@@ -332,18 +336,18 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=60.0, help="seconds that a test waits for anything")
     arguments = parser.parse_args()
     unnoticed = 0
-    sound: dict[str, bool] = {}  # by test: several stand for one protection each
+    unsound: dict[str, str] = {}  # by test: several stand for one protection each
     for removal in REMOVALS:
         if arguments.names and removal.name not in arguments.names:
             continue
-        if removal.test not in sound:
-            sound[removal.test] = run(removal, removed=False, patience=arguments.patience)
-        if not sound[removal.test]:
-            said = "fails as things are: nothing is shown"
-        elif run(removal, removed=True, patience=arguments.patience):
-            said = "PASSES without the protection"
+        if removal.test not in unsound:
+            unsound[removal.test] = run(removal, removed=False, patience=arguments.patience)
+        if unsound[removal.test]:
+            said = f"fails as things are: {unsound[removal.test]}"
+        elif why := run(removal, removed=True, patience=arguments.patience):
+            said = f"fails without the protection: {why}"
         else:
-            said = "fails without the protection"
+            said = "PASSES without the protection"
         unnoticed += not said.startswith("fails without")
         print(f"{removal.name}: {removal.test} {said}", flush=True)
     raise SystemExit(1 if unnoticed else 0)
