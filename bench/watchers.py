@@ -1,9 +1,9 @@
 """Whether people who watch a batch's page slow its reading: ``python -m bench.watchers``.
 
 Batches are read on one server by turns with no watchers and with many. A watcher does what the page's script
-does (``web/static/batch.js``): it asks for the batch with its ETag, the slower the less
-changes, and now and then for the page's table. The watchers run on this machine
-too, as a process of their own; what they take is told as well.
+does (``web/static/batch.js``): it asks for the batch with its ETag, the slower the less changes and as seldom
+as the server wants, and now and then for the page's table. The watchers run on this machine too, as a process
+of their own; what they take is told as well.
 """
 
 from __future__ import annotations
@@ -52,38 +52,36 @@ class Watcher:
         self.seen = seen
 
     def ask(self, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes, float]:
-        """Ask once; return the answer, its body, and the seconds that it took."""
+        """Ask once; return the answer, its body, and the seconds after which to come back."""
         started = time.perf_counter()
         self.connection.request("GET", path, headers=self.headers | headers)
         answer = self.connection.getresponse()
         body = answer.read()
-        seconds = time.perf_counter() - started
-        self.seen.seconds.append(seconds)
+        self.seen.seconds.append(time.perf_counter() - started)
         self.seen.answers["page" if path.startswith("/batches") else str(answer.status)] += 1
-        return answer, body, seconds
+        return answer, body, float(answer.headers.get("X-Poll-Interval", 0))
 
     def follow(self, batch_id: str) -> None:
         """Watch a batch until it has ended."""
         page, live = f"/batches/{batch_id}", f"/api/v1/batches/{batch_id}"
         self.ask(page)
-        etag, pause, table_at, stale = '""', QUICK, time.monotonic(), False
+        etag, pause, table_at, stale = '""', QUICK, time.monotonic() + TABLE_EVERY, False
         while True:
             time.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - not for secrets
-            answer, body, seconds = self.ask(live, **{"If-None-Match": etag})
-            burden = 10 * seconds
+            answer, body, told = self.ask(live, **{"If-None-Match": etag})
             if answer.status == http.HTTPStatus.OK:
                 etag = answer.headers["ETag"]
-                pause, stale = min(max(QUICK, burden), SLOWEST), True
+                pause, stale = max(QUICK, told), True
                 if json.loads(body)["status"] in ENDED:
                     self.ask(page)
                     return
             elif answer.status == http.HTTPStatus.NOT_MODIFIED:
-                pause = min(max(1.5 * pause, burden), SLOWEST)
+                pause = max(min(1.5 * pause, SLOWEST), told)
             else:
                 raise RuntimeError(f"the server answered {answer.status}")
-            if stale and time.monotonic() - table_at > TABLE_EVERY:
-                self.ask(page)
-                table_at, stale = time.monotonic(), False
+            if stale and time.monotonic() > table_at:
+                told = self.ask(page)[2]
+                table_at, stale = time.monotonic() + max(TABLE_EVERY, 5 * told), False
 
 
 def _batch_called(address: str, key: str, label: str) -> str:

@@ -278,14 +278,15 @@ class Client:
         """Return a batch."""
         return self._json("GET", f"/batches/{batch_id}")
 
-    def batch_if_changed(self, batch_id: str, etag: str | None) -> tuple[Json | None, str | None]:
-        """Return a batch and its ETag, or None and the same ETag when nothing changed."""
+    def batch_if_changed(self, batch_id: str, etag: str | None) -> tuple[Json | None, str | None, float]:
+        """Return a batch, or None when nothing changed; its ETag; the seconds after which to ask again."""
         response = self.request(
             "GET", f"/batches/{batch_id}", headers={"If-None-Match": etag} if etag else None
         )
+        pause = float(response.headers.get("x-poll-interval", 0))
         if response.status_code == 304:
-            return None, etag
-        return response.json(), response.headers.get("etag")
+            return None, etag, pause
+        return response.json(), response.headers.get("etag"), pause
 
     def _pages(self, path: str) -> Iterator[Json]:
         following: str | None = path
@@ -337,7 +338,7 @@ class Client:
     def wait_for(
         self, batch_id: str, on_change: Callable[[Json], None], *, timeout: float | None = None
     ) -> Json:
-        """Poll until the batch is terminal; slower while nothing changes.
+        """Poll until the batch is terminal; slower while nothing changes, and while many watch.
 
         Raises
         ------
@@ -347,12 +348,12 @@ class Client:
         deadline = None if timeout is None else time.monotonic() + timeout
         etag, pause = None, 0.25
         while True:
-            batch, etag = self.batch_if_changed(batch_id, etag)
+            batch, etag, told = self.batch_if_changed(batch_id, etag)
             if batch is None:
-                pause = min(pause * 1.5, 5.0)
+                pause = max(min(pause * 1.5, 5.0), told)
             else:
                 on_change(batch)
-                pause = 0.5
+                pause = max(0.5, told)
                 if batch["status"] in TERMINAL:
                     return batch
             if deadline is not None:

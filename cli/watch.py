@@ -235,7 +235,7 @@ class Watcher:
         """Look at a submitted batch and file it if it has ended; tell whether it has."""
         assert batch.remote is not None
         try:
-            remote, self._etags[batch.remote] = self.client.batch_if_changed(
+            remote, self._etags[batch.remote], _ = self.client.batch_if_changed(
                 batch.remote, self._etags.get(batch.remote)
             )
         except Refused as refused:

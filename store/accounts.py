@@ -295,8 +295,9 @@ def revoke_keys(
 
 def identify_key(session: Session, key: str) -> Identity | None:
     """Return whose key this is, or None. Notes its use at most once a minute."""
+    unnoted = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
     row = session.execute(
-        select(ApiKey, User)
+        select(ApiKey, User, unnoted)
         .join(User, User.id == ApiKey.user_id)
         .where(
             ApiKey.key_hash == hash_token(key),
@@ -306,16 +307,14 @@ def identify_key(session: Session, key: str) -> Identity | None:
     ).first()
     if row is None:
         return None
-    api_key, user = row
-    session.execute(
-        update(ApiKey)
-        .where(
-            ApiKey.id == api_key.id,
-            or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1)),
+    api_key, user, is_unnoted = row
+    if is_unnoted:
+        session.execute(
+            update(ApiKey)
+            .where(ApiKey.id == api_key.id, unnoted)
+            .values(last_used_at=func.now())
+            .execution_options(synchronize_session=False)
         )
-        .values(last_used_at=func.now())
-        .execution_options(synchronize_session=False)
-    )
     role = Role(user.role)
     return Identity(
         user.site_id,
@@ -409,8 +408,9 @@ def open_session(
 
 def identify_session(session: Session, token: str, *, idle_hours: float) -> Identity | None:
     """Return whose browser this is, or None. Notes that it was seen at most once a minute."""
+    unnoted = UserSession.last_seen_at < func.now() - timedelta(minutes=1)
     row = session.execute(
-        select(UserSession, User)
+        select(UserSession, User, unnoted)
         .join(User, User.id == UserSession.user_id)
         .where(
             UserSession.token_hash == hash_token(token),
@@ -421,13 +421,14 @@ def identify_session(session: Session, token: str, *, idle_hours: float) -> Iden
     ).first()
     if row is None:
         return None
-    opened, user = row
-    session.execute(
-        update(UserSession)
-        .where(UserSession.id == opened.id, UserSession.last_seen_at < func.now() - timedelta(minutes=1))
-        .values(last_seen_at=func.now())
-        .execution_options(synchronize_session=False)
-    )
+    opened, user, is_unnoted = row
+    if is_unnoted:
+        session.execute(
+            update(UserSession)
+            .where(UserSession.id == opened.id, unnoted)
+            .values(last_seen_at=func.now())
+            .execution_options(synchronize_session=False)
+        )
     role = Role(user.role)
     return Identity(user.site_id, user.id, role, user.email, PERMISSIONS[role], opened.csrf_token, user.name)
 

@@ -28,6 +28,7 @@ from web.asked import IMAGE_FILTERS, cursor_text, page_size, read_body, read_que
 from web.auth import check_csrf, checks_csrf, identify, identity, is_public, needs
 from web.errors import InvalidRequest, UnsupportedMediaType
 from web.openapi import document
+from web.pacing import is_watched
 from web.representations import (
     API,
     batch_document,
@@ -190,6 +191,7 @@ def list_batches() -> Response:
 
 
 @api.get("/batches/<uuid:batch_id>")
+@is_watched(1)
 @needs(Permission.READ)
 def get_batch(batch_id: uuid.UUID) -> Response:
     """Answer one batch, or 304 when nothing changed: one row's read."""

@@ -21,6 +21,7 @@ from web.api import audit, sees_findings, send_stream
 from web.asked import read_body, read_query
 from web.auth import identity, needs
 from web.errors import InvalidQuery, InvalidRequest
+from web.pacing import PAGE, is_watched
 from web.representations import API, moment
 
 downloads = Blueprint("downloads", __name__)
@@ -176,6 +177,7 @@ def export_file(export_id: uuid.UUID) -> Response:
 
 
 @downloads.get("/downloads")
+@is_watched(PAGE)
 @needs(Permission.READ)
 def page() -> str:
     """Show the files that are prepared or ready, and the form for another."""

@@ -10,7 +10,19 @@ from flask import Flask, Response, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from settings import Settings, get_settings
-from web import auth, errors, exports, health, oidc, pages, research_pages, reviews, studies, worklist
+from web import (
+    auth,
+    errors,
+    exports,
+    health,
+    oidc,
+    pacing,
+    pages,
+    research_pages,
+    reviews,
+    studies,
+    worklist,
+)
 from web.account import account
 from web.admin import admin
 from web.admin_api import admin_api
@@ -97,6 +109,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(retention_pages)
     oidc.register(app, settings)
     research_pages.register(app)
+    pacing.register(app)
     auth.refuse_unmarked(app)
 
     @app.after_request

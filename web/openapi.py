@@ -17,6 +17,7 @@ from web.openapi_parts import (
     LIMIT,
     LINK,
     MOMENT,
+    PACE,
     SHARE,
     TEXT,
     UUID,
@@ -235,8 +236,8 @@ PATHS: Json = {
             "getBatch",
             "See how far a batch is; cheap to ask often with If-None-Match",
             {
-                "200": answer("The batch.", "Batch", headers=ETAG),
-                "304": {"description": "Nothing changed."},
+                "200": answer("The batch.", "Batch", headers=ETAG | PACE),
+                "304": {"description": "Nothing changed.", "headers": PACE},
             },
             parameters=[IF_NONE_MATCH],
         ),

@@ -74,6 +74,12 @@ CURSOR = query("cursor", TEXT, "From the last page's `next`.")
 LIMIT = query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "Items a page.")
 IF_NONE_MATCH = header("If-None-Match", "An earlier answer's ETag; 304 when nothing changed.")
 ETAG: Json = {"ETag": {"schema": TEXT}}
+PACE: Json = {
+    "X-Poll-Interval": {
+        "schema": {"type": "number"},
+        "description": "Seconds after which to ask again; more when many watch.",
+    }
+}
 
 
 def some_bytes(said: str, *media_types: str) -> Json:

@@ -42,6 +42,7 @@ from web.api import (
 from web.asked import IMAGE_FILTERS, read_query, without_empty_fields
 from web.auth import check_csrf, checks_csrf, identity, is_personal, needs
 from web.markdown import render
+from web.pacing import PAGE, is_watched
 from web.representations import batch_etag
 from web.uploads import Field, FilePart, Intake
 
@@ -167,6 +168,7 @@ def _actions(document: dict[str, Any]) -> list[str]:
 
 
 @pages.get("/batches/<uuid:batch_id>")
+@is_watched(PAGE)
 @needs(Permission.READ)
 def show_batch(batch_id: uuid.UUID) -> Response:
     """Show how far a batch is, and its images."""

@@ -19,6 +19,7 @@ from store.tables import Batch
 from web.api import audit
 from web.auth import identity, needs
 from web.errors import InvalidRequest
+from web.pacing import PAGE, is_watched
 from web.research import (
     MARGIN,
     act,
@@ -38,6 +39,7 @@ research_pages = Blueprint("research", __name__)
 
 
 @research_pages.get("/research")
+@is_watched(PAGE)
 @needs(Permission.RESEARCH)
 def home() -> str:
     """Show data sets, runs, comparisons, and the form that starts a run."""
@@ -100,6 +102,7 @@ def _exported(page: str, name: str) -> Response:
 
 
 @research_pages.get("/research/runs/<uuid:run_id>")
+@is_watched(PAGE)
 @needs(Permission.RESEARCH)
 def show_run(run_id: uuid.UUID) -> str | Response:
     """Show a run's progress, then its report; with ``?export`` as one file."""
@@ -235,6 +238,7 @@ def compare_by_form() -> BaseResponse:
 
 
 @research_pages.get("/research/comparisons/<uuid:comparison_id>")
+@is_watched(PAGE)
 @needs(Permission.RESEARCH)
 def show_comparison(comparison_id: uuid.UUID) -> str | Response:
     """Show which of two bundles is better, by how much, and whether that is chance."""

@@ -9,6 +9,7 @@ import pytest
 
 from tests.reading import read_batch
 from tests.web.asking import Asker, png
+from web import pacing
 
 PROBLEM = "application/problem+json"
 
@@ -185,6 +186,18 @@ def test_a_poll_costs_nothing_until_something_changes(ask: Asker) -> None:
     changed = ask.get(f"/batches/{batch}", headers={"If-None-Match": first.headers["ETag"]})
     assert changed.status_code == 200
     assert changed.json["counts"]["uploaded"] == 1
+
+
+def test_many_who_poll_are_told_to_come_back_later(ask: Asker) -> None:
+    batch = ask.draft()
+    etag = ask.get(f"/batches/{batch}").headers["ETag"]
+    told = [
+        float(ask.get(f"/batches/{batch}", headers={"If-None-Match": etag}).headers[pacing.HEADER])
+        for _ in range(40)
+    ]
+    assert told[0] < 2
+    assert told[-1] > 3
+    assert pacing.HEADER not in ask.get("/batches").headers
 
 
 def test_a_batch_goes_through_its_states(ask: Asker) -> None:

@@ -22,9 +22,12 @@ async function untilSeen() {
   while (document.hidden) await new Promise((seen) => document.addEventListener("visibilitychange", seen, { once: true }));
 }
 
+// When the server wants to be asked again: the later, the more people watch.
+const told = (answer) => 1000 * (Number(answer.headers.get("X-Poll-Interval")) || 0);
+
 async function replaceParts(ids) {
   const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-  if (!answer.ok) return;
+  if (!answer.ok) return 0;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const id of ids) {
     const now = document.getElementById(id);
@@ -33,13 +36,15 @@ async function replaceParts(ids) {
     now.replaceWith(next);
     showLocalTimes(next);
   }
+  return told(answer);
 }
 
 async function keepFresh(id) {
+  let asked = 0;
   for (let pause = 1500; document.getElementById(id)?.hasAttribute("data-refresh"); pause = Math.min(pause * 1.2, 10000)) {
-    await sleep(pause);
+    await sleep(Math.max(pause, asked));
     await untilSeen();
-    await replaceParts([id]).catch(() => undefined);
+    asked = await replaceParts([id]).catch(() => 0);
   }
 }
 

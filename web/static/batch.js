@@ -1,5 +1,5 @@
-// A batch that is read: asked for with its ETag, the slower the less changes and the busier the server is, and not
-// at all while nobody looks.
+// A batch that is read: asked for with its ETag, the slower the less changes and the more people watch, and not at all
+// while nobody looks.
 "use strict";
 
 const QUICK = 1500;
@@ -49,14 +49,13 @@ async function follow(head) {
   let { status } = head.dataset;
   let reasons = null;
   let pause = QUICK;
-  let tableAt = Date.now();
+  let tableAt = Date.now() + TABLE_EVERY;
   let saidAt = 0;
   let stale = false;
   for (;;) {
     await sleep(pause * (0.8 + 0.4 * Math.random())); // many watchers do not ask in step
     await untilSeen();
     let answer;
-    const asked = performance.now();
     try {
       answer = await fetch(head.dataset.live, { headers: { "If-None-Match": etag }, cache: "no-store" });
     } catch {
@@ -64,11 +63,10 @@ async function follow(head) {
       continue;
     }
     if (answer.status === 401 || answer.status === 404) return;
-    const burden = 10 * (performance.now() - asked); // a busy server is asked less
     if (answer.status === 200) {
       etag = answer.headers.get("ETag");
       const batch = await answer.json();
-      pause = Math.min(Math.max(QUICK, burden), SLOWEST);
+      pause = Math.max(QUICK, told(answer));
       showCounts(batch);
       stale = true;
       const said = document.querySelector("[data-announce]");
@@ -83,16 +81,15 @@ async function follow(head) {
       if (batch.status !== status) {
         status = batch.status;
         stale = false;
-        tableAt = Date.now();
+        tableAt = Date.now() + TABLE_EVERY;
         if (ENDED.includes(status)) return;
       }
     } else {
-      pause = Math.min(Math.max(pause * 1.5, burden), SLOWEST);
+      pause = Math.max(Math.min(pause * 1.5, SLOWEST), told(answer));
     }
-    if (stale && Date.now() - tableAt > TABLE_EVERY && isSeen("batch-images")) {
-      tableAt = Date.now();
+    if (stale && Date.now() > tableAt && isSeen("batch-images")) {
       stale = false;
-      await replaceParts(["batch-images"]).catch(() => undefined);
+      tableAt = Date.now() + Math.max(TABLE_EVERY, 5 * (await replaceParts(["batch-images"]).catch(() => 0)));
     }
   }
 }
