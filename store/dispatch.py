@@ -83,6 +83,11 @@ def _publisher() -> Celery:
     return app
 
 
+#: Work of a newer version is left to it, and takes no room: its messages would be refused here.
+_KINDS = [kind.value for kind in WorkKind]
+_KNOWN = Work.kind.in_(_KINDS)
+
+
 @dataclass(frozen=True)
 class _Message:
     work_id: uuid.UUID
@@ -105,6 +110,7 @@ _CHOOSE = text(
             SELECT work.*, batches.run_id IS NOT NULL AS research
             FROM work LEFT JOIN batches ON batches.id = work.batch_id
             WHERE work.site_id = sites.site_id AND work.state = 'due' AND work.due_at <= clock_timestamp()
+              AND work.kind = ANY(:kinds)
               AND (batches.paused_at IS NULL OR work.kind <> 'chunk')
             ORDER BY work.priority, work.due_at LIMIT :room
         ) AS due
@@ -124,15 +130,18 @@ def _window(session: Session) -> int:
 
 def _choose(session: Session) -> list[_Message]:
     in_flight = session.scalar(
-        select(func.count()).where(Work.state.in_([WorkState.PUBLISHED, WorkState.RUNNING]))
+        select(func.count()).where(_KNOWN, Work.state.in_([WorkState.PUBLISHED, WorkState.RUNNING]))
     )
-    urgent = session.scalar(select(Work.id).where(Work.state == WorkState.DUE, Work.priority == 0).limit(1))
+    urgent = session.scalar(
+        select(Work.id).where(_KNOWN, Work.state == WorkState.DUE, Work.priority == 0).limit(1)
+    )
     room = _window(session) - int(in_flight or 0)
     if urgent is not None:
         room = max(room, 2)  # an urgent image does not wait for room
     if room <= 0:
         return []
-    ids = session.scalars(_CHOOSE, {"room": room, "aging": get_settings().aging_seconds}).all()
+    how = {"room": room, "aging": get_settings().aging_seconds, "kinds": _KINDS}
+    ids = session.scalars(_CHOOSE, how).all()
     rows = session.scalars(
         select(Work)
         .where(Work.id.in_(ids), Work.state == WorkState.DUE)
@@ -149,6 +158,7 @@ def _overdue(session: Session) -> list[_Message]:
     rows = session.scalars(
         select(Work)
         .where(
+            _KNOWN,
             Work.state.in_([WorkState.PUBLISHED, WorkState.RUNNING]),
             Work.lease_token.is_(None),
             Work.published_at < late,

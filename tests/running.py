@@ -46,10 +46,11 @@ QUEUES = ("cpu", "gpu", "report")
 
 @dataclass
 class Service:
-    """Handles on the processes of a running service."""
+    """Handles on the processes of a running service, whose code lies in `tree`."""
 
     logs: Path
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    tree: Path = ROOT
 
     def start(self, name: str, *, app: str = "worker.app", **environment: str) -> None:
         """Start a worker for the queues `name` (with commas between), or ``reconcile``."""
@@ -64,7 +65,7 @@ class Service:
         with (self.logs / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=self.tree,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -139,6 +139,26 @@ def test_an_urgent_chunk_goes_before_a_low_export(site: uuid.UUID, broker: redis
         batches.cancel(session, batch.id, site)
 
 
+def test_work_of_a_newer_version_is_left_to_it_and_holds_up_nothing(
+    unit: uuid.UUID, site: uuid.UUID, broker: redis.Redis
+) -> None:
+    """In a rolling upgrade, and all the more after a rollback, its rows stand between those one knows."""
+    with session_scope() as session:
+        session.execute(delete(Worker))
+        for n in range(20):
+            later = Work(site_id=site, kind="of a newer version", priority=0, subject_id=uuid.uuid4())
+            session.add(later)
+            if n % 2:
+                later.state = WorkState.PUBLISHED.value
+                later.published_at = text("now() - interval '1 day'")
+    assert dispatch.dispatch(resend=True) == 1
+    reconcile.recover()
+    assert row(unit).state == WorkState.PUBLISHED
+    with session_scope() as session:
+        states = session.scalars(select(Work.state).where(Work.id != unit)).all()
+    assert sorted(states) == ["due"] * 10 + ["published"] * 10
+
+
 def test_rows_about_nothing_are_refused_and_fsck_copes_with_the_others(
     unit: uuid.UUID, site: uuid.UUID, blobs: BlobStore
 ) -> None:
