@@ -129,6 +129,9 @@ def _on_init(sender: Any, **_: Any) -> None:
 
 @signals.worker_ready.connect
 def _on_ready(sender: Any, **_: Any) -> None:
+    # SIGTERM gives running tasks the soft-shutdown time, then ends them, as Celery's SIGQUIT does. Its own
+    # REMAP_SIGTERM is read before this file is, and has the children ignore what is to end them.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGQUIT))
     controller = sender.controller
     queues = sorted(queue.name for queue in app.amqp.queues.consume_from.values())
     beat = HeartBeat(f"{socket.gethostname()}:{os.getpid()}", queues, int(controller.concurrency or 1))

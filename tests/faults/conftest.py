@@ -47,8 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def few(pictures: dict[str, bytes]) -> dict[str, bytes]:
-    """Eight of the pictures: two chunks."""
-    return {path.rpartition("/")[2]: data for path, data in list(pictures.items())[:8]}
+    """Ten of the pictures: two chunks."""
+    return {path.rpartition("/")[2]: data for path, data in list(pictures.items())[:10]}
 
 
 @pytest.fixture(scope="session")

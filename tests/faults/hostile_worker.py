@@ -7,11 +7,12 @@ the real decoder passes over it.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import time
 from typing import Any
 
-from tests.faults.hostile import ABORT, HUNGRY, LOOP, PAUSE, SLOW, SLOW_SCORING, STUCK
+from tests.faults.hostile import ABORT, ASLEEP, HUNGRY, LOOP, PAUSE, SLOW, SLOW_SCORING, STUCK
 from worker import stages
 from worker.app import app
 
@@ -21,6 +22,12 @@ __all__ = ["app"]
 LONG = 3600
 
 _decode, _new_scores = stages.decode, stages._new_scores
+log = logging.getLogger("fractureai.hostile")
+
+
+def sleep(seconds: float) -> None:
+    log.warning(ASLEEP)
+    time.sleep(seconds)
 
 
 def decode(data: bytes, **options: Any) -> Any:
@@ -35,14 +42,14 @@ def decode(data: bytes, **options: Any) -> Any:
         for piece in hoard:
             len(piece)
     if data.endswith(SLOW):
-        time.sleep(LONG)
+        sleep(LONG)
     if data.endswith(PAUSE):
-        time.sleep(10)
+        sleep(10)
     return _decode(data, **options)
 
 
 def score_slowly(*arguments: Any) -> Any:
-    time.sleep(LONG)
+    sleep(LONG)
     return _new_scores(*arguments)
 
 

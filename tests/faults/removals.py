@@ -325,7 +325,11 @@ def run(removal: Removal, *, removed: bool, patience: float) -> str:
         )
         if not ended.returncode:
             return "skipped" if " skipped" in ended.stdout.splitlines()[-1] else ""
-        said = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        said = [
+            line
+            for line in ended.stdout.splitlines()
+            if line.startswith((f"FAILED {removal.test}", f"ERROR {removal.test}"))
+        ]
         return said[0].partition(" - ")[2] if said else f"status {ended.returncode}"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 import uuid
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from store.blobs import get_blobs
 from store.session import session_scope
 from store.sites import bootstrap
 from store.tables import Work, WorkKind
-from tests.faults.hostile import SLOW, SLOW_SCORING
+from tests.faults.hostile import ASLEEP, SLOW, SLOW_SCORING
 from tests.faults.web import running_web
 from tests.running import (
     ALL,
@@ -117,8 +116,8 @@ def test_sigterm_gives_work_back_without_counting_an_attempt(
     with light_service(tmp_path, app="tests.faults.hostile_worker", **environment) as service:
         service.child(ALL)
         batch = submit(site_id, {name: data + ending})
-        wait_for(lambda: leased(stage), PATIENCE, "a lease")
-        time.sleep(1)  # well inside the slow stage
+        wait_for(lambda: ASLEEP in service.log(ALL), PATIENCE, "the slow stage")
+        assert leased(stage)
         process = service.processes[ALL]
         process.terminate()
         process.wait(timeout=PATIENCE)
