@@ -15,6 +15,7 @@ from enum import IntEnum
 from sqlalchemy import (
     ColumnElement,
     Integer,
+    Select,
     and_,
     any_,
     func,
@@ -27,14 +28,15 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from settings import get_settings
 from store.errors import InvalidCursor, NotFound
 from store.paging import Page, decode_cursor, encode_cursor
 from store.session import session_scope
 from store.tables import Batch, Image, ImageStatus, User
-from store.worklist_tables import WorklistRow, WorklistTerm
+from store.worklist_search import holds, note_words, query_of, studies_with
+from store.worklist_tables import WorklistRow
 
 
 class Rank(IntEnum):
@@ -50,8 +52,8 @@ class Rank(IntEnum):
 
 #: Counted no further than this: the number is a hint, and a page must not count a million rows.
 MOST_COUNTED = 1000
-#: Of the studies that a search finds, no more than these are shown.
-MOST_FOUND = 500
+#: Of words that very many studies hold, a page looks at no more than these studies.
+MOST_WALKED = 20_000
 #: Studies whose rows are written in one statement.
 PART = 500
 
@@ -69,7 +71,7 @@ class Filters:
     since, until
         First and last day of arrival, in UTC.
     search
-        The beginning of a file name, a path, an accession or a study UID.
+        Beginnings of words of paths, accession and study UID; a study must hold them all.
     """
 
     rank: Rank | None = None
@@ -147,19 +149,6 @@ _REFRESH = text(
     """
 )
 
-_TERMS = text(
-    r"""
-    INSERT INTO worklist_terms (study_id, term, site_id)
-    SELECT DISTINCT i.study_id, lower(said.term) COLLATE "C", i.site_id
-    FROM images i CROSS JOIN LATERAL (VALUES (i.accession), (i.study_uid), (left(i.path, 300)),
-        (left(regexp_replace(i.path, '^.*[/\\]', ''), 300))) AS said (term)
-    WHERE i.batch_id = :batch AND i.study_id = ANY(:studies) AND said.term <> ''
-      AND EXISTS (SELECT 1 FROM worklist WHERE worklist.study_id = i.study_id)
-    ORDER BY 1, 2
-    ON CONFLICT DO NOTHING
-    """
-)
-
 
 def refresh(session: Session, batch: Batch, study_ids: Sequence[uuid.UUID]) -> None:
     """Write the rows of these studies as `batch` shows them; in the transaction that changed them.
@@ -178,7 +167,7 @@ def refresh(session: Session, batch: Batch, study_ids: Sequence[uuid.UUID]) -> N
         "studies": list(study_ids),
     }
     session.execute(_REFRESH, parameters)
-    session.execute(_TERMS, parameters)
+    note_words(session, batch.id, study_ids)
 
 
 def fill(batch: Batch) -> None:
@@ -229,25 +218,7 @@ def raise_waiting(session: Session, limit: int = 1000) -> int:
     return len(risen.all())
 
 
-def _prefix(search: str) -> tuple[str, str]:
-    """Return the bounds of the terms that begin with `search`, in the order of their bytes."""
-    start = search.strip().lower()
-    return start, start + "\U0010ffff"
-
-
-def _found(session: Session, site_id: uuid.UUID, search: str) -> ColumnElement[bool]:
-    first, last = _prefix(search)
-    terms = (
-        select(WorklistTerm.study_id)
-        .where(WorklistTerm.site_id == site_id, WorklistTerm.term >= first, WorklistTerm.term < last)
-        .order_by(WorklistTerm.term)
-        .limit(MOST_FOUND)
-    )
-    # asked first and by itself: joined to it, the planner would rather read the whole table
-    return WorklistRow.study_id == any_(literal(list(session.scalars(terms)), ARRAY(UUID)))
-
-
-def _conditions(session: Session, site_id: uuid.UUID, wish: Filters) -> list[ColumnElement[bool]]:
+def _conditions(site_id: uuid.UUID, wish: Filters) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [WorklistRow.site_id == site_id]
     if wish.rank is not None:
         conditions.append(WorklistRow.rank == int(wish.rank))
@@ -269,9 +240,38 @@ def _conditions(session: Session, site_id: uuid.UUID, wish: Filters) -> list[Col
         conditions.append(WorklistRow.day >= wish.since)
     if wish.until is not None:
         conditions.append(WorklistRow.day <= wish.until)
-    if wish.search:
-        conditions.append(_found(session, site_id, wish.search))
     return conditions
+
+
+Query = Select[WorklistRow]
+
+
+def _rows(
+    session: Session, site_id: uuid.UUID, query: Query, search: str | None, limit: int
+) -> tuple[list[WorklistRow], WorklistRow | None]:
+    """Return a page's rows, and the row after which the next page begins."""
+    if search:
+        words = query_of(session, site_id, search)
+        if words is None:
+            return [], None
+        found = studies_with(session, words)
+        if found is None:
+            return _walked(session, query, words, limit)
+        # asked before and by itself: joined to it, the planner would rather read the whole table
+        query = query.where(WorklistRow.study_id == any_(literal(found, ARRAY(UUID))))
+    rows = list(session.scalars(query.limit(limit + 1)))
+    return rows[:limit], rows[limit - 1] if len(rows) > limit else None
+
+
+def _walked(
+    session: Session, query: Query, words: str, limit: int
+) -> tuple[list[WorklistRow], WorklistRow | None]:
+    """Walk the list in its order for words that very many studies hold: soon found, or far behind."""
+    part = aliased(WorklistRow, query.limit(MOST_WALKED).subquery())
+    rows = list(session.scalars(select(part).where(holds(words, part.study_id)).limit(limit + 1)))
+    if len(rows) > limit:
+        return rows[:limit], rows[limit - 1]
+    return rows, session.scalar(query.offset(MOST_WALKED - 1).limit(1))
 
 
 _ORDER = (WorklistRow.rank, WorklistRow.since, WorklistRow.study_id)
@@ -280,9 +280,13 @@ _ORDER = (WorklistRow.rank, WorklistRow.since, WorklistRow.study_id)
 def list_studies(
     session: Session, site_id: uuid.UUID, wish: Filters, *, cursor: str | None = None, limit: int = 50
 ) -> Page[Item]:
-    """Return a page of the list in its order; of the reviewed the newest first. Raises `InvalidCursor`."""
+    """Return a page of the list in its order; of the reviewed the newest first. Raises `InvalidCursor`.
+
+    A page of a search for words that very many studies hold may be short, and yet have a next one.
+    """
     newest_first = wish.reviewed is True or wish.rank is Rank.REVIEWED
-    query = select(WorklistRow).where(*_conditions(session, site_id, wish))
+    order = [column.desc() for column in _ORDER] if newest_first else list(_ORDER)
+    query = select(WorklistRow).where(*_conditions(site_id, wish)).order_by(*order)
     if cursor:
         rank, since, id_ = decode_cursor(cursor, 3)
         try:
@@ -290,9 +294,7 @@ def list_studies(
         except ValueError:
             raise InvalidCursor from None
         query = query.where(tuple_(*_ORDER) < place if newest_first else tuple_(*_ORDER) > place)
-    order = [column.desc() for column in _ORDER] if newest_first else list(_ORDER)
-    rows = list(session.scalars(query.order_by(*order).limit(limit + 1)))
-    more, rows = len(rows) > limit, rows[:limit]
+    rows, last = _rows(session, site_id, query, wish.search, limit)
     labels: dict[uuid.UUID, str] = {}
     openers: dict[uuid.UUID, str] = {}
     if rows:
@@ -304,7 +306,6 @@ def list_studies(
         Item(row, labels.get(row.batch_id, ""), openers.get(row.opened_by) if row.opened_by else None)
         for row in rows
     ]
-    last = rows[-1] if more else None
     return Page(items, encode_cursor(last.rank, last.since.isoformat(), last.study_id) if last else None)
 
 

@@ -1,11 +1,12 @@
-"""The table of the worklist: one denormalised row a study, and the terms by which it is found."""
+"""The table of the worklist: one denormalised row a study, and the words by which it is found."""
 
 from __future__ import annotations
 
 import uuid
 from datetime import date, datetime
 
-from sqlalchemy import Boolean, ForeignKey, Index, Integer, SmallInteger, Text, text
+from sqlalchemy import Boolean, ForeignKey, Index, Integer, SmallInteger, text
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.tables import Base
@@ -71,13 +72,15 @@ class WorklistRow(Base):
     signed_at: Mapped[datetime | None]
 
 
-class WorklistTerm(Base):
-    """What a study is found by, in lower case: accession, study UID, file names and paths."""
+class WorklistWords(Base):
+    """What a study is found by, each word behind the beginning of its site's id: see `store.worklist_search`.
 
-    __tablename__ = "worklist_terms"
-    __table_args__ = (Index("ix_worklist_terms_site_term", "site_id", "term", "study_id"),)
+    A table of its own, since a row of the worklist is written again and again and its words are not.
+    """
+
+    __tablename__ = "worklist_words"
+    __table_args__ = (Index("ix_worklist_words_words", "words", postgresql_using="gin"),)
     study_id: Mapped[uuid.UUID] = mapped_column(
         ForeignKey("worklist.study_id", ondelete="CASCADE"), primary_key=True
     )
-    term: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
-    site_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sites.id"))
+    words: Mapped[str] = mapped_column(TSVECTOR)

@@ -146,7 +146,12 @@ PATHS: Json = {
                 query("from", DAY, "Arrived on this day (UTC) or later."),
                 query("until", DAY, "Arrived on this day (UTC) or earlier."),
                 query("reviewed", {"enum": ["no", "yes", "all"], "default": "no"}, "Reviewed or not."),
-                query("q", TEXT, "How a file name, path, accession or study UID begins; finds at most 500."),
+                query(
+                    "q",
+                    TEXT,
+                    "Words of paths, accession and study UID, or their beginnings; a study holds them all."
+                    " A page of words that very many studies hold may have few items or none, and a next page.",
+                ),
                 CURSOR,
                 LIMIT,
             ],

@@ -178,6 +178,6 @@ def show_worklist() -> str:
         bundles=[bundle.name for bundle in known],
         regions=sorted({region for bundle in known for region in bundle.manifest.get("regions", [])}),
         statuses=STATUSES,
-        most_found=worklist.MOST_FOUND,
+        most_walked=worklist.MOST_WALKED,
         wait_hours=get_settings().worklist_wait_hours,
     )

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, event, select, text, update
 
-from store import batches, worklist
+from store import batches, worklist, worklist_search
 from store.batches import NewFile
 from store.errors import InvalidCursor
 from store.session import session_scope
@@ -102,11 +102,52 @@ def test_a_study_is_one_row_with_its_worst_image(site: uuid.UUID, blobs: object)
     for search in ("a.dcm", "B.D", "acc-7", "1.2.3"):
         assert paths(site, Filters(search=search)) == ["b.dcm"]
     assert paths(site, Filters(search="cc-77")) == []
-    assert paths(site, Filters(search="%")) == []
     # sent again: the newest batch is shown, once
     read(site, {"again.dcm": NEGATIVE}, facts={"again.dcm": study})
     assert paths(site) == ["again.dcm"]
     assert paths(make_site("B"), Filters(search="acc")) == []
+
+
+def test_a_study_is_found_by_every_word_of_what_it_is_called(site: uuid.UUID, blobs: object) -> None:
+    names = ["wards/2024/IMG_0042.png", "Müller, Ö/IMG_0043.png", "o'brien/2024.05/x-ray(1).png"]
+    study = {"study_uid": "1.2.840.113619.2", "accession": "ACC-77"}
+    read(site, dict.fromkeys(names, POSITIVE), facts={names[0]: study})
+    for search, found in {
+        "img_0042": [0], "0042": [0], "IMG": [0, 1], "wards/2024/IMG_0042.png": [0], "2024 img": [0],
+        "png": [0, 1, 2], "acc 2024 img": [0], "77": [0], "1.2.840.11": [0], "113619": [0], "2.840": [],
+        "MÜLLER": [1], "mu\u0308ller ö": [1], "0043 0042": [], "mg_0042": [],
+        "o'brien": [2], "x-ray(1)": [2], "2024.05": [2], "05": [2], "2024": [0, 2], "'x' & !y | z:*": [],
+        "png' | 'img": [0, 1], "%": [], " .,;: ": [], "\\": [], "x" * 200: [], "png " * 50: [0, 1, 2],
+    }.items():  # fmt: skip
+        assert sorted(paths(site, Filters(search=search))) == sorted(names[n] for n in found), search
+    assert paths(make_site("B"), Filters(search="png")) == []
+
+
+def test_a_word_that_very_many_studies_hold_is_found_page_by_page(
+    site: uuid.UUID, blobs: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(site, {f"common/{n:02d}.png": POSITIVE for n in range(12)})
+    read(site, {f"rare/{n}.png": NEGATIVE for n in range(6)})
+    read(make_site("B"), {"common/theirs.png": POSITIVE})
+    exact = {search: paths(site, Filters(search=search)) for search in ("png", "common", "rare", "rare 5")}
+    monkeypatch.setattr(worklist_search, "MOST_LOOKED_UP", 3)
+    monkeypatch.setattr(worklist, "MOST_WALKED", 5)
+    for search, found in exact.items():
+        assert paths(site, Filters(search=search), limit=2) == found, search
+        assert paths(site, Filters(search=search)) == found, search
+    assert [len(found) for found in exact.values()] == [18, 12, 6, 1]
+    with session_scope() as session:
+        page = worklist.list_studies(session, site, Filters(search="rare"))
+        assert (page.items, page.next_cursor is None) == ([], False)
+    assert paths(site, Filters(search="rare", triage="positive")) == []
+
+
+def test_the_words_of_every_batch_that_showed_a_study_are_kept(site: uuid.UUID, blobs: object) -> None:
+    study = {"study_uid": "1.2.3"}
+    for name in ("first/a.dcm", "second/b.dcm"):
+        read(site, {name: NEGATIVE}, facts={name: study})
+    for search in ("first", "second", "a dcm b", "1.2.3"):
+        assert paths(site, Filters(search=search)) == ["second/b.dcm"]
 
 
 def test_a_bundle_that_is_not_the_sites_own_gives_no_work(site: uuid.UUID, blobs: object) -> None:
@@ -163,7 +204,7 @@ def statements(database: Engine) -> Iterator[list[tuple[str, object]]]:
     seen: list[tuple[str, object]] = []
 
     def listen(_: object, __: object, statement: str, parameters: object, *more: object) -> None:
-        if statement.startswith("SELECT worklist"):
+        if statement.startswith(("SELECT worklist", "SELECT anon")):
             seen.append((statement, parameters))
 
     event.listen(database, "before_cursor_execute", listen)
@@ -196,12 +237,13 @@ def test_every_combination_of_filters_is_read_from_an_index(
             session.execute(FILL, {"site": site, "batch": batch.id})
             session.execute(
                 text(
-                    "INSERT INTO worklist_terms (study_id, term, site_id)"
-                    " SELECT study_id, path, site_id FROM worklist ON CONFLICT DO NOTHING"
+                    "INSERT INTO worklist_words SELECT study_id,"
+                    " array_to_tsvector(ARRAY[left(site_id::text, 8) || left(path, -4),"
+                    " left(site_id::text, 8) || 'png']) FROM worklist ON CONFLICT DO NOTHING"
                 )
             )
     with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM ANALYZE worklist, worklist_terms"))
+        connection.execute(text("VACUUM ANALYZE worklist, worklist_words"))
     day = date.today() - timedelta(3)
     offered: dict[str, list[object]] = {
         "rank": [None, Rank.POSITIVE],
@@ -211,7 +253,7 @@ def test_every_combination_of_filters_is_read_from_an_index(
         "batch": [None, batch.id],
         "bundle": [None, "b1"],
         "since": [None, day],
-        "search": [None, "17"],
+        "search": [None, "17", "png"],
     }
     with session_scope() as session:
         first = worklist.list_studies(session, site, Filters(), limit=2).next_cursor

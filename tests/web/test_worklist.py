@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from playwright.sync_api import Page, expect
 
+from store import worklist, worklist_search
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 from tests.web.browsing import chromium, page, sign_in
@@ -52,6 +55,9 @@ def test_a_program_walks_the_list(ask: Asker, stranger: Asker, batch: str) -> No
     assert [row["filename"] for row in ask.get("/worklist?status=failed").json["items"]] == ["03.png"]
     assert len(ask.get(f"/worklist?batch={batch}&class=not_read").json["items"]) == 2
     assert ask.get("/worklist?q=URG").json["items"][0]["filename"] == "urgent.png"
+    for search, n in {"png urgent": 1, "'urgent": 1, "urgent | x": 0, "''&!(": 0, "pn": 13, "ng": 0}.items():
+        found = ask.get("/worklist", query_string={"q": search, "limit": 100}).json["items"]
+        assert len(found) == n, search
     assert ask.get("/worklist?reviewed=yes").json["items"] == []
     assert stranger.get("/worklist").json["items"] == []
     for wrong in ("class=x", "from=tomorrow", "batch=1", "reviewed=maybe", "cursor=x", "colour=red"):
@@ -70,6 +76,22 @@ def test_the_page_says_how_many_wait_and_keeps_what_narrows_it(browser: Browser,
     assert "04.png" not in narrow
     assert 'value="2020-01-01"' in narrow
     assert "No study fits this filter" in browser.client.get("/worklist?q=nobody").text
+
+
+def test_a_page_of_a_common_word_that_shows_none_leads_on(
+    browser: Browser, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worklist_search, "MOST_LOOKED_UP", 0)
+    monkeypatch.setattr(worklist, "MOST_WALKED", 3)
+    address = "/worklist?q=04"
+    for _ in range(13):
+        text = browser.client.get(address).text
+        if "04.png" in text:
+            break
+        assert "None of the next 3 studies of the list holds these words" in text
+        address = html.unescape(re.findall(r'href="(/worklist\?[^"]*cursor=[^"]*)"', text)[-1])
+    assert "04.png" in text
+    assert address != "/worklist?q=04"
 
 
 def test_worked_from_the_keyboard(page: Page, link: Callable[[], str], ask: Asker, batch: str) -> None:
