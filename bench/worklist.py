@@ -124,7 +124,7 @@ class Explainer:
         event.listen(engine, "before_cursor_execute", self._note)
 
     def _note(self, _c: object, _k: object, statement: str, parameters: Any, *_: object) -> None:
-        if self.on and statement.startswith("SELECT"):
+        if self.on and statement.startswith(("SELECT", "SET")):
             self.seen.append((statement, parameters))
 
     @contextmanager
@@ -139,6 +139,9 @@ class Explainer:
         """Return each statement's plan, one line of its scans each."""
         plans = []
         for statement, parameters in self.seen:
+            if statement.startswith("SET"):  # what the request tells the planner
+                connection.exec_driver_sql(statement, parameters)
+                continue
             lines = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
             plans.append("\n".join(lines))
         return plans

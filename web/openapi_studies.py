@@ -150,7 +150,7 @@ PATHS: Json = {
                     "q",
                     TEXT,
                     "Words of paths, accession and study UID, or their beginnings; a study holds them all."
-                    " A page of words that very many studies hold may have few items or none, and a next page.",
+                    " A page of words that very many studies hold may have few items or none, yet a next.",
                 ),
                 CURSOR,
                 LIMIT,
