@@ -222,7 +222,8 @@ REMOVALS = (
         "store/work.py",
         "    if session.scalar(select(Batch.cancelled_at).where(Batch.id == work.batch_id)) is None:",
         "    if True:",
-        FAULTS + "storms.py::test_a_storm_of_second_thoughts",
+        # in a whole service `take` asks again before the next stage: only the last one would go through
+        "tests/db/test_batches.py::test_cancel_ends_what_waits_and_leaves_what_a_worker_holds",
     ),
     Removal(
         "submit_lock",

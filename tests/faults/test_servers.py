@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import select
 
 from store.session import session_scope
+from store.tables import Work
 from tests.faults.conftest import Breakable
-from tests.faults.hostile import PAUSE
+from tests.faults.hostile import ASLEEP, PAUSE
 from tests.faults.test_processes import leased
 from tests.running import (
     ALL,
@@ -28,6 +29,13 @@ from tests.running import (
 )
 
 pytestmark = pytest.mark.faults
+
+
+def tokens() -> set[uuid.UUID]:
+    """Return whose turns they are: a fresh one each time that a worker takes a unit."""
+    with session_scope() as session:
+        held = select(Work.lease_token).where(Work.lease_token.is_not(None))
+        return {token for token in session.scalars(held) if token}
 
 
 def test_valkey_killed_and_restarted_empty(
@@ -48,8 +56,7 @@ def test_valkey_dies_while_a_stage_runs_and_is_away_when_it_is_acknowledged(
     name, data = next(iter(few.items()))
     with light_service(tmp_path, app="tests.faults.hostile_worker") as service:
         batch = submit(site_id, {name: data + PAUSE})
-        wait_for(lambda: leased("prepare"), PATIENCE, "a lease")
-        time.sleep(1)
+        wait_for(lambda: ASLEEP in service.log(ALL), PATIENCE, "the slow stage")
         valkey.kill()
         met = re.compile(r"Couldn't ack|Connection to broker lost")
         wait_for(lambda: met.search(service.log(ALL)), PATIENCE, "the acknowledgement that fails")
@@ -87,15 +94,20 @@ def test_postgres_killed_while_everybody_commits(
     light: Service, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float], postgres: Breakable
 ) -> None:
     batch = submit(site_id, few)
+    met = re.compile(r"(is given back|waits): OperationalError")
+    seen: set[uuid.UUID] = set()
     for _ in range(2):
-        wait_for(leased, PATIENCE, "a lease")
+        fresh = wait_for(lambda old=seen: tokens() - old, PATIENCE, "a lease that no kill has met")
+        seen = seen | fresh
+        before = len(met.findall(light.log(ALL)))
         postgres.kill()
-        time.sleep(2)
+        wait_for(
+            lambda n=before: len(met.findall(light.log(ALL))) > n, PATIENCE, "a stage without a database"
+        )
         postgres.start()
     assert_sound(wait_until_ended(batch), calm)
-    said = light.log(ALL)
-    assert re.search(r"(is given back|waits): OperationalError", said), "this run met no absent database"
-    assert not re.search(r"of [0-9a-f-]{36} failed", said), "an absent database is nobody's failed attempt"
+    failed = re.search(r"of [0-9a-f-]{36} failed", light.log(ALL))
+    assert not failed, "an absent database is nobody's failed attempt"
 
 
 def test_postgres_hangs_for_longer_than_a_lease(
