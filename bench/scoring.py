@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from bench.measure import Spread, machine, publish
 from bench.reading import BUNDLE, MAX_PIXELS, NETWORKS
 from models.bundle import load_bundle
 from models.convert import convert_apart
-from models.scorer import ScorerError, open_scorer
+from models.scorer import MAX_STREAMS, ScorerError, open_scorer
 from pipeline.decode import decode
 from pipeline.preprocess import model_input
 from pipeline.routing import route
@@ -27,11 +28,18 @@ from pipeline.types import Rejected, UInt8Array
 
 NETWORK = "hand"
 IMAGES = 32
+#: How long processes wait for each other, seconds: loading takes a while on a busy machine.
+_PATIENCE = 600.0
 
 
 def _stack() -> UInt8Array:
     size = load_bundle(BUNDLE).input_size(NETWORK)
     return np.random.default_rng(0).integers(0, 255, (IMAGES, size, size), np.uint8)
+
+
+def _memory() -> float:
+    """Return this process's MiB; what it shares with others is divided among them, so that sums are right."""
+    return float(psutil.Process().memory_full_info().pss) / 2**20
 
 
 def _rates(score: Callable[[], object], rounds: int) -> dict[str, Any]:
@@ -46,18 +54,74 @@ def _rates(score: Callable[[], object], rounds: int) -> dict[str, Any]:
     return {
         "images/s": Spread.of(wall),
         "images/CPU-s": Spread.of(cpu),
-        "MB": f"{psutil.Process().memory_info().rss / 2**20:.0f}",
+        "MB": f"{_memory():.0f}",
     }
 
 
-def with_scorer(backend: str, precision: str, threads: int, rounds: int) -> dict[str, Any]:
+def with_scorer(
+    backend: str, precision: str, threads: int, rounds: int, cache: Path = NETWORKS
+) -> dict[str, Any]:
     """Measure our scorer with all networks of the bundle loaded."""
     scorer = open_scorer(
-        load_bundle(BUNDLE), backend=backend, precision=precision, threads=threads, cache=NETWORKS
+        load_bundle(BUNDLE), backend=backend, precision=precision, threads=threads, cache=cache
     )
     scorer.warm_up()
     stack = _stack()
     return _rates(lambda: scorer.detect(NETWORK, stack), rounds)
+
+
+#: Set in each of several processes: all that measure together meet here.
+_meeting: Barrier | None = None
+
+
+def _meet_at(barrier: Barrier) -> None:
+    global _meeting  # noqa: PLW0603  # a barrier can only be handed to a process as it starts
+    _meeting = barrier
+
+
+def _one_of_several(threads: int, passes: int, rounds: int) -> dict[str, Any]:
+    """Score `passes` stacks a round, every round begun together with the others."""
+    assert _meeting is not None
+    scorer = open_scorer(load_bundle(BUNDLE), backend="openvino", threads=threads, cache=NETWORKS)
+    scorer.warm_up()
+    stack, spans, cpu = _stack(), [], []
+    for _ in range(rounds + 1):
+        _meeting.wait(_PATIENCE)
+        started, busy = time.perf_counter(), time.process_time()
+        for _ in range(passes):
+            scorer.detect(NETWORK, stack)
+        spans.append((started, time.perf_counter()))
+        cpu.append(time.process_time() - busy)
+    _meeting.wait(_PATIENCE)  # memory while all are alive
+    memory = _memory()
+    _meeting.wait(_PATIENCE)
+    return {"spans": spans[1:], "cpu": cpu[1:], "memory": memory}
+
+
+def several(processes: int, threads: int, rounds: int) -> dict[str, Any]:
+    """Measure processes of `threads` OpenVINO streams each, all at once: their rates and memory together.
+
+    A round is as many stacks as there are streams in all, so that every division does the same work.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        processes, context, initializer=_meet_at, initargs=(context.Barrier(processes),)
+    ) as pool:
+        # each waits for the others, so none takes a second call
+        calls = [pool.submit(_one_of_several, threads, threads, rounds) for _ in range(processes)]
+        found = [call.result() for call in calls]
+    images = IMAGES * processes * threads
+    # perf_counter is one clock for all processes of a machine
+    wall = [
+        max(end for _, end in spans) - min(start for start, _ in spans)
+        for spans in zip(*(one["spans"] for one in found), strict=True)
+    ]
+    cpu = [sum(times) for times in zip(*(one["cpu"] for one in found), strict=True)]
+    return {
+        "images/s": Spread.of([images / seconds for seconds in wall]),
+        "images/CPU-s": Spread.of([images / seconds for seconds in cpu]),
+        "MB": f"{sum(one['memory'] for one in found):.0f}",
+    }
 
 
 def with_batches(size: int, rounds: int) -> dict[str, Any]:
@@ -148,7 +212,6 @@ def main() -> None:
     for backend, precision, threads in (
         ("tensorflow", "float32", 1),
         ("openvino", "float32", 1),
-        ("openvino", "float32", cores),
         ("openvino", "bfloat16", 1),
     ):
         try:
@@ -156,6 +219,8 @@ def main() -> None:
         except ScorerError as error:
             found = {"images/s": f"refuses: {error}"[:60]}
         rows[f"{backend} {precision}, {threads} thread(s)"] = found
+    rows[f"one process, {min(cores, MAX_STREAMS)} streams"] = several(1, cores, rounds)
+    rows[f"{cores} processes, one thread each"] = several(cores, 1, rounds)
     for size in (1, 4, 16, 32):
         rows[f"openvino float32, batches of {size}"] = apart(with_batches, size, rounds)
     times = apart(network_times, rounds)
