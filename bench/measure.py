@@ -15,9 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 from rich.console import Console
 from rich.table import Table
+
+from pipeline.metrics import bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Committed, and shown by `bench.tables`. Tries with tiny counts go elsewhere.
@@ -76,6 +79,19 @@ def quantile(values: Sequence[float], share: float) -> float:
     """Return the value below which `share` of the values lie."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def with_interval(figure: Callable[[Any], float], groups: Sequence[str]) -> str:
+    """Return a figure with its 95% interval, bootstrap over groups.
+
+    Parameters
+    ----------
+    figure
+        Takes image numbers, which may repeat.
+    """
+    said = f"{figure(np.arange(len(groups))):.3f}"
+    found = bootstrap(lambda numbers: {"it": figure(numbers)}, groups).get("it")
+    return f"{said} ({found[0]:.3f} to {found[1]:.3f})" if found else said
 
 
 def machine() -> dict[str, Any]:

@@ -156,7 +156,7 @@ def network_times(rounds: int) -> dict[str, Any]:
     return {"region ms": 1000 / region.median, "fracture ms": 1000 / fracture.median}
 
 
-def apart(measure: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
+def apart(measure: Callable[..., Any], *arguments: object) -> Any:
     """Run a measurement in a process of its own: memory and threads are a process's."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(measure, *arguments).result()
@@ -230,18 +230,14 @@ def main() -> None:
     }
     rows["one shared trunk at the fracture network's size"] = {"images/CPU-s": f"{saved:.3g} times as fast"}
     if arguments.images:
-        truth = apart(_read, arguments.images, arguments.count, "tensorflow", "float32")["said"]
+        truth = apart(read_real, arguments.images, arguments.count, "tensorflow", "float32")
         for precision in ("float32", "bfloat16"):
             try:
-                found = apart(_read, arguments.images, arguments.count, "openvino", precision)
-                rows[f"openvino {precision} against tensorflow"] = agreement(found["said"], truth)
+                said = apart(read_real, arguments.images, arguments.count, "openvino", precision)
+                rows[f"openvino {precision} against tensorflow"] = agreement(said, truth)
             except ScorerError as error:
                 rows[f"openvino {precision} against tensorflow"] = {"same triage": str(error)[:60]}
     publish("scoring", f"Scoring network {NETWORK} of {BUNDLE.name}, {IMAGES} images a round", rows, before)
-
-
-def _read(folder: Path, count: int, backend: str, precision: str) -> dict[str, Any]:
-    return {"said": read_real(folder, count, backend, precision)}
 
 
 if __name__ == "__main__":
