@@ -28,7 +28,6 @@ from pipeline.preprocess import model_input
 from pipeline.triage import triage
 from training.datasets import AUTO, Example, load_pixels, open_dataset, read_split
 from training.evaluate import chosen_part, read_all
-from training.experiment import shared_data
 from training.figures import unit_of
 
 WHOLE, TRUNKS = "int8", "int8, region network and heads in float32"
@@ -108,7 +107,7 @@ def measured(data: Path, split: Path, part: str, count: int | None) -> Sequence[
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, default=shared_data() / "fracatlas", help="labelled radiographs")
+    parser.add_argument("--data", type=Path, required=True, help="labelled radiographs, such as FracAtlas")
     parser.add_argument("--split", type=Path, default=ROOT / "training" / "splits" / "fracatlas.csv")
     parser.add_argument("--part", default="test", help="to measure on; val, to try other ways of quantising")
     parser.add_argument(
