@@ -42,7 +42,7 @@ TRUNK = "pooled"
 PRESENT, SHARED = "as shipped", "one trunk"
 CONFIG = ROOT / "training" / "configs" / "fracatlas_1.py"
 #: Inverse strengths of the ridge that the val part chooses from.
-STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 HELD_OUT_PHANTOMS = 50
 #: Images at once, each on one thread.
 STREAMS = 4
