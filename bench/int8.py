@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ def quantised(way: str, data: Path, split: Path, count: int, cache: Path) -> Non
     import nncf
     import openvino as ov
 
+    nncf.set_log_level(logging.WARNING)
     bundle, core, rng = load_bundle(BUNDLE), ov.Core(), np.random.default_rng(0)
     train = read_split(split, open_dataset(data, AUTO).examples)["train"]
     for name, network in bundle.networks.items():
