@@ -1,7 +1,8 @@
 """Takes docs/screenshots from a running server: ``python scripts/screenshots.py LINK [NAME ...]``.
 
 LINK is a one-time sign-in link of an administrator, as `fractureai up` prints it. Of each page one picture is
-1280 pixels wide and one 390, as on a phone. Batch and study are the first ones listed.
+1280 pixels wide and one 390, as on a phone. Batch, study, run and the like are the first ones listed. For
+all pages the server needs `FRACTUREAI_SMTP_HOST`, a batch, and a run with two bundles.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Page, ViewportSize, sync_playwright
+from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
 
 FOLDER = Path(__file__).parent.parent / "docs/screenshots"
 SIZES: dict[str, ViewportSize] = {
     "": {"width": 1280, "height": 900},
     "-phone": {"width": 390, "height": 844},
 }
+#: Of longer pages the beginning is shown.
+HIGHEST = 1800
+#: Pages that are seen before one signs in.
+OUTSIDE = {"sign-in": "/sign-in", "forgotten": "/sign-in/forgotten"}
 PAGES = {
     "upload": "/batches/new",
     "batches": "/batches",
@@ -26,17 +31,23 @@ PAGES = {
     "research": "/research",
     "bundles": "/bundles",
     "account": "/account",
+    "api": "/api/v1/docs",
     "people": "/admin/people",
     "keys": "/admin/keys",
     "audit": "/admin/audit",
     "notices": "/admin/notices",
     "retention": "/admin/retention",
 }
-#: Pages that are reached by the first link of another one.
-BEHIND = {
+#: Pages that are reached by the first link of another one, and of that one.
+BEHIND: dict[str, tuple[str, ...]] = {
     "batch": ("/batches", "table .name a"),
     "study": ("/worklist", "table .name a"),
+    "image": ("/worklist", "table .name a", "a[href^='/images/']"),
+    "bundle": ("/bundles", "table .name:has(.chip) a"),  # the default one
+    "dataset": ("/research", "a[href^='/research/datasets/']"),
     "run": ("/research", "a[href^='/research/runs/']"),
+    "comparison": ("/research", "a[href^='/research/comparisons/']"),
+    "changed-image": ("/research", "a[href^='/research/comparisons/']", "a[href*='/images/']"),
 }
 
 
@@ -44,10 +55,25 @@ def address(page: Page, name: str) -> str | None:
     """Return where a page is; None when there is none of its kind on this server."""
     if name in PAGES:
         return PAGES[name]
-    start, first = BEHIND[name]
-    page.goto(start)
-    link = page.locator(first)
-    return link.first.get_attribute("href") if link.count() else None
+    at, *links = BEHIND[name]
+    for first in links:
+        page.goto(at)
+        link = page.locator(first)
+        if not link.count():
+            return None
+        at = link.first.get_attribute("href") or ""
+    return at
+
+
+def take(page: Page, name: str, at: str) -> None:
+    """Take a page's pictures."""
+    for ending, size in SIZES.items():
+        page.set_viewport_size(size)
+        page.goto(at)
+        page.wait_for_load_state("networkidle")
+        height = min(page.locator("html").evaluate("e => e.scrollHeight"), HIGHEST)
+        clip: FloatRect = {"x": 0, "y": 0, "width": size["width"], "height": height}
+        page.screenshot(path=FOLDER / f"{name}{ending}.png", full_page=True, clip=clip)
 
 
 def main() -> None:
@@ -58,19 +84,19 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         page = browser.new_page(base_url=f"{server.scheme}://{server.netloc}", color_scheme="light")
+        for name in names or OUTSIDE:
+            if name in OUTSIDE:
+                take(page, name, OUTSIDE[name])
         page.goto(link)
         page.get_by_role("main").get_by_role("button", name="Sign in").click()
         page.wait_for_url("**/batches")
         for name in names or [*PAGES, *BEHIND]:
-            at = address(page, name)
-            if at is None:
-                print(f"{name}: there is none here")
+            if name in OUTSIDE:
                 continue
-            for ending, size in SIZES.items():
-                page.set_viewport_size(size)
-                page.goto(at)
-                page.wait_for_load_state("networkidle")
-                page.screenshot(path=FOLDER / f"{name}{ending}.png", full_page=True)
+            if at := address(page, name):
+                take(page, name, at)
+            else:
+                print(f"{name}: there is none here")
         browser.close()
 
 
