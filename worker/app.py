@@ -147,12 +147,11 @@ def _on_shutdown(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def _on_child(**_: Any) -> None:
-    """End with the parent even when it is killed; on SIGTERM unwind, so that leases are given back."""
+    """End with the parent even when it is killed; on SIGTERM the pool's own handler gives leases back."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     queues = {queue.name for queue in app.amqp.queues.consume_from.values()}
     if settings.memory_limit_bytes and "gpu" not in queues:  # a GPU's memory counts, too
         # an image that wants more fails by itself, before the kernel chooses whom to kill

@@ -1,7 +1,7 @@
 """Take each protection out of a copy and see its test fail: ``python -m tests.faults.removals [NAME ...]``.
 
-A test that passes without what it guards proves nothing. A test short of time fails, too: so each is run
-first as things are, with the same patience, and has to pass. Needs a quiet machine and most of an hour.
+A test that passes without what it guards proves nothing. A test short of time fails, too: so all are run
+first as things are, with the same patience, and have to pass. Needs a quiet machine and most of an hour.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ REMOVALS = (
     Removal(
         "sigterm",
         "worker/app.py",
-        "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n",
+        "    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGQUIT))\n",
         "",
         FAULTS + "processes.py::test_sigterm_gives_work_back_without_counting_an_attempt[decoding]",
     ),
@@ -305,33 +306,32 @@ REMOVALS = (
 )
 
 
-def run(removal: Removal, *, removed: bool, patience: float) -> str:
-    """Run the removal's test in a copy of the project; return why it failed, or nothing."""
+def run(tests: Collection[str], removal: Removal | None, patience: float) -> dict[str, str]:
+    """Run tests in a copy of the project, without the protection if one is named; return why each failed."""
     with tempfile.TemporaryDirectory(prefix="fractureai-removal-") as name:
         copy = Path(name) / "copy"
         shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
         for kept in (".venv", ".pytest_cache"):
             if (ROOT / kept).is_dir():
                 (copy / kept).symlink_to(ROOT / kept)
-        if removed:
+        if removal is not None:
             file = copy / removal.file
             text = file.read_text()
             if text.count(removal.before) != 1:
                 raise SystemExit(f"{removal.name}: {removal.file} does not hold once {removal.before!r}")
             file.write_text(text.replace(removal.before, removal.after))
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "faults or not faults", removal.test]
+        command = [sys.executable, "-m", "pytest", "-q", "-rA", "-m", "faults or not faults", *tests]
         environment = {**os.environ, "FRACTUREAI_TEST_PATIENCE": str(patience), "COLUMNS": "240"}
         ended = subprocess.run(
             command, cwd=copy, env=environment, capture_output=True, text=True, check=False
         )
-        if not ended.returncode:
-            return "skipped" if " skipped" in ended.stdout.splitlines()[-1] else ""
-        said = [
-            line
-            for line in ended.stdout.splitlines()
-            if line.startswith((f"FAILED {removal.test}", f"ERROR {removal.test}"))
-        ]
-        return said[0].partition(" - ")[2] if said else f"status {ended.returncode}"
+    said = dict.fromkeys(tests, "skipped, or never ended")
+    for line in ended.stdout.splitlines():
+        outcome, _, rest = line.partition(" ")
+        test, _, why = rest.partition(" - ")
+        if test in said and outcome in {"PASSED", "FAILED", "ERROR"}:
+            said[test] = "" if outcome == "PASSED" else why or outcome
+    return said
 
 
 def main() -> None:
@@ -340,16 +340,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds that a test waits for anything")
     arguments = parser.parse_args()
+    removals = [r for r in REMOVALS if not arguments.names or r.name in arguments.names]
+    as_is = run(dict.fromkeys(removal.test for removal in removals), None, arguments.patience)
     unnoticed = 0
-    unsound: dict[str, str] = {}  # by test: several stand for one protection each
-    for removal in REMOVALS:
-        if arguments.names and removal.name not in arguments.names:
-            continue
-        if removal.test not in unsound:
-            unsound[removal.test] = run(removal, removed=False, patience=arguments.patience)
-        if unsound[removal.test]:
-            said = f"fails as things are: {unsound[removal.test]}"
-        elif why := run(removal, removed=True, patience=arguments.patience):
+    for removal in removals:
+        if as_is[removal.test]:
+            said = f"fails as things are: {as_is[removal.test]}"
+        elif why := run([removal.test], removal, arguments.patience)[removal.test]:
             said = f"fails without the protection: {why}"
         else:
             said = "PASSES without the protection"
