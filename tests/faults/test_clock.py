@@ -98,3 +98,4 @@ def test_the_databases_clock_is_set_forward(
 
     wait_for(counted, PATIENCE, "a lease that ran out")
     assert_sound(wait_until_ended(batch), calm)
+    assert "nothing written" in light.log(ALL), "its worker lived, and had lost its lease"

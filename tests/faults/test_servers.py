@@ -179,7 +179,7 @@ def test_workers_start_before_the_servers_answer(
 ) -> None:
     batch = submit(site_id, few)
     valkey.kill()
-    with light_service(tmp_path):
-        time.sleep(5)
+    with light_service(tmp_path) as service:
+        wait_for(lambda: "Cannot connect to" in service.log(ALL), PATIENCE, "a worker that finds no broker")
         valkey.start()
         assert_sound(wait_until_ended(batch), calm)
