@@ -215,7 +215,7 @@ def statements(database: Engine) -> Iterator[list[tuple[str, object]]]:
     seen: list[tuple[str, object]] = []
 
     def listen(_: object, __: object, statement: str, parameters: object, *more: object) -> None:
-        if statement.startswith(("SELECT worklist", "SELECT anon")):
+        if statement.startswith(("SELECT worklist", "SELECT anon", "SET LOCAL")):
             seen.append((statement, parameters))
 
     event.listen(database, "before_cursor_execute", listen)
@@ -277,6 +277,9 @@ def test_every_combination_of_filters_is_read_from_an_index(
     assert len(statements) > 250
     with database.connect() as connection:
         for statement, parameters in statements:
+            if statement.startswith("SET LOCAL"):  # what the planner is told for one statement
+                connection.exec_driver_sql(statement)
+                continue
             plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
             assert not any("Seq Scan" in line for line in plan), "\n".join(plan)
 
