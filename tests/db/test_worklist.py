@@ -276,7 +276,7 @@ def test_every_combination_of_filters_is_read_from_an_index(
                 worklist.list_studies(session, site, wish, cursor=cursor, limit=2)
     assert len(statements) > 250
     with database.connect() as connection:
-        for statement, parameters in statements:
+        for statement, parameters in tuple(statements):
             if statement.startswith("SET LOCAL"):  # what the planner is told for one statement
                 connection.exec_driver_sql(statement)
                 continue
