@@ -146,7 +146,7 @@ def _sample(seen: Watched) -> None:
 
 
 def _watch(running: Server, seen: Watched, first: float) -> None:
-    """Poll the newest batch once a second as a page does, over one kept connection."""
+    """Poll the newest batch as a page does: once a second, or as seldom as the server wants."""
     url = urlsplit(running.address)
     connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60)
     headers = {"Authorization": f"Bearer {running.access.api_key}"}
@@ -156,9 +156,10 @@ def _watch(running: Server, seen: Watched, first: float) -> None:
     while not seen.ended.wait(wait):
         started = time.perf_counter()
         connection.request("GET", f"/api/v1/batches/{newest}", headers=headers)
-        connection.getresponse().read()
+        answer = connection.getresponse()
+        answer.read()
         seen.polls.append(time.perf_counter() - started)
-        wait = 1.0
+        wait = max(1.0, float(answer.headers.get("X-Poll-Interval", 0)))
 
 
 def _database(query: str) -> int:
@@ -170,7 +171,7 @@ def _database(query: str) -> int:
     return int(found or 0)
 
 
-def grow(running: Server, images: Path, label: str) -> dict[str, str | int | float]:
+def grow(running: Server, images: Path, label: str, *, reports: bool) -> dict[str, str | int | float]:
     """Send one batch with watchers, and return a column of the table."""
     broker = redis.Redis.from_url(os.environ["FRACTUREAI_BROKER_URL"])
     pushed = lambda: int(broker.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0))  # type: ignore[union-attr]  # noqa: E731
@@ -189,7 +190,7 @@ def grow(running: Server, images: Path, label: str) -> dict[str, str | int | flo
 
     starter = threading.Thread(target=start_watchers, daemon=True)
     starter.start()
-    seconds, batch = send(running, images, label=label)
+    seconds, batch = send(running, images, label=label, reports=reports)
     starter.join()
     seen.ended.set()
     for thread in threads:
@@ -216,6 +217,7 @@ def main() -> None:
     """Print one table: batches of growing size on one server."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 10_000], metavar="N")
+    parser.add_argument("--no-reports", dest="reports", action="store_false", help="for very large batches")
     arguments = parser.parse_args()
     before = machine()
     columns: dict[str, dict[str, Any]] = {}
@@ -224,14 +226,15 @@ def main() -> None:
     def work(running: Server, folder: Path) -> None:
         for series, count in enumerate(arguments.counts):
             images = write_variants(folder / str(series), pictures, count, series)
-            columns[f"{count:,} images"] = grow(running, images, f"bench {series}")
+            columns[f"{count:,} images"] = grow(running, images, f"bench {series}", reports=arguments.reports)
 
     with_server(work)
     rows = {
         name: {column: values[name] for column, values in columns.items()}
         for name in next(iter(columns.values()))
     }
-    title = f"A whole server, {WATCHERS} watchers; memory: most in the first third -> in the last"
+    kind = "" if arguments.reports else ", without reports"
+    title = f"A whole server{kind}, {WATCHERS} watchers; memory: most in the first third -> in the last"
     publish("service", title, rows, before)
 
 

@@ -33,6 +33,8 @@ WEB_OPTIONS = (
     # pages and proxies keep their connections for longer than the two seconds that gunicorn would
     *("--keep-alive", "75", "--timeout", "120", "--graceful-timeout", "4", "--no-control-socket"),
 )
+#: A report takes two thirds of an image's processor time: one process for them would leave a core idle.
+REPORTS_A_DECODER = 2
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "OPENCV_FOR")}
 
 
@@ -167,7 +169,7 @@ def processes(home: Path, listener: int, workers: int) -> list[Child]:
         front,
         worker("gpu", 1),
         worker("cpu", workers, **ONE_THREAD),
-        worker("report", workers, **ONE_THREAD),
+        worker("report", REPORTS_A_DECODER * workers, **ONE_THREAD),
         child("reconcile", [*python, "worker.reconcile"]),
     ]
 
@@ -199,7 +201,7 @@ def server(
     host, port
         Where it listens; without a port the first free one from 8000.
     workers
-        Processes that decode, and as many that write reports; by default half of the cores each.
+        Processes that decode, by default half of the cores; twice as many write reports.
     say
         Takes a line for the person.
 
@@ -267,7 +269,7 @@ def wait_until_answering(running: Server, seconds: float = 60.0) -> None:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on.  [default: the first free one from 8000]")
-@click.option("--workers", type=click.IntRange(1), help="Decoding processes, and as many for reports.")
+@click.option("--workers", type=click.IntRange(1), help="Decoding processes; twice as many write reports.")
 @click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="Folder for data and logs.")
 def up(host: str, port: int | None, workers: int | None, home: Path | None) -> None:
     """Run a whole server here, until Ctrl-C.
