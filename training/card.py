@@ -79,9 +79,8 @@ def card(
         "the joined map at stride 16.",
         "",
         "## Data",
-        f"{dataset.name} ({dataset.source}), long side at most {CACHE_SIDE} px: "
-        f"{len(dataset.examples)} images; "
-        "left out: "
+        f"{dataset.name}{f' ({dataset.source})' if dataset.source else ''}, "
+        f"long side at most {CACHE_SIDE} px: {len(dataset.examples)} images; left out: "
         + (", ".join(f"{count} {why}" for why, count in dataset.skipped.items()) or "none")
         + ". "
         + (
