@@ -65,7 +65,7 @@ class Watcher:
         """Watch a batch until it has ended."""
         page, live = f"/batches/{batch_id}", f"/api/v1/batches/{batch_id}"
         self.ask(page)
-        etag, pause, table_at, stale = '""', QUICK, time.monotonic() + TABLE_EVERY, False
+        etag, pause, table_since, stale = '""', QUICK, time.monotonic(), False
         while True:
             time.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - not for secrets
             answer, body, told = self.ask(live, **{"If-None-Match": etag})
@@ -79,9 +79,9 @@ class Watcher:
                 pause = max(min(1.5 * pause, SLOWEST), told)
             else:
                 raise RuntimeError(f"the server answered {answer.status}")
-            if stale and time.monotonic() > table_at:
-                told = self.ask(page)[2]
-                table_at, stale = time.monotonic() + max(TABLE_EVERY, 5 * told), False
+            if stale and time.monotonic() - table_since > max(TABLE_EVERY, 5 * told):
+                self.ask(page)
+                table_since, stale = time.monotonic(), False
 
 
 def _batch_called(address: str, key: str, label: str) -> str:

@@ -49,7 +49,7 @@ async function follow(head) {
   let { status } = head.dataset;
   let reasons = null;
   let pause = QUICK;
-  let tableAt = Date.now() + TABLE_EVERY;
+  let tableSince = Date.now();
   let saidAt = 0;
   let stale = false;
   for (;;) {
@@ -81,15 +81,17 @@ async function follow(head) {
       if (batch.status !== status) {
         status = batch.status;
         stale = false;
-        tableAt = Date.now() + TABLE_EVERY;
+        tableSince = Date.now();
         if (ENDED.includes(status)) return;
       }
     } else {
       pause = Math.max(Math.min(pause * 1.5, SLOWEST), told(answer));
     }
-    if (stale && Date.now() > tableAt && isSeen("batch-images")) {
+    const tableEvery = Math.max(TABLE_EVERY, 5 * told(answer)); // it costs the server five times as much
+    if (stale && Date.now() - tableSince > tableEvery && isSeen("batch-images")) {
       stale = false;
-      tableAt = Date.now() + Math.max(TABLE_EVERY, 5 * (await replaceParts(["batch-images"]).catch(() => 0)));
+      await replaceParts(["batch-images"]).catch(() => undefined);
+      tableSince = Date.now();
     }
   }
 }
