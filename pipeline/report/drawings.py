@@ -8,6 +8,8 @@ from pipeline.types import AttentionRegion, Thresholds
 
 #: Size of the scale in millimetres, and how far 0 and 100% stand from its ends.
 SCALE_WIDTH, SCALE_HEIGHT, SCALE_END = 102.0, 10.0, 1.0
+#: About how wide a zone's name and a digit are: a text with an anchor in its middle costs a group of its own.
+NAME_WIDTH, DIGIT_WIDTH = 9.4, 1.6
 INK, LINE = "#14202b", "#4d5a66"
 
 
@@ -24,27 +26,24 @@ def probability_scale(probability: float, thresholds: Thresholds) -> bytes:
     def at(value: float) -> float:
         return SCALE_END + value * (SCALE_WIDTH - 2 * SCALE_END)
 
-    shapes = []
-    zones = (
-        (0.0, thresholds.low, "negative", "#fff"),
-        (thresholds.low, thresholds.high, "in doubt", "#d9dfe4"),
-        (thresholds.high, 1.0, "positive", "#98a4ae"),
-    )
-    for start, end, name, fill in zones:
-        x, width = at(start), at(end) - at(start)
-        shapes.append(
-            f'<rect x="{x:.2f}" y="3" width="{width:.2f}" height="3" fill="{fill}" stroke="{LINE}" '
-            'stroke-width="0.2"/>'
-        )
-        if width > 14:
-            shapes.append(
-                f'<text x="{x + width / 2:.2f}" y="9.4" font-size="2.3" text-anchor="middle" '
-                f'fill="{LINE}">{name}</text>'
-            )
     low, high, here = at(thresholds.low), at(thresholds.high), at(probability)
-    shapes.append(f'<path d="M{low:.2f} 2.3V7M{high:.2f} 2.3V7" stroke="{INK}" stroke-width="0.35"/>')
-    shapes.append(f'<path d="M{here:.2f} 3.2l-1.3-2.7h2.6z" fill="{INK}"/>')
-    shapes.append(f'<path d="M{here:.2f} 1V6" stroke="{INK}" stroke-width="0.5"/>')
+    zones = (
+        (at(0), low, "negative", "#fff"),
+        (low, high, "in doubt", "#d9dfe4"),
+        (high, at(1), "positive", "#98a4ae"),
+    )
+    shapes = [
+        f'<rect x="{start:.2f}" y="3" width="{end - start:.2f}" height="3" fill="{fill}" stroke="{LINE}" '
+        'stroke-width="0.2"/>'
+        for start, end, _, fill in zones
+    ]
+    shapes += [
+        f'<text x="{(start + end - NAME_WIDTH) / 2:.2f}" y="9.4" font-size="2.3" fill="{LINE}">{name}</text>'
+        for start, end, name, _ in zones
+        if end - start > 14
+    ]
+    marks = f"M{low:.2f} 2.3V7M{high:.2f} 2.3V7M{here:.2f} 3.2l-1.3-2.7h2.6zV6"
+    shapes.append(f'<path d="{marks}" fill="{INK}" stroke="{INK}" stroke-width="0.4"/>')
     return _svg(SCALE_WIDTH, SCALE_HEIGHT, shapes)
 
 
@@ -59,7 +58,7 @@ def region_marks(regions: Sequence[AttentionRegion], pixels: int, width: float, 
         Size of the picture on the page in millimetres.
     """
     scale = width / pixels
-    corners, labels = [], []
+    corners, plates, numbers = [], [], []
     for number, region in enumerate(regions, 1):
         left, top = region.x * scale, region.y * scale
         right, bottom = left + region.width * scale, top + region.height * scale
@@ -67,15 +66,13 @@ def region_marks(regions: Sequence[AttentionRegion], pixels: int, width: float, 
         for x, dx in ((left, arm), (right, -arm)):
             for y, dy in ((top, arm), (bottom, -arm)):
                 corners.append(f"M{x + dx:.2f} {y:.2f}H{x:.2f}V{y + dy:.2f}")
-        box = 3.2 if number < 10 else 4.6
-        labels.append(
-            f'<rect x="{left:.2f}" y="{top:.2f}" width="{box}" height="3.2" fill="#fff"/>'
-            f'<text x="{left + box / 2:.2f}" y="{top + 2.5:.2f}" font-size="2.5" font-weight="600" '
-            f'text-anchor="middle" fill="#000">{number}</text>'
-        )
-    path = "".join(corners)
+        digits = len(str(number)) * DIGIT_WIDTH
+        plates.append(f"M{left:.2f} {top:.2f}h{digits + 1.6:.1f}v3.2h-{digits + 1.6:.1f}z")
+        at = f'x="{left + 0.8:.2f}" y="{top + 2.5:.2f}"'
+        numbers.append(f'<text {at} font-size="2.5" font-weight="600">{number}</text>')
     strokes = [
-        f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{thickness}"/>'
+        f'<path d="{"".join(corners)}" fill="none" stroke="{colour}" stroke-width="{thickness}"/>'
         for colour, thickness in (("#000", 0.8), ("#fff", 0.35))
     ]
-    return _svg(width, height, [*strokes, *labels])
+    plate = f'<path d="{"".join(plates)}" fill="#fff"/>'
+    return _svg(width, height, [*strokes, plate, *numbers])

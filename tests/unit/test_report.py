@@ -504,7 +504,7 @@ def test_dates():
 def test_the_scale_marks_the_probability_and_both_thresholds():
     drawing = probability_scale(0.5, Thresholds(0.2, 0.6)).decode()
     assert "M21.00 2.3V7M61.00 2.3V7" in drawing
-    assert "M51.00 1V6" in drawing
+    assert "M51.00 3.2l" in drawing
     assert all(zone in drawing for zone in (">negative<", ">in doubt<", ">positive<"))
     narrow = probability_scale(0.02, Thresholds(0.04, 0.09)).decode()
     assert ">negative<" not in narrow
