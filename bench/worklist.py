@@ -304,7 +304,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console, before = Console(), machine()
     with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as passing:
-        folder = arguments.keep or Path(passing)
+        folder = (arguments.keep or Path(passing)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o711)
         with embedded(folder / "home") as (addresses, _):
