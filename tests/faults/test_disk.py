@@ -8,11 +8,13 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import OperationalError
 
 from cli.embedded import embedded
 from settings import get_settings
@@ -21,8 +23,9 @@ from store import blobs as blob_module
 from store import session as session_module
 from store.blobs import get_blobs
 from store.session import get_engine, session_scope
-from store.tables import Image, User
+from store.tables import Batch, Image, User
 from tests.conftest import ROOT
+from tests.faults.conftest import Breakable
 from tests.faults.disk import fill
 from tests.running import ALL, PATIENCE, assert_sound, light_service, submit, wait_for, wait_until_ended
 from tests.web.asking import Asker
@@ -79,24 +82,30 @@ class TestBlobs:
 @pytest.mark.faults
 class TestPostgres:
     @pytest.fixture
-    def database(self, small_disk: Path, settings_env: pytest.MonkeyPatch) -> Iterator[Engine]:
-        """A migrated database of its own on the small disk, at the start of a segment of its log."""
-        with embedded(small_disk / "home", valkey=False) as (servers, _):
+    def postgres(self, small_disk: Path, settings_env: pytest.MonkeyPatch) -> Iterator[Breakable]:
+        """A server of its own on the small disk, migrated, at the start of a segment of its log."""
+        home = small_disk / "home"
+        with embedded(home, valkey=False) as (servers, [child]):
             settings_env.setenv("FRACTUREAI_DATABASE_URL", servers.database_url)
             settings_env.setattr(session_module, "_engine", None)
             get_settings.cache_clear()
             command = [sys.executable, "-m", "alembic", "upgrade", "head"]
             subprocess.run(command, cwd=ROOT, env=os.environ, check=True, capture_output=True)
-            engine = get_engine()
-            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            with self.at_once() as connection:
                 connection.execute(text("SELECT pg_switch_wal()"))
                 connection.execute(text("CHECKPOINT"))
-            yield engine
-            engine.dispose()
+            yield Breakable(child, servers, home)
+            get_engine().dispose()
+
+    @staticmethod
+    @contextmanager
+    def at_once() -> Iterator[Connection]:
+        with get_engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield connection
 
     def test_no_room_for_rows(
         self,
-        database: Engine,
+        postgres: Breakable,
         small_disk: Path,
         site_id: uuid.UUID,
         ask: Asker,
@@ -134,3 +143,42 @@ class TestPostgres:
                 image.incoming_key = None
         assert batch.n_done == len(flat)
         assert_sound(batch, calm)
+
+    def test_no_room_for_its_log(
+        self,
+        postgres: Breakable,
+        small_disk: Path,
+        site_id: uuid.UUID,
+        ask: Asker,
+        pictures: dict[str, bytes],
+        calm: dict[str, float],
+        tmp_path: Path,
+    ) -> None:
+        """It stops itself, and cannot be started before there is room."""
+        flat = {path.rpartition("/")[2]: data for path, data in pictures.items()}
+        with light_service(tmp_path) as service:
+            made = ask.draft()
+            batch = submit(site_id, flat)
+            fill(small_disk / "filler")
+            with suppress(OperationalError), self.at_once() as connection:
+                while True:
+                    connection.execute(
+                        text("SELECT pg_logical_emit_message(false, 'fill', repeat(' ', 1000000))")
+                    )
+            wait_for(lambda: not postgres.child.running, PATIENCE, "the end of a Postgres that cannot log")
+            answer = ask.send(made, *flat.items())
+            assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
+            wait_for(lambda: "waits: OperationalError" in service.log(ALL), PATIENCE, "a worker without one")
+            postgres.child.start()
+            wait_for(lambda: not postgres.child.running, PATIENCE, "the end of one that finds no room still")
+            (small_disk / "filler").unlink()
+            postgres.start()
+            assert_nothing_half_written()
+            assert ask.send(made, *flat.items()).json["counts"]["total"] == len(flat)
+            assert ask.post(f"/batches/{made}/submit").status_code == 202
+            with session_scope() as session:
+                second = session.get_one(Batch, uuid.UUID(made))
+            ended = [wait_until_ended(each) for each in (batch, second)]
+        for batch in ended:
+            assert batch.n_done == len(flat)
+            assert_sound(batch, calm)
