@@ -1,4 +1,4 @@
-"""What a request asks for: its query and its body, checked."""
+"""What a request asks for: its address, query and body, checked."""
 
 from __future__ import annotations
 
@@ -7,10 +7,25 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from flask import request
+from flask import Flask, request
 
+from store.errors import NotFound
 from store.tables import ImageStatus, Triage
 from web.errors import InvalidQuery, InvalidRequest, UnsupportedMediaType
+
+
+def register(app: Flask) -> None:
+    """Refuse addresses, queries and forms with text that the database does not keep."""
+
+    @app.before_request
+    def check_text() -> None:
+        if not _writable(list((request.view_args or {}).values())):
+            raise NotFound
+        if not _writable([value for _, value in request.args.items(multi=True)]):
+            raise InvalidQuery("a value holds a character that no text has")
+        is_form = request.mimetype == "application/x-www-form-urlencoded"
+        if is_form and not _writable([value for _, value in request.form.items(multi=True)]):
+            raise InvalidRequest("a field holds a character that no text has")
 
 
 def read_query(**parsers: Callable[[str], Any]) -> dict[str, Any]:
@@ -18,8 +33,6 @@ def read_query(**parsers: Callable[[str], Any]) -> dict[str, Any]:
     unknown = set(request.args) - set(parsers)
     if unknown:
         raise InvalidQuery(f"unknown parameter {min(unknown)[:40]!r}")
-    if not _writable(list(request.args.values())):
-        raise InvalidQuery("a value holds a character that no text has")
     values: dict[str, Any] = dict.fromkeys(parsers)
     for name in request.args:
         try:

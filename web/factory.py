@@ -11,6 +11,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from settings import Settings, get_settings
 from web import (
+    asked,
     auth,
     errors,
     exports,
@@ -91,6 +92,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     version = _static_hash(Path(app.static_folder or ""))
     app.jinja_env.globals["asset"] = lambda name: url_for("static", filename=name, v=version)
 
+    asked.register(app)
     auth.register(app)
     errors.register(app)
     app.register_blueprint(api)

@@ -85,7 +85,7 @@ def _record(session: Session, study_id: uuid.UUID, body: Mapping[str, Any]) -> R
     except ValueError:
         raise InvalidRequest(f"answer must be one of {', '.join(Answer)}") from None
     comment = body.get("comment") or ""
-    if not isinstance(comment, str) or len(comment) > MAX_COMMENT or "\0" in comment:
+    if not isinstance(comment, str) or len(comment) > MAX_COMMENT:
         raise InvalidRequest(f"comment must be a text of at most {MAX_COMMENT} characters")
     version = body.get("version")
     review = reviews.record(

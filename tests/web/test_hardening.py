@@ -53,6 +53,30 @@ def test_no_form_works_without_the_sessions_token(app: Any, site_key: str) -> No
                     assert f'name="csrf" value="{browser.csrf}"' in form, (path, form)
 
 
+def test_no_form_takes_a_character_that_no_text_has(app: Any, site_key: str) -> None:
+    world = make_world(app, Role.ADMIN)
+    browser = world.browser(app.test_client())
+    lines = [line for line in LINES if line.method == "POST" and not line.rule.startswith("/api/")]
+    assert len(lines) > 20
+    for line in lines:
+        for path in line.paths(world.ids):
+            if line.rule in STREAMS:
+                fields = {"csrf": browser.csrf, "label": "a\0b", "files": (io.BytesIO(PNG), "a\0b.png")}
+            else:
+                fields = {"name": "a\0b"}
+            answer = browser.client.post(path, data=fields)
+            assert answer.status_code in ({409, 422} if line.rule in STREAMS else {422}), (path, answer.text)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"], ids=["nul", "half a character"])
+def test_no_address_nor_body_takes_a_character_that_no_text_has(ask: Asker, text: str) -> None:
+    refused = ask.post("/batches", json={"label": text})
+    assert (refused.status_code, refused.json["code"]) == (422, "invalid_request")
+    if "\0" in text:
+        assert ask.get("/worklist?q=a%00b").json["code"] == "invalid_query"
+        assert ask.get("/bundles/a%00b").status_code == 404
+
+
 def test_every_answer_carries_the_headers_and_leads_nowhere_else(app: Any, site_key: str) -> None:
     own = make_world(app, Role.ADMIN)
     browser = own.browser(app.test_client())
