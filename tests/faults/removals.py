@@ -290,6 +290,13 @@ REMOVALS = (
         "tests/web/test_hardening.py::test_no_address_nor_body_takes_a_character_that_no_text_has[nul]",
     ),
     Removal(
+        "form_text",
+        "web/factory.py",
+        "    asked.register(app)\n",
+        "",
+        "tests/web/test_form_fuzz.py::test_no_form_breaks",
+    ),
+    Removal(
         "selftest",
         "models/scorer.py",
         "        self._check(network, folder, run)\n",
