@@ -874,6 +874,7 @@ def finish(lease: Lease) -> bool:
             else:
                 status = BatchStatus.DONE
             batch.status = status.value
+            batch.paused_at = None  # its last images were in workers' hands when it was paused
             batch.finished_at = func.clock_timestamp()
             batch.version += 1
             notices.finished_batch(session, batch)

@@ -18,6 +18,7 @@ from store.blobs import get_blobs
 from store.dispatch import QUEUES
 from store.session import session_scope
 from store.tables import STAGES, Batch, Finding, Image, Stage, StudyFinding, Work, WorkState
+from store.work import Lease
 from tests.running import assert_sound, draft, images_of, read_batch
 from training.phantoms import encode_phantom, make_phantom
 
@@ -283,4 +284,26 @@ def test_cancelling_in_mid_chunk_ends_it_and_retry_takes_it_up_again(site_id: uu
         batches.retry(session, batch.id, site_id)
     ended = work_off(batch)
     assert (ended.status, ended.n_done, ended.round) == ("done", 3, 2)
+    assert_sound(ended)
+
+
+def test_a_batch_that_is_paused_in_its_last_stage_ends_and_is_paused_no_more(site_id: uuid.UUID) -> None:
+    from worker import flow, stages
+
+    batch = draft(site_id, {"a.png": png(1)})
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+        unit = session.scalars(select(Work).where(Work.batch_id == batch.id)).one()
+
+    def report_meanwhile_paused(lease: Lease) -> bool:
+        with session_scope() as session:
+            batches.pause(session, batch.id, site_id)
+        return stages.report(lease)
+
+    for stage in STAGES[:-1]:
+        assert flow.run(unit.id, stage, getattr(stages, stage.value))
+    flow.run(unit.id, STAGES[-1], report_meanwhile_paused)
+    assert read_batch(batch).status == "paused"
+    ended = work_off(batch)
+    assert (ended.status, ended.paused_at) == ("done", None)
     assert_sound(ended)
