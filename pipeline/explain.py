@@ -95,7 +95,7 @@ def attention_regions(cam: npt.NDArray[Any], *, width: int, height: int) -> tupl
 
 
 def overlay_jpeg(display: UInt8Array, cam: npt.NDArray[Any], quality: int = 88) -> bytes:
-    """Blend the heat map over the displayed picture, outline its attention regions, and encode as JPEG.
+    """Blend the heat map over the displayed picture, mark its attention regions' corners, and encode as JPEG.
 
     Parameters
     ----------
@@ -116,11 +116,22 @@ def overlay_jpeg(display: UInt8Array, cam: npt.NDArray[Any], quality: int = 88) 
     picture = np.asarray(cv2.blendLinear(grey, colour, 1 - opacity, opacity), np.uint8)
     thin = max(1, round(max(width, height) / 640))
     for region in attention_regions(cam, width=width, height=height):
-        corner = (region.x, region.y)
-        opposite = (region.x + region.width - 1, region.y + region.height - 1)
-        cv2.rectangle(picture, corner, opposite, (0, 0, 0), thin + 2)
-        cv2.rectangle(picture, corner, opposite, (255, 255, 255), thin)
+        corners = _corners(region)
+        cv2.polylines(picture, corners, isClosed=False, color=(0, 0, 0), thickness=thin + 2)
+        cv2.polylines(picture, corners, isClosed=False, color=(255, 255, 255), thickness=thin)
     encoded, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not encoded:
         raise ValueError(f"cannot encode a picture of {width} x {height} pixels as JPEG")
     return bytes(data)
+
+
+def _corners(region: AttentionRegion) -> list[npt.NDArray[np.int32]]:
+    """Return a line about each corner, open between them so that nobody takes them for an outline."""
+    left, top = region.x, region.y
+    right, bottom = left + region.width - 1, top + region.height - 1
+    arm = max(1, min(region.width, region.height) // 4)
+    return [
+        np.array([(x + dx, y), (x, y), (x, y + dy)], np.int32)
+        for x, dx in ((left, arm), (right, -arm))
+        for y, dy in ((top, arm), (bottom, -arm))
+    ]
