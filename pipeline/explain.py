@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.marks import corner_lines
 from pipeline.preprocess import letterbox
 from pipeline.types import AttentionRegion, Float32Array, UInt8Array
 
@@ -16,6 +17,8 @@ REGION_THRESHOLD = 0.5
 #: Smaller regions, as a share of the picture, are not worth a person's eye.
 MIN_REGION_AREA = 0.002
 MAX_REGIONS = 3
+#: How long the arms of a mark may be, as a share of the picture's longer side.
+ARM = 0.03
 #: How much of the picture the hottest colour hides.
 MAX_OPACITY = 0.55
 #: Regions are found on a map of at most this many pixels a side: a 7x7 map holds no finer detail.
@@ -116,22 +119,12 @@ def overlay_jpeg(display: UInt8Array, cam: npt.NDArray[Any], quality: int = 88) 
     picture = np.asarray(cv2.blendLinear(grey, colour, 1 - opacity, opacity), np.uint8)
     thin = max(1, round(max(width, height) / 640))
     for region in attention_regions(cam, width=width, height=height):
-        corners = _corners(region)
+        right, bottom = region.x + region.width - 1, region.y + region.height - 1
+        lines = corner_lines(region.x, region.y, right, bottom, ARM * max(width, height))
+        corners = [np.array(line, np.float32).round().astype(np.int32) for line in lines]
         cv2.polylines(picture, corners, isClosed=False, color=(0, 0, 0), thickness=thin + 2)
         cv2.polylines(picture, corners, isClosed=False, color=(255, 255, 255), thickness=thin)
     encoded, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not encoded:
         raise ValueError(f"cannot encode a picture of {width} x {height} pixels as JPEG")
     return bytes(data)
-
-
-def _corners(region: AttentionRegion) -> list[npt.NDArray[np.int32]]:
-    """Return a line about each corner, open between them so that nobody takes them for an outline."""
-    left, top = region.x, region.y
-    right, bottom = left + region.width - 1, top + region.height - 1
-    arm = max(1, min(region.width, region.height) // 4)
-    return [
-        np.array([(x + dx, y), (x, y), (x, y + dy)], np.int32)
-        for x, dx in ((left, arm), (right, -arm))
-        for y, dy in ((top, arm), (bottom, -arm))
-    ]

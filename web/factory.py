@@ -92,8 +92,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     version = _static_hash(Path(app.static_folder or ""))
     app.jinja_env.globals["asset"] = lambda name: url_for("static", filename=name, v=version)
 
-    asked.register(app)
     auth.register(app)
+    asked.register(app)
     errors.register(app)
     app.register_blueprint(api)
     app.register_blueprint(worklist.area)

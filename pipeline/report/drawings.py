@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.marks import corner_lines
 from pipeline.types import AttentionRegion, Thresholds
 
 #: Size of the scale in millimetres, and how far 0 and 100% stand from its ends.
 SCALE_WIDTH, SCALE_HEIGHT, SCALE_END = 102.0, 10.0, 1.0
 #: About how wide a zone's name and a digit are: a text with an anchor in its middle costs a group of its own.
 NAME_WIDTH, DIGIT_WIDTH = 9.4, 1.6
+#: How long the arms of a mark may be, in millimetres.
+ARM = 2.5
 INK, LINE = "#14202b", "#4d5a66"
 
 
@@ -62,10 +65,8 @@ def region_marks(regions: Sequence[AttentionRegion], pixels: int, width: float, 
     for number, region in enumerate(regions, 1):
         left, top = region.x * scale, region.y * scale
         right, bottom = left + region.width * scale, top + region.height * scale
-        arm = min(2.5, (right - left) / 3, (bottom - top) / 3)
-        for x, dx in ((left, arm), (right, -arm)):
-            for y, dy in ((top, arm), (bottom, -arm)):
-                corners.append(f"M{x + dx:.2f} {y:.2f}H{x:.2f}V{y + dy:.2f}")
+        for (x, y), (corner_x, _), (_, end_y) in corner_lines(left, top, right, bottom, ARM):
+            corners.append(f"M{x:.2f} {y:.2f}H{corner_x:.2f}V{end_y:.2f}")
         digits = len(str(number)) * DIGIT_WIDTH
         plates.append(f"M{left:.2f} {top:.2f}h{digits + 1.6:.1f}v3.2h-{digits + 1.6:.1f}z")
         at = f'x="{left + 0.8:.2f}" y="{top + 2.5:.2f}"'

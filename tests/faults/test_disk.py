@@ -27,7 +27,16 @@ from store.tables import Batch, Image, User
 from tests.conftest import ROOT
 from tests.faults.conftest import Breakable
 from tests.faults.disk import fill
-from tests.running import ALL, PATIENCE, assert_sound, light_service, submit, wait_for, wait_until_ended
+from tests.running import (
+    ALL,
+    PATIENCE,
+    Service,
+    assert_sound,
+    light_service,
+    submit,
+    wait_for,
+    wait_until_ended,
+)
 from tests.web.asking import Asker
 from web.factory import create_app
 
@@ -148,37 +157,33 @@ class TestPostgres:
         self,
         postgres: Breakable,
         small_disk: Path,
+        light: Service,
         site_id: uuid.UUID,
         ask: Asker,
-        pictures: dict[str, bytes],
+        few: dict[str, bytes],
         calm: dict[str, float],
-        tmp_path: Path,
     ) -> None:
         """It stops itself, and cannot be started before there is room."""
-        flat = {path.rpartition("/")[2]: data for path, data in pictures.items()}
-        with light_service(tmp_path) as service:
-            made = ask.draft()
-            batch = submit(site_id, flat)
-            fill(small_disk / "filler")
-            with suppress(OperationalError), self.at_once() as connection:
-                while True:
-                    connection.execute(
-                        text("SELECT pg_logical_emit_message(false, 'fill', repeat(' ', 1000000))")
-                    )
-            wait_for(lambda: not postgres.child.running, PATIENCE, "the end of a Postgres that cannot log")
-            answer = ask.send(made, *flat.items())
-            assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
-            wait_for(lambda: "waits: OperationalError" in service.log(ALL), PATIENCE, "a worker without one")
-            postgres.child.start()
-            wait_for(lambda: not postgres.child.running, PATIENCE, "the end of one that finds no room still")
-            (small_disk / "filler").unlink()
-            postgres.start()
-            assert_nothing_half_written()
-            assert ask.send(made, *flat.items()).json["counts"]["total"] == len(flat)
-            assert ask.post(f"/batches/{made}/submit").status_code == 202
-            with session_scope() as session:
-                second = session.get_one(Batch, uuid.UUID(made))
-            ended = [wait_until_ended(each) for each in (batch, second)]
-        for batch in ended:
-            assert batch.n_done == len(flat)
-            assert_sound(batch, calm)
+        made = ask.draft()
+        batch = submit(site_id, few)
+        fill(small_disk / "filler")
+        message = text("SELECT pg_logical_emit_message(false, 'fill', repeat(' ', 1000000))")
+        with suppress(OperationalError), self.at_once() as connection:
+            while True:
+                connection.execute(message)
+        wait_for(lambda: not postgres.child.running, PATIENCE, "the end of a Postgres that cannot log")
+        answer = ask.send(made, *few.items())
+        assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
+        wait_for(lambda: "waits: OperationalError" in light.log(ALL), PATIENCE, "a worker without one")
+        postgres.child.start()
+        wait_for(lambda: not postgres.child.running, PATIENCE, "the end of one that finds no room still")
+        (small_disk / "filler").unlink()
+        postgres.start()
+        assert_nothing_half_written()
+        assert ask.send(made, *few.items()).json["counts"]["total"] == len(few)
+        assert ask.post(f"/batches/{made}/submit").status_code == 202
+        with session_scope() as session:
+            second = session.get_one(Batch, uuid.UUID(made))
+        for ended in (wait_until_ended(batch), wait_until_ended(second)):
+            assert ended.n_done == len(few)
+            assert_sound(ended, calm)
