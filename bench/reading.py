@@ -17,7 +17,7 @@ import numpy as np
 
 from models.bundle import Bundle, load_bundle
 from models.scorer import Scorer, open_scorer
-from pipeline.decode import decode
+from pipeline.decode.picture import decode
 from pipeline.explain import attention_regions, overlay_jpeg
 from pipeline.preprocess import display_jpeg, model_input
 from pipeline.report.render import render_report, warm_up

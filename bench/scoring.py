@@ -20,7 +20,7 @@ from bench.reading import BUNDLE, MAX_PIXELS, NETWORKS
 from models.bundle import load_bundle
 from models.convert import convert_apart
 from models.scorer import MAX_STREAMS, ScorerError, open_scorer
-from pipeline.decode import decode
+from pipeline.decode.picture import decode
 from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.triage import calibrate, triage

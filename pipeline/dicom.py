@@ -43,8 +43,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from pipeline.containers import JPEG_START_OF_FRAME, MAX_JPEG_SCANS, jpeg_segments
-from pipeline.gdcm_process import decode_frame
+from pipeline.decode.containers import JPEG_START_OF_FRAME, MAX_JPEG_SCANS, jpeg_segments
+from pipeline.decode.gdcm_process import decode_frame
 from pipeline.quality import MIN_CONTRAST, contrast, require_radiograph, require_size
 from pipeline.types import Radiograph, Reason, Rejected, Skipped, StudyFacts, UInt8Array
 from pipeline.window import colour8, dicom_window, grey8, percentile_range, stretch
@@ -145,7 +145,7 @@ def is_dicom(head: bytes) -> bool:
 def decode_dicom(
     data: bytes, *, max_pixels: int, pseudonymise: Callable[[str], str], refuse_burned_in: bool
 ) -> Radiograph:
-    """Decode and clean a DICOM object; parameters and errors as `pipeline.decode.decode`."""
+    """Decode and clean a DICOM object; parameters and errors as `pipeline.decode.picture.decode`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pixels, facts, identity, clean, flags = _guarded(_read, data, max_pixels, refuse_burned_in)

@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.decode import decode
+from pipeline.decode.picture import decode
 from training.datasets.example import Dataset, DatasetError, Example
 from training.datasets.fracatlas import read_fracatlas
 from training.datasets.mura import MADE_BY, PARTS, REGIONS

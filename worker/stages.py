@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 
 from models.bundle import Bundle, load_bundle
 from models.scorer import Scorer, ScorerError, open_scorer
-from pipeline.decode import decode
+from pipeline.decode.picture import decode
 from pipeline.explain import attention_regions, overlay_jpeg
 from pipeline.preprocess import display_jpeg, model_input
 from pipeline.report import render

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from pipeline.containers import PNG_SIGNATURE
-from pipeline.decode import decode, sniff, turn_upright
+from pipeline.decode.containers import PNG_SIGNATURE
+from pipeline.decode.picture import decode, sniff, turn_upright
 from pipeline.types import Reason, Rejected
 
 SECRET = b"DOE^JANE 1970"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline import decode
+from pipeline.decode import picture as decode
 from store.media import is_archive, is_zip, sniff
 
 HEADS = {

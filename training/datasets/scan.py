@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.decode import decode
+from pipeline.decode.picture import decode
 from pipeline.types import Rejected, Skipped
 from training.datasets.example import Dataset, Example
 from training.datasets.near_duplicates import NEAR, difference_hash, joined, near_pairs

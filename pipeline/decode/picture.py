@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.containers import Container, describe, gif_pictures
+from pipeline.decode.containers import Container, describe, gif_pictures
 from pipeline.dicom import decode_dicom, is_dicom
 from pipeline.quality import require_radiograph, require_size
 from pipeline.types import Radiograph, Reason, Rejected, StudyFacts

@@ -1,0 +1,1 @@
+"""Decoding: the bytes of an uploaded file to a `Radiograph`, or to the reason why it is refused."""
