@@ -1,0 +1,142 @@
+"""Reading the header: only listed elements are parsed, and these facts of them are kept."""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from datetime import date
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import read_dataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from pipeline.dicom.terms import (
+    AGE,
+    CODE,
+    DATE,
+    HASH,
+    MAX_VALUE_BYTES,
+    METHOD,
+    PICTURELESS_CLASSES,
+    PIXEL_DATA,
+    READ,
+    SIDES,
+    TIME,
+    UID_PATTERN,
+)
+from pipeline.types import Reason, Rejected, Skipped, StudyFacts
+
+
+def open_object(data: bytes, max_pixels: int) -> tuple[Dataset, UID]:
+    """Read what is on the list, and nothing else; return it with the transfer syntax to keep it in."""
+    start = 132 if data[128:132] == b"DICM" else 0
+    head = io.BytesIO(data[start : start + MAX_VALUE_BYTES])
+    meta = read_dataset(head, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
+    media_class = str(meta.get("MediaStorageSOPClassUID") or "")
+    if media_class.startswith(PICTURELESS_CLASSES):
+        raise Skipped(Reason.DICOM_NOT_AN_IMAGE, "by its file meta information")
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        inflater, limit = zlib.decompressobj(-zlib.MAX_WBITS), 6 * max_pixels + (1 << 24)
+        body = inflater.decompress(data[start + head.tell() :], limit)
+        if not inflater.eof:
+            truncated = len(body) < limit
+            raise Rejected(Reason.TRUNCATED if truncated else Reason.TOO_LARGE, "deflated data set")
+        raw, syntax = read_dataset(io.BytesIO(body), False, True, specific_tags=READ), ExplicitVRLittleEndian
+        raw.file_meta = FileMetaDataset()
+    else:
+        raw = dcmread(io.BytesIO(data), force=True, specific_tags=READ)
+        implicit, little = raw.original_encoding
+        guessed = (
+            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        )
+        syntax = UID(raw.file_meta.get("TransferSyntaxUID") or guessed)
+    for tag in list(raw.keys()):
+        element: Any = raw.get_item(tag)  # unparsed as yet
+        too_long = isinstance(element, RawDataElement) and len(element.value or b"") > MAX_VALUE_BYTES
+        if too_long and tag != PIXEL_DATA:
+            del raw[tag]
+    return raw, syntax
+
+
+def element_values(dataset: Dataset, word: str) -> list[Any]:
+    """Return the values of an element; an unreadable one has none."""
+    try:
+        value = dataset[word].value
+    except Exception:  # pydicom converts lazily, and throws anything; the element is as good as absent
+        return []
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, MultiValue | Sequence | list | tuple) else [value]
+
+
+def element_text(dataset: Dataset, word: str, pattern: re.Pattern[str]) -> str:
+    """Return the first value in upper case if all of it fits the pattern, else nothing."""
+    text = str(next(iter(element_values(dataset, word)), "")).strip(" \0").upper()
+    return text if pattern.fullmatch(text) else ""
+
+
+def study_facts(raw: Dataset) -> tuple[StudyFacts, str]:
+    """Return what is kept of the header, and the ``issuer|PatientID`` still to be hashed, or nothing."""
+    region = next(
+        (i for i in element_values(raw, "AnatomicRegionSequence") if isinstance(i, Dataset)), Dataset()
+    )
+    modifiers = (
+        i for i in element_values(region, "AnatomicRegionModifierSequence") if isinstance(i, Dataset)
+    )
+    coded_sides = {SIDES.get(element_text(i, "CodeValue", CODE), "") for i in modifiers}
+    stated = {element_text(raw, word, CODE) for word in ("ImageLaterality", "Laterality")} | coded_sides
+    sides = stated & {"L", "R", "B"}
+    study_date = _date(raw, "StudyDate")
+    studied = f"{study_date:%Y%m%d}" if study_date else ""
+    accession = "".join(
+        c for c in str(next(iter(element_values(raw, "AccessionNumber")), "")) if c.isprintable()
+    )
+    patient = str(next(iter(element_values(raw, "PatientID")), "")).strip(" \0")
+    issuer = str(next(iter(element_values(raw, "IssuerOfPatientID")), "")).strip(" \0")
+    hashed = element_values(raw, "DeidentificationMethod") == [METHOD] and HASH.fullmatch(patient) is not None
+    facts = StudyFacts(
+        accession=accession.strip()[:64],
+        study_uid=element_text(raw, "StudyInstanceUID", UID_PATTERN),
+        series_uid=element_text(raw, "SeriesInstanceUID", UID_PATTERN),
+        sop_uid=element_text(raw, "SOPInstanceUID", UID_PATTERN),
+        study_date=studied,
+        study_time=element_text(raw, "StudyTime", TIME),
+        body_part=element_text(raw, "BodyPartExamined", CODE) or element_text(region, "CodeMeaning", CODE),
+        laterality=sides.pop() if len(sides) == 1 else "",  # two that differ state nothing
+        view=element_text(raw, "ViewPosition", CODE),
+        age_years=_age(element_text(raw, "PatientAge", AGE), _date(raw, "PatientBirthDate"), study_date),
+        patient_hash=patient if hashed else "",
+    )
+    return facts, f"{issuer}|{patient}" if patient and not hashed else ""
+
+
+def _date(raw: Dataset, word: str) -> date | None:
+    found = DATE.fullmatch(element_text(raw, word, DATE))
+    try:
+        return date(int(found[1]), int(found[2]), int(found[3])) if found else None
+    except ValueError:
+        return None
+
+
+def _age(stated: str, born: date | None, studied: date | None) -> int | None:
+    """Whole years, 90 and more pooled to 90, from PatientAge (``034Y``, ``018M`` ...) or the two dates."""
+    if found := AGE.fullmatch(stated):
+        count = int(found[1])
+        years = {"Y": count, "M": count // 12, "W": count * 7 // 365, "D": count // 365}[found[2]]
+    elif born and studied and born <= studied:
+        years = studied.year - born.year - ((studied.month, studied.day) < (born.month, born.day))
+    else:
+        return None
+    return min(years, 90)

@@ -1,0 +1,117 @@
+"""A DICOM file to a Radiograph and a pseudonymised copy."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import struct
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from pydicom import config
+from pydicom.dataset import Dataset, FileMetaDataset
+
+from pipeline.dicom.deidentify import allowed_copy, keep_facts, write_copy
+from pipeline.dicom.frames import require_pixel_module, stored_values
+from pipeline.dicom.header import element_text, open_object, study_facts
+from pipeline.dicom.render import render
+from pipeline.dicom.terms import (
+    PICTURELESS_CLASSES,
+    PIXEL_DATA,
+    READABLE_CLASSES,
+    UID_PATTERN,
+)
+from pipeline.quality import require_radiograph
+from pipeline.types import Radiograph, Reason, Rejected, Skipped, StudyFacts, UInt8Array
+from pipeline.window import colour8, grey8
+
+# pydicom quotes the values it complains about: they may be a patient's
+logging.getLogger("pydicom").disabled = True
+config.settings.reading_validation_mode = config.IGNORE
+config.settings.writing_validation_mode = config.IGNORE
+
+_T = TypeVar("_T")
+
+
+def is_dicom(head: bytes) -> bool:
+    """Tell whether a file starts as DICOM: with the preamble, or bare with a plausible first element."""
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 16:
+        return False
+    for order in "<>":
+        group, element = struct.unpack_from(order + "HH", head)
+        if group in {0x0002, 0x0008} and element < 0x0100:
+            explicit = head[4:6] in {b"UL", b"UI", b"OB", b"CS", b"SH", b"LO", b"DA", b"TM"}
+            return explicit or struct.unpack_from(order + "I", head, 4)[0] <= 64
+    return False
+
+
+def decode_dicom(
+    data: bytes, *, max_pixels: int, pseudonymise: Callable[[str], str], refuse_burned_in: bool
+) -> Radiograph:
+    """Decode and clean a DICOM object; parameters and errors as `pipeline.decode.picture.decode`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pixels, facts, identity, clean, flags = _guarded(_read, data, max_pixels, refuse_burned_in)
+        patient_hash = pseudonymise(identity) if identity else facts.patient_hash
+        stored = _guarded(write_copy, clean, patient_hash, hashlib.sha256(data).hexdigest())
+    height, width = pixels.shape
+    facts = replace(facts, patient_hash=patient_hash)
+    return Radiograph(pixels, width, height, facts, "application/dicom", stored, flags)
+
+
+def _guarded(step: Callable[..., _T], *arguments: object) -> _T:
+    """Run a step over a stranger's bytes: whatever pydicom and the decoders throw becomes DICOM_CORRUPT."""
+    try:
+        return step(*arguments)
+    except (Rejected, Skipped, MemoryError, TimeoutError):  # the last two are this machine's fault
+        raise
+    except Exception as error:
+        failure = type(error).__name__
+    # raised out here, without the cause: its words may quote the header
+    raise Rejected(Reason.DICOM_CORRUPT, failure)
+
+
+def _read(
+    data: bytes, max_pixels: int, refuse_burned_in: bool
+) -> tuple[UInt8Array, StudyFacts, str, Dataset, tuple[Reason, ...]]:
+    raw, syntax = open_object(data, max_pixels)
+    clean = allowed_copy(raw)
+    if "SOPClassUID" not in clean:
+        clean.SOPClassUID = element_text(raw.file_meta, "MediaStorageSOPClassUID", UID_PATTERN)
+    if clean.SOPClassUID:
+        _require_class(clean.SOPClassUID)
+    coded = raw.get("PixelData")
+    if not coded:  # when a file ends inside its pixel data, pydicom may return nothing of it
+        begun = b"\xe0\x7f\x10\x00" in data or b"\x7f\xe0\x00\x10" in data
+        raise Rejected(Reason.TRUNCATED if begun else Reason.DICOM_NO_PIXELS, "no pixel data")
+    if not clean.SOPClassUID:
+        raise Rejected(Reason.DICOM_UNSUPPORTED_CLASS, "no SOP class")
+    facts, identity = study_facts(raw)
+    keep_facts(clean, facts)
+    if (clean.get("NumberOfFrames") or 1) > 1:
+        raise Rejected(Reason.DICOM_MULTIFRAME)
+    burned_in = clean.get("BurnedInAnnotation") == "YES"
+    if burned_in and refuse_burned_in:
+        raise Rejected(Reason.BURNED_IN_ANNOTATION)
+    require_pixel_module(clean, max_pixels)
+    clean.file_meta = FileMetaDataset()
+    clean.file_meta.TransferSyntaxUID = syntax
+    values = stored_values(coded, raw[PIXEL_DATA].VR, clean)
+    if values.ndim == 3:
+        require_radiograph(colour8(values))
+        pixels = grey8(values)
+    else:
+        pixels = render(values, clean)
+        require_radiograph(pixels)
+    return pixels, facts, identity, clean, (Reason.BURNED_IN_FLAG,) if burned_in else ()
+
+
+def _require_class(sop_class: str) -> None:
+    if sop_class.startswith(PICTURELESS_CLASSES):
+        raise Skipped(Reason.DICOM_NOT_AN_IMAGE, sop_class)
+    if sop_class not in READABLE_CLASSES:
+        raise Rejected(Reason.DICOM_UNSUPPORTED_CLASS, sop_class)
