@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
-from pipeline.types import Platt, Thresholds, Triage
+from pipeline.types import Platt, Reason, Thresholds, Triage
+
+#: With one of these an image is never reported negative: what the network saw may not be the whole film.
+NEVER_NEGATIVE = frozenset({Reason.REGION_CONTRADICTS_HEADER, Reason.SEVERAL_REGIONS, Reason.PARTIAL_PICTURE})
+
+
+def may_be_negative(flags: Iterable[Reason]) -> bool:
+    """Tell whether an image with these flags may be reported negative."""
+    return NEVER_NEGATIVE.isdisjoint(flags)
 
 
 def calibrate(logit: float, platt: Platt) -> float:

@@ -34,7 +34,7 @@ from pipeline.report import render
 from pipeline.report.types import BundleCard, ReportImage, Signature, StudyReport
 from pipeline.routing import route
 from pipeline.study import ImageOutcome, study_finding
-from pipeline.triage import calibrate, triage
+from pipeline.triage import calibrate, may_be_negative, triage
 from pipeline.types import (
     AttentionRegion,
     Float16Array,
@@ -64,9 +64,6 @@ from worker import rescoring
 from worker.flow import NotReady
 
 log = logging.getLogger("fractureai.stages")
-
-#: With one of these an image is never negative.
-NEVER_NEGATIVE = frozenset({Reason.REGION_CONTRADICTS_HEADER, Reason.SEVERAL_REGIONS, Reason.PARTIAL_PICTURE})
 
 FACTS = tuple(StudyFacts.__dataclass_fields__)
 FINISH_PAGE = 200
@@ -573,7 +570,7 @@ def _apply_finding(image: Image, finding: Finding, bundle: Bundle) -> None:
             flags.add(Reason.POOLED_MODEL)
         image.probability = finding.probability
         image.triage = triage(
-            finding.probability, reader.thresholds, never_negative=bool(flags & NEVER_NEGATIVE)
+            finding.probability, reader.thresholds, never_negative=not may_be_negative(flags)
         ).value
     image.flags = sorted(flag.value for flag in flags)
 

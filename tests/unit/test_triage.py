@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.triage import calibrate, triage
-from pipeline.types import Platt, Thresholds, Triage
+from pipeline.triage import NEVER_NEGATIVE, calibrate, may_be_negative, triage
+from pipeline.types import Platt, Reason, Thresholds, Triage
 
 CUT = Thresholds(low=0.2, high=0.6)
 
@@ -63,3 +63,9 @@ def test_what_is_no_probability_is_refused(probability):
 def test_thresholds_out_of_order_are_refused():
     with pytest.raises(ValueError, match="exceeds"):
         triage(0.5, Thresholds(0.6, 0.2))
+
+
+@pytest.mark.parametrize("flag", sorted(NEVER_NEGATIVE))
+def test_what_forbids_negative_is_one_list(flag):
+    assert not may_be_negative([flag, Reason.POOLED_MODEL])
+    assert may_be_negative([Reason.POOLED_MODEL, Reason.BURNED_IN_FLAG])
