@@ -196,7 +196,10 @@ class FindingScore(Base):
 
 
 class Promotion(Base):
-    """Which bundle began to serve a site by default, and which did before; append-only."""
+    """Which bundle began to serve a site by default, and which did before; append-only.
+
+    `rolled_back` tells a step back from a promotion.
+    """
 
     __tablename__ = "promotions"
     __table_args__ = (Index("ix_promotions_site", "site_id", "id"),)
@@ -205,4 +208,5 @@ class Promotion(Base):
     user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
     bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
     before: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
+    rolled_back: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
     at: Mapped[datetime] = _now()

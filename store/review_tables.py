@@ -29,6 +29,7 @@ class Review(Base):
     batch_id: Mapped[uuid.UUID]  # no foreign key: a batch may be deleted, what was said of it stays
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
     reader: Mapped[str]  # name or address at that time
+    account: Mapped[str] = mapped_column(server_default="")  # the address that they sign in with
     bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
     basis: Mapped[str] = mapped_column(server_default="")
     version: Mapped[int | None]

@@ -242,6 +242,7 @@ class UserSession(Base):
     agent: Mapped[str] = mapped_column(server_default="", default="")
     created_at: Mapped[datetime] = _now()
     last_seen_at: Mapped[datetime] = _now()
+    confirmed_at: Mapped[datetime | None]  # when the identity provider last confirmed the person anew
     expires_at: Mapped[datetime]
 
 
@@ -348,12 +349,20 @@ class BatchReason(Base):
 
 
 class Study(Base):
-    """Images that belong together. `key` says by what: ``uid:``, ``manifest:``, ``path:`` or ``image:``."""
+    """Images that belong together. `key` says by what: ``uid:``, ``manifest:``, ``path:`` or ``image:``.
+
+    `uid_shared` says that images of another patient or accession number came with the same identifier.
+    """
 
     __tablename__ = "studies"
     __table_args__ = (
         UniqueConstraint("site_id", "key"),
         Index("ix_studies_site_accession", "site_id", "accession"),
+        Index(
+            "ix_studies_site_uid",
+            *("site_id", "study_uid", "uid_shared"),
+            postgresql_where=text("study_uid <> ''"),
+        ),
     )
     id: Mapped[uuid.UUID] = _id()
     site_id: Mapped[uuid.UUID] = _site()
@@ -362,6 +371,7 @@ class Study(Base):
     accession: Mapped[str] = mapped_column(server_default="", default="")
     study_date: Mapped[str] = mapped_column(server_default="", default="")
     patient_hash: Mapped[str] = mapped_column(server_default="", default="")
+    uid_shared: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
     created_at: Mapped[datetime] = _now()
 
 
@@ -510,6 +520,7 @@ class Image(Base):
     study_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("studies.id"))
     work_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("work.id", ondelete="SET NULL"))
     finding_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("findings.id"))
+    number: Mapped[int | None]  # in its study, from 1; it never changes, and copies share it
     path: Mapped[str]
     sha256: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(BigInteger)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import date, datetime
+from typing import Any
 
 from sqlalchemy import Boolean, ForeignKey, Index, Integer, SmallInteger, Text, text
 from sqlalchemy.dialects.postgresql import TSVECTOR
@@ -70,6 +71,9 @@ class WorklistRow(Base):
     reviewed_at: Mapped[datetime | None]
     answer: Mapped[str | None]
     signed_at: Mapped[datetime | None]
+    # somebody reviewed or signed an earlier state of the study
+    reread: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    flags: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
 
 
 class WorklistWords(Base):
