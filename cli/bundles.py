@@ -93,7 +93,10 @@ def add(folder: Path, home: Path | None) -> None:
 def _operate(action: str, body: dict[str, str]) -> None:
     with open_client(patience=10.0) as client:
         now = client.document(f"/bundles/{action}", body=body)
-    click.echo(f"Serving: {now['default']}; in the shadow: {now['shadow'] or 'none'}")
+    back = now.get("rollback_to") or "none"
+    click.echo(
+        f"Serving: {now['default']}; in the shadow: {now['shadow'] or 'none'}; a rollback leads to: {back}"
+    )
 
 
 @bundles.command()
@@ -105,10 +108,14 @@ def promote(name: str) -> None:
 
 
 @bundles.command()
+@click.argument("name", default="")
 @client_command
-def rollback() -> None:
-    """Let the bundle serve again that did before the last promotion."""
-    _operate("rollback", {})
+def rollback(name: str) -> None:
+    """Let the bundle serve again that did before the last promotion that was not rolled back.
+
+    With NAME, only if it leads to that bundle.
+    """
+    _operate("rollback", {"bundle": name} if name else {})
 
 
 @bundles.command()

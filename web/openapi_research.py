@@ -105,7 +105,7 @@ SCHEMAS: Json = {
     ),
     "Comparisons": page_of("Comparison"),
     "BundleChange": record({"bundle": TEXT}, required=False),
-    "Serving": record({"default": maybe(TEXT), "shadow": maybe(TEXT)}),
+    "Serving": record({"default": maybe(TEXT), "shadow": maybe(TEXT), "rollback_to": maybe(TEXT)}),
 }
 
 
@@ -231,12 +231,15 @@ PATHS: Json = {
                 f"{action}Bundle",
                 said,
                 {"200": answer("What serves now.", "Serving")},
-                **({"requestBody": _body("BundleChange")} if action != "rollback" else {}),
+                requestBody=_body("BundleChange") | {"required": action != "rollback"},
             )
         }
         for action, said in (
             ("promote", "Let a bundle serve the site by default."),
-            ("rollback", "Let the bundle serve again that did before."),
+            (
+                "rollback",
+                "Let the bundle serve again that did before; refused if that is not the bundle named.",
+            ),
             ("shadow", "Let a bundle read along quietly; without a name, none."),
         )
     },

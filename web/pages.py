@@ -227,7 +227,15 @@ def list_bundles() -> str:
         shown = bundles.list_bundles(session)
         site = promotions.serving(session, identity().site_id)
         history = promotions.history(session, identity().site_id)
-    return render_template("bundles.html", bundles=shown, site=site, history=history, thresholds=thresholds)
+        rollback_to = promotions.rollback_target(session, identity().site_id)
+    return render_template(
+        "bundles.html",
+        bundles=shown,
+        site=site,
+        history=history,
+        rollback_to=rollback_to,
+        thresholds=thresholds,
+    )
 
 
 @pages.get("/bundles/<name>")

@@ -362,7 +362,7 @@ def get_comparison(comparison_id: uuid.UUID) -> Response:
 @needs(Permission.ADMINISTER)
 def operate_bundle(action: str) -> Response:
     """Let another bundle serve the site, go back to the one before, or set the shadow bundle."""
-    name = _text(json_body({"bundle"} if action != "rollback" else set()), "bundle")
+    name = _text(json_body({"bundle"}), "bundle")
     return jsonify(operate(action, name))
 
 
@@ -375,7 +375,8 @@ def operate(action: str, name: str) -> dict[str, str | None]:
         elif action == "promote":
             promotions.promote(session, who.site_id, who.user_id, name)
         else:
-            name = promotions.roll_back(session, who.site_id, who.user_id)
+            name = promotions.roll_back(session, who.site_id, who.user_id, name or None)
         audit(session, f"bundle_{action}", name)
         serving = promotions.serving(session, who.site_id)
-    return {"default": serving.default_bundle, "shadow": serving.shadow_bundle}
+        back = promotions.rollback_target(session, who.site_id)
+    return {"default": serving.default_bundle, "shadow": serving.shadow_bundle, "rollback_to": back}

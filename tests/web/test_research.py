@@ -269,10 +269,16 @@ def test_a_bundle_is_promoted_rolled_back_and_set_to_shadow(app, world):
     admin = make_world(app, Role.ADMIN)
     ask = Asker(app.test_client(use_cookies=False), admin.key)
     assert ask.post("/bundles/rollback").json["code"] == "nothing_to_roll_back"
-    assert ask.post("/bundles/promote", json={"bundle": "b2"}).json == {"default": "b2", "shadow": None}
-    assert ask.post("/bundles/shadow", json={"bundle": "b1"}).json == {"default": "b2", "shadow": "b1"}
+    assert ask.post("/bundles/promote", json={"bundle": "b2"}).json == {
+        "default": "b2",
+        "shadow": None,
+        "rollback_to": "b1",
+    }
+    assert ask.post("/bundles/shadow", json={"bundle": "b1"}).json["shadow"] == "b1"
     assert "Roll back to b1" in page(admin, app, "/bundles")
-    assert ask.post("/bundles/rollback").json == {"default": "b1", "shadow": None}
+    assert ask.post("/bundles/rollback", json={"bundle": "b2"}).json["code"] == "rollback_changed"
+    assert ask.post("/bundles/rollback").json == {"default": "b1", "shadow": None, "rollback_to": None}
+    assert "There is nothing to roll back to." in page(admin, app, "/bundles")
     with session_scope() as session:
         site = session.scalars(select(Site).where(Site.name == admin.marker)).one()
         said = session.scalars(select(Audit.action).where(Audit.site_id == site.id).order_by(Audit.id)).all()
