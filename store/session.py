@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Engine, create_engine
@@ -46,7 +46,23 @@ def get_engine() -> Engine:
 
 
 @contextmanager
-def session_scope() -> Iterator[Session]:
-    """Yield a session; commit when the block ends well, roll back when it raises."""
-    with Session(get_engine(), expire_on_commit=False) as session, session.begin():
-        yield session
+def session_scope(on_rollback: Callable[[], None] | None = None) -> Iterator[Session]:
+    """Yield a session; commit when the block ends well, roll back when it raises.
+
+    Parameters
+    ----------
+    on_rollback
+        Called when certainly nothing was committed: to delete bytes that the rows would have named. It is
+        not called when the commit itself fails: the connection may have broken after Postgres committed, and
+        the rows may name the bytes. What no row names is found later by the sweep.
+    """
+    committing = False
+    try:
+        with Session(get_engine(), expire_on_commit=False) as session, session.begin():
+            yield session
+            session.flush()
+            committing = True
+    except BaseException:
+        if on_rollback is not None and not committing:
+            on_rollback()
+        raise

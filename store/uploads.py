@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
@@ -13,9 +16,20 @@ from sqlalchemy.orm import Session
 from settings import get_settings
 from store import batches
 from store.blobs import get_blobs
-from store.errors import BatchNotDraft, NotFound, OffsetConflict, QuotaExceeded, UploadIncomplete
+from store.errors import (
+    BatchNotDraft,
+    BlobMissing,
+    NotFound,
+    OffsetConflict,
+    QuotaExceeded,
+    ServiceError,
+    UploadIncomplete,
+)
 from store.session import session_scope
 from store.tables import Batch, BatchStatus, Image, Reason, Site, Upload
+
+#: How long a request that cancels a draft deletes its files.
+DISCARD_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -209,8 +223,49 @@ def end_upload(site_id: uuid.UUID, upload_id: uuid.UUID) -> None:
         get_blobs().delete(key)
 
 
+def discard(key: str) -> None:
+    """Delete bytes that no row names; what cannot be deleted now is left to the sweep."""
+    with suppress(ServiceError):
+        get_blobs().delete(key)
+
+
+def discard_draft(site_id: uuid.UUID, batch_id: uuid.UUID) -> None:
+    """Delete what was sent to a draft that was cancelled; call it after the commit.
+
+    What takes longer than a request may, and what the blob store does not delete now, is left to `reconcile`.
+
+    Raises
+    ------
+    NotFound
+    """
+    until = time.monotonic() + DISCARD_SECONDS
+    with session_scope() as session:
+        batch = batches.get_batch(session, site_id, batch_id)
+        if batch.status != BatchStatus.CANCELLED or batch.submitted_at is not None:
+            return
+        pieces = []
+        for upload in session.scalars(select(Upload).where(Upload.batch_id == batch_id)):
+            pieces += upload.pieces
+            session.delete(upload)
+    for key in pieces:
+        discard(key)
+    named = select(Image).where(Image.batch_id == batch_id, Image.incoming_key.is_not(None)).limit(500)
+    with suppress(ServiceError):
+        while time.monotonic() < until:
+            with session_scope() as session:
+                images = session.scalars(named).all()
+                for image in images:
+                    get_blobs().delete(image.incoming_key or "")
+                    image.incoming_key = None
+            if not images:
+                return
+
+
 def delete_expired() -> None:
-    """Delete files that nobody went on with, and pieces that no row names (a request that was killed)."""
+    """Delete files that nobody went on with, and bytes that no row names.
+
+    Those are left by a request that was killed, or whose commit was not acknowledged.
+    """
     blobs = get_blobs()
     with session_scope() as session:
         gone = []
@@ -224,3 +279,23 @@ def delete_expired() -> None:
     for key in blobs.keys("uploads/"):
         if key not in kept and blobs.age(key) > get_settings().visibility_timeout:
             blobs.delete(key)
+    for prefix, keys in groupby(blobs.keys("incoming/"), key=lambda key: key.rpartition("/")[0]):
+        _sweep_incoming(prefix, list(keys))
+
+
+def _sweep_incoming(prefix: str, keys: Sequence[str]) -> None:
+    """Delete those of a batch's uploads that no image names; a request may still be about to name young ones.
+
+    Only a draft may have any: the end of a batch deletes what is left of it.
+    """
+    blobs = get_blobs()
+    try:
+        batch_id = uuid.UUID(prefix.removeprefix("incoming/"))
+    except ValueError:
+        return  # not ours
+    with session_scope() as session:
+        named = set(session.scalars(select(Image.incoming_key).where(Image.batch_id == batch_id)))
+    for key in keys:
+        with suppress(BlobMissing):  # `prepare` deletes what it has read
+            if key not in named and blobs.age(key) > get_settings().scratch_keep_seconds:
+                blobs.delete(key)

@@ -251,6 +251,8 @@ def act(batch_id: uuid.UUID, action: str, **how: Any) -> Batch:
         batches.get_batch(session, identity().site_id, batch_id)  # a run's batch is not steered here
         batch = ACTIONS[action](session, batch_id, identity().site_id, **how)
         audit(session, f"batch_{action}", batch.id)
+    if action == "cancel":
+        uploads.discard_draft(identity().site_id, batch_id)
     dispatch.dispatch()
     return batch
 

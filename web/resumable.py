@@ -202,17 +202,13 @@ def append(upload_id: uuid.UUID) -> Response:
     body = _Body(cast(IO[bytes], request.stream), upload.length - offset)
     key = uploads.new_piece_key(upload_id)
     _, size = get_blobs().put(key, cast(IO[bytes], body))  # only `read` is called
-    try:
-        if body.too_long:
-            raise OffsetConflict
-        if size:
-            with session_scope() as session:
-                upload = uploads.add_piece(session, site_id, upload_id, offset=offset, key=key, size=size)
-    except Exception:
+    if body.too_long or not size:
         get_blobs().delete(key)
-        raise
-    if not size:
-        get_blobs().delete(key)
+    if body.too_long:
+        raise OffsetConflict
+    if size:
+        with session_scope(on_rollback=lambda: uploads.discard(key)) as session:
+            upload = uploads.add_piece(session, site_id, upload_id, offset=offset, key=key, size=size)
     return _answer(204, upload)
 
 

@@ -309,12 +309,8 @@ class Intake:
         pending, self._pending = self._pending, []
         if not pending:
             return
-        try:
-            with session_scope() as session:
-                answers = batches.add_files(session, self._batch_id, self._site_id, pending)
-        except Exception:
-            self._forget(pending)
-            raise
+        with session_scope(on_rollback=lambda: self._forget(pending)) as session:
+            answers = batches.add_files(session, self._batch_id, self._site_id, pending)
         self._forget([f for f, a in zip(pending, answers, strict=True) if a.status != "accepted"])
         for answer in answers:
             self.answers.add(answer)
@@ -323,7 +319,7 @@ class Intake:
     def _forget(files: list[batches.NewFile]) -> None:
         for file in files:
             if file.incoming_key is not None:
-                with suppress(ServiceError):  # `fsck` finds what could not be deleted now
+                with suppress(ServiceError):  # the sweep deletes what cannot be deleted now
                     get_blobs().delete(file.incoming_key)
 
     def take_manifest(self, part: FilePart) -> None:

@@ -271,9 +271,16 @@ REMOVALS = (
     Removal(
         "no_room_half_written",
         "web/uploads.py",
-        "            self._forget(pending)\n            raise\n",
-        "            raise\n",
+        "session_scope(on_rollback=lambda: self._forget(pending))",
+        "session_scope()",
         FAULTS + "disk.py::TestPostgres::test_no_room_for_rows",
+    ),
+    Removal(
+        "commit_unknown",
+        "store/session.py",
+        "if on_rollback is not None and not committing:",
+        "if on_rollback is not None:",
+        "tests/web/test_uploads.py::test_files_whose_commit_was_not_acknowledged_are_kept",
     ),
     Removal(
         "no_room_for_uploads",

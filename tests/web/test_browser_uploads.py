@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from store.session import session_scope
 from store.tables import Batch, BatchStatus, Image, Site
 from tests.reading import read_batch
 from tests.running import wait_for
-from tests.web.asking import png, zipped
+from tests.web.asking import PNG, png, zipped
 from tests.web.browsing import chromium, sign_in
 from tests.web.serving import Reader, Serving
 
@@ -252,3 +254,24 @@ def test_cancel_retry_prioritise_and_download(
     expect(page.get_by_role("cell", name="waiting")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("cell", name="cancelled")).to_be_visible()
+
+
+def test_files_of_the_same_name_of_two_folders_are_both_kept(
+    page: Page, link: Callable[[], str], tmp_path: Path
+) -> None:
+    """Two CDs, each with its folder DICOM, and files of the same size and time."""
+    first, second = folder(tmp_path / "cd 1" / "DICOM", 4), folder(tmp_path / "cd 2" / "DICOM", 4)
+    for path in (second / "ward").iterdir():
+        path.write_bytes(PNG[:8] + path.read_bytes()[8:].swapcase())  # of another patient
+    for path in (*(first / "ward").iterdir(), *(second / "ward").iterdir()):
+        os.utime(path, (1.7e9, 1.7e9))
+    sign_in(page, link)
+    page.goto("/batches/new")
+    for chosen, n in ((first, 4), (second, 8), (first, 8), (second, 8)):
+        page.locator("[data-folder]").set_input_files(chosen)
+        expect(page.get_by_text(f"{n} files chosen")).to_be_visible()
+    page.get_by_role("button", name="Upload", exact=True).click()
+    expect(page).to_have_url(re.compile(r"/batches/[0-9a-f-]{36}$"))
+    wait_for(lambda: batch_of().status == BatchStatus.QUEUED, 60, "the batch to be submitted")
+    assert [image.path for image in images()] == [f"DICOM/ward/{n // 2:03d}.png" for n in range(8)]
+    assert len({image.sha256 for image in images()}) == 8

@@ -5,25 +5,40 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import socket
+import uuid
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from select import select as select_sockets
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import make_url, select, text
 
+from settings import get_settings
+from store import session as session_module
+from store import uploads
 from store.blobs import BlobStore, FolderStore
 from store.errors import BlobFull
+from store.fsck import check
 from store.session import session_scope
 from store.tables import Image
+from tests.faults.proxy import FaultyLine
 from tests.web.asking import JPEG, PNG, Asker, png, zipped
 from tests.web.conftest import Process
 from tests.web.test_api import problem
+from tests.web.test_resumable import TUS, append
+from tests.web.test_resumable import announce as announce_upload
 
 
 def statuses(answer: Any) -> dict[str, str]:
     assert answer.status_code == 200, answer.text
     return {f["filename"]: f["reason"]["code"] if f["reason"] else f["status"] for f in answer.json["files"]}
+
+
+def announce(ask: Asker, batch: str, name: str, length: int) -> str:
+    return str(announce_upload(ask, batch, name, length).headers["Location"])
 
 
 def kept(blobs: BlobStore) -> list[str]:
@@ -234,3 +249,100 @@ def test_many_members_cost_many_rows_and_little_memory(process: Process, tmp_pat
     assert answer.json()["counts"]["accepted"] == 502
     grown = process.memory() - before
     assert grown < 24 << 20, f"{grown >> 20} MiB more"
+
+
+class BreakingCommit(FaultyLine):
+    """A line to Postgres that breaks after a commit of new images, before the client hears of it."""
+
+    armed = True
+
+    def _exchange(self, client: socket.socket, server: socket.socket) -> None:
+        writes = False
+        while not self.ended.is_set():
+            ready, _, _ = select_sockets([client, server], [], [], 0.1)
+            for source, sink in ((client, server), (server, client)):
+                if source not in ready:
+                    continue
+                piece = source.recv(self.PIECE)
+                if not piece:
+                    return
+                sink.sendall(piece)
+                writes |= b"INSERT INTO images" in piece or b"UPDATE uploads" in piece
+                if source is client and self.armed and writes and b"COMMIT" in piece:
+                    self.armed = False
+                    assert b"COMMIT" in server.recv(self.PIECE)
+                    return
+
+
+@pytest.fixture
+def breaking(ask: Asker, settings_env: pytest.MonkeyPatch) -> Iterator[BreakingCommit]:
+    url = make_url(get_settings().database_url)
+    with BreakingCommit(url.host or "", url.port or 5432) as line:
+        host, port = line.address.split(":")
+        session_module.get_engine().dispose()
+        settings_env.setattr(session_module, "_engine", None)
+        settings_env.setenv(
+            "FRACTUREAI_DATABASE_URL",
+            url.set(host=host, port=int(port)).render_as_string(hide_password=False),
+        )
+        get_settings.cache_clear()
+        yield line
+        session_module.get_engine().dispose()
+
+
+def test_files_whose_commit_was_not_acknowledged_are_kept(
+    ask: Asker, blobs: BlobStore, breaking: BreakingCommit
+) -> None:
+    breaking.armed = False
+    batch = ask.draft()
+    breaking.armed = True
+    problem(ask.send(batch, ("1.png", png("1"))), 503, "database_unavailable")
+    assert not breaking.armed, "the commit was cut"
+    assert statuses(ask.send(batch, ("1.png", png("1")))) == {"1.png": "duplicate"}
+    with session_scope() as session:
+        image = session.scalars(select(Image)).one()
+    assert blobs.get(image.incoming_key or "") == png("1")
+    assert kept(blobs) == [image.incoming_key]
+
+
+def test_a_piece_whose_commit_was_not_acknowledged_is_kept(
+    ask: Asker, blobs: BlobStore, breaking: BreakingCommit
+) -> None:
+    breaking.armed = False
+    batch = ask.draft()
+    address = announce(ask, batch, "large.png", len(png("1")))
+    breaking.armed = True
+    problem(append(ask, address, 0, png("1")), 503, "database_unavailable")
+    assert not breaking.armed, "the commit was cut"
+    assert ask("HEAD", address, headers=TUS).headers["Upload-Offset"] == str(len(png("1")))
+    assert statuses(ask.post(f"{address}/take", json={})) == {"large.png": "accepted"}
+    with session_scope() as session:
+        image = session.scalars(select(Image)).one()
+    assert blobs.get(image.incoming_key or "") == png("1")
+
+
+def test_uploads_that_no_row_names_are_found(
+    ask: Asker, blobs: BlobStore, settings_env: pytest.MonkeyPatch
+) -> None:
+    batch = ask.draft()
+    ask.send(batch, ("1.png", png("1")))
+    blobs.put(f"incoming/{batch}/{uuid.uuid4()}", b"its rows were rolled back")
+    blobs.put(f"incoming/{uuid.uuid4()}/{uuid.uuid4()}", b"its batch is gone")
+    uploads.delete_expired()
+    assert len(kept(blobs)) == 3, "a request may be about to name them"
+    settings_env.setenv("FRACTUREAI_SCRATCH_KEEP_SECONDS", "0")
+    get_settings.cache_clear()
+    uploads.delete_expired()
+    with session_scope() as session:
+        assert kept(blobs) == [session.scalars(select(Image.incoming_key)).one()]
+
+
+def test_a_drafts_files_go_when_it_is_cancelled(ask: Asker, blobs: BlobStore) -> None:
+    batch, other = ask.draft(), ask.draft()
+    ask.send(batch, ("1.png", png("1")), ("2.png", png("2")))
+    ask.send(other, ("3.png", png("3")))
+    append(ask, announce(ask, batch, "large.png", 900), 0, png("1"))
+    assert ask.post(f"/batches/{batch}/cancel").status_code == 202
+    assert [key.split("/")[1] for key in kept(blobs)] == [other]
+    assert not list(blobs.keys("uploads/"))
+    assert check().clean

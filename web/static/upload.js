@@ -148,6 +148,16 @@ async function filesOf(entry, path = "") {
   }
 }
 
+// Whether a file was chosen before. Two folders, of two CDs, may hold different files of the same name.
+const EDGE = 2 ** 16;
+const edges = (file) => new Blob([file.slice(0, EDGE), file.slice(-EDGE)]).arrayBuffer();
+
+async function isSameFile(one, other) {
+  if (one.size !== other.size || one.lastModified !== other.lastModified) return false;
+  const [a, b] = (await Promise.all([edges(one), edges(other)]).catch(() => [[], []])).map((bytes) => new Uint8Array(bytes));
+  return a.every((byte, n) => byte === b[n]);
+}
+
 const isAlone = (item) => item.file.size > MOST_BYTES || item.path.toLowerCase().endsWith(".zip");
 
 function inGroups(items) {
@@ -198,13 +208,15 @@ class Upload {
       drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
     }
     drop.addEventListener("dragleave", () => drop.classList.remove("over"));
-    drop.addEventListener("drop", async (event) => {
+    drop.addEventListener("drop", (event) => {
       event.preventDefault();
       drop.classList.remove("over");
       const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
       const plain = [...event.dataTransfer.files];
-      if (!entries.length) this.add(plain.map((file) => ({ file, path: file.name })));
-      for (const entry of entries) this.add(await filesOf(entry));
+      this.adding = (async () => {
+        if (!entries.length) await this.add(plain.map((file) => ({ file, path: file.name })));
+        for (const entry of entries) await this.add(await filesOf(entry));
+      })();
     });
     this.part("now").addEventListener("click", () => this.wake());
     addEventListener("online", () => this.wake());
@@ -219,12 +231,17 @@ class Upload {
   say(name, text) { if (this.part(name).textContent !== text) this.part(name).textContent = text; }
 
   choose(input) {
-    this.add([...input.files].map((file) => ({ file, path: file.webkitRelativePath || file.name })));
+    const files = [...input.files];
     input.value = "";
+    this.adding = this.add(files.map((file) => ({ file, path: file.webkitRelativePath || file.name })));
   }
 
-  add(items) {
-    for (const item of items) this.chosen.set(item.path, { ...item, state: "waiting", reason: null });
+  async add(items) {
+    for (const item of items) {
+      let key = item.path;
+      while (this.chosen.has(key) && !(await isSameFile(this.chosen.get(key).file, item.file))) key += "/"; // no name ends so
+      this.chosen.set(key, { ...item, state: "waiting", reason: null });
+    }
     this.total = [...this.chosen.values()].reduce((sum, item) => sum + item.file.size, 0);
     this.form.querySelector("[data-chosen]").textContent = `${counted(this.chosen.size, "file")} chosen, ${bytesSpoken(this.total)}`;
   }
@@ -259,6 +276,7 @@ class Upload {
   }
 
   async run() {
+    await this.adding;
     const items = [...this.chosen.values()].sort((a, b) => (a.path < b.path ? -1 : 1));
     const manifest = this.form.querySelector("[data-manifest]").files[0];
     if (!items.length && !manifest) {
@@ -402,9 +420,11 @@ class Upload {
   }
 
   async fingerprint(item) {
-    const text = [this.batch, item.path, item.file.size, item.file.lastModified].join("\n");
-    const digest = globalThis.crypto.subtle && (await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text)));
-    return digest ? `upload-${[...new Uint8Array(digest)].slice(0, 12).join("-")}` : null;
+    if (!globalThis.crypto.subtle) return null;
+    const named = [this.batch, item.path, item.file.size, item.file.lastModified].join("\n");
+    const bytes = await new Blob([named, await edges(item.file).catch(() => "")]).arrayBuffer();
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+    return `upload-${[...digest].slice(0, 12).join("-")}`;
   }
 
   async sendLarge(item) {
