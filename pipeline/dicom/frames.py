@@ -13,9 +13,11 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, convert_color_space
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from pipeline.decode.containers import JPEG_START_OF_FRAME, MAX_JPEG_SCANS, jpeg_segments
 from pipeline.decode.gdcm_process import decode_frame
+from pipeline.decode.stripped import strip_jpeg, strip_jpeg_2000
 from pipeline.dicom.terms import (
     JPEG_2000_SYNTAXES,
     JPEG_SYNTAXES,
@@ -57,7 +59,10 @@ def require_pixel_module(clean: Dataset, max_pixels: int) -> None:
 
 
 def stored_values(coded: bytes, coded_as: str, clean: Dataset) -> npt.NDArray[Any]:
-    """Decode the pixel data and keep them in `clean`, without whatever lies behind them.
+    """Decode the pixel data and keep them in `clean`, cut to what a decoder needs of them.
+
+    A copy keeps the coding of its upload. Only a compressed frame that does not hold together, or whose
+    values have more bits than the header says, is kept uncompressed: those bits may be text.
 
     Returns
     -------
@@ -70,20 +75,28 @@ def stored_values(coded: bytes, coded_as: str, clean: Dataset) -> npt.NDArray[An
         length = clean.Rows * clean.Columns * per_pixel * clean.BitsAllocated // 8
         if len(coded) < length:
             raise Rejected(Reason.TRUNCATED, "pixel data shorter than rows times columns")
-        clean.add_new("PixelData", "OB" if coded_as == "OB" else "OW", coded[: length + length % 2])
+        frame = _without_unused_bits(coded[:length], clean) + b"\0" * (length % 2)
+        clean.add_new("PixelData", "OB" if coded_as == "OB" else "OW", frame)
         # all allocated bits, since pydicom would cut the upper ones of a picture that is stored high
         values = get_decoder(syntax).as_array(clean, index=0, bits_stored=clean.BitsAllocated)[0]
     elif syntax in JPEG_SYNTAXES | JPEG_2000_SYNTAXES or syntax == RLE:
         frame = next(generate_frames(coded, number_of_frames=1))
-        clean.add_new("PixelData", "OB", encapsulate([frame]))
-        clean["PixelData"].is_undefined_length = True
+        stripped: bytes | None
         if syntax == RLE:
-            values = _decode_rle(frame, clean)
+            values, stripped = _decode_rle(frame, clean)
         elif syntax in JPEG_2000_SYNTAXES:
             _require_jpeg_2000(frame, clean)
-            values = jpeg_2000_decode(frame)
+            stripped = strip_jpeg_2000(frame)
+            values = jpeg_2000_decode(stripped or frame)
         else:
-            values = _decode_jpeg(frame, clean, _require_jpeg(frame, clean))
+            stripped = strip_jpeg(frame)
+            values = _decode_jpeg(stripped, clean, _require_jpeg(stripped, clean))
+        limited = _limited(values, clean)
+        if stripped is None or limited is not None:
+            values = _keep_uncompressed(values if limited is None else limited, clean)
+        else:
+            clean.add_new("PixelData", "OB", encapsulate([stripped]))
+            clean["PixelData"].is_undefined_length = True
     else:
         raise Rejected(Reason.DICOM_UNSUPPORTED_SYNTAX, syntax if UID_PATTERN.fullmatch(syntax) else "")
     if clean.PhotometricInterpretation == "PALETTE COLOR":
@@ -93,11 +106,52 @@ def stored_values(coded: bytes, coded_as: str, clean: Dataset) -> npt.NDArray[An
     return values[..., ::-1] if values.ndim == 3 else values
 
 
-def _decode_rle(frame: bytes, clean: Dataset) -> npt.NDArray[Any]:
+def _without_unused_bits(coded: bytes, clean: Dataset) -> bytes:
+    """Return native pixel data whose bits beside the stored ones are zero, or the sign."""
+    stored, allocated = clean.BitsStored, clean.BitsAllocated
+    if stored == allocated:
+        return coded
+    order = ">" if clean.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
+    values = np.frombuffer(coded, f"{order}u{allocated // 8}")
+    shift = clean.HighBit + 1 - stored
+    kept = values & (((1 << stored) - 1) << shift)
+    if clean.PixelRepresentation and not shift:
+        sign = kept >> (stored - 1) & 1
+        kept |= sign * ((1 << allocated) - (1 << stored))
+    return bytes(kept.astype(values.dtype, copy=False).tobytes())
+
+
+def _limited(values: npt.NDArray[Any], clean: Dataset) -> npt.NDArray[Any] | None:
+    """Return decoded values cut to the stored bits, as the picture uses them; None if there is no need."""
+    stored, width = clean.BitsStored, 8 * values.itemsize
+    if stored >= width:
+        return None
+    signed = clean.PixelRepresentation == 1 or values.dtype.kind == "i"
+    if not signed:
+        limit = (1 << stored) - 1
+        return np.minimum(values, limit) if int(values.max()) > limit else None
+    plain = values.view(f"u{values.itemsize}")
+    kept = plain & ((1 << stored) - 1)
+    extended = kept | (kept >> (stored - 1) & 1) * ((1 << width) - (1 << stored))
+    return None if bool(((plain == kept) | (plain == extended)).all()) else extended.view(values.dtype)
+
+
+def _keep_uncompressed(values: npt.NDArray[Any], clean: Dataset) -> npt.NDArray[Any]:
+    """Keep decoded values in `clean` without compression, lowest bit first; return them."""
+    clean.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    clean.HighBit = clean.BitsStored - 1
+    if values.ndim == 3:
+        clean.PhotometricInterpretation, clean.PlanarConfiguration = "RGB", 0
+    words = values.astype(f"<{values.dtype.kind}{clean.BitsAllocated // 8}")
+    clean.add_new("PixelData", "OW", words.tobytes() + b"\0" * (words.nbytes % 2))
+    return values
+
+
+def _decode_rle(frame: bytes, clean: Dataset) -> tuple[npt.NDArray[Any], bytes]:
     """Decode RLE Lossless (DICOM PS3.5 annex G): a segment of PackBits for each byte plane, high bytes first.
 
     Written out here because the decoders at hand either panic on a damaged run or take all the memory that
-    a lying one asks for.
+    a lying one asks for. Returned with the frame anew, without what lies behind the runs that are needed.
     """
     size, depth = clean.Rows * clean.Columns, clean.BitsAllocated // 8
     count, *starts = struct.unpack_from("<16I", frame)
@@ -105,34 +159,55 @@ def _decode_rle(frame: bytes, clean: Dataset) -> npt.NDArray[Any]:
         raise Rejected(Reason.DICOM_CORRUPT, "RLE segments do not match the header")
     ends = [*starts[1:count], len(frame)]
     try:
-        planes = [_unpack_bits(frame[a:b], size) for a, b in zip(starts, ends, strict=False)]
+        unpacked = [_unpack_bits(frame[a:b], size) for a, b in zip(starts, ends, strict=False)]
     except IndexError:
         raise Rejected(Reason.TRUNCATED, "an RLE segment ends before the picture") from None
+    planes, runs = zip(*unpacked, strict=True)
+    places = np.cumsum([64, *map(len, runs[:-1])]).tolist()
+    stripped = b"".join((struct.pack("<16I", count, *places, *[0] * (15 - count)), *runs))
     shape = clean.SamplesPerPixel, depth, clean.Rows, clean.Columns
     high_first = np.frombuffer(b"".join(planes), np.uint8).reshape(shape)
     values = np.ascontiguousarray(high_first.transpose(0, 2, 3, 1)).view(f">u{depth}")[..., 0]
     if clean.SamplesPerPixel == 1:
-        return cast(npt.NDArray[Any], values[0])
+        return values[0], stripped
     colour = np.ascontiguousarray(values.transpose(1, 2, 0))
     if clean.PhotometricInterpretation.startswith("YBR"):
-        return convert_color_space(colour, "YBR_FULL", "RGB")
-    return colour
+        return convert_color_space(colour, "YBR_FULL", "RGB"), stripped
+    return colour, stripped
 
 
-def _unpack_bits(coded: bytes, length: int) -> bytes:
-    """Undo PackBits up to `length` bytes; IndexError when there are fewer."""
-    plain, position = bytearray(), 0
-    while len(plain) < length:
+def _unpack_bits(coded: bytes, length: int) -> tuple[bytes, bytes]:
+    """Undo PackBits up to `length` bytes; IndexError when there are fewer.
+
+    Returns
+    -------
+    tuple
+        The plain bytes, and the runs that make exactly these, padded to an even length.
+    """
+    plain, runs, position = bytearray(), bytearray(), 0
+    while (missing := length - len(plain)) > 0:
         control = coded[position]
-        if control < 128:
-            plain += coded[position + 1 : position + 2 + control]
-            position += 2 + control
-        elif control > 128:
-            plain += coded[position + 1 : position + 2] * (257 - control)
-            position += 2
-        else:
+        if control == 128:
             position += 1
-    return bytes(plain[:length])
+            continue
+        if control < 128:
+            n = min(control + 1, missing)
+            run = coded[position + 1 : position + 1 + n]
+            if len(run) < n:
+                raise IndexError
+            plain += run
+            runs.append(n - 1)
+            position += 2 + control
+        else:
+            n = min(257 - control, missing)
+            run = coded[position + 1 : position + 2]
+            if not run:
+                raise IndexError
+            plain += run * n
+            runs.append((257 - n) & 255 if n > 1 else 0)
+            position += 2
+        runs += run
+    return bytes(plain), bytes(runs) + b"\0" * (len(runs) % 2)
 
 
 def _require_jpeg(frame: bytes, clean: Dataset) -> int:

@@ -24,8 +24,10 @@ from pydicom.uid import (
 
 from pipeline.dicom.terms import (
     AGE,
+    BODY_PARTS,
     CODE,
     DATE,
+    DEFINED_TERMS,
     HASH,
     MAX_VALUE_BYTES,
     METHOD,
@@ -35,6 +37,7 @@ from pipeline.dicom.terms import (
     SIDES,
     TIME,
     UID_PATTERN,
+    UNLISTED,
 )
 from pipeline.types import Reason, Rejected, Skipped, StudyFacts
 
@@ -87,6 +90,20 @@ def element_text(dataset: Dataset, word: str, pattern: re.Pattern[str]) -> str:
     return text if pattern.fullmatch(text) else ""
 
 
+def defined_terms(dataset: Dataset, word: str) -> list[str]:
+    """Return the values of a coded element that its list knows; none when one of them is not on it."""
+    lists = DEFINED_TERMS[word]
+    codes = [str(value).strip(" \0").upper() for value in element_values(dataset, word)][: len(lists)]
+    return codes if all(code in known for code, known in zip(codes, lists, strict=False)) else []
+
+
+def _body_part(dataset: Dataset, word: str) -> str:
+    """Return a body part as written if annex L knows it, `UNLISTED` if not, nothing if none is stated."""
+    stated = " ".join(str(next(iter(element_values(dataset, word)), "")).strip(" \0").upper().split())
+    name = stated.replace("_", "").replace(" ", "")
+    return stated if {name, name.removesuffix("S")} & BODY_PARTS else UNLISTED if name else ""
+
+
 def study_facts(raw: Dataset) -> tuple[StudyFacts, str]:
     """Return what is kept of the header, and the ``issuer|PatientID`` still to be hashed, or nothing."""
     region = next(
@@ -113,9 +130,9 @@ def study_facts(raw: Dataset) -> tuple[StudyFacts, str]:
         sop_uid=element_text(raw, "SOPInstanceUID", UID_PATTERN),
         study_date=studied,
         study_time=element_text(raw, "StudyTime", TIME),
-        body_part=element_text(raw, "BodyPartExamined", CODE) or element_text(region, "CodeMeaning", CODE),
+        body_part=_body_part(raw, "BodyPartExamined") or _body_part(region, "CodeMeaning"),
         laterality=sides.pop() if len(sides) == 1 else "",  # two that differ state nothing
-        view=element_text(raw, "ViewPosition", CODE),
+        view="".join(defined_terms(raw, "ViewPosition")),
         age_years=_age(element_text(raw, "PatientAge", AGE), _date(raw, "PatientBirthDate"), study_date),
         patient_hash=patient if hashed else "",
     )

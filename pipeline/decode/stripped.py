@@ -1,0 +1,141 @@
+"""Coded pictures cut to what a decoder needs: no comments, no metadata, nothing beside or behind the picture.
+
+The coded samples themselves are copied as they are. What somebody hides among them (behind the last block of
+a scan, in coefficients) is not looked for.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from pipeline.decode.containers import JPEG_START_OF_FRAME, jpeg_segments
+from pipeline.types import Reason, Rejected
+
+#: Frames without a quantisation table: lossless JPEG, JPEG-LS.
+_LOSSLESS_FRAMES = frozenset({0xC3, 0xC7, 0xCB, 0xCF, 0xF7})
+_JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
+_ADOBE = b"Adobe\0\x64\0\0\0\0"
+
+_SOC, _SOT, _SOD, _EOC = b"\xff\x4f", 0xFF90, 0xFF93, b"\xff\xd9"
+#: ITU-T T.800 and T.814, annex A: SIZ CAP CPF, and COD COC RGN QCD QCC POC PPM PPT, which may stand in a
+#: tile-part, too. Without TLM, PLM and PLT (lengths, which only speed up access), CRG and COM.
+_MAIN_HEADER = frozenset({0xFF51, 0xFF50, 0xFF59, 0xFF52, 0xFF53, 0xFF5E, 0xFF5C, 0xFF5D, 0xFF5F, 0xFF60})
+_TILE_HEADER = frozenset({0xFF52, 0xFF53, 0xFF5E, 0xFF5C, 0xFF5D, 0xFF5F, 0xFF61})
+
+
+def strip_jpeg(data: bytes) -> bytes:
+    """Return a JPEG stream (also lossless or JPEG-LS) with its frame, its scans and the tables that they use.
+
+    Of the application segments only what decides over the colours stays: JFIF and Adobe, written anew, and
+    HP's transform of JPEG-LS.
+
+    Raises
+    ------
+    Rejected
+        As `jpeg_segments`; CORRUPT for a table or a header that is malformed.
+    """
+    stream = [b"\xff\xd8"]
+    quantisation: dict[int, bytes] = {}
+    huffman: dict[int, bytes] = {}
+    wanted: set[int] = set()
+
+    def add(marker: int, body: bytes, scan: bytes = b"") -> None:
+        stream.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + scan)
+
+    try:
+        for segment in jpeg_segments(data):
+            marker, body = segment.marker, segment.body
+            if marker in JPEG_START_OF_FRAME:
+                components = body[5]
+                if marker not in _LOSSLESS_FRAMES:
+                    wanted = {body[8 + 3 * n] for n in range(components)}
+                add(marker, body[: 6 + 3 * components])
+            elif marker == 0xDB:
+                quantisation |= dict(_quantisation_tables(body))
+            elif marker == 0xC4:
+                huffman |= dict(_huffman_tables(body))
+            elif marker == 0xCC and not any(kind & 0xEC for kind in body[:16:2]):
+                add(marker, body[:16])  # conditioning of arithmetic coding: pairs of table and value
+            elif marker in {0xDC, 0xDD}:
+                add(marker, body[:4] if marker == 0xDD else body[:2])
+            elif marker == 0xDA:
+                count = body[0]
+                specifications = [body[2 + 2 * n] for n in range(count)]
+                used = {spec >> 4 for spec in specifications} | {16 | spec & 15 for spec in specifications}
+                for number in sorted(wanted & quantisation.keys()):
+                    add(0xDB, quantisation.pop(number))
+                for number in sorted(used & huffman.keys()):
+                    add(0xC4, huffman.pop(number))
+                add(marker, body[: 4 + 2 * count], segment.scan)
+            elif marker == 0xF8 and body[:1] == b"\1":  # JPEG-LS: preset coding parameters
+                add(marker, body[:11])
+            elif marker == 0xE0 and body[:5] == b"JFIF\0":
+                add(marker, _JFIF)
+            elif marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12:
+                add(marker, _ADOBE + body[11:12])
+            elif marker == 0xE8 and body[:4] == b"mrfx" and len(body) >= 5:
+                add(marker, body[:5])
+    except IndexError:
+        raise Rejected(Reason.CORRUPT, "JPEG with a malformed table or header") from None
+    return b"".join((*stream, b"\xff\xd9"))
+
+
+def _quantisation_tables(body: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(body):
+        end = at + 1 + 64 * (1 + (body[at] >> 4 & 1))
+        if end > len(body):
+            raise IndexError
+        yield body[at] & 15, body[at:end]
+        at = end
+
+
+def _huffman_tables(body: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(body):
+        end = at + 17 + sum(body[at + 1 : at + 17])
+        if end > len(body):
+            raise IndexError
+        yield body[at], body[at:end]
+        at = end
+
+
+def strip_jpeg_2000(data: bytes) -> bytes | None:
+    """Return the bare codestream of a JPEG 2000 picture, or None when it does not hold together.
+
+    Comments, pointers and the boxes of a JP2 file go, and what lies behind the end marker.
+    """
+    start = data.find(_SOC + b"\xff\x51")
+    if start < 0:
+        return None
+    try:
+        header, at = _marker_segments(data, start + 2, _SOT, _MAIN_HEADER)
+        stream = [_SOC, header]
+        while data[at : at + 2] != _EOC:
+            marker, length, tile, size, part, parts = struct.unpack_from(">HHHIBB", data, at)
+            end = at + size if size else data.rindex(_EOC)
+            if marker != _SOT or length != 10 or not at + 14 <= end <= len(data) - 2:
+                return None
+            header, body = _marker_segments(data, at + 12, _SOD, _TILE_HEADER)
+            if body + 2 > end:
+                return None
+            size = 12 + len(header) + end - body
+            stream += [struct.pack(">HHHIBB", _SOT, 10, tile, size, part, parts), header, data[body:end]]
+            at = end
+    except (struct.error, ValueError):
+        return None
+    return b"".join((*stream, _EOC))
+
+
+def _marker_segments(data: bytes, at: int, last: int, kept: frozenset[int]) -> tuple[bytes, int]:
+    """Return the segments that are kept of those before the marker `last`, and where that stands."""
+    segments = []
+    while (marker := struct.unpack_from(">H", data, at)[0]) != last:
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        if not marker > 0xFF00 or length < 2:
+            raise ValueError
+        if marker in kept:
+            segments.append(data[at : at + 2 + length])
+        at += 2 + length
+    return b"".join(segments), at
