@@ -33,11 +33,11 @@ test:
 	@exec $(PY) -m pytest -n 2 --dist loadfile --durations 10 $(ARGS)
 
 faults:
-	@scripts/setup.sh test
+	@scripts/setup.sh faults
 	@exec $(PY) -m pytest tests/faults tests/e2e/test_rescore.py -m "faults or not faults" $(ARGS)
 
 soak:
-	@scripts/setup.sh test
+	@scripts/setup.sh faults
 	@exec $(PY) -m tests.faults.soak $(ARGS)
 
 bench: setup

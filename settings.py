@@ -33,6 +33,11 @@ class Settings:
     secret_key: str = ""
     site_name: str = "Demo hospital"
     public_url: str = ""
+    # the database
+    database_pooler: str = ""  # "transaction": database_url leads to PgBouncer in transaction mode
+    database_direct_url: str = ""  # past the pooler, for migrations, recovery's lock and fsck
+    database_statement_seconds: float = 60.0  # then a query is cancelled
+    database_lock_seconds: float = 20.0  # then a query that waits for a lock is cancelled
     # what reads
     default_bundle: str = ""
     scorer_backend: str = "auto"
@@ -57,6 +62,8 @@ class Settings:
     max_attempts: int = 3
     resend_seconds: float = 60.0
     reconcile_seconds: float = 1.0
+    recovery_overdue_seconds: float = 60.0  # without recovery for so long, /readyz says so
+    unavailable_seconds: float = 3 * 86_400.0  # then work fails that waits for what is away
     in_flight_per_slot: int = 2
     dispatch_timeout_seconds: float = 1.0
     blob_timeout_seconds: float = 20.0  # of one answer of an S3 store; it is asked three times
@@ -123,6 +130,15 @@ class Settings:
             < self.soft_time_limit,
             "visibility_timeout must exceed hard_time_limit": self.visibility_timeout > self.hard_time_limit,
             "worklist_wait_hours must not be negative": self.worklist_wait_hours >= 0,
+            "database_pooler must be transaction, or empty": self.database_pooler in {"", "transaction"},
+            "database_direct_url must be set with database_pooler: migrations, recovery's lock and fsck need"
+            " a session of their own": not self.database_pooler or bool(self.database_direct_url),
+            "database_statement_seconds must exceed database_lock_seconds": self.database_statement_seconds
+            > self.database_lock_seconds
+            > 0,
+            "recovery_overdue_seconds must exceed reconcile_seconds": self.recovery_overdue_seconds
+            > self.reconcile_seconds,
+            "unavailable_seconds must be more than 0": self.unavailable_seconds > 0,
             "max_attempts must be at least 1": self.max_attempts >= 1,
             "disk_watermark must be 0 to 1": 0 <= self.disk_watermark < 1,
             "smtp_security must be starttls, tls or none": self.smtp_security in {"starttls", "tls", "none"},
@@ -140,6 +156,7 @@ class Settings:
         """Show the settings without the secrets."""
         hidden = {
             "database_url",
+            "database_direct_url",
             "broker_url",
             "blob_url",
             "secret_key",

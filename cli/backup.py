@@ -92,7 +92,8 @@ def _postgres(name: str, *arguments: str, stdin: IO[bytes] | None = None) -> Non
     BackupError
         It failed.
     """
-    parts = urlsplit(os.environ["FRACTUREAI_DATABASE_URL"].replace("postgresql+psycopg://", "postgresql://"))
+    url = os.environ.get("FRACTUREAI_DATABASE_DIRECT_URL") or os.environ["FRACTUREAI_DATABASE_URL"]
+    parts = urlsplit(url.replace("postgresql+psycopg://", "postgresql://"))
     address = urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@")))
     done = subprocess.run(
         [_program(name), "--dbname", address, "--no-password", *arguments],

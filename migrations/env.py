@@ -7,23 +7,26 @@ from sqlalchemy import text
 
 from store.research_tables import Dataset  # noqa: F401 - its tables belong to Base
 from store.review_tables import Review  # noqa: F401 - its table belongs to Base
-from store.session import get_engine
+from store.session import own_connection
 from store.tables import Base
 from store.worklist_tables import WorklistRow  # noqa: F401 - its tables belong to Base
 
 ADVISORY_LOCK = 7211
+#: How long a change of a table waits for those who use it: they wait behind it for as long.
+LOCK_TIMEOUT = "20s"
 
 if context.is_offline_mode():
     context.configure(dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True)
     with context.begin_transaction():
         context.run_migrations()
 else:
-    with get_engine().connect() as connection:
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
-        connection.execute(text("SET statement_timeout = 0"))
-        connection.commit()
+    with own_connection(autocommit=False) as connection:
         context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
         with context.begin_transaction():
+            # Whoever comes second waits for the first, however long that takes. All of it ends with the
+            # transaction: a connection of the pool keeps neither the lock nor the limits.
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+            connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             context.run_migrations()
-        connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": ADVISORY_LOCK})
-        connection.commit()

@@ -138,6 +138,7 @@ class Reason(StrEnum):
     PROCESSING_ERROR = "processing_error"
     PROCESSING_TIMEOUT = "processing_timeout"
     WORKER_LOST = "worker_lost"
+    UNAVAILABLE = "unavailable"
     # cancelled
     CANCELLED_BY_USER = "cancelled_by_user"
 
@@ -279,6 +280,10 @@ REASONS: Mapping[Reason, ReasonText] = {
     Reason.WORKER_LOST: ReasonText(
         "The worker process died while it read the image.",
         "Retry; if it fails again, tell the operator.",
+    ),
+    Reason.UNAVAILABLE: ReasonText(
+        "Something that the reading needs was unavailable for too long.",
+        "Tell the operator; retry when it is there again.",
     ),
     Reason.CANCELLED_BY_USER: ReasonText("The batch was cancelled.", "Submit it again if needed."),
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Make .venv and install the locked dependencies into it; look for the system libraries. Does nothing when all is there.
-# Usage: scripts/setup.sh [test]   (test: also what the tests need: Chromium, poppler)
+# Usage: scripts/setup.sh [test|faults]   (test: also what the tests need: Chromium, poppler; faults: and what breaks things)
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -57,10 +57,15 @@ has_library libpangoft2-1.0.so.0 || missing="$missing libpangoft2-1.0-0"
 has_library libharfbuzz-subset.so.0 || apt_install want libharfbuzz-subset0
 
 # 3. For the tests: a browser, and pages of a PDF as pictures
-if [ "${1:-}" = test ]; then
+if [ "${1:-}" = test ] || [ "${1:-}" = faults ]; then
     missing=
     command -v pdftoppm >/dev/null || missing="$missing poppler-utils"
     command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing="$missing chromium"
+    # a clock that jumps, a pooler between us and the database
+    if [ "$1" = faults ]; then
+        ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || missing="$missing libfaketime"
+        [ -x /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
+    fi
     [ -z "$missing" ] || apt_install want $missing
 fi
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, text
 
 from store.blobs import BlobStore, get_blobs
 from store.errors import BlobMissing
-from store.session import get_engine
+from store.session import own_connection
 from store.tables import STAGES, TERMINAL_BATCH_STATUSES, TERMINAL_IMAGE_STATUSES, ImageStatus, Triage
 
 #: Bytes that no row names are somebody's unfinished write until they are this old, in seconds.
@@ -205,9 +205,7 @@ def check(
         The database or the blob store does not answer.
     """
     blobs = get_blobs()
-    with get_engine().connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        connection.detach()  # its time limits are lifted: it must not go back to the pool
+    with own_connection() as connection:
         connection.execute(text("SET statement_timeout = 0"))
         problems = list(_check_rows(connection, on_progress))
         listed = _list_blobs(connection, blobs, on_progress)

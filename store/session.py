@@ -1,18 +1,76 @@
-"""One engine per process, and a session that commits or rolls back."""
+"""One engine per process, a session that commits or rolls back, and connections outside the pool.
+
+Connections of the pool carry nothing from one use to the next: what is set for one transaction is set with
+``SET LOCAL``. Whoever needs state of a session (an advisory lock, a temporary table) takes `own_connection`.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
 
-from settings import get_settings
+from settings import Settings, get_settings
 
 _engine: Engine | None = None
 _engine_pid: int | None = None
+
+#: SQLSTATE classes, and single states, that say that the server or its machine is in trouble, not the query:
+#: connection exception, insufficient resources, operator intervention (but not a cancelled query), system
+#: error, and a standby that was not yet made the primary.
+UNAVAILABLE_CLASSES = ("08", "53", "57P", "58")
+UNAVAILABLE_STATES = frozenset({"25006"})
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Return whether the database was away, as opposed to a query that it refused, cancelled or broke off.
+
+    A statement timeout, a lock timeout, a deadlock and a cancelled query are the fault of whoever asked:
+    repeated for ever they would never end. psycopg files them under the same exception as a lost connection.
+    """
+    if isinstance(error, TimeoutError):  # no connection of the pool became free
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:  # the connection was refused, or lost
+        return isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+    return state in UNAVAILABLE_STATES or state.startswith(UNAVAILABLE_CLASSES)
+
+
+def _url(address: str) -> str:
+    if address.startswith("postgresql://"):
+        return "postgresql+psycopg://" + address.removeprefix("postgresql://")
+    return address
+
+
+def _limits(settings: Settings) -> dict[str, int]:
+    """Return the time limits of every connection, in milliseconds."""
+    return {
+        "statement_timeout": round(1000 * settings.database_statement_seconds),
+        "lock_timeout": round(1000 * settings.database_lock_seconds),
+        "idle_in_transaction_session_timeout": 60_000,
+    }
+
+
+def _connect_args(settings: Settings) -> dict[str, Any]:
+    return {
+        "connect_timeout": 5,
+        "application_name": "fractureai",
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 20000,
+    }
+
+
+def _options(settings: Settings) -> str:
+    return " ".join(f"-c {name}={value}" for name, value in _limits(settings).items())
 
 
 def get_engine() -> Engine:
@@ -21,28 +79,58 @@ def get_engine() -> Engine:
     if _engine is None or _engine_pid != os.getpid():
         if _engine is not None:
             _engine.dispose(close=False)
-        url = get_settings().require("database_url").database_url
-        if url.startswith("postgresql://"):
-            url = "postgresql+psycopg://" + url.removeprefix("postgresql://")
+        settings = get_settings().require("database_url")
+        arguments = _connect_args(settings)
+        if settings.database_pooler:
+            arguments["prepare_threshold"] = None  # the next transaction may be another server connection's
+        else:
+            arguments["options"] = _options(settings)
         _engine = create_engine(
-            url,
+            _url(settings.database_url),
             pool_pre_ping=True,
             pool_size=5,
             max_overflow=20,
             pool_timeout=10,
-            connect_args={
-                "connect_timeout": 5,
-                "application_name": "fractureai",
-                "options": "-c statement_timeout=60000 -c lock_timeout=20000"
-                " -c idle_in_transaction_session_timeout=60000",
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 20000,
-            },
+            connect_args=arguments,
+            hide_parameters=True,  # an error's text goes to logs: no names in it
         )
+        if settings.database_pooler:
+            limits = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _limits(settings).items())
+
+            @event.listens_for(_engine, "begin")
+            def _set_limits(connection: Connection) -> None:
+                connection.exec_driver_sql(limits)
+
         _engine_pid = os.getpid()
     return _engine
+
+
+@contextmanager
+def own_connection(*, autocommit: bool = True) -> Iterator[Connection]:
+    """Yield a connection of its own, not of the pool and not through a pooler: for state of a session.
+
+    It is closed however the block ends, so that whatever it holds (an advisory lock, a temporary table, a
+    setting) ends with it.
+
+    Parameters
+    ----------
+    autocommit
+        Each statement commits by itself.
+    """
+    settings = get_settings().require("database_url")
+    engine = create_engine(
+        _url(settings.database_direct_url or settings.database_url),
+        poolclass=NullPool,
+        connect_args={**_connect_args(settings), "options": _options(settings)},
+    )
+    connection = engine.connect()
+    if autocommit:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        yield connection
+    finally:
+        connection.invalidate()
+        connection.close()
 
 
 @contextmanager

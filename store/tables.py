@@ -57,10 +57,12 @@ __all__ = [
     "BatchReason",
     "BatchStatus",
     "Bundle",
+    "EventCount",
     "Export",
     "Finding",
     "Image",
     "ImageStatus",
+    "Maintenance",
     "ManifestLine",
     "Notice",
     "NoticeTarget",
@@ -471,6 +473,11 @@ class Work(Base):
             name="ck_work_subject",
         ),
         Index("ix_work_scratch", "id", postgresql_where=text("scratch is not null")),
+        Index(
+            "ix_work_unavailable",
+            "unavailable_since",
+            postgresql_where=text("unavailable_since is not null"),
+        ),
     )
     id: Mapped[uuid.UUID] = _id()
     site_id: Mapped[uuid.UUID] = _site()
@@ -491,6 +498,8 @@ class Work(Base):
     scratch: Mapped[str | None]  # blob key of the chunk's input stack
     error: Mapped[str | None]
     error_code: Mapped[str | None]
+    unavailable_since: Mapped[datetime | None]  # given back without an attempt since then
+    unavailable_reason: Mapped[str | None]
     created_at: Mapped[datetime] = _now()
     finished_at: Mapped[datetime | None]
 
@@ -633,6 +642,9 @@ class NoticeTarget(Base):
     address: Mapped[str]
     events: Mapped[list[Any]]
     secret: Mapped[str | None]
+    failures: Mapped[int] = _zero()  # tries in a row that failed
+    rest_until: Mapped[datetime | None]  # nothing is sent there before
+    last_error: Mapped[str | None]
     created_at: Mapped[datetime] = _now()
     removed_at: Mapped[datetime | None]
 
@@ -666,3 +678,22 @@ class Worker(Base):
     slots: Mapped[int]
     version: Mapped[str]
     seen_at: Mapped[datetime] = _now()
+
+
+class Maintenance(Base):
+    """When a step of `worker.reconcile` last went through, and how it last failed: for health and alarms."""
+
+    __tablename__ = "maintenance"
+    step: Mapped[str] = mapped_column(primary_key=True)
+    succeeded_at: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    error: Mapped[str | None]
+
+
+class EventCount(Base):
+    """How often something happened that must not go unnoticed; see `store.monitoring`."""
+
+    __tablename__ = "event_counts"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    n: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
+    last_at: Mapped[datetime] = _now()

@@ -6,6 +6,7 @@ of that worker names the token; when another worker has taken the row meanwhile,
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from settings import get_settings
 from store import counters
+from store.session import is_unavailable
 from store.tables import (
     ENDED_WORK,
     STAGES,
@@ -32,6 +35,8 @@ from store.tables import (
     WorkKind,
     WorkState,
 )
+
+log = logging.getLogger("fractureai.work")
 
 
 class StaleLease(Exception):
@@ -237,6 +242,7 @@ def pass_stage(session: Session, work: Work, next_stage: Stage | None) -> None:
     """End a stage: hand the unit to `next_stage`, or end it (None)."""
     work.lease_token = work.lease_until = None
     work.error = work.error_code = None
+    work.unavailable_since = work.unavailable_reason = None
     if next_stage is None:
         work.state = WorkState.DONE.value
         work.finished_at = func.clock_timestamp()
@@ -246,8 +252,8 @@ def pass_stage(session: Session, work: Work, next_stage: Stage | None) -> None:
     session.flush()
 
 
-def release(session: Session, lease: Lease, delay: float) -> None:
-    """Give a unit back untouched: the worker shuts down, or something it stands on is away."""
+def postpone(session: Session, lease: Lease, delay: float) -> None:
+    """Make a unit due again in `delay` seconds: what it is about has attempts of its own, or has to wait."""
     session.execute(
         update(Work)
         .where(Work.id == lease.work_id, Work.lease_token == lease.token)
@@ -261,6 +267,32 @@ def release(session: Session, lease: Lease, delay: float) -> None:
     )
 
 
+def give_back(session: Session, lease: Lease, delay: float, why: str) -> bool:
+    """Give a unit back without counting an attempt: a dependency is unavailable, or the worker shuts down.
+
+    That is bounded: a unit that made no progress for `unavailable_seconds` fails, and `why` is its error.
+
+    Returns
+    -------
+    bool
+        Whether it may be tried again.
+    """
+    try:
+        work = hold(session, lease)
+    except StaleLease:
+        return True
+    now: datetime = session.scalars(select(func.clock_timestamp())).one()
+    since = work.unavailable_since or now
+    work.unavailable_since, work.unavailable_reason = since, why[:200]
+    if (now - since).total_seconds() < get_settings().unavailable_seconds:
+        postpone(session, lease, delay)
+        return True
+    work.lease_token = work.lease_until = None
+    work.error, work.error_code = f"unavailable for too long: {why}"[:2000], Reason.UNAVAILABLE.value
+    _end_failed(session, work, Reason.UNAVAILABLE, work.error, split=False)
+    return False
+
+
 def fail(session: Session, lease: Lease, reason: Reason, error: str) -> None:
     """Count a failed attempt of the stage that holds `lease`. A stale lease changes nothing."""
     try:
@@ -268,6 +300,13 @@ def fail(session: Session, lease: Lease, reason: Reason, error: str) -> None:
     except StaleLease:
         return
     _failed_attempt(session, work, reason, error)
+
+
+def fail_untaken(session: Session, work_id: uuid.UUID, reason: Reason, error: str) -> None:
+    """Count a failed attempt of a unit whose taking itself failed; one that a worker holds is left alone."""
+    work = session.scalar(select(Work).where(Work.id == work_id).with_for_update())
+    if work is not None and work.lease_token is None and work.state not in ENDED_WORK:
+        _failed_attempt(session, work, reason, error)
 
 
 def expire_leases(session: Session, limit: int = 100) -> int:
@@ -283,9 +322,16 @@ def expire_leases(session: Session, limit: int = 100) -> int:
         .with_for_update(skip_locked=True)
     ).all()
     for work in rows:
-        if work.kind == WorkKind.CHUNK and cancelled_meanwhile(session, work):
-            continue
-        _failed_attempt(session, work, Reason.WORKER_LOST, "the lease ran out")
+        work_id = work.id
+        try:
+            with session.begin_nested():
+                if work.kind == WorkKind.CHUNK and cancelled_meanwhile(session, work):
+                    continue
+                _failed_attempt(session, work, Reason.WORKER_LOST, "the lease ran out")
+        except (SQLAlchemyError, ValueError) as error:
+            if isinstance(error, SQLAlchemyError) and is_unavailable(error):
+                raise
+            log.exception("the lease of %s ran out, and that could not be written down", work_id)
     return len(rows)
 
 
@@ -333,17 +379,31 @@ def _failed_attempt(session: Session, work: Work, reason: Reason, error: str) ->
     work.published_at = None
     work.due_at = _later(min(LONGEST_WAIT, 0.5 * 2**work.attempt))
     if work.kind != WorkKind.FINISH and work.attempt >= get_settings().max_attempts:
-        work.finished_at = func.clock_timestamp()
-        if work.kind != WorkKind.CHUNK:
-            work.state = WorkState.FAILED.value
-            session.flush()
-            return
-        images = images_of(session, work.id)
-        work.state = WorkState.DONE.value
-        if len(images) > 1:
-            _split(session, work, images)
-        else:
-            _fail_images(session, work, images, reason, error)
+        _end_failed(session, work, reason, error, split=True)
+    session.flush()
+
+
+def _end_failed(session: Session, work: Work, reason: Reason, error: str, *, split: bool) -> None:
+    """End a unit for good; the images of a chunk fail, or are split off to be tried one by one.
+
+    The end of a batch is never given up: it has nothing that could fail by itself.
+    """
+    if work.kind == WorkKind.FINISH:
+        work.state, work.published_at = WorkState.DUE.value, None
+        work.due_at = _later(LONGEST_WAIT)
+        session.flush()
+        return
+    work.finished_at = func.clock_timestamp()
+    if work.kind != WorkKind.CHUNK:
+        work.state = WorkState.FAILED.value
+        session.flush()
+        return
+    images = images_of(session, work.id)
+    work.state = WorkState.DONE.value
+    if split and len(images) > 1:
+        _split(session, work, images)
+    else:
+        _fail_images(session, work, images, reason, error)
     session.flush()
 
 

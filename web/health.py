@@ -14,11 +14,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from settings import Settings
+from store import monitoring
 from store.blobs import get_blobs
 from store.dispatch import KIND_QUEUES, QUEUES
 from store.errors import ServiceError
 from store.session import session_scope
-from store.tables import Batch, BatchStatus, Work, Worker, WorkState
+from store.tables import ENDED_WORK, Batch, BatchStatus, Work, Worker, WorkState
 from web.auth import is_public
 
 health = Blueprint("health", __name__)
@@ -44,6 +45,9 @@ def missing_parts(settings: Settings) -> dict[str, str]:
     try:
         with session_scope() as session:
             slots = _slots(session)
+            recovery = monitoring.recovery_problem(session)
+        if recovery is not None:
+            missing["recovery"] = recovery
         missing |= {f"worker-{queue}": "none seen in 30 s" for queue, n in slots.items() if not n}
     except SQLAlchemyError as error:
         missing["database"] = type(getattr(error, "orig", None) or error).__name__
@@ -69,7 +73,7 @@ def healthz() -> Response:
 @health.get("/readyz")
 @is_public
 def readyz() -> Response:
-    """Answer 200 when database, broker, blobs and every kind of worker are there; else 503 with the rest."""
+    """Answer 200 when database, broker, blobs, recovery and every kind of worker are there, else 503."""
     missing = missing_parts(current_app.extensions["settings"])
     response = jsonify(status="ready" if not missing else "not ready", missing=missing)
     response.status_code = 503 if missing else 200
@@ -112,4 +116,41 @@ def metrics() -> Response:
         flight.set(session.scalar(select(func.count()).where(Work.state.in_(states))) or 0)
         for queue, n in _slots(session).items():
             slots.labels(queue).set(n)
+        _alarms(session, registry)
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def _alarms(session: Session, registry: CollectorRegistry) -> None:
+    """Add the gauges on which an alarm should be set; see docs/reliability.md."""
+    success = Gauge(
+        "fractureai_maintenance_age_seconds",
+        "How long ago a step of recovery and cleaning up last went through.",
+        ["step"],
+        registry=registry,
+    )
+    for step, seconds in monitoring.seconds_since_success(session).items():
+        success.labels(step).set(seconds)
+    unavailable = Gauge(
+        "fractureai_work_unavailable",
+        "Units of work that wait for a dependency, without counting an attempt.",
+        ["reason"],
+        registry=registry,
+    )
+    longest = Gauge(
+        "fractureai_work_unavailable_seconds",
+        "How long the first of them has been waiting.",
+        ["reason"],
+        registry=registry,
+    )
+    for reason, (n, seconds) in monitoring.unavailable_work(session).items():
+        unavailable.labels(reason).set(n)
+        longest.labels(reason).set(seconds)
+    retried = Gauge(
+        "fractureai_work_retried", "Unfinished units of work that failed once or more.", registry=registry
+    )
+    failing = select(func.count()).where(Work.attempt > 0, Work.state.not_in(ENDED_WORK))
+    retried.set(session.scalar(failing) or 0)
+    events = Gauge("fractureai_events", "What happened that should not.", ["event"], registry=registry)
+    events.labels(monitoring.DROPPED_MESSAGES).set(0)
+    for name, n in monitoring.event_counts(session).items():
+        events.labels(name).set(n)

@@ -1,4 +1,4 @@
-"""`python -m worker.alive`: did a worker of this machine give a sign of life lately? A health check."""
+"""`python -m worker.alive [reconcile]`: a health check of a container that holds a worker, or reconcile."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import timedelta
 from sqlalchemy import func, select
 
 from settings import get_settings
+from store.monitoring import recovery_problem
 from store.session import session_scope
 from store.tables import Worker
 
@@ -23,5 +24,11 @@ def alive() -> bool:
         return session.scalar(query.limit(1)) is not None
 
 
+def recovers() -> bool:
+    """Return whether recovery went through lately, by this process or by the one that it stands by for."""
+    with session_scope() as session:
+        return recovery_problem(session) is None
+
+
 if __name__ == "__main__":
-    sys.exit(not alive())
+    sys.exit(not (recovers() if sys.argv[1:] == ["reconcile"] else alive()))

@@ -9,26 +9,36 @@ from collections.abc import Callable
 from types import TracebackType
 
 from billiard.exceptions import SoftTimeLimitExceeded
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings
 from store import work
 from store.dispatch import dispatch
 from store.errors import BlobFull, BlobUnavailable
-from store.session import session_scope
+from store.session import is_unavailable, session_scope
 from store.tables import Reason, Stage, WorkKind
 from store.work import Lease, StaleLease, Verdict
 
 log = logging.getLogger("fractureai.flow")
 
-#: What the work stands on is away: nobody's attempt failed.
-AWAY = (OperationalError, InterfaceError, TimeoutError, BlobUnavailable, BlobFull)
 AWAY_DELAY = 2.0
 NOT_READY_DELAY = 15.0
 
 
 class NotReady(Exception):
     """A worker cannot do such work, whatever the image; the message says what to mend."""
+
+
+def is_away(error: BaseException) -> bool:
+    """Return whether a dependency is unavailable, so that nobody's attempt failed."""
+    return isinstance(error, BlobUnavailable | BlobFull) or is_unavailable(error)
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's kind, with the state that a database named; never its text, which may hold values."""
+    cause = getattr(error, "orig", None) or error
+    state = getattr(cause, "sqlstate", None)
+    return type(cause).__name__ + (f" ({state})" if state else "")
 
 
 class Renewal:
@@ -55,8 +65,8 @@ class Renewal:
                 with session_scope() as session:
                     if not work.renew(session, self.lease):
                         return
-            except AWAY as error:
-                log.warning("lease of %s not renewed (%s)", self.lease.work_id, type(error).__name__)
+            except SQLAlchemyError as error:
+                log.warning("lease of %s not renewed (%s)", self.lease.work_id, describe(error))
 
 
 def run(work_id: uuid.UUID, stage: Stage | None, execute: Callable[[Lease], bool]) -> bool:
@@ -77,8 +87,10 @@ def run(work_id: uuid.UUID, stage: Stage | None, execute: Callable[[Lease], bool
     try:
         with session_scope() as session:
             taken = work.take(session, work_id, stage)
-    except AWAY as error:
-        log.warning("%s of %s waits: %s", stage, work_id, type(error).__name__)
+    except SQLAlchemyError as error:
+        log.warning("%s of %s waits: %s", stage, work_id, describe(error))
+        if not is_away(error):
+            _failed_untaken(work_id, f"could not be taken: {describe(error)}")
         return False
     if isinstance(taken, Verdict):
         return taken is Verdict.PASS
@@ -88,38 +100,49 @@ def run(work_id: uuid.UUID, stage: Stage | None, execute: Callable[[Lease], bool
             goes_on = execute(taken)
     except StaleLease:
         log.warning("%s of %s was another worker's meanwhile; nothing written", stage, work_id)
-    except AWAY as error:
-        log.warning("%s of %s is given back: %s", stage, work_id, type(error).__name__)
-        _give_back(taken, AWAY_DELAY)
     except NotReady as error:
         log.critical("%s of %s is given back: %s", stage, work_id, error)
-        _give_back(taken, NOT_READY_DELAY)
+        _give_back(taken, NOT_READY_DELAY, f"this worker cannot do it: {error}")
     except (SystemExit, KeyboardInterrupt):
-        _give_back(taken, 0.0)
+        _give_back(taken, 0.0, "the worker was shut down")
         raise
     except SoftTimeLimitExceeded:
         _failed(taken, Reason.PROCESSING_TIMEOUT, "soft time limit")
     except MemoryError:
         _failed(taken, Reason.PROCESSING_ERROR, "out of memory")
     except Exception as error:
-        log.exception("%s of %s failed", stage, work_id)
-        _failed(taken, Reason.PROCESSING_ERROR, f"{type(error).__name__}: {error}")
+        if is_away(error):
+            log.warning("%s of %s is given back: %s", stage, work_id, describe(error))
+            _give_back(taken, AWAY_DELAY, describe(error))
+        else:
+            log.exception("%s of %s failed", stage, work_id)
+            text = describe(error) if isinstance(error, SQLAlchemyError) else f"{describe(error)}: {error}"
+            _failed(taken, Reason.PROCESSING_ERROR, text)
     if not goes_on or taken.kind is not WorkKind.CHUNK:
         dispatch()
     return goes_on
 
 
-def _give_back(lease: Lease, delay: float) -> None:
+def _give_back(lease: Lease, delay: float, why: str) -> None:
     try:
         with session_scope() as session:
-            work.release(session, lease, delay)
-    except AWAY as error:
-        log.warning("could not give %s back (%s); its lease runs out", lease.work_id, type(error).__name__)
+            if not work.give_back(session, lease, delay, why):
+                log.error("%s waited for too long and failed: %s", lease.work_id, why)
+    except SQLAlchemyError as error:
+        log.warning("could not give %s back (%s); its lease runs out", lease.work_id, describe(error))
 
 
 def _failed(lease: Lease, reason: Reason, error: str) -> None:
     try:
         with session_scope() as session:
             work.fail(session, lease, reason, error)
-    except AWAY as away:
-        log.warning("could not note a failure of %s (%s)", lease.work_id, type(away).__name__)
+    except SQLAlchemyError as away:
+        log.warning("could not note a failure of %s (%s)", lease.work_id, describe(away))
+
+
+def _failed_untaken(work_id: uuid.UUID, error: str) -> None:
+    try:
+        with session_scope() as session:
+            work.fail_untaken(session, work_id, Reason.PROCESSING_ERROR, error)
+    except SQLAlchemyError as away:
+        log.warning("could not note a failure of %s (%s)", work_id, describe(away))

@@ -59,7 +59,7 @@ def send(lease: Lease) -> bool:
             notice.state = state.value
             work.pass_stage(session, unit, None)
         else:
-            work.release(session, lease, pause(notice.attempts, settings))
+            work.postpone(session, lease, pause(notice.attempts, settings))
     if outcome.error:
         log.warning("notice %s: %s", lease.subject_id, outcome.error)
     return False

@@ -10,20 +10,35 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
-from sqlalchemy import delete, func, or_, select, text
+from sqlalchemy import Connection, delete, func, or_, select, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store import batches, exports, notices, retention, run_deletion, throttle, uploads, work, worklist
+from store import (
+    batches,
+    exports,
+    monitoring,
+    notices,
+    retention,
+    run_deletion,
+    throttle,
+    uploads,
+    work,
+    worklist,
+)
 from store.blobs import get_blobs
 from store.dispatch import dispatch
-from store.errors import ServiceError
-from store.session import get_engine, session_scope
+from store.errors import BlobMissing, ServiceError
+from store.session import own_connection, session_scope
 from store.tables import ENDED_WORK, Batch, BatchStatus, Image, SignInToken, UserSession, Work, Worker
+from worker.flow import describe
 
+T = TypeVar("T")
 log = logging.getLogger("fractureai.reconcile")
 
 ADVISORY_LOCK = 7213
@@ -36,17 +51,17 @@ def recover() -> None:
         mended = work.mend_clock(session)
         expired = work.expire_leases(session)
         left = work.drop_ended_scratch(session)
+    dispatch(resend=True)
     if mended:
         log.warning("the database's clock was set back: %d times brought back", mended)
     if expired:
         log.warning("%d leases ran out", expired)
     for key in left:
         get_blobs().delete(key)
-    dispatch(resend=True)
 
 
-def tidy() -> None:
-    """Delete what nothing needs any more."""
+def _delete_scratch() -> None:
+    """Delete input stacks that no unit names, and what a killed process left of a write."""
     settings = get_settings()
     blobs = get_blobs()
     with session_scope() as session:
@@ -56,29 +71,41 @@ def tidy() -> None:
             )
         )
     for key in blobs.keys("scratch/"):
-        if key not in in_use and blobs.age(key) > settings.scratch_keep_seconds:
-            blobs.delete(key)
+        if key not in in_use:
+            with suppress(BlobMissing):  # deleted meanwhile by whoever wrote it
+                if blobs.age(key) > settings.scratch_keep_seconds:
+                    blobs.delete(key)
     blobs.delete_unfinished(settings.scratch_keep_seconds)
-    exports.delete_expired()
-    uploads.delete_expired()
+
+
+def _forget_old() -> None:
+    """Delete rows that nothing needs any more."""
     now = func.clock_timestamp()
     with session_scope() as session:
-        worklist.raise_waiting(session)
         session.execute(delete(Worker).where(Worker.seen_at < now - timedelta(hours=1)))
         session.execute(delete(UserSession).where(UserSession.expires_at < now))
         session.execute(delete(SignInToken).where(SignInToken.expires_at < now - timedelta(days=1)))
         throttle.forget_old(session)
         notices.forget_old(session)
+
+
+def _raise_waiting() -> None:
+    with session_scope() as session:
+        worklist.raise_waiting(session)
+
+
+def _cancel_old_drafts() -> None:
+    """Cancel drafts that nobody submitted."""
+    keep = timedelta(seconds=get_settings().draft_keep_seconds)
+    with session_scope() as session:
         forgotten = session.execute(
             select(Batch.id, Batch.site_id).where(
-                Batch.status == BatchStatus.DRAFT,
-                Batch.created_at < now - timedelta(seconds=settings.draft_keep_seconds),
+                Batch.status == BatchStatus.DRAFT, Batch.created_at < func.clock_timestamp() - keep
             )
         ).all()
     for batch_id, site_id in forgotten:
         with session_scope() as session:
             batches.cancel(session, batch_id, site_id)
-    _delete_incoming()
 
 
 def _delete_incoming() -> None:
@@ -108,43 +135,107 @@ def _delete_incoming() -> None:
             image.incoming_key = None
 
 
-def _is_active(session: Session) -> bool:
-    return bool(session.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_LOCK}))
+#: What is done every `TIDY_SECONDS`, each by itself: one that fails holds no other back.
+TIDYING: dict[str, Callable[[], None]] = {
+    "scratch": _delete_scratch,
+    "exports": exports.delete_expired,
+    "uploads": uploads.delete_expired,
+    "worklist": _raise_waiting,
+    "old rows": _forget_old,
+    "drafts": _cancel_old_drafts,
+    "incoming": _delete_incoming,
+}
+
+
+def tidy() -> None:
+    """Delete what nothing needs any more."""
+    for name, step in TIDYING.items():
+        attempt(name, step)
+
+
+def attempt(name: str, step: Callable[[], T]) -> T | None:
+    """Do one step and write down how it went, for `/readyz` and the metrics; None when it failed.
+
+    A step that fails is tried again in its turn, and whatever it is must not end recovery.
+    """
+    error = ""
+    result = None
+    try:
+        result = step()
+    except (SQLAlchemyError, ServiceError) as failure:
+        error = describe(failure)
+        log.warning("%s: something is unavailable (%s); trying again", name, error)
+    except Exception as failure:
+        error = describe(failure)
+        log.exception("%s failed; trying again", name)
+    try:
+        with session_scope() as session:
+            if error:
+                monitoring.note_failure(session, name, error)
+            else:
+                monitoring.note_success(session, name)
+    except SQLAlchemyError as failure:
+        log.warning("could not write down how %s went (%s)", name, describe(failure))
+    return result
+
+
+def _delete_some() -> bool:
+    """Delete a little of what rules and deleted runs ask for; return whether more is left."""
+    return bool(retention.step() + run_deletion.step())
+
+
+#: A reconcile that hangs for so long loses its lock, and another one takes over.
+LONGEST_ROUND_SECONDS = 900
 
 
 def loop(ended: Callable[[float], bool]) -> None:
     """Reconcile until told to end; a second one waits until the first is gone.
+
+    The lock belongs to a connection of its own that is closed on any error: a connection of the pool would
+    keep the lock when it went back, and the next round would wait for itself for ever.
 
     Parameters
     ----------
     ended
         Waits the seconds given and tells whether to end.
     """
-    settings = get_settings()
-    tidied = swept = 0.0
+    wait = get_settings().reconcile_seconds
+    times = _Times()
     while not ended(0.0):
         try:
-            with Session(get_engine()) as holder:
-                holder.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
-                holder.execute(text("SET idle_in_transaction_session_timeout = 0"))
-                active = False
-                while not ended(0.0 if not active else settings.reconcile_seconds):
-                    active = active or _is_active(holder)
-                    if not active:
-                        if ended(settings.reconcile_seconds):
-                            return
-                        continue
+            with own_connection() as holder:
+                holder.execute(text(f"SET idle_session_timeout = '{LONGEST_ROUND_SECONDS}s'"))
+                while not _take_lock(holder):
+                    if ended(wait):
+                        return
+                while not ended(wait):
                     holder.execute(text("SELECT 1"))  # the lock lives as long as this connection
-                    recover()
-                    if time.monotonic() - tidied > TIDY_SECONDS:
-                        tidied = time.monotonic()
-                        tidy()
-                    if time.monotonic() - swept > TIDY_SECONDS and not retention.step() + run_deletion.step():
-                        swept = time.monotonic()  # nothing is left to delete: look again later
-        except (SQLAlchemyError, ServiceError) as error:
-            log.warning("something is away (%s); trying again", type(error).__name__)
-            if ended(settings.reconcile_seconds):
+                    _round(times)
+        except SQLAlchemyError as error:
+            log.warning("the database does not answer (%s); trying again", describe(error))
+            if ended(wait):
                 return
+
+
+def _take_lock(holder: Connection) -> bool:
+    return bool(holder.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_LOCK}))
+
+
+@dataclass
+class _Times:
+    """When the slow steps were last done."""
+
+    tidied: float = 0.0
+    swept: float = 0.0
+
+
+def _round(times: _Times) -> None:
+    attempt(monitoring.RECOVER, recover)
+    if time.monotonic() - times.tidied > TIDY_SECONDS:
+        times.tidied = time.monotonic()
+        tidy()
+    if time.monotonic() - times.swept > TIDY_SECONDS and not attempt("deletion", _delete_some):
+        times.swept = time.monotonic()  # nothing is left to delete, or it failed: look again later
 
 
 def main() -> None:

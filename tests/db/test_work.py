@@ -82,9 +82,35 @@ def test_giving_back_counts_no_attempt(site: uuid.UUID) -> None:
     unit = only_unit(submitted(site, 4))
     for _ in range(5):
         with session_scope() as session:
-            work.release(session, taken(unit), 0.0)
+            assert work.give_back(session, taken(unit), 0.0, "the store is away")
     with session_scope() as session:
-        assert session.get_one(Work, unit).attempt == 0
+        row = session.get_one(Work, unit)
+        assert (row.attempt, row.unavailable_reason) == (0, "the store is away")
+        assert row.unavailable_since is not None
+    with session_scope() as session:
+        work.pass_stage(session, work.hold(session, taken(unit)), Stage.CLASSIFY)
+    with session_scope() as session:
+        row = session.get_one(Work, unit)
+        assert (row.unavailable_since, row.unavailable_reason) == (None, None)
+
+
+def test_what_is_given_back_for_too_long_fails_with_the_reason(site: uuid.UUID) -> None:
+    batch = submitted(site, 4)
+    unit = only_unit(batch)
+    with session_scope() as session:
+        work.give_back(session, taken(unit), 0.0, "the store is away")
+    with session_scope() as session:
+        long_ago = func.now() - timedelta(days=4)
+        session.execute(update(Work).values(unavailable_since=long_ago))
+    with session_scope() as session:
+        assert not work.give_back(session, taken(unit), 0.0, "the store is away")
+    with session_scope() as session:
+        row = session.get_one(Work, unit)
+        assert (row.state, row.error_code) == (WorkState.DONE, Reason.UNAVAILABLE)
+        images = session.scalars(select(Image).where(Image.batch_id == batch.id)).all()
+        assert {(image.status, image.reason) for image in images} == {("failed", "unavailable")}
+        assert "the store is away" in (images[0].error or "")
+        assert session.get_one(Batch, batch.id).n_failed == 4
 
 
 def test_three_failures_split_a_chunk_and_three_more_fail_only_the_poison(site: uuid.UUID) -> None:

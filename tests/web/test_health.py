@@ -12,6 +12,7 @@ from sqlalchemy import func, text
 
 from cli.embedded import free_port
 from settings import get_settings
+from store import monitoring
 from store import session as session_module
 from store.session import session_scope
 from store.tables import Worker
@@ -19,11 +20,17 @@ from tests.reading import read_batch
 from tests.web.asking import Asker, png
 from tests.web.test_api import problem
 from web.factory import create_app
+from worker.alive import recovers
 
 
 def add_worker(name: str, *queues: str, slots: int = 2) -> None:
     with session_scope() as session:
         session.merge(Worker(name=name, queues=list(queues), slots=slots, version="0", seen_at=func.now()))
+
+
+def recovered() -> None:
+    with session_scope() as session:
+        monitoring.note_success(session, monitoring.RECOVER)
 
 
 def test_alive(app: Any) -> None:
@@ -32,6 +39,7 @@ def test_alive(app: Any) -> None:
 
 def test_ready_only_with_every_kind_of_worker(app: Any) -> None:
     client = app.test_client()
+    recovered()
     answer = client.get("/readyz")
     assert answer.status_code == 503
     assert set(answer.json["missing"]) == {"worker-cpu", "worker-gpu", "worker-report"}
@@ -43,6 +51,26 @@ def test_ready_only_with_every_kind_of_worker(app: Any) -> None:
     with session_scope() as session:
         session.execute(text("UPDATE workers SET seen_at = now() - interval '31 s' WHERE name = 'one'"))
     assert set(client.get("/readyz").json["missing"]) == {"worker-cpu", "worker-report"}
+
+
+def test_ready_only_while_recovery_goes_through(app: Any) -> None:
+    client = app.test_client()
+    add_worker("one", "cpu", "gpu", "report")
+    assert client.get("/readyz").json["missing"] == {"recovery": "never went through"}
+    assert not recovers()
+    recovered()
+    assert client.get("/readyz").status_code == 200
+    assert recovers()
+    with session_scope() as session:
+        session.execute(text("UPDATE maintenance SET succeeded_at = now() - interval '90 s'"))
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json["missing"]["recovery"].startswith("last went through 9")
+    assert not recovers()
+    assert gauges(client)['fractureai_maintenance_age_seconds{step="recover"}'] >= 90
+    with session_scope() as session:
+        monitoring.note_failure(session, monitoring.RECOVER, "LockNotAvailable (55P03)")
+    assert client.get("/readyz").status_code == 503, "a failure is not a success"
 
 
 def gauges(client: Any) -> dict[str, float]:
