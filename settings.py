@@ -108,6 +108,11 @@ class Settings:
     smtp_user: str = ""
     smtp_password: str = ""
     smtp_from: str = "fractureai@localhost"
+    # clients of the web process
+    request_head_seconds: float = 10.0  # for the head of a request, and to begin a small body
+    client_stall_seconds: float = 30.0  # that a client may stand still in a body or an answer
+    client_bytes_per_second: int = 1024  # what a client must move on average
+    health_port: int = 0  # of the listener that answers /healthz, /readyz and /metrics to whoever reaches it
     trusted_proxies: int = 0  # in front of the web process, whose X-Forwarded-* is believed
     log_level: str = "INFO"
 
@@ -146,6 +151,10 @@ class Settings:
             and self.session_idle_hours > 0,
             "memory_limit_bytes must be 0 or at least 512 MiB": self.memory_limit_bytes == 0
             or self.memory_limit_bytes >= 512 * 1024**2,
+            "request_head_seconds, client_stall_seconds and client_bytes_per_second must be more than 0": min(
+                self.request_head_seconds, self.client_stall_seconds, self.client_bytes_per_second
+            )
+            > 0,
             "max_pixels must be at least 4096": self.max_pixels >= 64 * 64,
         }
         for sentence, holds in rules.items():

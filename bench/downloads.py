@@ -95,7 +95,9 @@ def web(key: str) -> Iterator[tuple[httpx.Client, psutil.Process]]:
     """Run one web worker process; yield a client, and the process to weigh."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "web.factory:create_app()", "--bind", f"127.0.0.1:{port}"]
-    server = subprocess.Popen([*command, "--worker-class", "gthread", "--threads", "8", "--timeout", "600"])
+    server = subprocess.Popen(
+        [*command, "--worker-class", "web.server.Worker", "--threads", "8", "--timeout", "600"]
+    )
     client = httpx.Client(
         base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {key}"}, timeout=600
     )

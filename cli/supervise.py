@@ -21,6 +21,7 @@ import click
 from cli.child import Child, stop_all
 from cli.embedded import EmbeddedError, default_home, embedded, set_defaults, write_private
 from cli.prepare import ROOT, Access, let_in, prepare
+from settings import get_settings
 
 TICK_SECONDS = 0.5
 STEADY_SECONDS = 30.0
@@ -29,7 +30,8 @@ STOP_SECONDS = 4.0  # then the servers stop: nothing runs ten seconds after Ctrl
 PORT = 8000
 ANYWHERE = "0.0.0.0"  # noqa: S104 - only where somebody asks for it
 WEB_OPTIONS = (
-    *("--worker-class", "gthread", "--workers", "2", "--threads", "16"),
+    *("--worker-class", "web.server.Worker", "--workers", "2", "--threads", "32"),
+    *("--worker-connections", "4000"),  # most of them wait, in the event loop
     # pages and proxies keep their connections for longer than the two seconds that gunicorn would
     *("--keep-alive", "75", "--timeout", "120", "--graceful-timeout", "4", "--no-control-socket"),
 )
@@ -92,6 +94,7 @@ class Server:
     """A server that runs: where it is for this machine, how to get in, and who watches it."""
 
     address: str
+    health: str
     access: Access
     supervisor: Supervisor
     home: Path
@@ -124,7 +127,7 @@ def listen(host: str, port: int | None) -> socket.socket:
     """
     for candidate in [port] if port is not None else range(PORT, PORT + 100):
         try:
-            return socket.create_server((host, candidate), backlog=128)
+            return socket.create_server((host, candidate), backlog=2048)
         except OSError as error:
             last = error
     raise EmbeddedError(
@@ -132,10 +135,11 @@ def listen(host: str, port: int | None) -> socket.socket:
     )
 
 
-def processes(home: Path, listener: int, workers: int) -> list[Child]:
+def processes(home: Path, listener: socket.socket, health: socket.socket, workers: int) -> list[Child]:
     """Return the processes of a server that are ours."""
     python = [sys.executable, "-m"]
-    web = [*python, "gunicorn", "web.factory:create_app()", "--bind", f"fd://{listener}", *WEB_OPTIONS]
+    binds = [f"--bind=fd://{each.fileno()}" for each in (listener, health)]
+    web = [*python, "gunicorn", "web.factory:create_app()", *binds, *WEB_OPTIONS]
 
     def child(name: str, argv: Sequence[str], **extra: str) -> Child:
         return Child(
@@ -163,8 +167,8 @@ def processes(home: Path, listener: int, workers: int) -> list[Child]:
         ]
         return child(name, [*argv, "--without-gossip", "--without-mingle", "--without-heartbeat"], **extra)
 
-    front = child("web", web)
-    front.keep_open = (listener,)
+    front = child("web", web, FRACTUREAI_HEALTH_PORT=str(health.getsockname()[1]))
+    front.keep_open = (listener.fileno(), health.fileno())
     return [
         front,
         worker("gpu", 1),
@@ -215,6 +219,7 @@ def server(
     }
     with ExitStack() as stack:
         listener = stack.enter_context(listen(host, port))
+        health = stack.enter_context(listen("127.0.0.1", get_settings().health_port))
         servers, children = stack.enter_context(
             embedded(home, postgres=not named["DATABASE_URL"], valkey=not named["BROKER_URL"])
         )
@@ -229,11 +234,12 @@ def server(
         prepare()
         access = _leave_key(home, address)
         supervisor = Supervisor(children, say)
-        ours = processes(home, listener.fileno(), workers or max(1, (os.cpu_count() or 2) // 2))
+        ours = processes(home, listener, health, workers or max(1, (os.cpu_count() or 2) // 2))
         stack.callback(stop_all, ours, STOP_SECONDS)
         for child in ours:
             supervisor.start(child)
-        yield Server(address, access, supervisor, home)
+        local = f"http://127.0.0.1:{health.getsockname()[1]}"
+        yield Server(address, local, access, supervisor, home)
 
 
 def leave(status: int) -> NoReturn:
@@ -285,7 +291,7 @@ def up(host: str, port: int | None, workers: int | None, home: Path | None) -> N
             click.echo(
                 f"Serving at {running.address}\nSign in:   {running.access.sign_in}\nData, logs: {folder}"
             )
-            click.echo("Ctrl-C ends it.")
+            click.echo(f"Readiness, metrics: {running.health}/readyz, /metrics\nCtrl-C ends it.")
             running.supervisor.run()
     except KeyboardInterrupt:
         click.echo("\nStopped.")

@@ -18,7 +18,7 @@ from store.accounts import Identity, Permission
 from store.errors import NotFound
 from store.session import session_scope
 from store.tables import User
-from web.errors import CsrfFailed, Forbidden, TooManyAttempts, Unauthorized
+from web.errors import CsrfFailed, Forbidden, RequestFailed, TooManyAttempts, Unauthorized
 
 SESSION_COOKIE = "fractureai_session"
 FORM_COOKIE = "fractureai_form"
@@ -26,6 +26,8 @@ FORM_COOKIE = "fractureai_form"
 MOST_PER_ADDRESS, MOST_PER_PERSON = 100, 10
 #: Links by mail in a quarter of an hour, to one address.
 MOST_LINKS = 3
+#: What somebody unknown may send, as in signing in.
+STRANGERS_BODY = 64 << 10
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 auth = Blueprint("auth", __name__)
@@ -112,6 +114,7 @@ def _protect() -> BaseResponse | None:
     if view is None or request.endpoint == "static":
         return None
     if getattr(view, "is_public", False):
+        _check_strangers_body()
         return None
     g.identity = identify()
     if g.identity is None:
@@ -122,6 +125,14 @@ def _protect() -> BaseResponse | None:
     if request.method not in SAFE_METHODS and not getattr(view, "checks_csrf", False):
         check_csrf(request.headers.get("X-CSRF-Token") or _form_token())
     return None
+
+
+def _check_strangers_body() -> None:
+    """Refuse a body that was not read before the request got its thread. Raises `RequestFailed`."""
+    if request.headers.get("Transfer-Encoding"):
+        raise RequestFailed(411)
+    if (request.content_length or 0) > STRANGERS_BODY:
+        raise RequestFailed(413)
 
 
 def _form_token() -> str:

@@ -125,6 +125,10 @@ _HTTP = {
         "Check the address and the id; objects of other sites are not shown.",
     ),
     405: ("This address does not take that method.", "See which methods it takes in the 'Allow' header."),
+    411: (
+        "The body's length must be known before it is sent.",
+        "Send a Content-Length header; only signed-in users may send bodies of unknown length.",
+    ),
     413: (
         "The request is larger than this server accepts.",
         "Send the files in several smaller requests, or ask the operator to raise the limit.",
@@ -153,22 +157,8 @@ def problem(error: ServiceError) -> dict[str, Any]:
     return body
 
 
-def _drain() -> None:
-    """Read what is left of a refused body, up to a bound.
-
-    A connection that closes with bytes unread resets, and the client never sees why.
-    """
-    left = 64 << 20
-    try:
-        while left > 0 and (piece := request.stream.read(1 << 16)):
-            left -= len(piece)
-    except (HTTPException, OSError, ValueError):
-        return
-
-
 def respond(error: ServiceError) -> Response:
     """Tell the error in the way of the address that was asked: JSON under /api, else a page."""
-    _drain()
     if request.path.startswith("/api/"):
         response = Response(json.dumps(problem(error)), error.status, content_type="application/problem+json")
     else:

@@ -1,4 +1,9 @@
-"""Is the service alive, is it ready, how busy is it: for orchestrators and Prometheus. No names, no ids."""
+"""Is the service alive, is it ready, how busy is it: for orchestrators and Prometheus. No names, no ids.
+
+The public listener says only that the process lives. Readiness and metrics, which tell how the service is
+built and how busy a hospital is, are on the health listener (`settings.health_port`), which only the
+operator's network reaches.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import uuid
 from datetime import timedelta
 
 import redis
-from flask import Blueprint, Response, current_app, jsonify
+from flask import Blueprint, Flask, Response, current_app, jsonify
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from sqlalchemy import func, select
@@ -23,6 +28,7 @@ from store.tables import ENDED_WORK, Batch, BatchStatus, Work, Worker, WorkState
 from web.auth import is_public
 
 health = Blueprint("health", __name__)
+private_health = Blueprint("private_health", __name__)
 
 WORKER_SEEN = timedelta(seconds=30)
 ALL_QUEUES = tuple(sorted({*QUEUES.values(), *KIND_QUEUES.values()}))
@@ -70,8 +76,7 @@ def healthz() -> Response:
     return jsonify(status="ok")
 
 
-@health.get("/readyz")
-@is_public
+@private_health.get("/readyz")
 def readyz() -> Response:
     """Answer 200 when database, broker, blobs, recovery and every kind of worker are there, else 503."""
     missing = missing_parts(current_app.extensions["settings"])
@@ -80,8 +85,7 @@ def readyz() -> Response:
     return response
 
 
-@health.get("/metrics")
-@is_public
+@private_health.get("/metrics")
 def metrics() -> Response:
     """Answer gauges read at this moment, so that it does not matter which web process is asked."""
     registry = CollectorRegistry()
@@ -154,3 +158,13 @@ def _alarms(session: Session, registry: CollectorRegistry) -> None:
     events.labels(monitoring.DROPPED_MESSAGES).set(0)
     for name, n in monitoring.event_counts(session).items():
         events.labels(name).set(n)
+
+
+def create_health_app(settings: Settings) -> Flask:
+    """Return the application of the health listener, which asks nobody who they are."""
+    app = Flask("web.health", static_folder=None)
+    app.extensions["settings"] = settings
+    app.config["MAX_CONTENT_LENGTH"] = 0
+    app.register_blueprint(health)
+    app.register_blueprint(private_health)
+    return app

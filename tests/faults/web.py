@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cli.embedded import free_port
+from cli.supervise import WEB_OPTIONS
 from tests.conftest import ROOT
 from tests.running import PATIENCE, wait_for
 
@@ -26,9 +27,8 @@ class Web:
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         command = [sys.executable, "-m", "gunicorn", "web.factory:create_app()", "--bind", self.address]
-        command += ["--worker-class", "gthread", "--workers", "2", "--threads", "16", "--timeout", "120"]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([*command, "--no-control-socket"], cwd=ROOT, stderr=log)
+            self.process = subprocess.Popen([*command, *WEB_OPTIONS], cwd=ROOT, stderr=log)
         wait_for(lambda: answers(self.address), PATIENCE, "the web")
 
     def kill(self) -> None:

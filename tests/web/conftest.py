@@ -23,6 +23,7 @@ from store.tables import Site, User
 from tests.web.asking import Asker, Browser
 from tests.web.serving import serving, site_key
 from web.factory import create_app
+from web.health import create_health_app
 
 __all__ = ["serving", "site_key"]
 
@@ -30,6 +31,12 @@ __all__ = ["serving", "site_key"]
 @pytest.fixture
 def app(site_key: str) -> Any:
     return create_app()
+
+
+@pytest.fixture
+def health(app: Any) -> Any:
+    """A client of the health listener."""
+    return create_health_app(app.extensions["settings"]).test_client()
 
 
 @pytest.fixture
@@ -85,7 +92,7 @@ def process(site_key: str) -> Iterator[Process]:
         "--bind",
         f"127.0.0.1:{port}",
         "--worker-class",
-        "gthread",
+        "web.server.Worker",
         "--threads",
         "4",
         "--timeout",

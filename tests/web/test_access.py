@@ -30,8 +30,6 @@ POST  /sign-in/forgotten                                      public
 GET   /sign-in/provider                                       public
 GET   /sign-in/provider/back                                  public
 GET   /healthz                                                public
-GET   /readyz                                                 public
-GET   /metrics                                                public
 GET   /api/v1/openapi.json                                    public
 GET   /api/v1/docs                                            public
 GET   /batches                                                S T C R A

@@ -20,6 +20,7 @@ from tests.reading import read_batch
 from tests.web.asking import Asker, png
 from tests.web.test_api import problem
 from web.factory import create_app
+from web.health import create_health_app
 from worker.alive import recovers
 
 
@@ -37,8 +38,18 @@ def test_alive(app: Any) -> None:
     assert app.test_client().get("/healthz").json == {"status": "ok"}
 
 
-def test_ready_only_with_every_kind_of_worker(app: Any) -> None:
+def test_strangers_learn_only_that_it_lives(app: Any, health: Any, ask: Asker) -> None:
     client = app.test_client()
+    for path in ("/readyz", "/metrics"):
+        assert client.get(path).status_code == 404
+        assert client.get(path, headers=ask.headers).status_code == 404
+        assert health.get(path).status_code in {200, 503}
+    assert health.get("/healthz").json == {"status": "ok"}
+    assert health.get("/api/v1/batches").status_code == health.get("/sign-in").status_code == 404
+
+
+def test_ready_only_with_every_kind_of_worker(health: Any) -> None:
+    client = health
     recovered()
     answer = client.get("/readyz")
     assert answer.status_code == 503
@@ -53,8 +64,8 @@ def test_ready_only_with_every_kind_of_worker(app: Any) -> None:
     assert set(client.get("/readyz").json["missing"]) == {"worker-cpu", "worker-report"}
 
 
-def test_ready_only_while_recovery_goes_through(app: Any) -> None:
-    client = app.test_client()
+def test_ready_only_while_recovery_goes_through(health: Any) -> None:
+    client = health
     add_worker("one", "cpu", "gpu", "report")
     assert client.get("/readyz").json["missing"] == {"recovery": "never went through"}
     assert not recovers()
@@ -78,8 +89,8 @@ def gauges(client: Any) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def test_metrics_follow_the_work(app: Any, ask: Asker) -> None:
-    client = app.test_client()
+def test_metrics_follow_the_work(health: Any, ask: Asker) -> None:
+    client = health
     before = gauges(client)
     assert before['fractureai_images{status="done"}'] == 0
     batch = ask.draft()
@@ -119,7 +130,7 @@ def test_an_absent_database_is_told(without_servers: Any) -> None:
     assert page.status_code == 503
     assert "database does not answer" in page.text
     assert client.get("/healthz").status_code == 200
-    ready = client.get("/readyz")
+    ready = create_health_app(get_settings()).test_client().get("/readyz")
     assert ready.status_code == 503
     assert set(ready.json["missing"]) == {"database", "broker"}
     session_module._engine = None

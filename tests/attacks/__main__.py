@@ -1,0 +1,45 @@
+"""Attack a server and print a line an attack: ``python -m tests.attacks URL --key KEY``.
+
+Attack only servers that are yours: some of these hold up one that is not protected.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import click
+import httpx
+
+from tests.attacks.every import ATTACKS
+from tests.attacks.target import Target
+
+
+@click.command()
+@click.argument("url")
+@click.option("--key", default="", help="An administrator's API key; without one only strangers attack.")
+@click.option("--clients", default=80, show_default=True, help="Slow clients at one time.")
+@click.option("--only", default="", help="Only attacks whose title matches this pattern.")
+@click.option("--without-workers", is_flag=True, help="Skip attacks that wait for a worker to read a file.")
+def main(url: str, key: str, clients: int, only: str, without_workers: bool) -> None:
+    """Attack the server at URL; exit with 1 if it did not refuse everything."""
+    target = Target(url.rstrip("/"), key, clients)
+    failed = 0
+    for attack in ATTACKS:
+        if not re.search(only, attack.title):
+            continue
+        if (attack.needs_key and not key) or (attack.needs_workers and without_workers):
+            click.echo(f"skipped      {attack.title}")
+            continue
+        try:
+            said = attack.run(target)
+        except (AssertionError, OSError, httpx.HTTPError) as error:
+            failed += 1
+            click.echo(f"NOT REFUSED  {attack.title}: {type(error).__name__}: {str(error)[:300]}")
+        else:
+            click.echo(f"refused      {attack.title}: {said}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

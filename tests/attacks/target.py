@@ -1,0 +1,104 @@
+"""What attacks share: the server that is attacked, and the list of them.
+
+An attack is a function in one of this folder's files, marked with `attack`. It asserts that the server
+refused, and returns in a few words how.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import httpx
+
+API = "/api/v1"
+#: Seconds in which a server that is not held up answers, on a busy machine too.
+PROMPTLY = 15.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server, and what the attacker has: a key, or nothing."""
+
+    url: str
+    key: str = ""
+    clients: int = 80  # slow ones at one time
+
+    def client(self, *, known: bool = True, seconds: float = 120.0) -> httpx.Client:
+        """Return an HTTP client, with the key if `known`."""
+        headers = {"Authorization": f"Bearer {self.key}"} if known else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=seconds, verify=False)
+
+    @property
+    def host(self) -> str:
+        """The value of the Host header."""
+        return urlsplit(self.url).netloc
+
+    def connect(self, *, receive_buffer: int = 0) -> socket.socket:
+        """Open a connection, with TLS where the address says so."""
+        parts = urlsplit(self.url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        raw = socket.socket(socket.AF_INET6 if ":" in (parts.hostname or "") else socket.AF_INET)
+        raw.settimeout(PROMPTLY)
+        if receive_buffer:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        raw.connect((parts.hostname, port))
+        if parts.scheme != "https":
+            return raw
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context.wrap_socket(raw, server_hostname=parts.hostname)
+
+    def answer(self, request: bytes, seconds: float = PROMPTLY) -> bytes:
+        """Send bytes and return what comes back until the server closes or `seconds` pass."""
+        with closing(self.connect()) as connection:
+            connection.sendall(request)
+            connection.settimeout(seconds)
+            answer = b""
+            try:
+                while piece := connection.recv(1 << 16):
+                    answer += piece
+            except (TimeoutError, ConnectionResetError):
+                pass
+            return answer
+
+    def assert_serving(self, times: int = 5) -> str:
+        """Assert that somebody else is served promptly meanwhile; return how long the slowest answer took."""
+        slowest = 0.0
+        for _ in range(times):
+            began = time.monotonic()
+            with self.client(known=False, seconds=PROMPTLY) as client:
+                assert client.get("/sign-in").status_code == 200
+            slowest = max(slowest, time.monotonic() - began)
+        return f"others were served in {slowest:.2f} s"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack: what it does, how, and what it needs."""
+
+    title: str
+    run: Callable[[Target], str] = field(repr=False)
+    needs_key: bool
+    needs_workers: bool
+
+
+ATTACKS: list[Attack] = []
+
+
+def attack(
+    title: str, *, needs_key: bool = False, needs_workers: bool = False
+) -> Callable[[Callable[[Target], str]], Callable[[Target], str]]:
+    """Put a function into the list of attacks."""
+
+    def add(run: Callable[[Target], str]) -> Callable[[Target], str]:
+        ATTACKS.append(Attack(title, run, needs_key, needs_workers))
+        return run
+
+    return add

@@ -1,0 +1,37 @@
+"""The attacks that anyone can run against a server are refused by a server as it is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.attacks.every import ATTACKS
+from tests.attacks.target import Target
+from tests.faults.web import running_web
+from tests.web.serving import site_key
+
+__all__ = ["site_key"]
+
+
+@pytest.fixture
+def target(site_key: str, tmp_path: Path) -> Iterator[Target]:
+    with running_web(tmp_path) as web:
+        yield Target(f"http://{web.address}", site_key)
+
+
+def test_every_attack_is_refused(target: Target) -> None:
+    """One server for all: what one attack leaves behind must not help the next."""
+    refused: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    for attack in ATTACKS:
+        if attack.needs_workers:
+            continue
+        try:
+            refused[attack.title] = attack.run(target)
+        except (AssertionError, OSError, httpx.HTTPError) as error:
+            failed[attack.title] = repr(error)
+    assert not failed
+    assert all(refused.values())
