@@ -52,6 +52,9 @@ class Settings:
     max_archive_bytes: int = 20 * 1024**3
     max_archive_ratio: int = 200
     max_pixels: int = 100_000_000
+    decode_cpu_seconds: float = 10.0  # of processor time for one file; a small file gets less
+    decode_wall_seconds: float = 60.0
+    decode_memory_bytes: int = 2 * 1024**3
     burned_in_annotation: str = "flag"
     site_quota_bytes: int = 0  # of uploads, for a site without a quota of its own; 0: no bound
     upload_keep_seconds: float = 3 * 86_400.0  # of a large file that nobody goes on with
@@ -155,6 +158,10 @@ class Settings:
                 self.request_head_seconds, self.client_stall_seconds, self.client_bytes_per_second
             )
             > 0,
+            "decode_cpu_seconds must be at least 1, and less than decode_wall_seconds": 1
+            <= self.decode_cpu_seconds
+            < self.decode_wall_seconds,
+            "decode_memory_bytes must be at least 256 MiB": self.decode_memory_bytes >= 256 * 1024**2,
             "max_pixels must be at least 4096": self.max_pixels >= 64 * 64,
         }
         for sentence, holds in rules.items():

@@ -121,7 +121,7 @@ def look(root: str, image_id: uuid.UUID, path: str) -> Seen:
     """Hash one image and try to decode it."""
     import hashlib
 
-    from pipeline.decode.picture import decode
+    from pipeline.decode import decode
     from pipeline.types import Rejected, Skipped
     from settings import get_settings
     from store.datasets import MISSING, Seen, open_root

@@ -92,6 +92,35 @@ def _libraries() -> Iterator[Check]:
         )
 
 
+def _sandbox() -> Iterator[Check]:
+    from pipeline.decode import Sandbox
+
+    sandbox = Sandbox()
+    try:
+        sandbox.warm_up()
+    except RuntimeError as error:
+        yield Check(
+            "decoding", "problem", str(error), "Run `make setup`; files cannot be decoded without it."
+        )
+        return
+    finally:
+        sandbox.close()
+    held = {
+        "system calls are filtered": sandbox.layers["seccomp"],
+        "files are closed": sandbox.layers["landlock"],
+        "the network is closed": sandbox.layers["network"],
+    }
+    lacking = [what for what, holds in held.items() if not holds]
+    yield Check(
+        "decoding",
+        "ok" if sandbox.layers["seccomp"] else "warning",
+        "confined: "
+        + ", ".join(what for what, holds in held.items() if holds)
+        + (f"; not held here: {', '.join(lacking)}" if lacking else ""),
+        "sudo apt-get install libseccomp2; use a kernel with seccomp, better also with Landlock (5.13).",
+    )
+
+
 def _machine(home: Path) -> Iterator[Check]:
     folder = next(each for each in (home, *home.parents) if each.exists())
     free = shutil.disk_usage(folder).free / GB
@@ -217,6 +246,7 @@ def examine(home: Path) -> list[Check]:
         *_python(),
         *_packages(),
         *_libraries(),
+        *_sandbox(),
         *_machine(home),
         *_scoring(),
         *_settings(),

@@ -102,6 +102,7 @@ class Reason(StrEnum):
     TOO_SMALL = "too_small"
     TOO_LARGE = "too_large"
     FILE_TOO_LARGE = "file_too_large"
+    TOO_EXPENSIVE_TO_DECODE = "too_expensive_to_decode"
     ANIMATED = "animated"
     NOT_A_RADIOGRAPH = "not_a_radiograph"
     DUPLICATE_IN_STUDY = "duplicate_in_study"
@@ -173,6 +174,11 @@ REASONS: Mapping[Reason, ReasonText] = {
     Reason.FILE_TOO_LARGE: ReasonText(
         "The file is larger than this server accepts.",
         "Send fewer or smaller files, or ask the operator to raise the limit.",
+    ),
+    Reason.TOO_EXPENSIVE_TO_DECODE: ReasonText(
+        "Decoding the file takes far more time or memory than a picture of its size should.",
+        "Export the image again in another format; if it is refused again, ask the operator to raise the"
+        " limit.",
     ),
     Reason.ANIMATED: ReasonText(
         "The file holds several pictures.", "Send each picture as a file of its own."

@@ -52,6 +52,7 @@ fi
 # 2. Libraries that WeasyPrint opens: the text layout (needed), and the subsetter that makes reports four times faster
 missing=
 has_library libpango-1.0.so.0 || missing="$missing libpango-1.0-0"
+has_library libseccomp.so.2 || missing="$missing libseccomp2"  # what decodes files is confined by it
 has_library libpangoft2-1.0.so.0 || missing="$missing libpangoft2-1.0-0"
 [ -z "$missing" ] || apt_install need $missing
 has_library libharfbuzz-subset.so.0 || apt_install want libharfbuzz-subset0

@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.decode.picture import decode
+from pipeline.decode import decode
 from training.datasets.example import Dataset, DatasetError, Example
 from training.datasets.fracatlas import read_fracatlas
 from training.datasets.mura import MADE_BY, PARTS, REGIONS
@@ -240,7 +240,7 @@ def _write(task: tuple[Path, PlannedImage, int]) -> None:
 
 
 def _png(source: Path, longest: int) -> bytes:
-    pixels = decode(source.read_bytes(), max_pixels=MAX_PIXELS, pseudonymise=str).pixels
+    pixels = decode(source.read_bytes(), max_pixels=MAX_PIXELS, pseudonymise=lambda _: "").pixels
     scale = longest / max(pixels.shape)
     if scale < 1:
         size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))

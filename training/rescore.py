@@ -15,7 +15,7 @@ import numpy as np
 
 from models.scorer import Scorer
 from pipeline import evaluation
-from pipeline.decode.picture import decode
+from pipeline.decode import decode
 from pipeline.evaluation import Record
 from pipeline.preprocess import model_input
 from pipeline.routing import route

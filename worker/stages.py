@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 
 from models.bundle import Bundle, load_bundle
 from models.scorer import Scorer, ScorerError, open_scorer
-from pipeline.decode.picture import decode
+from pipeline.decode import Limits, decode, sandbox
 from pipeline.explain import attention_regions, overlay_jpeg
 from pipeline.preprocess import display_jpeg, model_input
 from pipeline.report import render
@@ -114,6 +114,8 @@ def _scorer_of(bundle: Bundle, precision: str) -> Iterator[Scorer]:
 def warm_up(queues: set[str]) -> None:
     """Load what the first task would wait for: networks, or fonts. A failure is left to that task."""
     try:
+        if "cpu" in queues:
+            sandbox().warm_up()
         if "report" in queues:
             render.warm_up()
         if "gpu" not in queues:
@@ -251,6 +253,10 @@ def _prepare_one(image: Image) -> _Prepared | Rejected | Skipped:
             max_pixels=settings.max_pixels,
             pseudonymise=_pseudonymiser(image.site_id),
             refuse_burned_in=settings.burned_in_annotation == "refuse",
+            owner=str(image.batch_id),
+            limits=Limits(
+                settings.decode_cpu_seconds, settings.decode_wall_seconds, settings.decode_memory_bytes
+            ),
         )
     except (Rejected, Skipped) as verdict:
         return verdict

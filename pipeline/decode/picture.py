@@ -1,4 +1,4 @@
-"""Uploaded bytes to a Radiograph: the one door through which pictures come in."""
+"""A file of any format to a `Radiograph`; strangers' files only in the sandbox (`pipeline.decode.decode`)."""
 
 from __future__ import annotations
 
@@ -112,7 +112,9 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int) -> Radiogr
 def _opencv(coded: bytes) -> npt.NDArray[Any]:
     try:
         picture = cv2.imdecode(np.frombuffer(coded, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError("OpenCV") from None
         picture = None
     if picture is None or picture.dtype not in {np.dtype(np.uint8), np.dtype(np.uint16)}:
         raise Rejected(Reason.CORRUPT, "the decoder gave up")

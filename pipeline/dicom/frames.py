@@ -16,7 +16,7 @@ from pydicom.pixels.processing import apply_color_lut, convert_color_space
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from pipeline.decode.containers import JPEG_START_OF_FRAME, MAX_JPEG_SCANS, jpeg_segments
-from pipeline.decode.gdcm_process import decode_frame
+from pipeline.decode.gdcm_frames import decode_frame
 from pipeline.decode.stripped import strip_jpeg, strip_jpeg_2000
 from pipeline.dicom.terms import (
     JPEG_2000_SYNTAXES,

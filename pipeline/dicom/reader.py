@@ -67,7 +67,8 @@ def _guarded(step: Callable[..., _T], *arguments: object) -> _T:
     """Run a step over a stranger's bytes: whatever pydicom and the decoders throw becomes DICOM_CORRUPT."""
     try:
         return step(*arguments)
-    except (Rejected, Skipped, MemoryError, TimeoutError):  # the last two are this machine's fault
+    # a file cannot make these: memory ran out, or the sandbox kept something from the decoder that it needs
+    except (Rejected, Skipped, MemoryError, ImportError, PermissionError):
         raise
     except Exception as error:
         failure = type(error).__name__

@@ -58,7 +58,7 @@ def calm(untrained_bundle: Path, pictures: dict[str, bytes], cache_folder: Path)
 
     from models.bundle import load_bundle
     from models.scorer import open_scorer
-    from pipeline.decode.picture import decode
+    from pipeline.decode import decode
     from pipeline.preprocess import model_input
     from pipeline.triage import calibrate
 

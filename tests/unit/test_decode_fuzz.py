@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from pipeline.decode.picture import decode
+from pipeline.decode import decode
 from pipeline.types import Rejected, Skipped
 
 SEEDS = ["png", "png16", "jpeg", "progressive", "tiff", "deflated tiff", "webp", "explicit", "implicit"]

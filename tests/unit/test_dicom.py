@@ -30,7 +30,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pipeline.decode.gdcm_process import decode_frame
+from pipeline.decode.gdcm_frames import decode_frame
 from pipeline.decode.picture import decode, sniff
 from pipeline.types import Reason, Rejected, Skipped, StudyFacts
 from pipeline.window import dicom_window

@@ -5,7 +5,7 @@ import pytest
 
 from models.bundle import load_bundle
 from models.scorer import open_scorer
-from pipeline.decode.picture import decode
+from pipeline.decode import decode
 from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.types import Reason
