@@ -15,11 +15,11 @@ WORKDIR /app
 # Dependencies first: this layer changes only with the lock
 FROM base AS cpu-packages
 COPY requirements-cpu.lock ./
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements-cpu.lock
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes -r requirements-cpu.lock
 
 FROM base AS gpu-packages
 COPY requirements-gpu.lock ./
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements-gpu.lock
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes -r requirements-gpu.lock
 
 FROM gpu-packages AS gpu
 COPY . .

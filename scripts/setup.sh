@@ -57,10 +57,11 @@ has_library libpangoft2-1.0.so.0 || missing="$missing libpangoft2-1.0-0"
 [ -z "$missing" ] || apt_install need $missing
 has_library libharfbuzz-subset.so.0 || apt_install want libharfbuzz-subset0
 
-# 3. For the tests: a browser, and pages of a PDF as pictures
+# 3. For the tests: a browser, pages of a PDF as pictures, and a tracer that sees every connection
 if [ "${1:-}" = test ] || [ "${1:-}" = faults ]; then
     missing=
     command -v pdftoppm >/dev/null || missing="$missing poppler-utils"
+    command -v strace >/dev/null || missing="$missing strace"
     command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing="$missing chromium"
     # a clock that jumps, a pooler between us and the database
     if [ "$1" = faults ]; then
@@ -76,7 +77,8 @@ installed() { sha256sum "$1" >".venv/$1.installed"; }
 pip() { .venv/bin/python -m pip --disable-pip-version-check -qq "$@"; }
 if changed requirements.lock; then
     say "Installing the locked dependencies into .venv (a few minutes the first time)"
-    pip install --require-hashes -r requirements.lock
+    pip install --no-deps --require-hashes -r requirements.lock  # the lock is whole: see [tool.uv] in pyproject.toml
+    ! .venv/bin/python -m pip --disable-pip-version-check show -q openvino-telemetry 2>/dev/null || pip uninstall -y openvino-telemetry
     installed requirements.lock
 fi
 if changed pyproject.toml; then
