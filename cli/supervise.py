@@ -227,7 +227,8 @@ def server(
         address = f"http://{'127.0.0.1' if host == ANYWHERE else host}:{number}"
         set_defaults(home, servers)
         os.environ.setdefault(
-            "FRACTUREAI_PUBLIC_URL", f"http://{socket.getfqdn()}:{number}" if host == ANYWHERE else address
+            "FRACTUREAI_PUBLIC_URL",
+            f"http://{socket.gethostname()}:{number}" if host == ANYWHERE else address,
         )
         os.environ.setdefault("FRACTUREAI_SOFT_SHUTDOWN_SECONDS", str(STOP_SECONDS - 1))
 

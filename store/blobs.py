@@ -319,6 +319,8 @@ def open_blobs(url: str) -> BlobStore:
         extra: dict[str, Any] = {}
         if "endpoint" in query:
             extra["endpoint_url"] = query["endpoint"][0]
+            # not Amazon's: without keys, boto3 would look for those of a virtual machine in Amazon's network
+            os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
         extra["region_name"] = query.get("region", ["us-east-1"])[0]
         timeout = get_settings().blob_timeout_seconds
         return S3Store(parts.netloc, parts.path, timeout=timeout, **extra)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import smtplib
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
+from urllib.parse import urlsplit
 
 from settings import Settings
 
@@ -48,15 +50,20 @@ def send_mail(address: str, subject: str, lines: Sequence[str], *, mark: str, se
     try:
         context = ssl.create_default_context()
         secure = settings.smtp_security == "tls"
+        # the name to greet with; smtplib would ask the name server for one
+        name = urlsplit(settings.public_url).hostname or socket.gethostname()
         server: smtplib.SMTP = (
             smtplib.SMTP_SSL(
                 settings.smtp_host,
                 settings.smtp_port,
+                name,
                 timeout=settings.notice_timeout_seconds,
                 context=context,
             )
             if secure
-            else smtplib.SMTP(settings.smtp_host, settings.smtp_port, timeout=settings.notice_timeout_seconds)
+            else smtplib.SMTP(
+                settings.smtp_host, settings.smtp_port, name, timeout=settings.notice_timeout_seconds
+            )
         )
         with server:
             if settings.smtp_security == "starttls":
