@@ -1,7 +1,9 @@
-"""`fractureai backup` and `restore`: database, files and secret of a server, as one archive with its hashes.
+"""`fractureai backup` and `restore`: database and files of a server, as one archive with its hashes.
 
-A plain tar: `database.dump` (pg_dump's own format), `secret_key`, `blobs/KEY` for every file, and, last,
-`manifest.json` with the size and the SHA-256 of every other member.
+A plain tar: `database.dump` (pg_dump's own format), `blobs/KEY` for every file, and, last, `manifest.json`
+with the size and the SHA-256 of every other member. The server's secret is not in it: with the secret, the
+keyed hashes of patient ids could be tried against every id that there is. The manifest tells whether a secret
+is the right one. Archives of format 1 hold it as `secret_key`; they can be restored.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from cli.embedded import (
 from cli.operate import home_option, server_parts
 from cli.prepare import migrate_database
 
-FORMAT = 1
+FORMAT = 2
 DUMP, SECRET, MANIFEST, BLOBS = "database.dump", "secret_key", "manifest.json", "blobs/"
 PIECE = 1 << 20
 
@@ -107,7 +109,12 @@ def _postgres(name: str, *arguments: str, stdin: IO[bytes] | None = None) -> Non
         raise BackupError(f"{name} failed: {done.stderr.decode(errors='replace').strip()[-2000:]}")
 
 
-def _save(archive: Path, home: Path) -> int:
+def _check_value(secret: str, salt: bytes) -> str:
+    """Return what tells whether a secret is the right one, slow to try many with."""
+    return hashlib.scrypt(secret.encode(), salt=salt, n=1 << 14, r=8, p=1, maxmem=1 << 26).hex()
+
+
+def _save(archive: Path, secret: str) -> int:
     """Write the archive; return the number of stored files in it."""
     from store.blobs import get_blobs
     from store.errors import BlobMissing
@@ -130,8 +137,6 @@ def _save(archive: Path, home: Path) -> int:
         _postgres("pg_dump", "--format=custom", "--no-owner", "--no-acl", f"--file={dump}")
         with dump.open("rb") as source:
             add(DUMP, _read(source), dump.stat().st_size)
-        secret = (os.environ.get("FRACTUREAI_SECRET_KEY") or kept_secret(home / "secret_key")).encode()
-        add(SECRET, [secret], len(secret))
         blobs = get_blobs()
         for key in blobs.keys(""):
             try:
@@ -143,6 +148,7 @@ def _save(archive: Path, home: Path) -> int:
             "format": FORMAT,
             "fractureai": version("fractureai"),
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "secret": {"salt": (salt := os.urandom(16)).hex(), "scrypt": _check_value(secret, salt)},
             "members": members,
         }
         data = json.dumps(manifest, indent=1).encode()
@@ -150,8 +156,8 @@ def _save(archive: Path, home: Path) -> int:
     return sum(name.startswith(BLOBS) for name in members)
 
 
-def _verified(archive: Path) -> dict[str, dict[str, Any]]:
-    """Return the manifest's members, every one of them read and compared.
+def _verified(archive: Path) -> dict[str, Any]:
+    """Return the manifest; every member that it names was read and compared.
 
     Raises
     ------
@@ -161,8 +167,8 @@ def _verified(archive: Path) -> dict[str, dict[str, Any]]:
     try:
         with tarfile.open(archive) as tar:
             found = {info.name: info for info in tar}
-            manifest = json.loads(_opened(tar, found.pop(MANIFEST)).read())
-            if manifest["format"] != FORMAT:
+            manifest: dict[str, Any] = json.loads(_opened(tar, found.pop(MANIFEST)).read())
+            if manifest["format"] not in {1, FORMAT}:
                 raise BackupError(f"{archive} has format {manifest['format']}; this version reads {FORMAT}.")
             members: dict[str, dict[str, Any]] = manifest["members"]
             if found.keys() != members.keys():
@@ -177,7 +183,7 @@ def _verified(archive: Path) -> dict[str, dict[str, Any]]:
                     )
     except (tarfile.TarError, KeyError, ValueError, EOFError) as error:
         raise BackupError(f"{archive} is not a whole backup ({type(error).__name__}: {error}).") from error
-    return members
+    return manifest
 
 
 def _opened(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -210,12 +216,43 @@ def _empty_target(*, force: bool) -> None:
         blobs.delete(key)
 
 
-def _bring_back(archive: Path, members: dict[str, dict[str, Any]], home: Path) -> str:
-    """Fill the empty target; return what is left to do for the operator."""
+def _secret_for(archive: Path, manifest: dict[str, Any], file: Path | None, home: Path) -> str:
+    """Return the secret that the archive's server had.
+
+    Raises
+    ------
+    UsageProblem
+        None is at hand, or another one.
+    """
+    if manifest["format"] == 1:
+        with tarfile.open(archive) as tar:
+            return _opened(tar, tar.getmember(SECRET)).read().decode()
+    kept = home / "secret_key"
+    if file is not None:
+        secret = file.read_text().strip()
+    else:
+        secret = os.environ.get("FRACTUREAI_SECRET_KEY") or (
+            kept.read_text().strip() if kept.exists() else ""
+        )
+    if not secret:
+        raise UsageProblem(
+            "The server's secret is needed, which is not in the archive: give it by --secret-file or in"
+            " FRACTUREAI_SECRET_KEY."
+        )
+    expected = manifest["secret"]
+    if _check_value(secret, bytes.fromhex(expected["salt"])) != expected["scrypt"]:
+        raise UsageProblem(
+            "This is not the secret of the server that was saved: under another one its patients would not be"
+            " recognised and its stored passwords could not be read. Give the right one with --secret-file."
+        )
+    return secret
+
+
+def _bring_back(archive: Path, members: dict[str, dict[str, Any]]) -> None:
+    """Fill the empty target."""
     from store.blobs import get_blobs
 
     blobs = get_blobs()
-    left = ""
     with tarfile.open(archive) as tar, tempfile.TemporaryFile() as dump:
         for info in tar:
             member = _opened(tar, info)
@@ -223,25 +260,26 @@ def _bring_back(archive: Path, members: dict[str, dict[str, Any]], home: Path) -
                 shutil.copyfileobj(member, dump)
                 dump.seek(0)
                 _postgres("pg_restore", "--no-owner", "--no-acl", "--exit-on-error", stdin=dump)
-            elif info.name == SECRET:
-                secret = member.read().decode()
-                if "FRACTUREAI_SECRET_KEY" not in os.environ:
-                    write_private(home / "secret_key", secret)
-                elif os.environ["FRACTUREAI_SECRET_KEY"] != secret:
-                    left = "Before you start: set FRACTUREAI_SECRET_KEY to the archive's member secret_key."
-            elif info.name != MANIFEST:
+            elif info.name.startswith(BLOBS):
                 sha256, _ = blobs.put(info.name.removeprefix(BLOBS), member)
                 if sha256 != members[info.name]["sha256"]:
                     raise BackupError(f"{info.name} changed while it was brought back.")
-    return left
 
 
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--secret-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Save the server's secret there. Keep it apart from the archive.",
+)
 @home_option
 @client_command
-def backup(*, archive: Path, home: Path | None) -> None:
-    """Save a server's database, files and secret as one ARCHIVE (a tar).
+def backup(*, archive: Path, secret_file: Path | None, home: Path | None) -> None:
+    """Save a server's database and files as one ARCHIVE (a tar).
+
+    The server's secret is not in it: whoever has both can find out which patient is meant. Save it once, with
+    --secret-file, and keep it in another place; a restore needs it.
 
     The server may run. What it reads at that moment may need `fractureai retry` after a restore; pause the
     batches first if that matters.
@@ -249,31 +287,47 @@ def backup(*, archive: Path, home: Path | None) -> None:
     \b
     Examples:
       fractureai backup /backups/monday.tar
+      fractureai backup /backups/monday.tar --secret-file /safe/fractureai.secret
       fractureai backup demo.tar --home demo/home
     """  # noqa: D301 - \b is click's mark for "do not rewrap"
-    if archive.exists():
-        raise UsageProblem(f"{archive} is there already.")
+    for target in filter(None, (archive, secret_file)):
+        if target.exists():
+            raise UsageProblem(f"{target} is there already.")
+    folder = home.resolve() if home else default_home()
     partial = archive.with_name(f".{archive.name}.part")
     partial.touch(mode=0o600)
     try:
         with server_parts(home):
-            files = _save(partial, home.resolve() if home else default_home())
+            secret = os.environ.get("FRACTUREAI_SECRET_KEY") or kept_secret(folder / "secret_key")
+            files = _save(partial, secret)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
+        if secret_file is not None:
+            write_private(secret_file, secret)
         partial.rename(archive)
     finally:
         partial.unlink(missing_ok=True)
     size = archive.stat().st_size / 1e6
     click.echo(f"Saved {archive}: the database and {files} files, {size:.1f} MB.")
-    click.echo("It holds patient data and the server's secret: keep it where only you can read it.")
+    click.echo("It holds patient data: keep it where only you can read it.")
+    if secret_file is not None:
+        click.echo(f"Saved {secret_file}: the server's secret, without which the archive cannot be restored.")
+        click.echo("Keep it apart from the archive.")
+    else:
+        click.echo("The server's secret is not in it, and is needed to restore it: see --secret-file.")
 
 
 @click.command()
 @click.argument("archive", type=click.Path(exists=True, path_type=Path, dir_okay=False))
+@click.option(
+    "--secret-file",
+    type=click.Path(exists=True, path_type=Path, dir_okay=False),
+    help="The secret that `backup` saved. Default: FRACTUREAI_SECRET_KEY, or the one in the home folder.",
+)
 @click.option("--force", is_flag=True, help="Replace what is at the target.")
 @home_option
 @client_command
-def restore(*, archive: Path, force: bool, home: Path | None) -> None:
+def restore(*, archive: Path, secret_file: Path | None, force: bool, home: Path | None) -> None:
     """Bring an ARCHIVE of `fractureai backup` back; the server must not run.
 
     Every member is read and compared with the manifest before anything is touched. The target is what
@@ -281,20 +335,24 @@ def restore(*, archive: Path, force: bool, home: Path | None) -> None:
 
     \b
     Examples:
-      fractureai restore /backups/monday.tar
+      fractureai restore /backups/monday.tar --secret-file /safe/fractureai.secret
       fractureai restore /backups/monday.tar --home /srv/fractureai --force
     """  # noqa: D301 - \b is click's mark for "do not rewrap"
     folder = home.resolve() if home else default_home()
     if running_servers(folder):
         raise UsageProblem(f"A server runs on {folder}: stop it first.")
-    members = _verified(archive)
+    manifest = _verified(archive)
+    secret = _secret_for(archive, manifest, secret_file, folder)
     make_home(folder)
     with server_parts(folder):
         _empty_target(force=force)
         shutil.rmtree(folder / "valkey", ignore_errors=True)  # messages about work of another past
-        left = _bring_back(archive, members, folder)
+        _bring_back(archive, manifest["members"])
+        stated = os.environ.setdefault("FRACTUREAI_SECRET_KEY", secret)
+        if stated == secret:
+            write_private(folder / "secret_key", secret)
         migrate_database()
-    files = sum(name.startswith(BLOBS) for name in members)
+    files = sum(name.startswith(BLOBS) for name in manifest["members"])
     click.echo(f"Restored the database and {files} files. `fractureai fsck` checks them.")
-    if left:
-        click.echo(left)
+    if stated != secret:
+        click.echo("Before you start: set FRACTUREAI_SECRET_KEY to the secret of the server that was saved.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import tarfile
 import uuid
@@ -19,6 +21,8 @@ from store.fsck import check
 from store.session import session_scope
 from store.tables import Batch, Finding, Image
 from tests.reading import read_batch
+
+SECRET = "a secret for tests alone"
 
 
 @pytest.fixture
@@ -108,24 +112,74 @@ def test_a_cut_archive_changes_nothing(archive: Path, tmp_path: Path) -> None:
     assert results() == before
 
 
-def test_the_archive_is_private_names_its_members_and_carries_the_secret(
-    archive: Path, tmp_path: Path
-) -> None:
+def test_the_archive_is_private_and_names_its_members(archive: Path, tmp_path: Path) -> None:
     assert archive.stat().st_mode & 0o077 == 0
     with tarfile.open(archive) as tar:
         manifest = tar.extractfile("manifest.json")
-        secret = tar.extractfile("secret_key")
         assert manifest is not None
-        assert secret is not None
         assert {*json.load(manifest)["members"], "manifest.json"} == set(tar.getnames())
-        assert secret.read() == b"a secret for tests alone"
     again = run("backup", archive, "--home", tmp_path)
     assert again.exit_code != 0
     assert "there already" in again.output
 
 
-def test_another_secret_is_said(archive: Path, tmp_path: Path, settings_env: pytest.MonkeyPatch) -> None:
+def test_the_secret_lies_apart_from_the_archive(archive: Path, tmp_path: Path) -> None:
+    assert SECRET.encode() not in archive.read_bytes()
+    other, file = tmp_path / "other.tar", tmp_path / "secret"
+    done = run("backup", other, "--secret-file", file, "--home", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert file.read_text() == SECRET
+    assert file.stat().st_mode & 0o077 == 0
+    assert SECRET.encode() not in other.read_bytes()
+    again = run("backup", tmp_path / "third.tar", "--secret-file", file, "--home", tmp_path)
+    assert again.exit_code != 0
+    assert not (tmp_path / "third.tar").exists()
+
+
+def test_without_the_right_secret_nothing_is_restored(
+    archive: Path, tmp_path: Path, settings_env: pytest.MonkeyPatch
+) -> None:
+    before = results()
+    settings_env.delenv("FRACTUREAI_SECRET_KEY")
+    missing = run("restore", archive, "--home", tmp_path / "home", "--force")
+    assert missing.exit_code != 0
+    assert "--secret-file" in missing.output
     settings_env.setenv("FRACTUREAI_SECRET_KEY", "another")
-    done = run("restore", archive, "--home", tmp_path / "home", "--force")
+    wrong = run("restore", archive, "--home", tmp_path / "home", "--force")
+    assert wrong.exit_code != 0
+    assert "not the secret" in wrong.output
+    assert results() == before
+    settings_env.delenv("FRACTUREAI_SECRET_KEY")
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    right = run(
+        "restore", archive, "--home", tmp_path / "home", "--force", "--secret-file", tmp_path / "secret"
+    )
+    assert right.exit_code == 0, right.output
+    assert (tmp_path / "home" / "secret_key").read_text() == SECRET
+
+
+def test_an_archive_of_an_earlier_version_is_restored_with_the_secret_in_it(
+    archive: Path, tmp_path: Path, settings_env: pytest.MonkeyPatch
+) -> None:
+    before, early = results(), tmp_path / "early.tar"
+    with tarfile.open(archive) as tar, tarfile.open(early, "w") as out:
+        for info in tar:
+            member = tar.extractfile(info)
+            assert member is not None
+            if info.name != "manifest.json":
+                out.addfile(info, member)
+                continue
+            manifest = json.load(member) | {"format": 1}
+            del manifest["secret"]
+            added = {"secret_key": SECRET.encode()}
+            named = {"size": len(SECRET), "sha256": hashlib.sha256(SECRET.encode()).hexdigest()}
+            manifest["members"]["secret_key"] = named
+            for name, data in (added | {"manifest.json": json.dumps(manifest).encode()}).items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                out.addfile(entry, io.BytesIO(data))
+    settings_env.setenv("FRACTUREAI_SECRET_KEY", "another")
+    done = run("restore", early, "--home", tmp_path / "home", "--force")
     assert done.exit_code == 0, done.output
     assert "FRACTUREAI_SECRET_KEY" in done.output
+    assert results() == before
