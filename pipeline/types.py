@@ -334,7 +334,7 @@ class StudyFacts:
     age_years
         Whole years; 90 stands for 90 and more. None when unknown.
     patient_hash
-        Hex HMAC-SHA256 of issuer and PatientID under the site's key, or empty.
+        Hex keyed hash of issuer and PatientID under the site's key, or empty.
     body_part
         BodyPartExamined (0018,0015) as in the header, upper case, or empty.
     """

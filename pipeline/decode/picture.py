@@ -60,7 +60,7 @@ def decode(
     max_pixels
         Width times height above which the picture is refused before it is decoded.
     pseudonymise
-        Turns ``issuer|PatientID`` into the site's hash of it.
+        Turns ``issuer|PatientID``, or the hash of a copy that an earlier version made, into the site's hash.
     refuse_burned_in
         Refuse DICOM objects whose header says that patient data are burned into the picture, instead of
         flagging them.

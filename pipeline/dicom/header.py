@@ -28,6 +28,7 @@ from pipeline.dicom.terms import (
     CODE,
     DATE,
     DEFINED_TERMS,
+    EARLIER_METHOD,
     HASH,
     MAX_VALUE_BYTES,
     METHOD,
@@ -105,7 +106,10 @@ def _body_part(dataset: Dataset, word: str) -> str:
 
 
 def study_facts(raw: Dataset) -> tuple[StudyFacts, str]:
-    """Return what is kept of the header, and the ``issuer|PatientID`` still to be hashed, or nothing."""
+    """Return what is kept of the header, and what is still to be hashed.
+
+    That is ``issuer|PatientID``, the hash of a copy that an earlier version made, or nothing.
+    """
     region = next(
         (i for i in element_values(raw, "AnatomicRegionSequence") if isinstance(i, Dataset)), Dataset()
     )
@@ -122,7 +126,9 @@ def study_facts(raw: Dataset) -> tuple[StudyFacts, str]:
     )
     patient = str(next(iter(element_values(raw, "PatientID")), "")).strip(" \0")
     issuer = str(next(iter(element_values(raw, "IssuerOfPatientID")), "")).strip(" \0")
-    hashed = element_values(raw, "DeidentificationMethod") == [METHOD] and HASH.fullmatch(patient) is not None
+    is_hash = HASH.fullmatch(patient) is not None
+    hashed = is_hash and element_values(raw, "DeidentificationMethod") == [METHOD]
+    half_hashed = is_hash and element_values(raw, "DeidentificationMethod") == [EARLIER_METHOD]
     facts = StudyFacts(
         accession=accession.strip()[:64],
         study_uid=element_text(raw, "StudyInstanceUID", UID_PATTERN),
@@ -136,7 +142,9 @@ def study_facts(raw: Dataset) -> tuple[StudyFacts, str]:
         age_years=_age(element_text(raw, "PatientAge", AGE), _date(raw, "PatientBirthDate"), study_date),
         patient_hash=patient if hashed else "",
     )
-    return facts, f"{issuer}|{patient}" if patient and not hashed else ""
+    if hashed or half_hashed or not patient:
+        return facts, patient if half_hashed else ""
+    return facts, f"{issuer}|{patient}"
 
 
 def _date(raw: Dataset, word: str) -> date | None:

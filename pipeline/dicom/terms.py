@@ -141,7 +141,9 @@ MAX_VALUE_BYTES = 1 << 18
 MAX_VALUES = 8
 PIXEL_DATA = 0x7FE00010
 #: Deidentification Method of our own copies: their PatientID is the hash already.
-METHOD = "FractureAI allow-list of attributes"
+METHOD = "FractureAI allow-list of attributes, 2"
+#: That of copies whose PatientID is the first half of today's hash.
+EARLIER_METHOD = "FractureAI allow-list of attributes"
 
 CODE = re.compile(r"[A-Z0-9 _/-]{1,32}")
 HASH = re.compile(r"[0-9a-f]{64}")

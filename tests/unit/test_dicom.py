@@ -359,6 +359,10 @@ def test_the_kept_copy_reads_like_the_upload_with_the_hash_it_has():
     assert again.stored == first.stored
     forged = make_dicom(ramp(), DeidentificationMethod="FractureAI allow-list of attributes")
     assert read(forged).facts.patient_hash == "<|4711>"  # no hash, so it is hashed
+    forged = make_dicom(
+        ramp(), DeidentificationMethod="FractureAI allow-list of attributes", PatientID="a" * 64
+    )
+    assert read(forged).facts.patient_hash == f"<{'a' * 64}>"  # the first half of a hash
 
 
 def test_free_text_in_coded_elements_goes_too():

@@ -1,0 +1,77 @@
+"""The keyed hash of patient ids: slow to guess, cheap to use, the same for what an earlier version kept."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import uuid
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, text
+
+from store import sites
+from store.sites import pseudonymiser
+from tests.conftest import ROOT
+
+SECRET = b"a secret for tests alone"
+
+
+def quick(site_id: uuid.UUID, identity: str) -> str:
+    """The hash that earlier versions kept."""
+    key = hmac.new(SECRET, b"patient-pseudonym:" + site_id.bytes, hashlib.sha256).digest()
+    return hmac.new(key, identity.encode(), hashlib.sha256).hexdigest()
+
+
+def test_the_hash_by_hand_a_site_and_a_patient(settings_env: pytest.MonkeyPatch) -> None:
+    one, other = uuid.UUID(int=1), uuid.UUID(int=2)
+    salt = hmac.new(SECRET, b"patient-pseudonym-scrypt:" + one.bytes, hashlib.sha256).digest()
+    expected = hashlib.scrypt(
+        bytes.fromhex(quick(one, "KH|4711")), salt=salt, n=4096, r=8, p=1, dklen=32
+    ).hex()
+    pseudonymise = pseudonymiser(one)
+    assert pseudonymise("KH|4711") == expected
+    assert pseudonymise(quick(one, "KH|4711")) == expected  # a copy of an earlier version
+    assert (
+        len({expected, pseudonymise("KH|4712"), pseudonymise("|4711"), pseudonymiser(other)("KH|4711")}) == 4
+    )
+
+
+def test_a_patient_is_hashed_slowly_once(
+    settings_env: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    scrypt = hashlib.scrypt
+
+    def counted(password: bytes, **options: int) -> bytes:
+        calls.append(password)
+        return scrypt(password, **options)
+
+    monkeypatch.setattr(sites.hashlib, "scrypt", counted)
+    pseudonymise = pseudonymiser(uuid.uuid4())
+    assert len({pseudonymise(f"|{n % 5}") for n in range(200)}) == 5
+    assert len(calls) == 5
+
+
+def test_hashes_of_an_earlier_version_become_those_of_today(database: Engine, site: uuid.UUID) -> None:
+    config = Config(str(ROOT / "alembic.ini"))
+    command.downgrade(config, "0017")
+    try:
+        with database.begin() as connection:
+            for accession, patient in (("A", quick(site, "KH|1")), ("B", quick(site, "KH|2")), ("C", "")):
+                connection.execute(
+                    text(
+                        "INSERT INTO studies (id, site_id, key, accession, patient_hash)"
+                        " VALUES (gen_random_uuid(), :site, :accession || :patient, :accession, :patient)"
+                    ),
+                    {"site": site, "accession": accession, "patient": patient},
+                )
+    finally:
+        command.upgrade(config, "head")
+    with database.begin() as connection:
+        rows = connection.execute(text("SELECT accession, patient_hash, key FROM studies")).all()
+    found = {accession: patient for accession, patient, _ in rows}
+    assert {key for _, _, key in rows} == {accession + patient for accession, patient in found.items()}
+    pseudonymise = pseudonymiser(site)
+    assert found == {"A": pseudonymise("KH|1"), "B": pseudonymise("KH|2"), "C": ""}
