@@ -402,7 +402,7 @@ class Client:
                     _come_back(response)
                     raise _refusal(response)
                 done = 0
-                with partial.open("wb") as file:
+                with partial.open("wb", opener=_private) as file:
                     for piece in response.iter_bytes(1 << 18):
                         if self.stopped.is_set():
                             raise Interrupted("Interrupted.")
@@ -421,6 +421,11 @@ class Client:
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that nobody else on this machine may read: what is downloaded is patients'."""
+    return os.open(path, flags, 0o600)
 
 
 class _ComeBack(Exception):

@@ -14,21 +14,16 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from store.errors import NotFound, ServiceError
+from store.passwords import hash_password, is_outdated, matches
 from store.tables import ApiKey, Audit, SignInToken, User, UserSession
 
 KEY_PREFIX = "fai_"
 MIN_PASSWORD = 10
 MAX_PASSWORD = 1000
-
-_hasher = PasswordHasher()
-#: Verified against when there is no such person, so that the answer takes as long.
-_NOBODY = _hasher.hash(secrets.token_urlsafe(16))
 
 
 class PasswordTooShort(ServiceError):
@@ -169,7 +164,7 @@ def set_password(session: Session, user: User, password: str, *, keep_session: s
     """
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
         raise PasswordTooShort
-    user.password_hash = _hasher.hash(password)
+    user.password_hash = hash_password(password)
     ended = delete(UserSession).where(UserSession.user_id == user.id)
     if keep_session is not None:
         ended = ended.where(UserSession.token_hash != hash_token(keep_session))
@@ -178,19 +173,12 @@ def set_password(session: Session, user: User, password: str, *, keep_session: s
     write_audit(session, user.site_id, user.id, "password_changed")
 
 
-def _matches(password_hash: str, password: str) -> bool:
-    try:
-        return _hasher.verify(password_hash, password)
-    except (VerifyMismatchError, InvalidHashError):
-        return False
-
-
 def is_password(user: User, password: str) -> bool:
     """Tell whether this is the person's password."""
     return (
         user.password_hash is not None
         and len(password) <= MAX_PASSWORD
-        and _matches(user.password_hash, password)
+        and matches(user.password_hash, password)
     )
 
 
@@ -206,15 +194,15 @@ def check_password(session: Session, email: str, password: str) -> User | None:
     if len(password) > MAX_PASSWORD:
         return None
     for user in users:
-        if user.password_hash and _matches(user.password_hash, password):
-            if _hasher.check_needs_rehash(user.password_hash):
-                user.password_hash = _hasher.hash(password)
+        if user.password_hash and matches(user.password_hash, password):
+            if is_outdated(user.password_hash):
+                user.password_hash = hash_password(password)
             return user
     if users:
         for user in users:
             write_audit(session, user.site_id, user.id, "sign_in_failed")
     else:
-        _matches(_NOBODY, password)
+        matches(None, password)
     return None
 
 

@@ -36,6 +36,14 @@ class NotFound(ServiceError):
     advice = "Check the id; objects of other sites are not shown."
 
 
+class SignInBusy(ServiceError):
+    """More passwords are being checked at one time than this process has memory set aside for."""
+
+    code, status = "sign_in_busy", 503
+    title = "Too many people are signing in at this moment."
+    advice = "Try again in a few seconds."
+
+
 class FindingsWithheld(ServiceError):
     """What a bundle said that the site had not promoted is asked for by somebody who compares no bundles."""
 

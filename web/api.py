@@ -383,7 +383,6 @@ def send_blob(
     headers = {
         "Content-Disposition": f"{'inline' if shown else 'attachment'}; "
         f'filename="{object_id}-{kind}.{_EXTENSIONS.get(media_type, "bin")}"',
-        "Cache-Control": "private, no-cache",
     }
     if media_type == "application/pdf":  # a browser's own viewer is an object with inline style
         headers["Content-Security-Policy"] = (

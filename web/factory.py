@@ -124,9 +124,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             if request.args.get("v") == version:
                 response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         elif "Cache-Control" not in response.headers:
-            response.headers["Cache-Control"] = (
-                "private, no-cache" if "ETag" in response.headers else "no-store"
-            )
+            response.headers["Cache-Control"] = "no-store"  # pictures and reports are patients'
         return response
 
     return app

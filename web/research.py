@@ -312,7 +312,6 @@ def get_picture(run_id: uuid.UUID, number: int) -> Response:
     if image.display_key is None:
         raise NotFound
     response = Response(get_blobs().stream(image.display_key), content_type="image/jpeg")
-    response.headers["Cache-Control"] = "private, no-cache"
     return response
 
 
@@ -324,7 +323,6 @@ def get_attention(run_id: uuid.UUID, number: int, bundle: str) -> Response:
         kept = research.picture_of(session, find_run(session, run_id), number, bundle)
     response = Response(get_blobs().stream(kept.key), content_type="image/jpeg")
     response.content_length = kept.size
-    response.headers["Cache-Control"] = "private, no-cache"
     return response
 
 

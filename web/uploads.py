@@ -30,8 +30,10 @@ from web.manifests import MAX_BYTES as MAX_MANIFEST_BYTES
 from web.manifests import read_manifest
 
 CHUNK = 1 << 16
-MAX_FIELD = 4096
-MAX_PART_HEADERS = 1 << 20
+#: Of a form beside its files: fields, the characters of a name, the bytes of a value.
+MAX_FIELDS, MAX_FIELD_NAME, MAX_FIELD = 64, 100, 4096
+#: Bytes of a part's headers, and of a piece of the body that waits to be taken apart.
+MAX_PART_HEADERS = 1 << 17
 #: Rows written together: few enough to be kept soon, enough to be cheap.
 GROUP = 200
 
@@ -103,8 +105,11 @@ def read_form(stream: Readable, boundary: str, max_parts: int) -> Iterator[Field
     ------
     MalformedForm
         The body breaks off, or is not multipart.
+    RequestEntityTooLarge
+        There are more fields than a form has, or one that is longer.
     """
     events = _events(stream, boundary.encode("latin-1", "replace"), max_parts)
+    fields = 0
     for event in events:
         if isinstance(event, multipart.File):
             reader = _PartReader(events)
@@ -112,6 +117,9 @@ def read_form(stream: Readable, boundary: str, max_parts: int) -> Iterator[Field
             while reader.read(CHUNK):
                 pass
         elif isinstance(event, multipart.Field):
+            fields += 1
+            if fields > MAX_FIELDS or len(event.name or "") > MAX_FIELD_NAME:
+                raise RequestEntityTooLarge
             value, reader = b"", _PartReader(events)
             while piece := reader.read(CHUNK):
                 value += piece

@@ -14,6 +14,30 @@ class Refused(Exception):
     """The address is not one that the service goes to; trying again would not help."""
 
 
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+_6TO4_RELAYS = ipaddress.IPv4Network("192.88.99.0/24")
+
+
+def is_public(text: str) -> bool:
+    """Tell whether an address lies in the public internet, whatever form it has.
+
+    Several forms of IPv6 address carry an IPv4 address, to which a gateway or the system itself leads: mapped
+    ones and those of NAT64 (RFC 6052) count as what they carry; 6to4, Teredo, ISATAP and the old compatible
+    form are no longer used by servers, and refused. A network's own NAT64 prefix cannot be recognised.
+    """
+    ip = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped or ip in _NAT64:
+            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        isatap = int(ip) >> 32 & 0xFDFFFFFF == 0x00005EFE
+        if ip not in _UNICAST or ip.sixtofour or ip.teredo or isatap:
+            return False
+    elif ip in _6TO4_RELAYS:
+        return False
+    return ip.is_global and not ip.is_multicast
+
+
 def _vetted(host: str, port: int, *, allow_private: bool) -> str:
     """Return an address of `host` to connect to. Raises `Refused` if any of its addresses is an inner one."""
     try:
@@ -22,9 +46,7 @@ def _vetted(host: str, port: int, *, allow_private: bool) -> str:
         raise Refused("the name is not one") from None
     addresses = [str(entry[4][0]) for entry in found]
     for address in addresses:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-        inner = getattr(ip, "ipv4_mapped", None) or ip
-        if not allow_private and (not inner.is_global or inner.is_multicast):
+        if not allow_private and not is_public(address):
             raise Refused("the address lies in a private network, which this server's settings do not allow")
     return addresses[0]
 

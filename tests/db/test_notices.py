@@ -172,6 +172,8 @@ def test_inner_addresses_are_refused_unless_a_setting_allows_them(
         "169.254.169.254",
         "10.0.0.8",
         "[::ffff:127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "[2002:7f00:1::]",
         "0x7f000001",
         "0.0.0.0",
     ):

@@ -1,0 +1,45 @@
+"""Checking many passwords at one time takes no more memory than a few do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from store.passwords import hash_password, matches
+from tests.conftest import ROOT
+
+PROGRAM = """
+import resource, threading
+from store import passwords
+from store.errors import SignInBusy
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+outcomes = []
+def sign_in():
+    try:
+        outcomes.append(passwords.matches(None, "a password"))
+    except SignInBusy:
+        outcomes.append("busy")
+threads = [threading.Thread(target=sign_in) for _ in range(48)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(grown // 1024, outcomes.count("busy"), outcomes.count(False))
+"""
+
+
+def test_48_sign_ins_at_once_stay_small() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    megabytes, busy, checked = map(int, done.stdout.split())
+    assert megabytes < 64 * 4, "two hashes at one time, of 64 MiB each"
+    assert busy + checked == 48
+    assert checked >= 2
+
+
+def test_a_password_matches_its_own_hash_alone() -> None:
+    kept = hash_password("a long sentence")
+    assert matches(kept, "a long sentence")
+    assert not matches(kept, "another sentence")
+    assert not matches("no hash", "a long sentence")
+    assert not matches(None, "a long sentence")
