@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.types import TRIAGE_SEVERITY, ImageStatus, Reason, Triage
+from pipeline.types import ImageStatus, Reason, Triage
+from pipeline.words import worst_of
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,7 @@ def study_finding(images: Sequence[ImageOutcome]) -> StudyFinding:
     if not images:
         raise ValueError("a study has at least one image")
 
-    def badness(index: int) -> tuple[int, float]:
-        image = images[index]
-        known = image.probability if image.probability is not None else -1.0
-        return TRIAGE_SEVERITY[image.standing], known
-
-    worst = max(range(len(images)), key=badness)  # the first of equals
+    worst = worst_of([(image.standing, image.probability) for image in images])
     decided = images[worst]
     missing = [image for image in images if image.standing is Triage.NOT_ASSESSABLE]
     # the only image, done but not readable, says itself why

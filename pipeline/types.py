@@ -135,6 +135,9 @@ class Reason(StrEnum):
     SOP_UID_CORRECTION = "sop_uid_correction"
     PARTIAL_PICTURE = "partial_picture"
     POOLED_MODEL = "pooled_model"
+    STUDY_IDENTITY_CONFLICT = "study_identity_conflict"
+    MANIFEST_CONTRADICTS_HEADER = "manifest_contradicts_header"
+    NOT_VALIDATED_IN_CHILDREN = "not_validated_in_children"
     # failed: our fault
     PROCESSING_ERROR = "processing_error"
     PROCESSING_TIMEOUT = "processing_timeout"
@@ -276,6 +279,18 @@ REASONS: Mapping[Reason, ReasonText] = {
     Reason.POOLED_MODEL: ReasonText(
         "Read by a model for several regions, since this region had too few fractures to train its own.",
         "Trust the result less than one of a region's own model.",
+    ),
+    Reason.STUDY_IDENTITY_CONFLICT: ReasonText(
+        "Images of another patient or accession number carry the same study identifier.",
+        "Check whose images these are before you report.",
+    ),
+    Reason.MANIFEST_CONTRADICTS_HEADER: ReasonText(
+        "The manifest states another accession number or side than the image's header; the header counts.",
+        "Check whose image this is, and which side it shows, before you report.",
+    ),
+    Reason.NOT_VALIDATED_IN_CHILDREN: ReasonText(
+        "The patient is under 18 years of age, and the AI is not validated in children.",
+        "Read the image as if there were no AI result.",
     ),
     Reason.PROCESSING_ERROR: ReasonText(
         "The image could not be processed.", "Retry; if it fails again, tell the operator."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.types import Answer, Triage
+from collections.abc import Iterable, Sequence
+
+from pipeline.types import TRIAGE_SEVERITY, Answer, Reason, Triage
 
 NOTICE = "AI output, to be verified by a clinician"
 
@@ -18,6 +20,44 @@ TRIAGE_WORDS = {
 
 #: Shapes that tell the triages apart in greyscale and to the colour-blind.
 GLYPHS = {Triage.POSITIVE: "▲", Triage.DOUBT: "◆", Triage.NOT_ASSESSABLE: "□", Triage.NEGATIVE: "○"}
+
+
+#: Under this age, in years, a patient counts as a child.
+ADULT = 18
+
+
+def worst_of(readings: Sequence[tuple[Triage | None, float | None]]) -> int:
+    """Return the index of the image that decides a study, of (triage, probability) in the images' order.
+
+    An image without a triage was not assessed. Among equals the most probable decides, then the first.
+    """
+
+    def badness(index: int) -> tuple[int, float]:
+        triage, probability = readings[index]
+        known = probability if probability is not None else -1.0
+        return TRIAGE_SEVERITY[triage or Triage.NOT_ASSESSABLE], known
+
+    return max(range(len(readings)), key=badness)
+
+
+def shown_flags(stored: Iterable[str], *, age_years: int | None, study_shared: bool) -> tuple[Reason, ...]:
+    """Return what a person must know of an image that was read: its own flags, its patient's, its study's.
+
+    Parameters
+    ----------
+    stored
+        The image's own flags.
+    age_years
+        The patient's age; None when it is not known.
+    study_shared
+        Whether images of another patient or accession number came under the study's identifier.
+    """
+    flags = [Reason(code) for code in stored]
+    if age_years is not None and age_years < ADULT:
+        flags.append(Reason.NOT_VALIDATED_IN_CHILDREN)
+    if study_shared:
+        flags.append(Reason.STUDY_IDENTITY_CONFLICT)
+    return tuple(dict.fromkeys(flags))
 
 
 def noun(label_meaning: str) -> str:

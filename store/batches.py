@@ -41,7 +41,6 @@ from store.tables import (
     Site,
     Study,
     StudyFinding,
-    Triage,
     Work,
     WorkState,
 )
@@ -387,7 +386,7 @@ def submit(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
     batch.promoted = batch.run_id is None and batch.bundle == default
     session.flush()
     _cut_into_chunks(session, batch, waiting, ImageStatus.UPLOADED)
-    studies.assign_rejected(session, batch)
+    studies.assign_unread(session, batch)
     counters.apply(session, batch.id, Counter(n_queued=waiting))
     session.refresh(batch)
     return batch
@@ -396,7 +395,8 @@ def submit(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
 def cancel(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
     """Cancel what has not ended. Chunks in a worker's hands end at their next step.
 
-    Done images stay done. Cancelling a batch that has ended changes nothing.
+    Done images stay done, and so are those that were read. Cancelling a batch that has ended changes
+    nothing.
     """
     batch = get_batch(session, site_id, batch_id, lock=True)
     if batch.status in TERMINAL_BATCH_STATUSES:
@@ -408,7 +408,7 @@ def cancel(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
         batch.status = BatchStatus.CANCELLED.value
         batch.finished_at = func.clock_timestamp()
         session.flush()
-        counters.end_images(session, batch.id, None, ImageStatus.CANCELLED, reason)
+        counters.cancel_images(session, batch.id, None, reason)
     else:
         if batch.status == BatchStatus.PAUSED:
             batch.status = BatchStatus.RUNNING.value
@@ -433,7 +433,7 @@ def cancel(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
                 .values(state=WorkState.CANCELLED.value, finished_at=func.clock_timestamp())
                 .execution_options(synchronize_session=False)
             )
-            counters.end_images(session, batch_id, ids, ImageStatus.CANCELLED, reason)
+            counters.cancel_images(session, batch_id, ids, reason)
     session.refresh(batch)
     return batch
 
@@ -612,12 +612,7 @@ def get_image(session: Session, site_id: uuid.UUID, image_id: uuid.UUID) -> Imag
 
 
 def get_images(session: Session, site_id: uuid.UUID, ids: Collection[uuid.UUID]) -> list[ImageRow]:
-    """Return images of the site, the worst first, then by path."""
+    """Return images of one study of the site in the order of their numbers."""
     rows = [_image_row(row) for row in session.execute(_image_rows(site_id).where(Image.id.in_(ids)))]
-    severity = {triage.value: n for n, triage in enumerate(Triage)}
-
-    def place(row: ImageRow) -> tuple[int, float, str]:
-        worst = severity.get(row.image.triage or "", len(severity))
-        return worst, -(row.image.probability or 0), row.image.path
-
-    return sorted(rows, key=place)
+    place = studies.numbers(row.image for row in rows)
+    return sorted(rows, key=lambda row: place[row.image.id])

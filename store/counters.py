@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import case, func, literal, select, update
+from sqlalchemy import ColumnElement, and_, case, func, literal, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -120,38 +120,44 @@ def counted(session: Session, batch_id: uuid.UUID, images: list[Image]) -> Itera
     apply(session, batch_id, delta)
 
 
-def end_images(
-    session: Session, batch_id: uuid.UUID, work_ids: list[uuid.UUID] | None, status: ImageStatus, reason: str
+def cancel_images(
+    session: Session, batch_id: uuid.UUID, work_ids: list[uuid.UUID] | None, reason: str
 ) -> int:
     """End every image that is not terminal, of the given work rows or (None) of the whole batch.
 
-    One statement whatever their number. Returns how many ended.
+    What was read before stays read: such an image is done, the others are cancelled. A few statements
+    whatever their number. Returns how many ended.
     """
-    where = [Image.batch_id == batch_id, Image.status.not_in(TERMINAL)]
+    waiting = [Image.batch_id == batch_id, Image.status.not_in(TERMINAL)]
     if work_ids is not None:
-        where.append(Image.work_id.in_(work_ids))
-    columns = (Image.status, Image.stage, Image.triage, Image.reason)
-    before = [
-        ((str(s), int(g), t, r), int(n))
-        for s, g, t, r, n in session.execute(
-            select(*columns, func.count()).where(*where).group_by(*columns)
-        ).all()
-    ]
-    ended = sum(n for _, n in before)
-    if ended:
+        waiting.append(Image.work_id.in_(work_ids))
+    ends: tuple[tuple[ColumnElement[bool], dict[str, str | None]], ...] = (
+        (and_(Image.finding_id.is_not(None), Image.triage.is_not(None)), {"status": ImageStatus.DONE.value}),
+        (true(), {"status": ImageStatus.CANCELLED.value, "reason": reason, "triage": None}),
+    )
+    delta: Counter[str] = Counter()
+    n_ended = 0
+    for which, values in ends:
+        columns = (Image.status, Image.stage, Image.triage, Image.reason)
+        rows = session.execute(select(*columns, func.count()).where(*waiting, which).group_by(*columns)).all()
+        if not rows:
+            continue
         session.execute(
             update(Image)
-            .where(*where)
-            .values(
-                status=status.value,
-                stage=PASSED_ALL,
-                reason=reason,
-                triage=None,
-                finished_at=func.clock_timestamp(),
-            )
+            .where(*waiting, which)
+            .values(stage=PASSED_ALL, finished_at=func.clock_timestamp(), **values)
             .execution_options(synchronize_session=False)
         )
-        delta = tally([((status.value, PASSED_ALL, None, reason), ended)])
-        delta.subtract(tally(before))
+        for status, stage, triage, why, n in rows:
+            delta.subtract(tally([((status, stage, triage, why), n)]))
+            after = (
+                str(values["status"]),
+                PASSED_ALL,
+                values.get("triage", triage),
+                values.get("reason", why),
+            )
+            delta.update(tally([(after, n)]))
+            n_ended += n
+    if n_ended:
         apply(session, batch_id, delta)
-    return ended
+    return n_ended

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import literal, or_, select
 from sqlalchemy.orm import Session
 
+from pipeline.words import worst_of
 from store import studies
 from store.batches import ImageRow, get_images
 from store.bundles import get_bundle
 from store.errors import NotFound
-from store.tables import Batch, Bundle, Finding, Image, ImageStatus, Study, StudyFinding
+from store.tables import Batch, Bundle, Finding, Image, ImageStatus, Study, StudyFinding, Triage
 from store.worklist_tables import WorklistRow
 
 #: Earlier results of an image that a page shows.
@@ -30,11 +32,15 @@ class StudyReading:
     finding
         The newest version; None when nothing was read.
     images
-        Those that the finding stands on, or else those of the batch; the worst first.
+        Those that the finding stands on, or else those of the batch, in the order of their numbers.
     reports
-        Every version that has a report, the newest first.
+        Every version that has a report, of whatever bundle, the newest first.
     row
         Of the worklist, when the study stands there with this batch.
+    read_at
+        When the bundle read what the finding stands on; a signed version is newer than that.
+    amended
+        The version that was signed before the finding came to stand on something else; None otherwise.
     """
 
     study: Study
@@ -44,6 +50,19 @@ class StudyReading:
     images: list[ImageRow]
     reports: list[StudyFinding]
     row: WorklistRow | None
+    read_at: datetime | None = None
+    amended: StudyFinding | None = None
+
+    @property
+    def deciding(self) -> Image | None:
+        """Return the image that decides the finding, where several were there to decide."""
+        if self.finding is None or len(self.images) < 2:
+            return None
+        images = [row.image for row in self.images]
+        readings = [
+            (Triage(i.triage), i.probability) if i.triage and i.finding_id else (None, None) for i in images
+        ]
+        return images[worst_of(readings)]
 
 
 def get_study(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, *, trials: bool) -> StudyReading:
@@ -76,13 +95,21 @@ def get_study(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, *, tria
         if found is None or not (found.promoted or trials):
             raise NotFound
         batch = found
-    versions = list(
+    of_all = list(
         session.scalars(
             select(StudyFinding)
-            .where(StudyFinding.study_id == study_id, StudyFinding.bundle == batch.bundle)
-            .order_by(StudyFinding.version.desc())
+            .join(Batch, Batch.id == StudyFinding.batch_id)
+            .where(
+                StudyFinding.study_id == study_id,
+                or_(StudyFinding.bundle == batch.bundle, Batch.promoted, literal(trials)),
+                Batch.run_id.is_(None),
+            )
+            .order_by(StudyFinding.created_at.desc(), StudyFinding.version.desc())
         )
     )
+    versions = sorted((v for v in of_all if v.bundle == batch.bundle), key=lambda v: -v.version)
+    finding = versions[0] if versions else None
+    signed = next((v for v in of_all if v.signed_at), None)
     stands_on = {image.id for image in studies.study_state(session, study_id, batch.bundle).images}
     of_batch = select(Image.id).where(
         Image.study_id == study_id,
@@ -95,10 +122,12 @@ def get_study(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, *, tria
         study=study,
         batch=batch,
         bundle=get_bundle(session, batch.bundle),
-        finding=versions[0] if versions else None,
+        finding=finding,
         images=get_images(session, site_id, stands_on),
-        reports=[version for version in versions if version.report_key],
+        reports=[version for version in of_all if version.report_key],
         row=row,
+        read_at=min((v.created_at for v in versions if finding and v.basis == finding.basis), default=None),
+        amended=signed if signed and finding and studies.is_amended(signed, finding) else None,
     )
 
 

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, func, literal, select, text, true
 from sqlalchemy.orm import Session
 
+from pipeline.words import shown_flags
 from store.export import MemberNames
 from store.session import get_engine
-from store.tables import REASONS, Batch, Bundle, Image, ImageStatus, Reason, StudyFinding
+from store.tables import REASONS, Batch, Bundle, Image, ImageStatus, Reason, Study, StudyFinding
 from store.words import finding_words, label_meaning, thresholds
 
 #: Rows that a server-side cursor fetches at a time.
@@ -125,6 +126,8 @@ class Row(NamedTuple):
     study_triage: str | None
     n_images: int | None
     report_key: str | None
+    number: int | None
+    study_shared: bool | None
 
 
 def _query(selection: Selection, *, with_lists: bool) -> Select[Any]:
@@ -145,13 +148,14 @@ def _query(selection: Selection, *, with_lists: bool) -> Select[Any]:
         "n_images": latest.c.n_images,
         "report_key": latest.c.report_key,
     }
-    others = from_batch | from_study
+    others = from_batch | from_study | {"study_shared": Study.uid_shared}
     if not with_lists:
-        others |= {"flags": literal(None), "attention_regions": literal(None)}
+        others |= {"attention_regions": literal(None)}
     columns = [others[name].label(name) if name in others else getattr(Image, name) for name in Row._fields]
     return (
         select(*columns)
         .join(Batch, Batch.id == Image.batch_id)
+        .outerjoin(Study, Study.id == Image.study_id)
         .outerjoin(latest, true())
         .where(*selection.conditions())
         .order_by(Image.seq)
@@ -162,7 +166,7 @@ def iter_rows(selection: Selection, *, with_lists: bool = False) -> Iterator[Row
     """Yield the chosen images in the order of arrival; memory stays flat whatever the number.
 
     Opens a session of its own, read-only, that sees one moment of the database. Only what a line can show
-    is loaded: no class-activation map, and flags and attention regions only `with_lists`.
+    is loaded: no class-activation map, and attention regions only `with_lists`.
     """
     with Session(get_engine()) as session:
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
@@ -237,6 +241,12 @@ def _threshold(name: str) -> Callable[[Line], Cell]:
     return value
 
 
+def _flags(line: Line) -> str:
+    row = line.row
+    shown = shown_flags(row.flags or (), age_years=row.age_years, study_shared=bool(row.study_shared))
+    return " ".join(shown)
+
+
 def _moment(when: datetime | None) -> str | None:
     return when.isoformat(timespec="seconds") if when else None
 
@@ -264,12 +274,13 @@ COLUMNS: dict[str, Column] = {
     "laterality": Column(str, lambda line: line.row.laterality),
     "view": Column(str, lambda line: line.row.view),
     "study_triage": Column(str, lambda line: line.row.study_triage),
+    "image_number": Column(int, lambda line: line.row.number),
+    "flags": Column(str, _flags),
     "batch_id": Column(str, lambda line: str(line.row.batch_id)),
     "batch_label": Column(str, lambda line: line.row.batch_label),
     "threshold_low": Column(float, _threshold("low")),
     "threshold_high": Column(float, _threshold("high")),
     "label_meaning": Column(str, lambda line: line.words.meaning),
-    "flags": Column(str, lambda line: " ".join(line.row.flags or ())),
     "attention_regions": Column(str, lambda line: json.dumps(line.row.attention_regions or [])),
     "series_uid": Column(str, lambda line: line.row.series_uid),
     "body_part": Column(str, lambda line: line.row.body_part),
@@ -281,9 +292,9 @@ COLUMNS: dict[str, Column] = {
     "uploaded_at": Column(str, lambda line: _moment(line.row.created_at)),
     "finished_at": Column(str, lambda line: _moment(line.row.finished_at)),
 }
-RESULT_COLUMNS = tuple(COLUMNS)[: tuple(COLUMNS).index("study_triage") + 1]
+RESULT_COLUMNS = tuple(COLUMNS)[: tuple(COLUMNS).index("flags") + 1]
 #: Lists of each image, not loaded unless a column shows them.
-LIST_COLUMNS = frozenset({"flags", "attention_regions"})
+LIST_COLUMNS = frozenset({"attention_regions"})
 
 
 def bundle_words(bundle: Bundle) -> BundleWords:

@@ -139,6 +139,7 @@ def record(
         batch_id=found.batch.id,
         user_id=user_id,
         reader=reader.name or reader.email,
+        account=reader.email,
         bundle=found.bundle.name,
         basis=said.basis if said else "",
         version=said.version if said else None,
@@ -164,6 +165,7 @@ def record(
             reviewed_at=func.clock_timestamp(),
             answer=review.answer,
             signed_at=None,
+            reread=False,
         )
         .execution_options(synchronize_session=False)
     )

@@ -6,16 +6,17 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, exists, literal, or_, select, update
+from sqlalchemy import and_, delete, exists, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session, aliased
 
 from store import notices, worklist
+from store.review_tables import Review
 from store.tables import (
     TERMINAL_IMAGE_STATUSES,
     Batch,
@@ -26,16 +27,18 @@ from store.tables import (
     StudyFinding,
     Triage,
 )
+from store.worklist_tables import WorklistRow
 
 #: MURA's layout: region/patientN/studyM_label. The label never becomes part of the key.
 _MURA = re.compile(r"(?:^|/)((?:XR_[A-Z]+/)?patient\d+/study\d+)(?:_(?:positive|negative))?/[^/]+$")
 
 
 def study_key(image: Image) -> str:
-    """Return what tells the image's study from the others of its site.
+    """Return what an image names as its study.
 
     The StudyInstanceUID, else the manifest's study or accession, else MURA's path, else the image itself.
-    All but the first hold within one batch only: two requesters may both have a "study 1".
+    All but the first hold within one batch only: two requesters may both have a "study 1". Images that name
+    one study and disagree in patient or accession number get studies of their own: see `assign`.
     """
     if image.study_uid:
         return f"uid:{image.study_uid}"
@@ -46,51 +49,172 @@ def study_key(image: Image) -> str:
     return f"image:{image.id}"
 
 
+def _own_key(image: Image) -> str:
+    """Return the key of the study of those images alone that name this patient and this accession number."""
+    return f"{study_key(image)}|{image.patient_hash}|{image.accession}"
+
+
+def _agrees(study: Study, image: Image) -> bool:
+    """Tell whether an image may belong to a study: no patient's image joins another's.
+
+    An accession number that is not stated contradicts none, unless several came with the study.
+    """
+    if study.patient_hash != image.patient_hash:
+        return False
+    unstated = "" in (study.accession, image.accession) and not study.uid_shared
+    return study.accession == image.accession or unstated
+
+
 def lock_studies(session: Session, study_ids: Iterable[uuid.UUID]) -> None:
-    """Lock the studies' rows, always in the same order."""
-    session.execute(select(Study.id).where(Study.id.in_(set(study_ids))).order_by(Study.id).with_for_update())
+    """Lock the studies' rows, always in the same order; images may still be put under them."""
+    session.execute(
+        select(Study.id)
+        .where(Study.id.in_(set(study_ids)))
+        .order_by(Study.id)
+        .with_for_update(key_share=True)
+    )
+
+
+def _found(session: Session, site_id: uuid.UUID, keys: Collection[str]) -> dict[str, Study]:
+    """Return the studies with these keys, locked in the order of their ids."""
+    rows = session.scalars(
+        select(Study)
+        .where(Study.site_id == site_id, Study.key.in_(keys))
+        .order_by(Study.id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    return {study.key: study for study in rows}
+
+
+def _add(session: Session, images: Mapping[str, Image], *, uid_shared: bool) -> None:
+    """Make the studies with these keys that are not there yet, each with the facts of its image."""
+    if not images:
+        return
+    rows = [
+        {
+            "id": uuid.uuid4(),
+            "site_id": image.site_id,
+            "key": key,
+            "study_uid": image.study_uid,
+            "accession": image.accession,
+            "study_date": image.study_date,
+            "patient_hash": image.patient_hash,
+            "uid_shared": uid_shared,
+        }
+        for key, image in sorted(images.items())
+    ]
+    session.execute(insert(Study).values(rows).on_conflict_do_nothing(index_elements=["site_id", "key"]))
 
 
 def assign(session: Session, images: Sequence[Image]) -> None:
-    """Give each image its study's row, made when it is not there yet, and lock those rows."""
-    keys = {image.id: study_key(image) for image in images}
-    facts: dict[str, Image] = {}
-    for image in images:
-        facts.setdefault(keys[image.id], image)
-    if not facts:
+    """Give each image its study's row, made when it is not there yet, and its number; lock those rows.
+
+    The first images that name a study make it. Those that name it and disagree in patient or accession number
+    get a study of their own, and both are marked: neither can be told to be the right one.
+    """
+    if not images:
         return
     site_id = images[0].site_id
-    session.execute(
-        insert(Study)
-        .values(
-            [
-                {
-                    "id": uuid.uuid4(),
-                    "site_id": site_id,
-                    "key": key,
-                    "study_uid": image.study_uid,
-                    "accession": image.accession,
-                    "study_date": image.study_date,
-                    "patient_hash": image.patient_hash,
-                }
-                for key, image in sorted(facts.items())
-            ]
-        )
-        .on_conflict_do_nothing(index_elements=["site_id", "key"])
-    )
-    found = select(Study.key, Study.id).where(Study.site_id == site_id, Study.key.in_(facts))
-    ids = {key: id_ for key, id_ in session.execute(found)}
-    lock_studies(session, ids.values())
+    before = {image.study_id for image in images if image.study_id is not None}
+    keys = {key for image in images for key in (study_key(image), _own_key(image))}
+    known = _found(session, site_id, keys)
+    new: dict[str, Image] = {}
     for image in images:
-        image.study_id = ids[keys[image.id]]
+        if study_key(image) not in known and _own_key(image) not in known:
+            new.setdefault(study_key(image), image)
+    _add(session, new, uid_shared=False)
+    if new:
+        known |= _found(session, site_id, new)
+    apart: dict[str, Image] = {}
+    chosen: dict[uuid.UUID, str] = {}
+    for image in images:
+        key, own = study_key(image), _own_key(image)
+        if own in known or key not in known:
+            chosen[image.id] = own
+        elif _agrees(known[key], image):
+            chosen[image.id] = key
+            known[key].accession = known[key].accession or image.accession
+        else:
+            chosen[image.id] = own
+            apart.setdefault(own, image)
+            _mark_shared(session, known[key])
+    _add(session, apart, uid_shared=True)
+    if apart:
+        session.flush()
+        known |= _found(session, site_id, apart)
+    for image in images:
+        image.study_id = known[chosen[image.id]].id
+    session.flush()
+    _number(session, images)
+    _drop_empty(session, before - {image.study_id for image in images})
 
 
-def assign_rejected(session: Session, batch: Batch) -> None:
-    """Give the images that the web refused their study too: such a study is never negative."""
-    query = select(Image).where(
-        Image.batch_id == batch.id, Image.status == ImageStatus.REJECTED, Image.study_id.is_(None)
+def _mark_shared(session: Session, study: Study) -> None:
+    """Mark a study whose identifier another patient's or another accession number's images carry."""
+    if study.uid_shared:
+        return
+    study.uid_shared = True
+    flag = [Reason.STUDY_IDENTITY_CONFLICT.value]
+    session.execute(
+        update(WorklistRow)
+        .where(WorklistRow.study_id == study.id, ~WorklistRow.flags.contains(flag))
+        .values(flags=WorklistRow.flags.op("||")(literal(flag, JSONB)))
+        .execution_options(synchronize_session=False)
     )
-    images = list(session.scalars(query))
+
+
+def _drop_empty(session: Session, study_ids: Collection[uuid.UUID]) -> None:
+    """Drop what images have left that failed before their header was read and are prepared again."""
+    if not study_ids:
+        return
+    empty = [Study.id.in_(study_ids), ~exists().where(Image.study_id == Study.id)]
+    kept = or_(exists().where(StudyFinding.study_id == Study.id), exists().where(Review.study_id == Study.id))
+    session.execute(
+        delete(WorklistRow)
+        .where(WorklistRow.study_id.in_(select(Study.id).where(*empty)))
+        .execution_options(synchronize_session=False)
+    )
+    session.execute(delete(Study).where(*empty, ~kept).execution_options(synchronize_session=False))
+
+
+def numbers(images: Iterable[Image]) -> dict[uuid.UUID, int]:
+    """Return the number of each image in its study, by which page, API, report and mark all name it.
+
+    A number is given once and never changes; the same bytes have the same number in every batch. Images that
+    have none yet get the next ones in the order of their paths.
+    """
+    given = list(images)
+    by_content = {image.sha256: image.number for image in given if image.number is not None}
+    highest = max(by_content.values(), default=0)
+    for image in sorted(given, key=lambda i: (i.path, i.seq)):
+        if image.sha256 not in by_content:
+            highest += 1
+            by_content[image.sha256] = highest
+    return {image.id: by_content[image.sha256] for image in given}
+
+
+def _number(session: Session, images: Sequence[Image]) -> None:
+    """Give the images, whose studies are locked, their numbers."""
+    of_study: dict[uuid.UUID | None, list[Image]] = {image.study_id: [] for image in images}
+    query = select(Image).where(Image.study_id.in_(of_study))
+    for image in session.scalars(query):
+        of_study[image.study_id].append(image)
+    for members in of_study.values():
+        given = numbers(members)
+        for image in members:
+            if image.number is None:
+                image.number = given[image.id]
+
+
+def assign_unread(session: Session, batch: Batch) -> None:
+    """Give images that ended before their header was read a study too: it is never negative."""
+    query = select(Image).where(
+        Image.batch_id == batch.id,
+        Image.status.in_([ImageStatus.REJECTED, ImageStatus.FAILED]),
+        Image.study_id.is_(None),
+    )
+    images = list(session.scalars(query.order_by(Image.seq)))
     for start in range(0, len(images), 1000):
         assign(session, images[start : start + 1000])
     session.flush()
@@ -153,7 +277,7 @@ def flag_corrections(session: Session, images: Sequence[Image]) -> None:
 class StudyState:
     """The images that a study's finding stands on, and a hash of what they say.
 
-    `images` holds one row per content, the newest batch's, in the order of their paths.
+    `images` holds one row per content, the newest batch's, in the order of their numbers.
     """
 
     images: list[Image]
@@ -196,7 +320,9 @@ def study_state(session: Session, study_id: uuid.UUID, bundle: str) -> StudyStat
 
 
 def _state(newest: Iterable[Image]) -> StudyState:
-    images = sorted(newest, key=lambda i: (i.path, i.seq))
+    found = list(newest)
+    place = numbers(found)
+    images = sorted(found, key=lambda i: place[i.id])
     said: list[Any] = [
         [
             str(i.id),
@@ -242,6 +368,21 @@ def latest_findings(
 def latest_finding(session: Session, study_id: uuid.UUID, bundle: str) -> StudyFinding | None:
     """Return the study's newest finding by this bundle."""
     return latest_findings(session, [study_id], bundle).get(study_id)
+
+
+def last_signed(session: Session, study_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, StudyFinding]:
+    """Return the version that was signed last of each study that has one, whatever bundle had read it."""
+    rows = session.scalars(
+        select(StudyFinding)
+        .where(StudyFinding.study_id.in_(study_ids), StudyFinding.signed_at.is_not(None))
+        .order_by(StudyFinding.signed_at)
+    )
+    return {row.study_id: row for row in rows}  # the last one stays
+
+
+def is_amended(signed: StudyFinding, finding: StudyFinding) -> bool:
+    """Tell whether `finding` stands on something else than what was signed: it is to be read again."""
+    return (signed.bundle, signed.basis) != (finding.bundle, finding.basis)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pipeline.words import (
     finding_words,
     headline,
     noun,
+    shown_flags,
     with_article,
 )
 from store.tables import Bundle
@@ -26,6 +27,7 @@ __all__ = [
     "headline",
     "label_meaning",
     "noun",
+    "shown_flags",
     "thresholds",
     "with_article",
 ]

@@ -193,9 +193,7 @@ def _cancel(session: Session, work: Work) -> None:
     work.lease_token = work.lease_until = None
     work.finished_at = func.clock_timestamp()
     session.flush()
-    counters.end_images(
-        session, _batch_of(work), [work.id], ImageStatus.CANCELLED, Reason.CANCELLED_BY_USER.value
-    )
+    counters.cancel_images(session, _batch_of(work), [work.id], Reason.CANCELLED_BY_USER.value)
 
 
 def renew(session: Session, lease: Lease) -> bool:

@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 from sqlalchemy.orm import Session, aliased
 
+from pipeline.words import ADULT
 from settings import get_settings
 from store.errors import InvalidCursor, NotFound
 from store.paging import Page, decode_cursor, encode_cursor
@@ -104,17 +105,31 @@ _REFRESH = text(
                bool_or(i.status = 'failed') OVER whole AS any_failed
         FROM images i
         WHERE i.batch_id = :batch AND i.study_id = ANY(:studies)
-          AND (i.finding_id IS NOT NULL OR i.status IN ('rejected', 'failed'))
+          AND (i.finding_id IS NOT NULL AND i.triage IS NOT NULL OR i.status IN ('rejected', 'failed')
+               OR i.status = 'cancelled' AND EXISTS (
+                    SELECT FROM images r WHERE r.batch_id = :batch AND r.study_id = i.study_id
+                        AND r.finding_id IS NOT NULL AND r.triage IS NOT NULL))
           AND i.reason IS DISTINCT FROM 'duplicate_in_study'
         WINDOW whole AS (PARTITION BY i.study_id),
                same AS (PARTITION BY i.study_id ORDER BY
-                        array_position(ARRAY['positive', 'doubt', 'not_assessable', 'negative'], i.triage),
-                        i.probability DESC NULLS LAST, i.seq)
+                        array_position(ARRAY['positive', 'doubt', 'not_assessable', 'negative'],
+                                       coalesce(i.triage, 'not_assessable')),
+                        CASE WHEN i.triage IS NOT NULL THEN i.probability END DESC NULLS LAST,
+                        i.number, i.path, i.seq)
     ), said AS (
         SELECT DISTINCT ON (study_id) study_id, triage, basis FROM study_findings
         WHERE study_id = ANY(:studies) AND bundle = :bundle ORDER BY study_id, version DESC
     ), fresh AS (
         SELECT w.*, coalesce(said.basis, '') AS basis, said.triage AS study_triage,
+               CASE WHEN w.triage IS NOT NULL THEN w.probability END AS known_probability,
+               EXISTS (SELECT FROM reviews WHERE reviews.study_id = w.study_id) AS was_reviewed,
+               (SELECT coalesce(jsonb_agg(DISTINCT told.flag), '[]') FROM (
+                    SELECT jsonb_array_elements_text(i.flags) AS flag FROM images i
+                    WHERE i.study_id = w.study_id AND i.batch_id = :batch
+                    UNION ALL SELECT 'not_validated_in_children' FROM images i
+                    WHERE i.study_id = w.study_id AND i.batch_id = :batch AND i.age_years < :adult
+                    UNION ALL SELECT 'study_identity_conflict' FROM studies s
+                    WHERE s.id = w.study_id AND s.uid_shared) AS told) AS all_flags,
                :arrived + make_interval(secs => :wait) AS rises_at,
                CASE WHEN said.triage IS NOT NULL THEN 'done' WHEN w.any_failed THEN 'failed'
                     ELSE 'rejected' END AS study_status,
@@ -125,24 +140,27 @@ _REFRESH = text(
     )
     INSERT INTO worklist AS old (study_id, site_id, batch_id, image_id, bundle, basis, rank, since,
         arrived_at, day, priority, risen, status, triage, reason, probability, region, n_images, path,
-        accession, study_date)
+        accession, study_date, reread, flags)
     SELECT study_id, site_id, :batch, id, :bundle, basis,
            CASE WHEN late THEN 0 ELSE wish END, CASE WHEN late THEN rises_at ELSE :arrived END, :arrived,
            (:arrived AT TIME ZONE 'UTC')::date, worst_priority, late, study_status, study_triage, reason,
-           probability, coalesce(region, ''), n_images, path, any_accession, any_date
+           known_probability, coalesce(region, ''), n_images, path, any_accession, any_date, was_reviewed,
+           all_flags
     FROM (SELECT *, wish > 0 AND :wait > 0 AND rises_at < clock_timestamp() AS late FROM fresh) AS f
     ORDER BY study_id
     ON CONFLICT (study_id) DO UPDATE SET
         (batch_id, image_id, bundle, basis, rank, since, arrived_at, day, priority, risen, status, triage,
-         reason, probability, region, n_images, path, accession, study_date, reviewed_at, answer, signed_at)
+         reason, probability, region, n_images, path, accession, study_date, flags,
+         reviewed_at, answer, signed_at, reread)
         = (SELECT excluded.batch_id, excluded.image_id, excluded.bundle, excluded.basis,
                   CASE WHEN same THEN old.rank ELSE excluded.rank END,
                   CASE WHEN same THEN old.since ELSE excluded.since END,
                   excluded.arrived_at, excluded.day, excluded.priority, excluded.risen, excluded.status,
                   excluded.triage, excluded.reason, excluded.probability, excluded.region,
                   excluded.n_images, excluded.path, excluded.accession, excluded.study_date,
+                  excluded.flags,
                   CASE WHEN same THEN old.reviewed_at END, CASE WHEN same THEN old.answer END,
-                  CASE WHEN same THEN old.signed_at END
+                  CASE WHEN same THEN old.signed_at END, NOT same AND excluded.reread
            FROM (SELECT old.reviewed_at IS NOT NULL AND old.basis = excluded.basis
                         AND old.bundle = excluded.bundle AS same) AS s)
     WHERE old.arrived_at <= excluded.arrived_at
@@ -154,7 +172,7 @@ def refresh(session: Session, batch: Batch, study_ids: Sequence[uuid.UUID]) -> N
     """Write the rows of these studies as `batch` shows them; in the transaction that changed them.
 
     A batch of a bundle that the site had not promoted is no clinical work and gives none. A study that was
-    reviewed waits again only when its finding stands on something else now.
+    reviewed waits again, marked as to be read again, only when its finding stands on something else now.
     """
     if not batch.promoted or batch.submitted_at is None:
         return
@@ -165,6 +183,7 @@ def refresh(session: Session, batch: Batch, study_ids: Sequence[uuid.UUID]) -> N
         "arrived": batch.submitted_at,
         "wait": 3600.0 * get_settings().worklist_wait_hours,
         "studies": list(study_ids),
+        "adult": ADULT,
     }
     session.execute(_REFRESH, parameters)
     note_words(session, batch.id, study_ids)

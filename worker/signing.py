@@ -8,25 +8,24 @@ from datetime import UTC, datetime
 from sqlalchemy import select, update
 
 from pipeline.report import render
-from pipeline.report.types import Signature
+from pipeline.report.types import Mark, Signature
 from pipeline.types import Answer, Reason, Triage
 from store import studies, work
 from store.accounts import write_audit
 from store.blobs import get_blobs
 from store.review_tables import Review
 from store.session import session_scope
-from store.tables import Batch, Finding, Image, Site, Study
+from store.tables import Batch, Finding, Image, Site, Study, User
 from store.work import Lease
 from store.worklist_tables import WorklistRow
-from worker.stages import study_report
+from worker.stages import earlier_signature, study_reasons, study_report
 
 
-def _place(review: Review, images: list[Image]) -> str:
-    number = next((n for n, image in enumerate(images, 1) if image.id == review.image_id), None)
-    if number is None:
-        return ""
-    size = f", {review.width} × {review.height}" if review.width or review.height else ""
-    return f"Marked on image {number} at left {review.x}, top {review.y}{size} (pixels of the original)."
+def _mark(review: Review, images: list[Image]) -> Mark | None:
+    number = studies.numbers(images).get(review.image_id) if review.image_id else None
+    if number is None or review.x is None or review.y is None:
+        return None
+    return Mark(number, review.x, review.y, review.width or 0, review.height or 0)
 
 
 def sign(lease: Lease) -> bool:
@@ -37,6 +36,8 @@ def sign(lease: Lease) -> bool:
         state = studies.study_state(session, review.study_id, review.bundle)
         latest = studies.latest_finding(session, review.study_id, review.bundle)
         site, study = session.get_one(Site, review.site_id), session.get_one(Study, review.study_id)
+        account = review.account or session.get_one(User, review.user_id).email
+        signed_before = studies.last_signed(session, [review.study_id]).get(review.study_id)
         ids = [image.finding_id for image in state.images if image.finding_id]
         findings = {f.id: f for f in session.scalars(select(Finding).where(Finding.id.in_(ids)))}
     if latest is None or not latest.basis == state.basis == review.basis:
@@ -45,10 +46,19 @@ def sign(lease: Lease) -> bool:
         return False
     version, signed_at = latest.version + 1, datetime.now(UTC)
     signature = Signature(
-        review.reader, signed_at, Answer(review.answer), review.comment, _place(review, state.images)
+        review.reader,
+        account,
+        signed_at,
+        Answer(review.answer),
+        review.comment,
+        _mark(review, state.images),
     )
+    earlier = earlier_signature(signed_before, review.bundle, state.basis)
     triage, reasons = Triage(latest.triage), tuple(Reason(code) for code in latest.reasons)
-    document = study_report(site, study, batch, version, triage, reasons, state.images, findings, signature)
+    reasons = study_reasons(study, reasons)
+    document = study_report(
+        site, study, batch, version, triage, reasons, state.images, findings, signature, earlier
+    )
     key = f"reports/{site.id}/{study.id}/{batch.bundle}-v{version}-{uuid.uuid4().hex[:8]}.pdf"
     sha256, size = get_blobs().put(key, render.render_report(document))
     saved = False

@@ -31,7 +31,7 @@ from pipeline.decode import Limits, decode, sandbox
 from pipeline.explain import attention_regions, overlay_jpeg
 from pipeline.preprocess import display_jpeg, model_input
 from pipeline.report import render
-from pipeline.report.types import BundleCard, ReportImage, Signature, StudyReport
+from pipeline.report.types import BundleCard, EarlierSignature, ReportImage, Signature, StudyReport
 from pipeline.routing import route
 from pipeline.study import ImageOutcome, study_finding
 from pipeline.triage import calibrate, may_be_negative, triage
@@ -69,6 +69,8 @@ FACTS = tuple(StudyFacts.__dataclass_fields__)
 FINISH_PAGE = 200
 #: Studies whose findings are read and written together; a killed worker leaves at most so many stray PDFs.
 REPORTS_AT_ONCE = 8
+#: Images whose attention maps the end of a cancelled batch draws together.
+EXPLAINED_AT_ONCE = 16
 
 
 # what a process keeps
@@ -270,11 +272,17 @@ def _prepare_one(image: Image) -> _Prepared | Rejected | Skipped:
 
 
 def _apply_facts(image: Image, facts: StudyFacts) -> None:
-    """Take over what the header says; where it is silent the manifest's word stays."""
+    """Take over what the header says; where it is silent the manifest's word stays. Flag where they differ.
+
+    A view is not compared: it has no closed list of words.
+    """
     for name in FACTS:
-        said = getattr(facts, name)
-        if said not in ("", None):
-            setattr(image, name, said)
+        said, before = getattr(facts, name), getattr(image, name)
+        if said in ("", None):
+            continue
+        if name in ("accession", "laterality") and before not in ("", said):
+            image.flags = sorted({*image.flags, Reason.MANIFEST_CONTRADICTS_HEADER.value})
+        setattr(image, name, said)
 
 
 def prepare(lease: Lease) -> bool:
@@ -588,37 +596,83 @@ def _grey(jpeg: bytes) -> UInt8Array:
     return cast(UInt8Array, cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE))
 
 
-def explain(lease: Lease) -> bool:
-    """Draw each read image's attention map, and name its attention regions in original pixels."""
-    chunk = _load(lease)
+@dataclass(frozen=True)
+class _Attention:
+    """Where the model looked in some images: regions, and the SHA-256 and size of each drawn map."""
+
+    regions: Mapping[uuid.UUID, tuple[AttentionRegion, ...]]
+    maps: Mapping[uuid.UUID, tuple[str, int]]
+
+    def apply(self, image: Image) -> None:
+        """Put it into the image's row."""
+        image.attention_regions = [asdict(region) for region in self.regions.get(image.id, ())]
+        if image.id in self.maps:
+            image.overlay_key = _key(image, "overlay.jpg")
+            image.overlay_sha256, image.overlay_size = self.maps[image.id]
+
+
+def _attention(images: Iterable[Image], findings: Mapping[str, Finding], *, draw: bool) -> _Attention:
     blobs = get_blobs()
-    with session_scope() as session:
-        findings = _shared_findings(session, chunk.images, chunk.bundle.name, chunk.precision)
     regions: dict[uuid.UUID, tuple[AttentionRegion, ...]] = {}
-    overlays: dict[uuid.UUID, tuple[str, int]] = {}
-    for image in chunk.images:
+    maps: dict[uuid.UUID, tuple[str, int]] = {}
+    for image in images:
         cam = rescoring.cam_of(findings[image.sha256])
         if cam is None or image.width is None or image.height is None or image.display_key is None:
             continue
         regions[image.id] = attention_regions(cam, width=image.width, height=image.height)
-        if chunk.batch.with_heatmap:
+        if draw:
             picture = overlay_jpeg(_grey(blobs.get(image.display_key)), cam)
-            overlays[image.id] = blobs.put(_key(image, "overlay.jpg"), picture)
-    pictures = _run_pictures(chunk, overlays) if chunk.run is not None and chunk.batch.with_heatmap else {}
+            maps[image.id] = blobs.put(_key(image, "overlay.jpg"), picture)
+    return _Attention(regions, maps)
+
+
+def explain(lease: Lease) -> bool:
+    """Draw each read image's attention map, and name its attention regions in original pixels."""
+    chunk = _load(lease)
+    with session_scope() as session:
+        findings = _shared_findings(session, chunk.images, chunk.bundle.name, chunk.precision)
+    attention = _attention(chunk.images, findings, draw=chunk.batch.with_heatmap)
+    drawn = attention.maps
+    pictures = _run_pictures(chunk, drawn) if chunk.run is not None and chunk.batch.with_heatmap else {}
     with _saving(lease) as (session, unit):
         if work.cancelled_meanwhile(session, unit):
             return False
         images = list(_locked_images(session, lease).values())
         with counters.counted(session, lease.batch_id, images):
             for image in images:
-                image.attention_regions = [asdict(region) for region in regions.get(image.id, ())]
-                if image.id in overlays:
-                    image.overlay_key = _key(image, "overlay.jpg")
-                    image.overlay_sha256, image.overlay_size = overlays[image.id]
+                attention.apply(image)
                 image.stage = max(image.stage, 4)
         rescoring.save_pictures(session, pictures)
         work.pass_stage(session, unit, Stage.REPORT)
     return True
+
+
+def _explain_cancelled(batch: Batch) -> None:
+    """Draw what a cancel left undrawn: the attention maps of images that had been read before it."""
+    query = (
+        select(Image)
+        .where(
+            Image.batch_id == batch.id,
+            Image.status == ImageStatus.DONE,
+            Image.probability.is_not(None),
+            Image.display_key.is_not(None),
+            Image.overlay_key.is_(None) if batch.with_heatmap else Image.attention_regions == [],
+        )
+        .order_by(Image.seq)
+    )
+    with session_scope() as session:
+        ids = list(session.scalars(query.with_only_columns(Image.id)))
+    for start in range(0, len(ids), EXPLAINED_AT_ONCE):
+        part = Image.id.in_(ids[start : start + EXPLAINED_AT_ONCE])
+        with session_scope() as session:
+            images = list(session.scalars(query.where(part)))
+            wanted = {image.finding_id for image in images}
+            rows = session.scalars(select(Finding).where(Finding.id.in_(wanted)))
+            findings = {row.sha256: row for row in rows}
+        attention = _attention(images, findings, draw=batch.with_heatmap)
+        with session_scope() as session:
+            for image in session.scalars(query.where(part).with_for_update()):
+                attention.apply(image)
 
 
 def _run_pictures(
@@ -677,6 +731,7 @@ def _write_studies(study_ids: Sequence[uuid.UUID], batch: Batch) -> None:
             return
         site = session.get_one(Site, batch.site_id)
         rows = {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(todo)))}
+        signed = studies.last_signed(session, todo)
         read = [image.finding_id for id_ in todo for image in states[id_].images if image.finding_id]
         findings = {f.id: f for f in session.scalars(select(Finding).where(Finding.id.in_(read)))}
     new = []
@@ -684,23 +739,38 @@ def _write_studies(study_ids: Sequence[uuid.UUID], batch: Batch) -> None:
         images, before = states[id_].images, latest.get(id_)
         version = before.version + 1 if before else 1
         said = study_finding([_outcome(image) for image in images])
+        reasons = study_reasons(rows[id_], said.reasons)
         kept: studies.Report | None = None
         if batch.with_report:
             document = study_report(
-                site, rows[id_], batch, version, said.triage, said.reasons, images, findings
+                site,
+                rows[id_],
+                batch,
+                version,
+                said.triage,
+                reasons,
+                images,
+                findings,
+                earlier=earlier_signature(signed.get(id_), batch.bundle, states[id_].basis),
             )
             pdf = render.render_report(document)
             name = f"{batch.bundle}-v{version}-{uuid.uuid4().hex[:8]}.pdf"
             key = f"reports/{batch.site_id}/{id_}/{name}"
             kept = studies.Report(key, *get_blobs().put(key, pdf))
         new.append(
-            studies.NewFinding(id_, states[id_].basis, said.triage, said.reasons, len(images), version, kept)
+            studies.NewFinding(id_, states[id_].basis, said.triage, reasons, len(images), version, kept)
         )
     with session_scope() as session:
         saved = studies.save_findings(session, batch, new)
     for finding in new:
         if finding.study_id not in saved and finding.report is not None:
             get_blobs().delete(finding.report.key)  # another worker wrote this version; its key differs
+
+
+def study_reasons(study: Study, reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
+    """Return a finding's reasons, and whether other patients' images came under the study's identifier."""
+    conflict = Reason.STUDY_IDENTITY_CONFLICT
+    return (*reasons, conflict) if study.uid_shared and conflict not in reasons else reasons
 
 
 def _due(
@@ -716,14 +786,19 @@ def _due(
         before = latest.get(id_)
         if before is not None and before.basis == states[id_].basis:
             return batch.with_report and before.report_key is None
-        return any(image.finding_id for image in states[id_].images)  # else the rows say why
+        return any(_was_read(image) for image in states[id_].images)  # else the rows say why
 
     return [id_ for id_ in ids if wants(id_)], states, latest
 
 
+def _was_read(image: Image) -> bool:
+    """Tell whether the image was assessed; its finding is there earlier, as soon as the region is known."""
+    return image.finding_id is not None and image.triage is not None
+
+
 def _status(image: Image) -> ImageStatus:
     """Return how the image counts in a study: once it is read it is as good as done."""
-    return ImageStatus.DONE if image.finding_id else ImageStatus(image.status)
+    return ImageStatus.DONE if _was_read(image) else ImageStatus(image.status)
 
 
 def _reasons(image: Image) -> tuple[Reason, ...]:
@@ -735,13 +810,26 @@ def _outcome(image: Image) -> ImageOutcome:
     return ImageOutcome(
         status=_status(image),
         triage=Triage(image.triage) if image.triage and image.finding_id else None,
-        probability=image.probability,
+        probability=image.probability if _was_read(image) else None,
         reasons=_reasons(image),
     )
 
 
 def _facts(image: Image) -> StudyFacts:
     return StudyFacts(**{name: getattr(image, name) for name in FACTS})
+
+
+def earlier_signature(signed: StudyFinding | None, bundle: str, basis: str) -> EarlierSignature | None:
+    """Return what a report says of the version that was signed last, if any was."""
+    if signed is None or signed.signed_at is None:
+        return None
+    return EarlierSignature(
+        version=signed.version,
+        bundle=signed.bundle,
+        reader=signed.signed_by or "",
+        signed_at=signed.signed_at,
+        amended=(signed.bundle, signed.basis) != (bundle, basis),
+    )
 
 
 def study_report(
@@ -754,12 +842,20 @@ def study_report(
     images: list[Image],
     findings: dict[uuid.UUID, Finding],
     signature: Signature | None = None,
+    earlier: EarlierSignature | None = None,
 ) -> StudyReport:
     """Gather what a study's report says; its pictures are read from the blob store."""
     bundle = _bundle(batch.bundle)
+    numbers = studies.numbers(images)
     pages = tuple(
-        _report_image(n, image, findings.get(image.finding_id) if image.finding_id else None, bundle, batch)
-        for n, image in enumerate(images, 1)
+        _report_image(
+            numbers[image.id],
+            image,
+            findings.get(image.finding_id) if image.finding_id else None,
+            bundle,
+            batch,
+        )
+        for image in images
     )
     first = images[0]
     facts = StudyFacts(
@@ -791,6 +887,7 @@ def study_report(
         ),
         software_version=VERSION,
         signature=signature,
+        earlier=earlier,
     )
 
 
@@ -857,6 +954,11 @@ def finish(lease: Lease) -> bool:
         batch = session.get_one(Batch, lease.batch_id)
     current = batch.round == lease.round
     if current:
+        if batch.run_id is None:
+            if batch.cancelled_at is not None:
+                _explain_cancelled(batch)
+            with session_scope() as session:
+                studies.assign_unread(session, batch)
         with session_scope() as session:
             waiting = studies.needs_finding(session, batch)
         for first in range(0, len(waiting), FINISH_PAGE):

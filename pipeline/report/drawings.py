@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.marks import corner_lines
+from pipeline.report.types import Mark
 from pipeline.types import AttentionRegion, Thresholds
 
 #: Size of the scale in millimetres, and how far 0 and 100% stand from its ends.
@@ -77,3 +78,31 @@ def region_marks(regions: Sequence[AttentionRegion], pixels: int, width: float, 
     ]
     plate = f'<path d="{"".join(plates)}" fill="#fff"/>'
     return _svg(width, height, [*strokes, plate, *numbers])
+
+
+def reader_mark(mark: Mark, pixels: int, width: float, height: float) -> bytes:
+    """Draw what a reader marked: a closed frame, or a cross for a point; the model's marks are open corners.
+
+    Parameters
+    ----------
+    pixels
+        Width of the original, to which the mark refers.
+    width, height
+        Size of the picture on the page in millimetres.
+    """
+    scale = width / pixels
+    x, y = mark.x * scale, mark.y * scale
+    if mark.width or mark.height:
+        path = (
+            f"M{x:.2f} {y:.2f}h{mark.width * scale:.2f}v{mark.height * scale:.2f}h{-mark.width * scale:.2f}z"
+        )
+    else:
+        path = f"M{x - ARM:.2f} {y:.2f}h{2 * ARM:.2f}M{x:.2f} {y - ARM:.2f}v{2 * ARM:.2f}"
+    return _svg(
+        width,
+        height,
+        [
+            f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{thickness}"/>'
+            for colour, thickness in (("#000", 1.1), ("#fff", 0.6))
+        ],
+    )

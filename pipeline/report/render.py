@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from pipeline import words as finding_words
 from pipeline.report import words
-from pipeline.report.drawings import probability_scale, region_marks
+from pipeline.report.drawings import probability_scale, reader_mark, region_marks
 from pipeline.report.types import BatchCover, ReportImage, StudyReport
 from pipeline.types import REASONS
 
@@ -85,7 +85,12 @@ def picture_room(report: StudyReport, image: ReportImage, *, first: bool, last: 
     used = 18.0 + 9 * len(words.notes(image))
     used += max(43 if read else 0, 18 + 4.3 * regions if read and image.overlay_jpeg else 0)
     if first:
-        used += 51 + 5 * (report.version > 1) + 4 * bool(report.facts.study_uid) + 9 * len(report.reasons)
+        used += (
+            51
+            + 5 * math.ceil(len(words.version_line(report)) / 60)
+            + 4 * bool(report.facts.study_uid)
+            + 9 * len(report.reasons)
+        )
         used += 5 * bool(words.children_note(words.youngest(report)))
         used += 6 * (len(report.site_name) // 40) + 4.5 * (len(report.facts.accession) // 25)
     if first and report.signature:
@@ -169,6 +174,7 @@ class _Renderer:
             picture_room=picture_room,
             probability_scale=probability_scale,
             region_marks=region_marks,
+            reader_mark=reader_mark,
         )
         self._template = environment.get_template("template.html")
         self._cover = environment.get_template("cover.html")

@@ -37,7 +37,7 @@ class ReportImage:
     Attributes
     ----------
     number
-        Place in the study, from 1.
+        In the study, from 1; an image keeps it in every version.
     reason
         Why the image was rejected, failed or cancelled.
     width, height
@@ -70,20 +70,54 @@ class ReportImage:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """Where a reader marked an image, in pixels of the original; a point has no width and no height.
+
+    `number` is the image's.
+    """
+
+    number: int
+    x: int
+    y: int
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
 class Signature:
     """A reader's answer, signed; it stands beside the AI's finding and changes nothing of it.
 
     Attributes
     ----------
-    place
-        Where it was marked, in words; empty when it was not.
+    reader, account
+        The name that the administrator or the identity provider gave, and what the reader signs in with.
     """
 
     reader: str
+    account: str
     signed_at: datetime
     answer: Answer
     comment: str = ""
-    place: str = ""
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True)
+class EarlierSignature:
+    """The version of a report that was signed last, before this one.
+
+    Attributes
+    ----------
+    bundle
+        Which had read it.
+    amended
+        Whether this version stands on something else than what was signed.
+    """
+
+    version: int
+    bundle: str
+    reader: str
+    signed_at: datetime
+    amended: bool
 
 
 @dataclass(frozen=True)
@@ -115,6 +149,7 @@ class StudyReport:
     bundle: BundleCard
     software_version: str
     signature: Signature | None = None
+    earlier: EarlierSignature | None = None
 
 
 @dataclass(frozen=True)

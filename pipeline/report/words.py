@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from pipeline.report.types import ReportImage, StudyReport
+from pipeline.report.types import Mark, ReportImage, StudyReport
 from pipeline.types import Finding, ImageStatus, Reason, StudyFacts, Thresholds, Triage
-from pipeline.words import GLYPHS, TRIAGE_WORDS, headline
+from pipeline.words import ADULT, GLYPHS, TRIAGE_WORDS, headline, worst_of
 
 _LATERALITY = {"L": "Left", "R": "Right", "B": "Both sides"}
 _STATUS = {ImageStatus.REJECTED: "Rejected", ImageStatus.FAILED: "Failed", ImageStatus.CANCELLED: "Cancelled"}
@@ -26,9 +26,38 @@ def was_read(image: ReportImage) -> bool:
     return image.finding is not None and image.finding.probability is not None
 
 
-def deciding_image(report: StudyReport) -> ReportImage | None:
-    """Return the first image that is as bad as the study, or None when it is not an image that decides."""
-    return next((i for i in report.images if i.finding and i.finding.triage is report.triage), None)
+def deciding_image(report: StudyReport) -> ReportImage:
+    """Return the image that decides the study: the worst, among equals the most probable, then the first."""
+    return report.images[
+        worst_of(
+            [(i.finding.triage, i.finding.probability) if i.finding else (None, None) for i in report.images]
+        )
+    ]
+
+
+def version_line(report: StudyReport) -> str:
+    """Say what the version has to do with the earlier ones; empty for a first one."""
+    if report.version == 1 and report.earlier is None:
+        return ""
+    words = f"Version {report.version}, {'signed' if report.signature else 'not signed'}."
+    before = report.earlier
+    if before is None:
+        return f"{words} It replaces version {report.version - 1}."
+    of = f" of {before.bundle}" if before.bundle != report.bundle.name else ""
+    words += (
+        f" {before.reader} signed version {before.version}{of} on {moment(before.signed_at)}; it is kept."
+    )
+    if not before.amended:
+        return words
+    if report.signature:
+        return f"{words} This version amends it."
+    return f"{words} The study has changed since: to be read again."
+
+
+def mark_words(mark: Mark) -> str:
+    """Say where a reader marked an image."""
+    size = f", {mark.width} × {mark.height}" if mark.width or mark.height else ""
+    return f"Marked on image {mark.number} at left {mark.x}, top {mark.y}{size} (pixels of the original)."
 
 
 def standing(finding: Finding, thresholds: Thresholds) -> str:
@@ -98,7 +127,7 @@ def children_note(years: int | None) -> str:
     """Warn where the patient is, or may be, a child; empty for adults."""
     if years is None:
         return "Age not stated. The AI is not validated in children (under 18 years)."
-    return "Not validated in children: the patient is under 18 years of age." if years < 18 else ""
+    return "Not validated in children: the patient is under 18 years of age." if years < ADULT else ""
 
 
 def laterality(code: str) -> str:

@@ -20,11 +20,19 @@ import pytest
 from pypdf import PdfReader
 
 from pipeline.report import render, words
-from pipeline.report.drawings import probability_scale, region_marks
+from pipeline.report.drawings import probability_scale, reader_mark, region_marks
 from pipeline.report.render import NotInMemoryError, ReportUnavailable, place, render_report
-from pipeline.report.types import BundleCard, ReportImage, StudyReport
+from pipeline.report.types import (
+    BundleCard,
+    EarlierSignature,
+    Mark,
+    ReportImage,
+    Signature,
+    StudyReport,
+)
 from pipeline.types import (
     REASONS,
+    Answer,
     AttentionRegion,
     Finding,
     ImageStatus,
@@ -252,7 +260,7 @@ def test_a_study_has_a_page_an_image_and_names_the_rejected_ones():
     _, pages = read(a_study(*images, reasons=(Reason.STUDY_INCOMPLETE,), version=3))
     assert len(pages) == 2
     first, second = pages
-    assert "Version 3, replaces earlier versions" in first
+    assert "Version 3, not signed. It replaces version 2." in first
     assert first.index("Fracture suspected by AI") < first.index("No fracture suspected by AI")
     assert "here image 3" in first
     assert REASONS[Reason.STUDY_INCOMPLETE].sentence in first
@@ -515,3 +523,49 @@ def test_region_marks_stand_at_the_regions_corners():
     drawing = region_marks((AttentionRegion(100, 200, 300, 90, 0.5),), 1000, 100.0, 80.0).decode()
     for corner in ("H10.00V22.50", "H10.00V26.50", "H40.00V22.50", "H40.00V26.50"):
         assert corner in drawing
+
+
+def test_of_two_images_of_one_triage_the_more_probable_one_decides_whatever_their_order():
+    images = (replace(an_image(Triage.POSITIVE, 0.71)), replace(an_image(Triage.POSITIVE, 0.93), number=2))
+    assert "here image 2" in text_of(a_study(*images))
+    equal = (images[0], replace(images[0], number=4))
+    assert "here image 1" in text_of(a_study(*equal))
+    unread = (an_image(Triage.NEGATIVE, 0.02), rejected(2))
+    assert "here image 2" in text_of(a_study(*unread, triage=Triage.NOT_ASSESSABLE))
+
+
+SIGNED_AT = datetime(2026, 11, 22, 8, 5, tzinfo=UTC)
+ANA = Signature("Dr Ana Reader", "ana@hospital.example", SIGNED_AT, Answer.PRESENT)
+
+
+def test_a_signed_report_names_the_account_and_draws_what_was_marked():
+    images = (an_image(Triage.NEGATIVE, 0.08), replace(an_image(), number=7))
+    plain = render_report(a_study(*images, version=2, signature=ANA))
+    signed = a_study(*images, version=2, signature=replace(ANA, mark=Mark(7, 100, 50, 200, 250)))
+    text = text_of(signed)
+    assert "Signed by Dr Ana Reader, account ana@hospital.example, 2026-11-22 08:05 UTC" in text
+    assert "Marked on image 7 at left 100, top 50, 200 × 250 (pixels of the original)." in text
+    assert "marked by the reader" in text
+    assert len(render_report(signed)) > len(plain)
+    drawn = reader_mark(Mark(7, 100, 50, 200, 250), 400, 40, 50).decode()
+    assert 'd="M10.00 5.00h20.00v25.00h-20.00z"' in drawn  # at a tenth of a millimetre a pixel
+    assert 'd="M7.50 5.00h5.00M10.00 2.50v5.00"' in reader_mark(Mark(7, 100, 50), 400, 40, 50).decode()
+
+
+def test_a_version_says_what_was_signed_before_and_that_it_is_to_be_read_again():
+    before = EarlierSignature(2, "first-bundle", "Dr Ana Reader", SIGNED_AT, amended=True)
+    assert words.version_line(a_study()) == ""
+    assert (
+        words.version_line(a_study(version=2, signature=ANA)) == "Version 2, signed. It replaces version 1."
+    )
+    amended = text_of(a_study(version=3, earlier=before))
+    assert (
+        "Version 3, not signed. Dr Ana Reader signed version 2 on 2026-11-22 08:05 UTC; it is kept."
+        in amended
+    )
+    assert "to be read again" in amended
+    assert "replaces" not in amended
+    again = words.version_line(a_study(version=4, earlier=before, signature=ANA))
+    assert again.endswith("it is kept. This version amends it.")
+    other = words.version_line(a_study(earlier=replace(before, bundle="old-bundle")))
+    assert "signed version 2 of old-bundle" in other

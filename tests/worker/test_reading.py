@@ -19,6 +19,8 @@ from store.dispatch import QUEUES
 from store.session import session_scope
 from store.tables import STAGES, Batch, Finding, Image, Stage, StudyFinding, Work, WorkState
 from store.work import Lease
+from store.worklist import Rank
+from store.worklist_tables import WorklistRow
 from tests.running import assert_sound, draft, images_of, read_batch
 from training.phantoms import encode_phantom, make_phantom
 
@@ -307,3 +309,126 @@ def test_a_batch_that_is_paused_in_its_last_stage_ends_and_is_paused_no_more(sit
     ended = work_off(batch)
     assert (ended.status, ended.paused_at) == ("done", None)
     assert_sound(ended)
+
+
+def rows_of(batch: Batch) -> list[WorklistRow]:
+    with session_scope() as session:
+        return list(session.scalars(select(WorklistRow).where(WorklistRow.batch_id == batch.id)))
+
+
+@pytest.mark.parametrize("cancelled_in", [Stage.CLASSIFY, Stage.DETECT, Stage.EXPLAIN, Stage.REPORT])
+def test_what_was_read_before_a_cancel_stays_read(site_id: uuid.UUID, cancelled_in: Stage) -> None:
+    from worker import flow, stages
+
+    batch = draft(site_id, {f"{n}.png": png(n) for n in range(3)})
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+        unit = session.scalars(select(Work).where(Work.batch_id == batch.id)).one()
+    for stage in STAGES[: STAGES.index(cancelled_in)]:
+        assert flow.run(unit.id, stage, getattr(stages, stage.value))
+
+    def cancelled_while_it_runs(lease: Lease) -> bool:
+        with session_scope() as session:
+            batches.cancel(session, batch.id, site_id)
+        return bool(getattr(stages, cancelled_in.value)(lease))
+
+    flow.run(unit.id, cancelled_in, cancelled_while_it_runs)
+    ended = work_off(batch)
+    images = images_of(batch)
+    assert ended.status == "cancelled"
+    if cancelled_in in {Stage.CLASSIFY, Stage.DETECT}:  # the region is known at most: nobody need look
+        assert {(i.status, i.triage, i.probability) for i in images} == {("cancelled", None, None)}
+        assert rows_of(batch) == []
+        with session_scope() as session:
+            assert session.scalars(select(StudyFinding)).all() == []
+        return
+    assert (ended.n_done, ended.n_cancelled) == (3, 0)
+    assert ended.t_positive + ended.t_doubt + ended.t_negative + ended.t_not_assessable == 3
+    for image in images:
+        found = finding_of(image, batch.bundle)
+        assert (image.status, found.triage, found.version) == ("done", image.triage, 1)
+        assert "cancelled" not in pdf_text(found)
+        assert (image.overlay_key is not None) == (image.probability is not None)
+    shown = {row.study_id: (row.triage, row.probability) for row in rows_of(batch)}
+    assert shown == {image.study_id: (image.triage, image.probability) for image in images}
+    assert_sound(ended)
+
+
+def test_an_image_that_failed_after_it_was_read_keeps_its_reading(site_id: uuid.UUID) -> None:
+    from worker import flow, stages
+
+    batch = draft(site_id, {"a.png": png(1)})
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+        unit = session.scalars(select(Work).where(Work.batch_id == batch.id)).one()
+    for stage in STAGES[:3]:
+        assert flow.run(unit.id, stage, getattr(stages, stage.value))
+
+    def broken(lease: Lease) -> bool:
+        raise RuntimeError("no paint left")
+
+    for _ in range(3):
+        with session_scope() as session:
+            session.execute(update(Work).values(due_at=Work.created_at))
+        flow.run(unit.id, Stage.EXPLAIN, broken)
+    ended = work_off(batch)
+    image = images_of(batch)[0]
+    assert (image.status, ended.status) == ("failed", "failed")
+    assert image.triage is not None
+    assert finding_of(image, batch.bundle).triage == image.triage
+    assert [(row.triage, row.probability) for row in rows_of(batch)] == [(image.triage, image.probability)]
+
+
+def test_an_image_that_failed_in_prepare_waits_for_a_reader(site_id: uuid.UUID) -> None:
+    from worker import flow
+
+    batch = draft(site_id, {"a.dcm": dicom(1, "hand", "1.2.3.9", 1)})
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+        unit = session.scalars(select(Work).where(Work.batch_id == batch.id)).one()
+
+    def broken(lease: Lease) -> bool:
+        raise RuntimeError("out of luck")
+
+    for _ in range(3):
+        with session_scope() as session:
+            session.execute(update(Work).values(due_at=Work.created_at))
+        flow.run(unit.id, Stage.PREPARE, broken)
+    work_off(batch)
+    assert [(row.status, row.reason, row.rank) for row in rows_of(batch)] == [
+        ("failed", "processing_error", Rank.NOT_READ)
+    ]
+    with session_scope() as session:
+        batches.retry(session, batch.id, site_id)
+    work_off(batch)
+    image = images_of(batch)[0]
+    assert [(row.status, row.study_id) for row in rows_of(batch)] == [("done", image.study_id)]
+    assert_sound(read_batch(batch))
+
+
+def test_two_patients_with_one_study_uid_are_two_studies(site_id: uuid.UUID) -> None:
+    study = "1.2.826.0.1.3680043.8.498.5"
+    batch = read(
+        site_id,
+        {
+            "a.dcm": dicom(1, "hand", study, 1, PatientID="A-1"),
+            "b.dcm": dicom(2, "hand", study, 2, PatientID="B-2"),
+        },
+    )
+    images = by_path(batch)
+    assert images["a.dcm"].study_id != images["b.dcm"].study_id
+    for row in rows_of(batch):
+        assert row.n_images == 1
+        assert "study_identity_conflict" in row.flags
+    texts = [pdf_text(finding_of(image, batch.bundle)) for image in images.values()]
+    assert any("study_identity_conflict" in text for text in texts)
+
+
+def test_a_manifest_that_contradicts_the_header_is_flagged(site_id: uuid.UUID) -> None:
+    batch = draft(site_id, {"a.dcm": dicom(1, "hand", "1.2.3.10", 1, AccessionNumber="H-1")})
+    with session_scope() as session:
+        batches.set_manifest(session, batch.id, site_id, [ManifestRow("a.dcm", accession="M-9")])
+        batches.submit(session, batch.id, site_id)
+    work_off(batch)
+    image = images_of(batch)[0]
+    assert (image.accession, "manifest_contradicts_header" in image.flags) == ("H-1", True)

@@ -11,7 +11,7 @@ from store.accounts import Role
 from store.session import session_scope
 from store.tables import Answer, Audit, StudyFinding, Work, WorkState
 from store.worklist_tables import WorklistRow
-from tests.worker.test_reading import by_path, pdf_text, png, read
+from tests.worker.test_reading import by_path, dicom, pdf_text, png, read
 from worker import flow, signing
 
 
@@ -58,7 +58,7 @@ def test_a_signed_report_stands_beside_the_ais(site_id: uuid.UUID) -> None:
     for words in (
         "Uncertain whether a fracture is present",
         "Old <line>?",
-        "Signed by Dr Ana Reader",
+        "Signed by Dr Ana Reader, account ana@localhost",
         "Marked on image 1 at left 10, top 20, 30 × 40",
         "Version 2",
     ):
@@ -82,3 +82,46 @@ def test_a_study_that_changed_meanwhile_is_not_signed(site_id: uuid.UUID) -> Non
         assert latest is not None
         assert (latest.version, latest.signed_at) == (1, None)
         assert [line.signing for line in reviews.history(session, study_id, batch.bundle)] == ["failed"]
+
+
+def test_a_signed_version_is_amended_and_never_replaced_in_silence(site_id: uuid.UUID) -> None:
+    uid = "1.2.826.0.1.3680043.8.498.6"
+    first = read(site_id, {"b.dcm": dicom(1, "leg", uid, 1)})
+    study_id = by_path(first)["b.dcm"].study_id
+    assert study_id is not None
+    with session_scope() as session:
+        reader = accounts.create_user(session, site_id, "ana@localhost", role=Role.CLINICIAN, name="Ana")
+        found = reading.get_study(session, site_id, study_id, trials=False)
+        mark = reviews.Place(by_path(first)["b.dcm"].id, 1, 2)
+        reviews.record(session, found, reader.id, Answer.ABSENT, place=mark, sign=True)
+    sign_due()
+    with session_scope() as session:
+        signed = reading.get_study(session, site_id, study_id, trials=False)
+    assert signed.amended is None
+    assert signed.read_at is not None
+    assert signed.finding is not None
+    assert signed.read_at == found.finding.created_at < signed.finding.created_at  # type: ignore[union-attr]
+
+    second = read(site_id, {"a.dcm": dicom(2, "leg", uid, 2)})  # its path comes before the first one's
+    with session_scope() as session:
+        now = reading.get_study(session, site_id, study_id, trials=False)
+        row = session.get_one(WorklistRow, study_id)
+    assert (row.reread, row.reviewed_at, row.batch_id) == (True, None, second.id)
+    assert now.amended is not None
+    assert (now.amended.version, now.amended.signed_by) == (2, "Ana")
+    assert [version.version for version in now.reports] == [3, 2, 1]
+    assert [(line.image.path, line.image.number) for line in now.images] == [("b.dcm", 1), ("a.dcm", 2)]
+    text = pdf_text(now.reports[0])
+    assert "Version 3, not signed. Ana signed version 2" in text
+    assert "read again" in text
+    assert "on image 1 at left 1" in pdf_text(now.reports[1])  # as it was signed
+
+    with session_scope() as session:
+        now = reading.get_study(session, site_id, study_id, trials=False)
+        reviews.record(session, now, reader.id, Answer.PRESENT, sign=True)
+    sign_due()
+    with session_scope() as session:
+        again = reading.get_study(session, site_id, study_id, trials=False)
+        row = session.get_one(WorklistRow, study_id)
+    assert (again.amended, row.reread) == (None, False)
+    assert "This version amends it" in pdf_text(again.reports[0])
