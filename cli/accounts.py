@@ -172,6 +172,20 @@ def change_role(email: str, role: str, home: Path | None, site: str | None) -> N
     click.echo(f"{email} is {role} now.")
 
 
+@people.command("name")
+@click.argument("email")
+@click.argument("name")
+@_options
+@client_command
+def change_name(email: str, name: str, home: Path | None, site: str | None) -> None:
+    """Set the name that reports which a person signs carry."""
+    with _site(home, site) as (session, found):
+        from store.people import rename
+
+        rename(session, found.id, _person(session, found, email).id, name, by=None)
+    click.echo(f"{email} signs as {name or email} now.")
+
+
 @people.command()
 @click.argument("email")
 @_options

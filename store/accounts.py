@@ -421,6 +421,24 @@ def identify_session(session: Session, token: str, *, idle_hours: float) -> Iden
     return Identity(user.site_id, user.id, role, user.email, PERMISSIONS[role], opened.csrf_token, user.name)
 
 
+def note_confirmed(session: Session, token: str) -> None:
+    """Note that the person of this browser has just confirmed at the identity provider that it is them."""
+    session.execute(
+        update(UserSession)
+        .where(UserSession.token_hash == hash_token(token))
+        .values(confirmed_at=func.clock_timestamp())
+    )
+
+
+def was_confirmed(session: Session, token: str, *, minutes: float) -> bool:
+    """Tell whether the person of this browser did so within the last `minutes`."""
+    since = func.clock_timestamp() - timedelta(minutes=minutes)
+    query = select(UserSession.id).where(
+        UserSession.token_hash == hash_token(token), UserSession.confirmed_at > since
+    )
+    return session.scalar(query) is not None
+
+
 def list_sessions(session: Session, user_id: uuid.UUID, *, idle_hours: float) -> list[UserSession]:
     """Return the browsers in which the person is signed in, the one seen last first."""
     return list(

@@ -46,6 +46,22 @@ class SiteTaken(ServiceError):
     advice = "Choose another name."
 
 
+class OwnName(ServiceError):
+    """Somebody would set the name under which they sign themselves."""
+
+    code, status = "own_name", 409
+    title = "Nobody sets their own name: it stands on signed reports."
+    advice = "Ask another administrator, or the operator: fractureai people name."
+
+
+class NameFromProvider(ServiceError):
+    """The name is the identity provider's to state."""
+
+    code, status = "name_from_provider", 409
+    title = "This person's name comes from the identity provider at each sign-in."
+    advice = "Change it there."
+
+
 class LastAdministrator(ServiceError):
     """Nobody would be left who may administer the site."""
 
@@ -226,6 +242,25 @@ def set_role(
         _keep_an_administrator(session, user)
     write_audit(session, site_id, by, "role_changed", user.id, before=user.role, after=role.value)
     user.role = role.value
+    return user
+
+
+def rename(
+    session: Session, site_id: uuid.UUID, user_id: uuid.UUID, name: str, *, by: uuid.UUID | None
+) -> User:
+    """Set the name that reports and the audit show; never one's own.
+
+    Raises
+    ------
+    NotFound, OwnName, NameFromProvider
+    """
+    user = get_person(session, site_id, user_id)
+    if by == user.id:
+        raise OwnName
+    if user.provider_subject is not None:
+        raise NameFromProvider
+    before, user.name = user.name, " ".join(name.split())[:100]
+    write_audit(session, site_id, by, "name_changed", user.id, before=before, after=user.name)
     return user
 
 

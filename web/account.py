@@ -97,19 +97,6 @@ def end_session(session_id: uuid.UUID) -> Response:
     return redirect(url_for("account.show"), 303)
 
 
-@account.post("/name")
-@is_personal
-def change_name() -> str:
-    """Set the name that reports and the audit show."""
-    name = " ".join(request.form.get("name", "").split())
-    if len(name) > 100:
-        raise InvalidRequest("a name has at most 100 characters")
-    with session_scope() as session:
-        session.get_one(User, identity().user_id).name = name
-        accounts.write_audit(session, identity().site_id, identity().user_id, "name_changed", name=name)
-    return _page(said="The name is set.")
-
-
 @account.post("/password")
 @is_personal
 def change_password() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from flask import Blueprint, current_app, redirect, render_template, request, url_for
 from sqlalchemy.orm import Session
@@ -88,7 +88,7 @@ def invite() -> str:
     return _people(link=link, link_for=user.email, link_days=7)
 
 
-#: What can be done with a person, by the last part of the address; roles and links are beside it.
+#: What can be done with a person, by the last part of the address; what takes a word is beside it.
 _ACTIONS: dict[str, Callable[..., User]] = {
     "disable": people.disable,
     "enable": people.enable,
@@ -96,12 +96,12 @@ _ACTIONS: dict[str, Callable[..., User]] = {
 }
 
 
-def act_on_person(user_id: uuid.UUID, action: str, role: object = None) -> tuple[User, str]:
+def act_on_person(user_id: uuid.UUID, action: str, said: Mapping[str, object]) -> tuple[User, str]:
     """Change a person; return them and, where `action` is ``link``, the address of the one-time link.
 
     Raises
     ------
-    NotFound, InvalidRequest, LastAdministrator
+    NotFound, InvalidRequest, LastAdministrator, OwnName, NameFromProvider
     """
     site_id, by, token = identity().site_id, identity().user_id, ""
     with session_scope() as session:
@@ -109,17 +109,22 @@ def act_on_person(user_id: uuid.UUID, action: str, role: object = None) -> tuple
         if action == "link":
             token = people.new_link(session, site_id, user_id, by=by)
         elif action == "role":
-            people.set_role(session, site_id, user_id, read_role(role), by=by)
+            people.set_role(session, site_id, user_id, read_role(said.get("role")), by=by)
+        elif action == "name":
+            name = said.get("name")
+            if not isinstance(name, str) or len(name) > 100:
+                raise InvalidRequest("a name is a text of at most 100 characters")
+            people.rename(session, site_id, user_id, name, by=by)
         else:
             _ACTIONS[action](session, site_id, user_id, by=by)
     return user, link_of(token) if token else ""
 
 
-@admin.post("/people/<uuid:user_id>/<any(role,link,disable,enable,'sign-out'):action>")
+@admin.post("/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out'):action>")
 @needs(Permission.ADMINISTER)
 def change_person(user_id: uuid.UUID, action: str) -> Response | str:
-    """Change a person's role, make a link for a new password, disable, enable, or sign them out."""
-    user, link = act_on_person(user_id, action, request.form.get("role"))
+    """Change a person's role or name, make a link for a new password, disable, enable, or sign them out."""
+    user, link = act_on_person(user_id, action, request.form)
     if link:
         return _people(link=link, link_for=user.email, link_days=1)
     return redirect(url_for("admin.list_people"), 303)

@@ -50,6 +50,9 @@ def _answer(document: Mapping[str, Any], status: int = 200) -> Response:
 # people
 
 
+_DEEDS = ("role", "name", "link", "disable", "enable", "sign-out")
+
+
 def person_document(person: Person) -> dict[str, Any]:
     """Return a person with what an administrator wants to know."""
     user, here = person.user, f"{API}/people/{person.user.id}"
@@ -65,7 +68,7 @@ def person_document(person: Person) -> dict[str, Any]:
         "keys": person.keys,
         "links": {
             "self": here,
-            **{action: f"{here}/{action}" for action in ("role", "link", "disable", "enable", "sign-out")},
+            **{action: f"{here}/{action}" for action in _DEEDS},
         },
     }
 
@@ -109,14 +112,14 @@ def get_person(user_id: uuid.UUID) -> Response:
         return jsonify(_person(session, user_id))
 
 
-@admin_api.post("/people/<uuid:user_id>/<any(role,link,disable,enable,'sign-out'):action>")
+@admin_api.post("/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out'):action>")
 @needs(Permission.ADMINISTER)
 def change_person(user_id: uuid.UUID, action: str) -> Response:
-    """Change a person's role, make a link for a new password, disable, enable, or sign them out."""
+    """Change a person's role or name, make a link for a new password, disable, enable, or sign them out."""
     with session_scope() as session:
         people.get_person(session, identity().site_id, user_id)  # before the body is looked at
-    body = json_body({"role"} if action == "role" else ())
-    return _changed(*act_on_person(user_id, action, body.get("role")))
+    body = json_body({action} if action in ("role", "name") else ())
+    return _changed(*act_on_person(user_id, action, body))
 
 
 # keys

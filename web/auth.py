@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Callable
+from enum import StrEnum
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -18,12 +19,22 @@ from store.accounts import Identity, Permission
 from store.errors import NotFound
 from store.session import session_scope
 from store.tables import User
-from web.errors import CsrfFailed, Forbidden, RequestFailed, TooManyAttempts, Unauthorized
+from web.errors import (
+    ConfirmationFailed,
+    ConfirmationNeeded,
+    CsrfFailed,
+    Forbidden,
+    RequestFailed,
+    TooManyAttempts,
+    Unauthorized,
+)
 
 SESSION_COOKIE = "fractureai_session"
 FORM_COOKIE = "fractureai_form"
 #: Failed sign-ins in a quarter of an hour. Many people may sit behind one address.
 MOST_PER_ADDRESS, MOST_PER_PERSON = 100, 10
+#: How long a confirmation at the identity provider counts.
+CONFIRMED_MINUTES = 5
 #: Links by mail in a quarter of an hour, to one address.
 MOST_LINKS = 3
 #: What somebody unknown may send, as in signing in.
@@ -96,6 +107,58 @@ def identify() -> Identity | None:
             idle_hours = current_app.extensions["settings"].session_idle_hours
             return accounts.identify_session(session, token, idle_hours=idle_hours)
     return None
+
+
+class Confirmation(StrEnum):
+    """How the person who is signed in can confirm that it is still them."""
+
+    PASSWORD = "password"  # noqa: S105 - a way, not a password
+    PROVIDER = "provider"
+    CONFIRMED = "confirmed"  # at the provider, a moment ago
+    IMPOSSIBLE = "impossible"
+
+
+def confirmation() -> Confirmation:
+    """Return how the person who is signed in can confirm that it is still them."""
+    token = request.cookies.get(SESSION_COOKIE, "")
+    with session_scope() as session:
+        user = session.get_one(User, identity().user_id)
+        by_browser = identity().csrf_token is not None  # a key is no person
+        if by_browser and accounts.was_confirmed(session, token, minutes=CONFIRMED_MINUTES):
+            return Confirmation.CONFIRMED
+    if user.password_hash is not None:
+        return Confirmation.PASSWORD
+    return Confirmation.PROVIDER if by_browser and user.provider_subject else Confirmation.IMPOSSIBLE
+
+
+def confirm_identity(password: str) -> None:
+    """Let only the person who signed in go on; call it before acts such as signing a report.
+
+    They give their password again. Who signs in at an identity provider alone has confirmed there within the
+    last minutes: see `web.oidc.confirm`.
+
+    Raises
+    ------
+    ConfirmationNeeded, ConfirmationFailed, TooManyAttempts
+    """
+    way = confirmation()
+    if way is Confirmation.CONFIRMED:
+        return
+    if way is not Confirmation.PASSWORD or not password:
+        raise ConfirmationNeeded
+    known = identity()
+    with session_scope() as session:
+        attempt = throttle.try_sign_in(session, {f"confirmation {known.user_id}": MOST_PER_PERSON})
+    if attempt is None:
+        raise TooManyAttempts
+    with session_scope() as session:
+        right = accounts.is_password(session.get_one(User, known.user_id), password)
+        if right:
+            throttle.forgive(session, attempt)
+        else:
+            accounts.write_audit(session, known.site_id, known.user_id, "confirmation_failed")
+    if not right:
+        raise ConfirmationFailed
 
 
 def check_csrf(sent: str) -> None:

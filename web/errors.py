@@ -70,6 +70,25 @@ class CsrfFailed(ServiceError):
     advice = "Load the page again and repeat."
 
 
+class ConfirmationNeeded(ServiceError):
+    """A sensitive act, such as signing a report, by somebody who has not confirmed anew who they are."""
+
+    code, status = "confirmation_needed", 403
+    title = "Confirm that it is you: nothing was done yet."
+    advice = (
+        "Give your password again, or confirm at your hospital's identity provider. "
+        "Who has neither sets a password on the account page first."
+    )
+
+
+class ConfirmationFailed(ServiceError):
+    """A sensitive act with a wrong password."""
+
+    code, status = "confirmation_failed", 403
+    title = "The password is wrong: nothing was done."
+    advice = "Type it again."
+
+
 class TooManyAttempts(ServiceError):
     """Too many failed sign-ins from one place or for one person."""
 

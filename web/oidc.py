@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 from typing import Any
 
 import requests
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.flask_client import OAuth
-from flask import Blueprint, Flask, current_app, request, session, url_for
+from flask import Blueprint, Flask, current_app, redirect, request, session, url_for
 from joserfc.errors import JoseError
 from werkzeug.wrappers import Response
 
 from settings import Settings, SettingsError
-from store.accounts import Role
+from store.accounts import Role, note_confirmed, write_audit
 from store.errors import NotFound, ServiceError
 from store.people import Vouched, find_vouched
 from store.session import session_scope
-from web.auth import is_public, local_address, open_session, signed_in
+from store.tables import User
+from web.auth import (
+    SESSION_COOKIE,
+    identify,
+    is_personal,
+    is_public,
+    local_address,
+    open_session,
+    signed_in,
+)
+from web.errors import Unauthorized
+
+#: Seconds by which the provider's clock may be behind ours.
+CLOCKS_DIFFER = 30
 
 oidc = Blueprint("oidc", __name__, url_prefix="/sign-in/provider")
 
@@ -81,13 +95,30 @@ def _provider() -> Any:
 @is_public
 def go() -> Response:
     """Send the browser to the provider; state, nonce and verifier wait in a signed cookie."""
+    return _leave()
+
+
+@oidc.get("/confirm")
+@is_personal
+def confirm() -> Response:
+    """Send somebody who is signed in to the provider, to sign in there anew: before they sign a report.
+
+    Without a provider there is the password, which is set on the account page.
+    """
+    if "oidc_provider" not in current_app.extensions:
+        return redirect(url_for("account.show"))
+    return _leave(confirming=int(time.time()), prompt="login", max_age=0)
+
+
+def _leave(*, confirming: int | None = None, **wanted: object) -> Response:
     provider = _provider()
     settings: Settings = current_app.extensions["settings"]
+    session["confirming"] = confirming
     session["next"] = local_address(request.args.get("next", ""))
     root = settings.public_url.rstrip("/")
     back = root + url_for("oidc.back") if root else url_for("oidc.back", _external=True)
     try:
-        answer: Response = provider.authorize_redirect(back)
+        answer: Response = provider.authorize_redirect(back, **wanted)
     except (requests.RequestException, AuthlibBaseError, ValueError) as error:
         raise ProviderUnavailable(type(error).__name__) from error
     return answer
@@ -107,8 +138,10 @@ def back() -> Response:
         raise ProviderRefused(type(error).__name__) from error
     if "userinfo" not in token:
         raise ProviderRefused("there is no identity token in the answer")
-    target = session.get("next", "")
+    target, confirming = session.get("next", ""), session.get("confirming")
     session.clear()
+    if confirming is not None:
+        return _confirmed(token["userinfo"], confirming, target)
     with session_scope() as database:
         user = find_vouched(
             database,
@@ -118,6 +151,24 @@ def back() -> Response:
         )
         opened = open_session(database, user, "provider")
     return signed_in(opened, local_address(target))
+
+
+def _confirmed(claims: dict[str, Any], asked_at: int, target: str) -> Response:
+    """Note that the person who is signed in has signed in at the provider again, after being asked to."""
+    known = identify()
+    settings: Settings = current_app.extensions["settings"]
+    if known is None or known.csrf_token is None:
+        raise Unauthorized
+    signed_in_at = claims.get("auth_time")
+    if not isinstance(signed_in_at, int) or signed_in_at < asked_at - CLOCKS_DIFFER:
+        raise ProviderRefused("the provider did not ask for the password anew")
+    with session_scope() as database:
+        user = database.get_one(User, known.user_id)
+        if user.provider_subject != vouched_by(claims, settings).subject:
+            raise ProviderRefused("somebody else signed in at the provider")
+        note_confirmed(database, request.cookies.get(SESSION_COOKIE, ""))
+        write_audit(database, user.site_id, user.id, "identity_confirmed", how="provider")
+    return redirect(local_address(target), 303)
 
 
 def register(app: Flask, settings: Settings) -> None:

@@ -98,6 +98,7 @@ SCHEMAS: Json = {
             "region_probabilities": {"type": "object", "additionalProperties": SHARE},
             "probability": maybe(SHARE) | {"description": "Calibrated; null where nothing was assessed."},
             "triage": maybe(words_of(Triage)),
+            "number": maybe(WHOLE) | {"description": "In its study; on page, report and mark alike."},
             "flags": many(ref("Flag")),
             "thresholds": maybe(record({"low": SHARE, "high": SHARE})),
             "bundle": TEXT,

@@ -160,6 +160,9 @@ PATHS: Json = {
     "/people/{user_id}/role": _person(
         "role", "Give another role", requestBody=_takes(record({"role": words_of(Role)}))
     ),
+    "/people/{user_id}/name": _person(
+        "name", "Set the name on signed reports; never one's own", requestBody=_takes(record({"name": TEXT}))
+    ),
     "/people/{user_id}/link": _person("link", "Make a link for a new password", "PersonWithLink"),
     "/people/{user_id}/disable": _person("disable", "Shut out: sessions end, keys and links stop working"),
     "/people/{user_id}/enable": _person("enable", "Let in again"),

@@ -59,6 +59,8 @@ SCHEMAS: Json = {
             "answer": maybe(TEXT),
             "reviewed_at": maybe(MOMENT),
             "signed_at": maybe(MOMENT),
+            "read_again": YES_NO | {"description": "It was reviewed before and has changed since."},
+            "flags": many(ref("Flag")),
             "links": {"type": "object", "additionalProperties": LINK},
         }
     ),
@@ -77,6 +79,7 @@ SCHEMAS: Json = {
                 record({"image_id": UUID, "x": WHOLE, "y": WHOLE, "width": WHOLE, "height": WHOLE})
             ),
             "reader": TEXT,
+            "account": TEXT | {"description": "With which the reader signs in; empty for old answers."},
             "created_at": MOMENT,
             "signing": maybe({"type": "string", "enum": ["waits", "signed", "failed"]}),
             "signed_at": maybe(MOMENT),
@@ -94,6 +97,7 @@ SCHEMAS: Json = {
             "width": WHOLE,
             "height": WHOLE,
             "sign": {"type": "boolean", "default": False},
+            "password": TEXT | {"description": "The reader's own, once more; needed to sign."},
         },
         required=False,
     ),
@@ -111,6 +115,18 @@ SCHEMAS: Json = {
             "notice": TEXT,
         }
     ),
+    "StudyVersion": record(
+        {
+            "version": WHOLE,
+            "bundle": TEXT,
+            "triage": words_of(Triage),
+            "images": WHOLE,
+            "created_at": MOMENT,
+            "signed_by": maybe(TEXT),
+            "signed_at": maybe(MOMENT),
+            "links": {"type": "object", "additionalProperties": maybe(LINK)},
+        }
+    ),
     "Study": record(
         {
             "id": UUID,
@@ -122,7 +138,12 @@ SCHEMAS: Json = {
             "triage": maybe(words_of(Triage)) | {"description": "As bad as its worst image."},
             "reasons": many(ref("Reason")),
             "version": maybe(WHOLE),
-            "created_at": maybe(MOMENT),
+            "created_at": maybe(MOMENT) | {"description": "Of this version; signing makes one."},
+            "read_at": maybe(MOMENT) | {"description": "When the bundle read the images."},
+            "deciding_image": maybe(UUID) | {"description": "Of several images, the worst."},
+            "amended": maybe(ref("StudyVersion"))
+            | {"description": "What was signed before images arrived or the bundle changed: read again."},
+            "versions": many(ref("StudyVersion")) | {"description": "All that have a report, newest first."},
             "images": many(ref("Image")),
             "links": {"type": "object", "additionalProperties": maybe(LINK)},
         }
@@ -173,7 +194,10 @@ PATHS: Json = {
             "studyReport",
             "The study's report",
             {"200": answer("The PDF.", None, "application/pdf")},
-            parameters=[query("version", WHOLE, "Of the finding; the newest when absent.")],
+            parameters=[
+                query("version", WHOLE, "Of the finding; the newest when absent."),
+                query("bundle", TEXT, "Which read it; the newest batch's when absent."),
+            ],
         ),
     },
     "/studies/{study_id}/reviews": {

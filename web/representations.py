@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from store.batches import ImageRow
 from store.export import reason_of
 from store.tables import REASONS, STAGES, Batch, BatchStatus, Bundle, Priority, Reason, Triage
-from store.words import label_meaning, thresholds
+from store.words import label_meaning, shown_flags, thresholds
 
 API = "/api/v1"
 _MOVING = frozenset({BatchStatus.QUEUED, BatchStatus.RUNNING})
@@ -34,7 +34,13 @@ def reason_document(reason: Reason) -> dict[str, str]:
 
 def flag_documents(codes: Iterable[str]) -> list[dict[str, str]]:
     """Return flags with their sentences."""
-    return [{"code": code, "sentence": REASONS[Reason(code)].sentence} for code in codes]
+    return [{"code": str(code), "sentence": REASONS[Reason(code)].sentence} for code in codes]
+
+
+def flags_of(row: ImageRow) -> tuple[Reason, ...]:
+    """Return what a person must know of an image: its own flags, its patient's, its study's."""
+    shared = row.study is not None and row.study.uid_shared
+    return shown_flags(row.image.flags, age_years=row.image.age_years, study_shared=shared)
 
 
 def uploaded(batch: Batch) -> int:
@@ -123,7 +129,8 @@ def image_document(row: ImageRow, bundle: Bundle) -> dict[str, Any]:
         "region_probabilities": row.finding.region_probabilities if row.finding else {},
         "probability": image.probability,
         "triage": image.triage,
-        "flags": flag_documents(image.flags),
+        "number": image.number,
+        "flags": flag_documents(flags_of(row)),
         "thresholds": thresholds(bundle).get(image.region or "") if image.probability is not None else None,
         "bundle": bundle.name,
         "sha256": image.sha256 or None,

@@ -6,11 +6,10 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, redirect, request, url_for
+from flask import Blueprint, Response, jsonify
 from sqlalchemy.orm import Session
-from werkzeug.wrappers import Response as BaseResponse
 
-from store import bundles, dispatch, reading, reviews, worklist
+from store import bundles, dispatch, reading, reviews
 from store.accounts import Permission
 from store.review_tables import Review
 from store.reviews import Place, Said, Tally
@@ -18,16 +17,15 @@ from store.session import session_scope
 from store.tables import Answer
 from web.api import audit
 from web.asked import read_body, read_query
-from web.auth import identity, needs
+from web.auth import confirm_identity, identity, needs
 from web.errors import InvalidRequest
 from web.representations import API, moment
-from web.worklist import QUERY, filters_of, kept
 
 area = Blueprint("reviews", __name__)
 
 MAX_COMMENT = 2000
 _PLACE = ("x", "y", "width", "height")
-_MEMBERS = frozenset({"answer", "comment", "version", "image_id", "sign", *_PLACE})
+_MEMBERS = frozenset({"answer", "comment", "version", "image_id", "sign", "password", *_PLACE})
 
 
 def review_document(said: Said) -> dict[str, Any]:
@@ -47,6 +45,7 @@ def review_document(said: Said) -> dict[str, Any]:
         "comment": review.comment,
         "place": place,
         "reader": review.reader,
+        "account": review.account,
         "created_at": moment(review.created_at),
         "signing": said.signing,
         "signed_at": moment(said.signed_at),
@@ -75,8 +74,8 @@ def _place(body: Mapping[str, Any]) -> Place | None:
     return Place(image_id, x, y, width, height)
 
 
-def _record(session: Session, study_id: uuid.UUID, body: Mapping[str, Any]) -> Review:
-    """Check an answer and keep it."""
+def record_review(session: Session, study_id: uuid.UUID, body: Mapping[str, Any]) -> Review:
+    """Check an answer and keep it; call `check_signature` before."""
     found = reading.get_study(
         session, identity().site_id, study_id, trials=identity().may(Permission.RESEARCH)
     )
@@ -102,6 +101,12 @@ def _record(session: Session, study_id: uuid.UUID, body: Mapping[str, Any]) -> R
     return review
 
 
+def check_signature(body: Mapping[str, Any]) -> None:
+    """Let only the person who signed in sign a report. Raises `ConfirmationNeeded`, `ConfirmationFailed`."""
+    if body.get("sign"):
+        confirm_identity(str(body.get("password") or ""))
+
+
 def _last(session: Session, review: Review) -> Said:
     said = reviews.history(session, review.study_id, review.bundle)
     return next(line for line in said if line.review.id == review.id)
@@ -118,8 +123,9 @@ def create_review(study_id: uuid.UUID) -> Response:
         raise InvalidRequest(f"unknown member {min(unknown)[:40]!r}")
     if not isinstance(body.get("sign", False), bool):
         raise InvalidRequest("sign must be a boolean")
+    check_signature(body)
     with session_scope() as session:
-        document = review_document(_last(session, _record(session, study_id, body)))
+        document = review_document(_last(session, record_review(session, study_id, body)))
     dispatch.dispatch()
     response = jsonify(document)
     response.status_code = 201
@@ -137,26 +143,6 @@ def list_reviews(study_id: uuid.UUID) -> Response:
         )
         said = reviews.history(session, study_id, found.bundle.name)
         return jsonify(items=[review_document(line) for line in said], next=None)
-
-
-@area.post("/studies/<uuid:study_id>/reviews")
-@needs(Permission.REVIEW)
-def send_review(study_id: uuid.UUID) -> BaseResponse:
-    """Record what the form says; then show the study again, or the next one of the list."""
-    with session_scope() as session:
-        reading.get_study(session, identity().site_id, study_id, trials=identity().may(Permission.RESEARCH))
-    asked = read_query(**QUERY)
-    filters = kept(asked)
-    with session_scope() as session:
-        next_id = None
-        if request.form.get("then") == "next" and identity().may(Permission.WORK):
-            next_id = worklist.next_after(session, identity().site_id, filters_of(asked), study_id)
-        _record(session, study_id, request.form)
-    dispatch.dispatch()
-    if next_id is None and request.form.get("then") == "next":
-        return redirect(url_for("worklist.show_worklist", **filters), 303)
-    here = url_for("studies.show_study", study_id=next_id or study_id, **filters)
-    return redirect(here, 303)
 
 
 # how readers' answers stand to a bundle

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
-from flask import Blueprint, Response, jsonify, render_template
+from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as BaseResponse
 
-from store import bundles, reading, reviews, worklist
+from store import bundles, dispatch, reading, reviews, worklist
 from store.accounts import Permission
-from store.errors import NotFound
+from store.errors import NotFound, ServiceError
 from store.reading import StudyReading
 from store.review_tables import Review
 from store.reviews import Said
 from store.session import session_scope
-from store.tables import Answer, Reason, Triage
+from store.tables import Answer, Reason, StudyFinding, Triage
 from store.words import answer_words, headline, label_meaning, noun, with_article
 from web.api import audit, send_blob, shown_batch, visible_image
 from web.asked import read_query, without_empty_fields
-from web.auth import identity, needs
+from web.auth import confirmation, identity, needs
+from web.errors import ConfirmationFailed, ConfirmationNeeded, TooManyAttempts
 from web.representations import API, image_document, moment, reason_document
-from web.reviews import MAX_COMMENT
+from web.reviews import MAX_COMMENT, check_signature, record_review
 from web.worklist import QUERY, filters_of, kept
 
 area = Blueprint("studies", __name__)
@@ -38,11 +42,30 @@ def _get(session: Any, study_id: uuid.UUID) -> StudyReading:
     return reading.get_study(session, identity().site_id, study_id, trials=_may_see_trials())
 
 
+def version_document(version: StudyFinding) -> dict[str, Any]:
+    """Return a version of a study's finding that has a report."""
+    here = f"{API}/studies/{version.study_id}/report"
+    return {
+        "version": version.version,
+        "bundle": version.bundle,
+        "triage": version.triage,
+        "images": version.n_images,
+        "created_at": moment(version.created_at),
+        "signed_by": version.signed_by,
+        "signed_at": moment(version.signed_at),
+        "links": {
+            "report": f"{here}?{urlencode({'version': version.version, 'bundle': version.bundle})}"
+            if version.report_key
+            else None
+        },
+    }
+
+
 def study_document(found: StudyReading) -> dict[str, Any]:
     """Return a study with its finding and its images, as the bundle of its newest batch made them."""
     here = f"{API}/studies/{found.study.id}"
     said = found.finding
-    report = found.reports[0] if found.reports else None
+    report = next((r for r in found.reports if r.bundle == found.bundle.name), None)
     return {
         "id": str(found.study.id),
         "batch_id": str(found.batch.id),
@@ -54,6 +77,10 @@ def study_document(found: StudyReading) -> dict[str, Any]:
         "reasons": [reason_document(Reason(code)) for code in said.reasons] if said else [],
         "version": said.version if said else None,
         "created_at": moment(said.created_at) if said else None,
+        "read_at": moment(found.read_at),
+        "deciding_image": str(found.deciding.id) if found.deciding else None,
+        "amended": version_document(found.amended) if found.amended else None,
+        "versions": [version_document(version) for version in found.reports],
         "images": [image_document(row, found.bundle) for row in found.images],
         "links": {
             "self": here,
@@ -77,12 +104,12 @@ def get_study(study_id: uuid.UUID) -> Response:
 @area.get(f"{API}/studies/<uuid:study_id>/report")
 @needs(Permission.READ)
 def get_report(study_id: uuid.UUID) -> Response:
-    """Answer the newest version of the study's PDF, or the version asked for."""
-    asked = read_query(version=_version)
+    """Answer the newest version of the study's PDF, or the version asked for, of an earlier bundle too."""
+    asked = read_query(version=_version, bundle=_words)
     with session_scope() as session:
         found = _get(session, study_id)
-        wanted = asked["version"]
-        report = next((r for r in found.reports if wanted in (None, r.version)), None)
+        wanted, bundle = asked["version"], asked["bundle"] or found.bundle.name
+        report = next((r for r in found.reports if r.bundle == bundle and wanted in (None, r.version)), None)
         if report is None:
             raise NotFound
         audit(session, "report_viewed", study_id)
@@ -104,6 +131,12 @@ def _version(text: str) -> int:
     return int(text)
 
 
+def _words(text: str) -> str:
+    if len(text) > 200:
+        raise ValueError("must have at most 200 characters")
+    return text
+
+
 def _title(found: StudyReading) -> str:
     return found.study.accession or (found.images[0].image.path if found.images else str(found.study.id))
 
@@ -113,7 +146,16 @@ def _title(found: StudyReading) -> str:
 def show_study(study_id: uuid.UUID) -> str:
     """Show a study; the query is the worklist's from which one came, to which one goes back."""
     without_empty_fields()
-    asked = read_query(**QUERY)
+    return _study_page(study_id, read_query(**QUERY))
+
+
+def _study_page(
+    study_id: uuid.UUID,
+    asked: Mapping[str, Any],
+    typed: Mapping[str, str] | None = None,
+    trouble: ServiceError | None = None,
+) -> str:
+    """Return a study's page; `typed` is what an answer that met `trouble` said, and stands there again."""
     wish = filters_of(asked)
     with session_scope() as session:
         found = _get(session, study_id)
@@ -135,6 +177,8 @@ def show_study(study_id: uuid.UUID) -> str:
         headline=headline(Triage(said.triage), meaning, partly_read=read) if said else "Not read by AI",
         noun=noun(meaning),
         reports=found.reports,
+        numbers={str(row.image.id): row.image.number for row in found.images},
+        read_again=found.row is not None and found.row.reread,
         drawn={str(row.image.id): row.image.media_type in DRAWN for row in found.images},
         filters=kept(asked),
         next_id=next_id,
@@ -143,7 +187,34 @@ def show_study(study_id: uuid.UUID) -> str:
         answer_words=lambda answer: answer_words(Answer(answer), meaning),
         marks=marks(said_by_readers),
         max_comment=MAX_COMMENT,
+        confirmation=confirmation() if identity().may(Permission.REVIEW) else "",
+        typed=typed or {},
+        trouble=trouble,
     )
+
+
+@area.post("/studies/<uuid:study_id>/reviews")
+@needs(Permission.REVIEW)
+def send_review(study_id: uuid.UUID) -> BaseResponse:
+    """Record what the form says; then show the study again, or the next one of the list."""
+    with session_scope() as session:
+        _get(session, study_id)
+    asked = read_query(**QUERY)
+    filters = kept(asked)
+    try:
+        check_signature(request.form)
+    except (ConfirmationNeeded, ConfirmationFailed, TooManyAttempts) as trouble:
+        return Response(_study_page(study_id, asked, request.form, trouble), trouble.status)
+    with session_scope() as session:
+        next_id = None
+        if request.form.get("then") == "next" and identity().may(Permission.WORK):
+            next_id = worklist.next_after(session, identity().site_id, filters_of(asked), study_id)
+        record_review(session, study_id, request.form)
+    dispatch.dispatch()
+    if next_id is None and request.form.get("then") == "next":
+        return redirect(url_for("worklist.show_worklist", **filters), 303)
+    here = url_for("studies.show_study", study_id=next_id or study_id, **filters)
+    return redirect(here, 303)
 
 
 @area.get("/images/<uuid:image_id>")

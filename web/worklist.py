@@ -17,7 +17,7 @@ from store.tables import ImageStatus, Reason, Triage
 from store.worklist import Filters, Item, Rank
 from web.asked import cursor_text, one_of, page_size, read_query, region_name, without_empty_fields
 from web.auth import identity, needs
-from web.representations import API, PRIORITIES, moment, next_link, reason_document
+from web.representations import API, PRIORITIES, flag_documents, moment, next_link, reason_document
 
 area = Blueprint("worklist", __name__)
 
@@ -120,6 +120,8 @@ def row_document(item: Item) -> dict[str, Any]:
         "answer": row.answer,
         "reviewed_at": moment(row.reviewed_at),
         "signed_at": moment(row.signed_at),
+        "read_again": row.reread,
+        "flags": flag_documents(row.flags),
         "links": {
             "self": f"{API}/studies/{row.study_id}",
             "page": f"/studies/{row.study_id}",

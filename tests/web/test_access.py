@@ -102,15 +102,15 @@ POST  /api/v1/comparisons                                     R A
 GET   /api/v1/comparisons/<uuid:comparison_id>                R A
 POST  /api/v1/bundles/<any(promote,rollback,shadow):action>   A
 GET   /account                                                personal
+GET   /sign-in/provider/confirm                               personal
 POST  /account/password                                       personal
 POST  /account/keys                                           personal
-POST  /account/name                                           personal
 POST  /account/keys/<uuid:key_id>/revoke                      personal
 POST  /account/sessions/<uuid:session_id>/end                 personal
 GET   /admin                                                  . . . . A
 GET   /admin/people                                           . . . . A
 POST  /admin/people                                           . . . . A
-POST  /admin/people/<uuid:user_id>/<any(role,link,disable,enable,'sign-out'):action>   . . . . A
+POST  /admin/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out'):action>   . . . . A
 GET   /admin/keys                                             . . . . A
 GET   /admin/notices                                          . . . . A
 POST  /admin/notices                                          . . . . A
@@ -121,7 +121,7 @@ POST  /admin/retention/quota                                  . . . . A
 GET   /api/v1/people                                          . . . . A
 POST  /api/v1/people                                          . . . . A
 GET   /api/v1/people/<uuid:user_id>                           . . . . A
-POST  /api/v1/people/<uuid:user_id>/<any(role,link,disable,enable,'sign-out'):action>   . . . . A
+POST  /api/v1/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out'):action>   . . . . A
 GET   /api/v1/keys                                            . . . . A
 GET   /api/v1/notice-targets                                  . . . . A
 POST  /api/v1/notice-targets                                  . . . . A

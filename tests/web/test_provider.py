@@ -16,7 +16,7 @@ from store import accounts
 from store.accounts import Role
 from store.session import session_scope
 from store.tables import Audit, Site, User
-from tests.web.provider import CLIENT_ID, CLIENT_SECRET, Provider
+from tests.web.provider import CLIENT_ID, CLIENT_SECRET, Code, Provider
 from web.factory import create_app
 
 ADA = {"sub": "u-17", "email": "ada@hospital.example", "email_verified": True, "name": "Ada Reader"}
@@ -153,3 +153,47 @@ def test_a_provider_that_is_away_and_settings_that_are_wrong(
     get_settings.cache_clear()
     with pytest.raises(SettingsError, match="king"):
         create_app()
+
+
+def confirm(client: FlaskClient, target: str) -> Any:
+    away = client.get("/sign-in/provider/confirm", query_string={"next": target})
+    assert away.status_code == 302, away.text
+    back = httpx.get(away.location, timeout=30)
+    return client.get(back.headers["Location"].removeprefix("http://localhost"))
+
+
+def test_who_has_no_password_confirms_at_the_provider(provider: Provider) -> None:
+    client = create_app().test_client()
+    assert client.get("/sign-in/provider/confirm").status_code == 302  # a stranger: to the sign-in page
+    assert come_back(client).status_code == 303
+    token = client.get_cookie("fractureai_session").value
+
+    def confirmed() -> bool:
+        with session_scope() as session:
+            return accounts.was_confirmed(session, token, minutes=5)
+
+    assert not confirmed()
+    provider.claims["sub"] = "somebody-else"
+    assert confirm(client, "/worklist").status_code == 403
+    assert not confirmed()
+    provider.claims["sub"] = ADA["sub"]
+    answer = confirm(client, "/worklist")
+    assert (answer.status_code, answer.location) == (303, "/worklist")
+    assert (provider.asked["prompt"], provider.asked["max_age"]) == ("login", "0")
+    assert confirmed()
+    assert client.get_cookie("fractureai_session").value == token
+    with session_scope() as session:
+        assert not accounts.was_confirmed(session, token, minutes=0)
+
+
+def test_a_provider_that_did_not_ask_anew_confirms_nothing(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = create_app().test_client()
+    assert come_back(client).status_code == 303
+    monkeypatch.setattr(Code, "get_auth_time", lambda self: self.auth_time - 3600)
+    refused = confirm(client, "/worklist")
+    assert refused.status_code == 403
+    with session_scope() as session:
+        token = client.get_cookie("fractureai_session").value
+        assert not accounts.was_confirmed(session, token, minutes=5)

@@ -173,6 +173,7 @@ def test_looked_at_closely_and_answered(
 
     page.get_by_text("Mark a place").click()
     page.get_by_role("button", name="Mark on the picture").click()
+    stage.scroll_into_view_if_needed()
     box = stage.bounding_box()
     assert box is not None
     drawn = 0.75 * box["height"]  # 900 by 1200 pixels, centred in a wider field

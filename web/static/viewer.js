@@ -247,6 +247,13 @@ class Marker {
 const review = document.querySelector("[data-review]");
 if (review?.querySelector("[data-mark]")) new Marker(review);
 
+// Enter in the password's field signs: the form's first button would record without a signature.
+review?.querySelector("[data-password]")?.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  review.querySelector("[name=sign]").click();
+});
+
 // Keys of the page: 1 to 4 choose an answer, n goes on, u back to the list.
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input:not([type=radio], [type=checkbox]), select, textarea");
