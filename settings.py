@@ -99,6 +99,7 @@ class Settings:
     oidc_role_claim: str = ""  # the claim that names groups or roles, such as "groups"
     oidc_roles: str = ""  # which of them gives which role, "radiology=clinician,it=admin"; the first counts
     oidc_default_role: str = ""  # of whom no group names a role; empty: they may not sign in
+    blob_capacity_bytes: int = 0  # of an S3 bucket, for the watermark; 0: only the store's own word
     disk_watermark: float = 0.0  # above this share of a full disk the oldest originals go; 0: never
     # notices
     notice_retry_seconds: float = 5.0  # before the second try; five times longer before each one after
@@ -148,6 +149,7 @@ class Settings:
             > self.reconcile_seconds,
             "unavailable_seconds must be more than 0": self.unavailable_seconds > 0,
             "max_attempts must be at least 1": self.max_attempts >= 1,
+            "blob_capacity_bytes must not be negative": self.blob_capacity_bytes >= 0,
             "disk_watermark must be 0 to 1": 0 <= self.disk_watermark < 1,
             "smtp_security must be starttls, tls or none": self.smtp_security in {"starttls", "tls", "none"},
             "session_idle_hours and session_hours must be more than 0": self.session_hours > 0

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
 from settings import get_settings
-from store import counters, studies
+from store import counters, quotas, studies
 from store.errors import (
     BatchEmpty,
     BatchNotDraft,
@@ -255,13 +255,23 @@ def _apply_manifest(session: Session, batch_id: uuid.UUID) -> None:
 
 
 def add_files(
-    session: Session, batch_id: uuid.UUID, site_id: uuid.UUID, files: Sequence[NewFile]
+    session: Session,
+    batch_id: uuid.UUID,
+    site_id: uuid.UUID,
+    files: Sequence[NewFile],
+    *,
+    set_aside: int = 0,
 ) -> list[FileAnswer]:
     """Add files to a draft. The same path with the same bytes again is a no-op, answered *duplicate*.
 
+    Parameters
+    ----------
+    set_aside
+        Bytes of the site's quota that the files had as one large file in pieces.
+
     Raises
     ------
-    NotFound, BatchNotDraft
+    NotFound, BatchNotDraft, QuotaExceeded
     """
     batch = get_batch(session, site_id, batch_id, lock=True)
     if batch.status != BatchStatus.DRAFT:
@@ -324,8 +334,16 @@ def add_files(
             answers.append(FileAnswer(file.path, "duplicate", known, file.reason, file.sha256, file.size))
     if session.scalar(select(ManifestLine.path).where(ManifestLine.batch_id == batch_id).limit(1)):
         _apply_manifest(session, batch_id)
+    if delta["n_bytes"]:
+        quotas.require_room(session, site_id, delta["n_bytes"], set_aside=set_aside)
     counters.apply(session, batch_id, delta)
     return answers
+
+
+def largest_file(session: Session, batch_id: uuid.UUID, path: str) -> int:
+    """Return the size of the largest file that the batch has under a path; 0 where it has none."""
+    largest = select(func.max(Image.size)).where(Image.batch_id == batch_id, Image.path == path)
+    return int(session.scalar(largest) or 0)
 
 
 def _chunk_size(n: int) -> int:

@@ -151,6 +151,7 @@ def relieve_disk() -> int:
         return 0
     with session_scope() as session:
         images = _with_original(session)
+        get_blobs().freed(sum(image.size for image in images))
         return _drop_originals(session, images, f"the disk is {fullness:.0%} full")
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import IO, Protocol, cast
 
@@ -18,9 +20,9 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.sansio import multipart
 
 from settings import Settings
-from store import batches
+from store import batches, quotas
 from store.blobs import get_blobs
-from store.errors import BlobFull, ServiceError
+from store.errors import BlobFull, QuotaExceeded, ServiceError
 from store.media import HEAD_BYTES, is_archive, is_zip, sniff
 from store.session import session_scope
 from store.tables import REASONS, Reason
@@ -36,6 +38,8 @@ MAX_FIELDS, MAX_FIELD_NAME, MAX_FIELD = 64, 100, 4096
 MAX_PART_HEADERS = 1 << 17
 #: Rows written together: few enough to be kept soon, enough to be cheap.
 GROUP = 200
+GROUP_BYTES = 64 << 20
+GROUP_SECONDS = 10.0
 
 
 class Readable(Protocol):
@@ -129,11 +133,15 @@ def read_form(stream: Readable, boundary: str, max_parts: int) -> Iterator[Field
 
 
 class _Measured:
-    """Hashes and counts what is read through it; raises `ArchiveRefused` beyond the size of one file."""
+    """Hashes and counts what is read through it; raises `ArchiveRefused` beyond the size of one file.
 
-    def __init__(self, source: Readable, limit: int) -> None:
+    `arrived` hears the size of the file so far, and may raise to end it.
+    """
+
+    def __init__(self, source: Readable, limit: int, arrived: Callable[[int], None] = lambda _: None) -> None:
         self._source = source
         self._limit = limit
+        self._arrived = arrived
         self._digest = hashlib.sha256()
         self._head = b""
         self.size = 0
@@ -142,6 +150,7 @@ class _Measured:
         piece = self._source.read(n)
         self._digest.update(piece)
         self.size += len(piece)
+        self._arrived(self.size)
         return piece
 
     def peek(self) -> bytes:
@@ -218,17 +227,28 @@ def printable(path: str) -> str:
 class Intake:
     """Takes the files of one request into one draft; what was taken is kept when the block ends, even badly.
 
+    Parameters
+    ----------
+    set_aside
+        Bytes of the site's quota that the files had as one large file in pieces.
+
     Raises
     ------
-    NotFound, BatchNotDraft, BlobFull, BlobUnavailable
+    NotFound, BatchNotDraft, BlobFull, BlobUnavailable, QuotaExceeded
         From any method.
     """
 
-    def __init__(self, site_id: uuid.UUID, batch_id: uuid.UUID, settings: Settings) -> None:
+    def __init__(
+        self, site_id: uuid.UUID, batch_id: uuid.UUID, settings: Settings, *, set_aside: int = 0
+    ) -> None:
         self._site_id = site_id
         self._batch_id = batch_id
         self._limits = Limits.of(settings)
+        self._set_aside = set_aside
         self._pending: list[batches.NewFile] = []
+        self._pending_bytes = 0
+        self._pending_since = time.monotonic()
+        self._room = self._room_left()
         self.answers = Answers()
 
     def __enter__(self) -> Intake:
@@ -243,10 +263,34 @@ class Intake:
         with suppress(ServiceError, SQLAlchemyError):
             self.flush()
 
+    def _room_left(self) -> int | None:
+        with session_scope() as session:
+            left = quotas.room_left(session, self._site_id)
+        return None if left is None else left + self._set_aside
+
+    def _arrived(self, path: str, size: int) -> None:
+        """Count what has arrived of the present file, whatever the request said beforehand.
+
+        `add_files` looks again under the lock: this keeps the disk from being filled before.
+        """
+        if self._room is None or self._pending_bytes + size <= self._room:
+            return
+        self.flush()  # what was here already costs nothing
+        self._room = self._room_left()
+        if self._room is None or size <= self._room:
+            return
+        with session_scope() as session:
+            again = size <= batches.largest_file(session, self._batch_id, path)
+        if not again:
+            raise QuotaExceeded(f"{size} bytes have come and {self._room} are left")
+
+    def _measured(self, path: str, source: Readable) -> _Measured:
+        return _Measured(source, self._limits.member_bytes, partial(self._arrived, path))
+
     def take(self, part: FilePart) -> None:
         """Take one file: an image, or a ZIP whose members are taken one by one."""
         path = printable(part.filename.replace("\\", "/").removeprefix("./"))
-        source = _Measured(part.reader, self._limits.member_bytes)
+        source = self._measured(path, part.reader)
         head = source.peek()
         if not head and not part.filename:
             return  # a browser sends an empty part for an empty file field
@@ -278,8 +322,9 @@ class Intake:
                             batches.NewFile(printable(member.path), "", member.size, None, member.reason)
                         )
                     else:
-                        source = _Measured(member.reader, self._limits.member_bytes)
-                        self._take_image(printable(member.path), source, inside_archive=True)
+                        inner = printable(member.path)
+                        source = self._measured(inner, member.reader)
+                        self._take_image(inner, source, inside_archive=True)
             except ArchiveRefused as refused:
                 self._note(batches.NewFile(path, digest.hexdigest(), size, None, refused.reason))
 
@@ -295,7 +340,7 @@ class Intake:
                 reason = Reason.NOT_AN_IMAGE
             else:
                 key = batches.new_incoming_key(self._batch_id)
-                get_blobs().put(key, cast(IO[bytes], source))  # only `read` is called
+                get_blobs().put(key, cast(IO[bytes], source), named=False)  # only `read` is called
         except ArchiveRefused as refused:
             key, reason = None, refused.reason
         sha256 = source.sha256
@@ -308,17 +353,25 @@ class Intake:
         self._note(batches.NewFile(path, sha256, source.size, key, reason))
 
     def _note(self, file: batches.NewFile) -> None:
+        if not self._pending:
+            self._pending_since = time.monotonic()
         self._pending.append(file)
-        if len(self._pending) >= GROUP:
+        self._pending_bytes += file.size
+        waited = time.monotonic() - self._pending_since
+        if len(self._pending) >= GROUP or self._pending_bytes >= GROUP_BYTES or waited > GROUP_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Write the rows of the files that were taken since the last time."""
-        pending, self._pending = self._pending, []
+        pending, self._pending, self._pending_bytes = self._pending, [], 0
         if not pending:
             return
+        get_blobs().keep_names(file.incoming_key for file in pending if file.incoming_key)
         with session_scope(on_rollback=lambda: self._forget(pending)) as session:
-            answers = batches.add_files(session, self._batch_id, self._site_id, pending)
+            answers = batches.add_files(
+                session, self._batch_id, self._site_id, pending, set_aside=self._set_aside
+            )
+        self._room = self._room_left()
         self._forget([f for f, a in zip(pending, answers, strict=True) if a.status != "accepted"])
         for answer in answers:
             self.answers.add(answer)

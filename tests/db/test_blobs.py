@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import resource
+import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from werkzeug.exceptions import ClientDisconnected
 
 from settings import SettingsError
-from store.blobs import BlobStore, FolderStore, open_blobs
+from store import blobs as blob_module
+from store.blobs import BlobStore, FolderStore, S3Store, open_blobs
 from store.errors import BlobFull, BlobMissing, BlobUnavailable
 
 
@@ -81,8 +87,6 @@ def test_a_key_never_leads_outside_the_folder(tmp_path: Path, key: str) -> None:
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    import signal
-
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
@@ -93,6 +97,109 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, ignored)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
     store.put("a/b", b"x" * 5000)
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_a_large_object_goes_in_parts(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of real size a part is 64 MiB, and one request takes 5 GiB at most."""
+    monkeypatch.setattr(blob_module, "PART", 5 << 20)  # the least that S3 takes
+    data = bytes(range(256)) * (16 << 12) + b"end"
+    assert store.put("large", io.BytesIO(data)) == (hashlib.sha256(data).hexdigest(), len(data))
+    head = store.client.head_object(Bucket=store.bucket, Key=store.prefix + "large")
+    assert head["ETag"].strip('"').endswith("-4"), "three parts of 5 MiB and the rest"
+    assert store.get("large") == data
+    assert b"".join(store.stream("large", start=len(data) - 3)) == b"end"
+
+    class Breaks(io.BytesIO):
+        def read(self, n: int | None = -1, /) -> bytes:
+            if self.tell() > 12 << 20:
+                raise ClientDisconnected
+            return super().read(n)
+
+    with pytest.raises(ClientDisconnected):
+        store.put("broken", Breaks(data))
+    assert not store.exists("broken")
+    assert "Uploads" not in store.client.list_multipart_uploads(Bucket=store.bucket)
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_parts_that_a_killed_process_left_are_swept(store: S3Store) -> None:
+    store.client.create_multipart_upload(Bucket=store.bucket, Key=f"{store.prefix}k")
+    store.client.create_multipart_upload(Bucket=store.bucket, Key="of somebody else")
+    store.delete_unfinished(1e12)  # the stand-in says that all began in 2010
+    assert len(store.client.list_multipart_uploads(Bucket=store.bucket)["Uploads"]) == 2
+    store.delete_unfinished(-1)
+    left = store.client.list_multipart_uploads(Bucket=store.bucket)["Uploads"]
+    assert [upload["Key"] for upload in left] == ["of somebody else"]
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_a_full_local_spool_is_told_as_full(store: S3Store) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(BlobFull):
+            store.put("a/b", b"x" * (20 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not store.exists("a/b")
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_a_buckets_fullness_is_that_of_its_set_capacity(store: S3Store) -> None:
+    store.put("a", b"x" * 300)
+    assert store.fullness() is None, "nobody has set a bound"
+    store.capacity = 1000
+    end = time.monotonic() + 60
+    while (fullness := store.fullness()) is None and time.monotonic() < end:
+        time.sleep(0.05)
+    assert fullness == 0.3
+    store.freed(200)
+    assert store.fullness() == 0.1
+
+
+def test_a_name_outlasts_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a new name is synced after the rename, and so is each one that holds a new folder."""
+    store, calls = FolderStore(tmp_path / "blobs"), []
+    sync, rename = os.fsync, os.rename
+
+    def noted(descriptor: int) -> None:
+        calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    def renamed(old: str, new: Path) -> None:
+        calls.append(Path("renamed"))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "rename", renamed)
+    store.put("a/b/1", b"x")
+    assert calls[1:] == [Path("renamed"), store.root / "a/b", store.root / "a", store.root], (
+        "after the rename"
+    )
+    calls.clear()
+    keys = [f"a/{n}/x" for n in range(3)]
+    for key in keys:
+        store.put(key, b"x", named=False)
+    assert calls[1::2] == [Path("renamed")] * 3
+    calls.clear()
+    store.keep_names(keys)
+    assert sorted(calls) == [store.root, store.root / "a", *(store.root / "a" / str(n) for n in range(3))]
+    assert calls[-2:] == [store.root / "a", store.root], "a folder before the one that names it"
+
+
+def test_folders_may_vanish_under_a_writer(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+
+    def put_and_delete(name: str) -> None:
+        for n in range(700):
+            store.put(f"a/b/{name}-{n}", b"x")
+            store.delete(f"a/b/{name}-{n}")
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(put_and_delete, ("one", "two", "three")))
 
 
 def test_an_s3_store_that_is_away_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
