@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
+from types import TracebackType
 from typing import Any, cast
 
 import cv2
@@ -55,7 +56,7 @@ from store import batches, counters, notices, runs, studies, work, worklist
 from store.blobs import get_blobs
 from store.bundles import fetch_bundle
 from store.errors import BlobAltered, BlobMissing
-from store.research_tables import Run
+from store.research_tables import Run, RunPicture
 from store.session import session_scope
 from store.sites import pseudonymiser
 from store.tables import Batch, BatchStatus, Finding, Image, Site, Study, StudyFinding, Work
@@ -227,6 +228,61 @@ class _Prepared:
     stored_sha256: str | None
 
 
+class _Written:
+    """What a stage puts into the blob store: named by its commit, or deleted by the stage itself."""
+
+    def __init__(self) -> None:
+        self._pictures: dict[str, uuid.UUID] = {}
+        self._others: list[str] = []
+
+    def __enter__(self) -> _Written:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, work.StaleLease):  # another worker has the chunk, or its batch has ended
+            self.discard()
+
+    def put(self, key: str, data: bytes, image: Image | None = None) -> tuple[str, int]:
+        """Put bytes, of an image or of this attempt alone; return their hex SHA-256 and size."""
+        if image is None:
+            self._others.append(key)
+        else:
+            self._pictures[key] = image.id
+        return get_blobs().put(key, data, named=False)
+
+    def keep(self) -> None:
+        """Let them outlast a power cut: the stage's commit is going to name them."""
+        get_blobs().keep_names([*self._pictures, *self._others])
+
+    def discard(self) -> None:
+        """Delete what no image names and none is about to name: the lease is lost, or the batch cancelled."""
+        for key in self._others:
+            get_blobs().delete(key)
+        _delete_unnamed(self._pictures)
+
+
+def _delete_unnamed(keys: Mapping[str, uuid.UUID]) -> None:
+    """Delete those of the images' pictures and originals that nobody names and nobody is about to name.
+
+    Every attempt writes the same keys: of an image that has not ended, they are another worker's. The rows
+    are locked meanwhile, so that a retry waits.
+    """
+    with session_scope() as session:
+        query = select(Image).where(Image.id.in_(set(keys.values()))).order_by(Image.id)
+        images = {image.id: image for image in session.scalars(query.with_for_update())}
+        pictures = set(session.scalars(select(RunPicture.key).where(RunPicture.image_id.in_(images))))
+        for key, id_ in keys.items():
+            image = images.get(id_)
+            if image is not None:
+                if image.status in (ImageStatus.UPLOADED, ImageStatus.QUEUED, ImageStatus.RUNNING):
+                    continue
+                if key in {image.original_key, image.display_key, image.overlay_key, *pictures}:
+                    continue
+            get_blobs().delete(key)
+
+
 def _key(image: Image, name: str) -> str:
     return f"images/{image.site_id}/{image.id}/{name}"
 
@@ -246,9 +302,8 @@ def _bytes_of(image: Image) -> bytes:
     return data
 
 
-def _prepare_one(image: Image) -> _Prepared | Rejected | Skipped:
+def _prepare_one(image: Image, written: _Written) -> _Prepared | Rejected | Skipped:
     settings = get_settings()
-    blobs = get_blobs()
     try:
         radiograph = decode(
             _bytes_of(image),
@@ -266,8 +321,8 @@ def _prepare_one(image: Image) -> _Prepared | Rejected | Skipped:
         return _Prepared(radiograph, None, None)
     stored = image.original_sha256
     if image.original_key is None and image.dataset_image_id is None:
-        stored, _ = blobs.put(_key(image, "original"), radiograph.stored)
-    display, _ = blobs.put(_key(image, "display.jpg"), display_jpeg(radiograph.pixels))
+        stored, _ = written.put(_key(image, "original"), radiograph.stored, image)
+    display, _ = written.put(_key(image, "display.jpg"), display_jpeg(radiograph.pixels), image)
     return _Prepared(radiograph, display, stored)
 
 
@@ -298,34 +353,34 @@ def prepare(lease: Lease) -> bool:
     results: dict[uuid.UUID, _Prepared | Rejected | Skipped] = {}
     inputs: dict[int, list[UInt8Array]] = {size: [] for size in sizes}
     ids: list[uuid.UUID] = []
-    for image in chunk.images:
-        result = results[image.id] = _prepare_one(image)
-        if isinstance(result, _Prepared):
-            ids.append(image.id)
-            for size in sizes:
-                inputs[size].append(model_input(result.radiograph.pixels, size))
-            # the pixels of a whole chunk need not be held
-            results[image.id] = _Prepared(
-                _without_pixels(result.radiograph), result.display_sha256, result.stored_sha256
-            )
     scratch: str | None = None
-    if ids:
-        scratch = f"{_scratch_of(lease.batch_id)}{lease.work_id}/{lease.token}.npz"
-        get_blobs().put(scratch, _pack({size: np.stack(rows) for size, rows in inputs.items()}, ids))
-    uploads = [image.incoming_key for image in chunk.images if image.incoming_key]
-    try:
+    with _Written() as written:
+        for image in chunk.images:
+            result = results[image.id] = _prepare_one(image, written)
+            if isinstance(result, _Prepared):
+                ids.append(image.id)
+                for size in sizes:
+                    inputs[size].append(model_input(result.radiograph.pixels, size))
+                # the pixels of a whole chunk need not be held
+                results[image.id] = _Prepared(
+                    _without_pixels(result.radiograph), result.display_sha256, result.stored_sha256
+                )
+        if ids:
+            scratch = f"{_scratch_of(lease.batch_id)}{lease.work_id}/{lease.token}.npz"
+            written.put(scratch, _pack({size: np.stack(rows) for size, rows in inputs.items()}, ids))
+        uploads = [image.incoming_key for image in chunk.images if image.incoming_key]
+        written.keep()
         with _saving(lease) as (session, unit):
-            if work.cancelled_meanwhile(session, unit):
-                _drop_scratch(scratch)
-                return False
-            images = list(_locked_images(session, lease).values())
-            _save_prepared(session, lease, images, results, clinical=chunk.run is None)
-            goes_on = any(image.status == ImageStatus.RUNNING for image in images if image.id in results)
-            old_scratch, unit.scratch = unit.scratch, scratch if goes_on else None
-            work.pass_stage(session, unit, Stage.CLASSIFY if goes_on else None)
-    except work.StaleLease:
-        _drop_scratch(scratch)  # nobody will name it: another worker has the chunk, or its batch has ended
-        raise
+            if cancelled := work.cancelled_meanwhile(session, unit):
+                goes_on, old_scratch, uploads = False, None, []
+            else:
+                images = list(_locked_images(session, lease).values())
+                _save_prepared(session, lease, images, results, clinical=chunk.run is None)
+                goes_on = any(image.status == ImageStatus.RUNNING for image in images if image.id in results)
+                old_scratch, unit.scratch = unit.scratch, scratch if goes_on else None
+                work.pass_stage(session, unit, Stage.CLASSIFY if goes_on else None)
+        if cancelled:
+            written.discard()
     for key in uploads:
         get_blobs().delete(key)
     _drop_scratch(old_scratch)
@@ -929,6 +984,26 @@ def _report_image(
 # finish
 
 
+#: What the stages write of an image, beside a run's pictures.
+PICTURES = ("original", "display.jpg", "overlay.jpg")
+
+
+def _sweep_pictures(batch_id: uuid.UUID) -> None:
+    """Delete what stages wrote of images that were cancelled or failed before a commit had named it."""
+    ended = [ImageStatus.CANCELLED.value, ImageStatus.FAILED.value]
+    with session_scope() as session:
+        query = (
+            select(Image)
+            .join(Work, Work.id == Image.work_id)
+            .where(Image.batch_id == batch_id, Image.status.in_(ended), Work.taken > 0)
+            .where(Image.overlay_key.is_(None))
+        )
+        written = {_key(image, name): image.id for image in session.scalars(query) for name in PICTURES}
+    keys = list(written)
+    for start in range(0, len(keys), FINISH_PAGE):
+        _delete_unnamed({key: written[key] for key in keys[start : start + FINISH_PAGE]})
+
+
 def _sweep(batch_id: uuid.UUID) -> None:
     """Delete what nothing needs any more of a batch whose images have all ended.
 
@@ -968,6 +1043,7 @@ def finish(lease: Lease) -> bool:
                 _write_studies(due[start : start + REPORTS_AT_ONCE], batch)
         worklist.fill(batch)
         _sweep(lease.batch_id)
+        _sweep_pictures(lease.batch_id)
     with _saving(lease) as (session, unit):
         batch = session.get_one(Batch, lease.batch_id, with_for_update=True, populate_existing=True)
         ended = batch.n_done + batch.n_rejected + batch.n_failed + batch.n_cancelled

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import uuid
+from typing import Any
 
 import cv2
 import numpy as np
 import pydicom
 import pypdf
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from store import batches, studies
 from store.batches import ManifestRow
@@ -287,6 +288,104 @@ def test_cancelling_in_mid_chunk_ends_it_and_retry_takes_it_up_again(site_id: uu
     ended = work_off(batch)
     assert (ended.status, ended.n_done, ended.round) == ("done", 3, 2)
     assert_sound(ended)
+
+
+def stored(prefix: str = "") -> list[str]:
+    return [key for key in get_blobs().keys(prefix) if not key.startswith("bundles/")]
+
+
+def queued(site_id: uuid.UUID) -> tuple[Batch, Work]:
+    batch = draft(site_id, {f"{n}.png": png(n) for n in range(3)})
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+        return batch, session.scalars(select(Work).where(Work.batch_id == batch.id)).one()
+
+
+def test_what_a_cancelled_stage_wrote_is_deleted(site_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch is cancelled while its images are decoded: no row names what was written of them."""
+    from worker import flow, stages
+
+    batch, unit = queued(site_id)
+    pack = stages._pack
+
+    def cancelled_after_the_pictures(*args: Any) -> bytes:
+        with session_scope() as session:
+            batches.cancel(session, batch.id, site_id)
+        assert len(stored("images/")) == 6
+        return pack(*args)
+
+    monkeypatch.setattr(stages, "_pack", cancelled_after_the_pictures)
+    assert not flow.run(unit.id, Stage.PREPARE, stages.prepare)
+    assert [key.split("/")[0] for key in stored()] == ["incoming"] * 3, "for a retry"
+    monkeypatch.undo()
+    assert_sound(work_off(batch), retryable=True)
+    with session_scope() as session:
+        batches.retry(session, batch.id, site_id)
+    assert_sound(work_off(batch))
+
+
+def test_what_a_stage_wrote_before_it_lost_its_lease_is_deleted(
+    site_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wakes after its batch was cancelled and ended, and the images may even be gone."""
+    from worker import flow, stages
+
+    batch, unit = queued(site_id)
+    pack = stages._pack
+
+    def ended_meanwhile(*args: Any) -> bytes:
+        with session_scope() as session:
+            session.get_one(Work, unit.id).lease_token = None
+            batches.cancel(session, batch.id, site_id)
+        assert work_off(batch).status == "cancelled"
+        with session_scope() as session:
+            session.execute(delete(Image).where(Image.path == "1.png"))
+        return pack(*args)
+
+    monkeypatch.setattr(stages, "_pack", ended_meanwhile)
+    assert not flow.run(unit.id, Stage.PREPARE, stages.prepare)
+    assert {key.split("/")[0] for key in stored()} == {"incoming"}
+
+
+def test_what_another_worker_wrote_again_stays(site_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker import flow, stages
+
+    batch, unit = queued(site_id)
+    pack = stages._pack
+
+    def taken_by_another(*args: Any) -> bytes:
+        monkeypatch.undo()
+        with session_scope() as session:
+            again = session.get_one(Work, unit.id)
+            again.lease_token = again.lease_until = None
+            again.state = "due"
+        assert flow.run(unit.id, Stage.PREPARE, stages.prepare)
+        return pack(*args)
+
+    monkeypatch.setattr(stages, "_pack", taken_by_another)
+    assert not flow.run(unit.id, Stage.PREPARE, stages.prepare)
+    assert len(stored("images/")) == 6
+    for stage in STAGES[1:]:
+        flow.run(unit.id, stage, getattr(stages, stage.value))
+    assert_sound(work_off(batch))
+
+
+def test_what_a_killed_stage_of_a_cancelled_batch_wrote_is_deleted_at_its_end(site_id: uuid.UUID) -> None:
+    from worker import flow
+
+    batch, unit = queued(site_id)
+
+    def killed(lease: Lease) -> bool:
+        for image in images_of(batch):
+            get_blobs().put(f"images/{site_id}/{image.id}/original", b"of nobody")
+        return False
+
+    flow.run(unit.id, Stage.PREPARE, killed)
+    with session_scope() as session:
+        session.get_one(Work, unit.id).lease_token = None
+        batches.cancel(session, batch.id, site_id)
+    work_off(batch)
+    assert {key.split("/")[0] for key in stored()} == {"incoming"}
 
 
 def test_a_batch_that_is_paused_in_its_last_stage_ends_and_is_paused_no_more(site_id: uuid.UUID) -> None:
