@@ -12,7 +12,7 @@ from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store import batches, results, work
+from store import batches, quotas, results, work
 from store.blobs import get_blobs
 from store.downloads import Format, Wish
 from store.errors import (
@@ -115,6 +115,7 @@ def create(session: Session, wish: Wish, user_id: uuid.UUID | None) -> Export:
     """
     check_batch(session, wish)
     site_id = wish.selection.site_id
+    quotas.lock_site(session, site_id)  # two requests at once do not both find the last place free
     waiting = select(func.count()).where(
         Work.site_id == site_id, Work.kind == WorkKind.EXPORT, Work.state.not_in(ENDED_WORK)
     )

@@ -20,7 +20,7 @@ from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store import work
+from store import quotas, work
 from store.errors import InvalidCursor, NotFound, ServiceError
 from store.paging import Page, decode_cursor, encode_cursor
 from store.tables import Batch, Notice, NoticeTarget, Triage, Work, WorkKind
@@ -99,6 +99,7 @@ def add_target(
     ------
     TooManyTargets
     """
+    quotas.lock_site(session, site_id)  # two requests at once do not both find the last place free
     if len(list_targets(session, site_id)) >= MOST_TARGETS:
         raise TooManyTargets
     secret = (

@@ -14,19 +14,18 @@ from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store import batches
+from store import batches, quotas
 from store.blobs import get_blobs
 from store.errors import (
     BatchNotDraft,
     BlobMissing,
     NotFound,
     OffsetConflict,
-    QuotaExceeded,
     ServiceError,
     UploadIncomplete,
 )
 from store.session import session_scope
-from store.tables import Batch, BatchStatus, Image, Reason, Site, Upload
+from store.tables import Batch, BatchStatus, Image, Reason, Upload
 
 #: How long a request that cancels a draft deletes its files.
 DISCARD_SECONDS = 5.0
@@ -76,38 +75,6 @@ def list_drafts(session: Session, site_id: uuid.UUID, limit: int = 20) -> list[B
     return list(session.scalars(query.order_by(Batch.created_at.desc()).limit(limit)))
 
 
-# quota
-
-
-@dataclass(frozen=True)
-class Quota:
-    """How many bytes a site has sent and may send; `limit` is None where there is no bound."""
-
-    used: int
-    limit: int | None
-
-
-def quota(session: Session, site_id: uuid.UUID) -> Quota:
-    """Return a site's quota: its own, else the setting's. Drafts that were cancelled are not counted."""
-    own = session.scalar(select(Site.quota_bytes).where(Site.id == site_id))
-    limit = own if own is not None else get_settings().site_quota_bytes or None
-    used = select(func.coalesce(func.sum(Batch.n_bytes), 0)).where(
-        Batch.site_id == site_id,
-        Batch.run_id.is_(None),  # a data set's images are not kept here
-        (Batch.status != BatchStatus.CANCELLED) | Batch.submitted_at.is_not(None),
-    )
-    pending = select(func.coalesce(func.sum(Upload.length), 0)).where(Upload.site_id == site_id)
-    return Quota(int(session.scalar(used) or 0) + int(session.scalar(pending) or 0), limit)
-
-
-def require_room(session: Session, site_id: uuid.UUID, n_bytes: int) -> None:
-    """Raise `QuotaExceeded` when so many bytes more are too many for the site."""
-    known = quota(session, site_id)
-    if known.limit is not None and known.used + n_bytes > known.limit:
-        left = max(0, known.limit - known.used)
-        raise QuotaExceeded(f"{n_bytes} bytes are to come and {left} of {known.limit} are left")
-
-
 # large files in pieces
 
 
@@ -127,7 +94,7 @@ def start_upload(
     NotFound, BatchNotDraft, QuotaExceeded
     """
     require_draft(session, site_id, batch_id)
-    require_room(session, site_id, length)
+    quotas.require_room(session, site_id, length)
     upload = Upload(
         id=uuid.uuid4(),
         site_id=site_id,
@@ -171,13 +138,14 @@ def add_piece(
 
     Raises
     ------
-    NotFound
+    NotFound, QuotaExceeded
     OffsetConflict
         Another request appended at this place meanwhile, or the piece is too long.
     """
     upload = get_upload(session, site_id, upload_id, lock=True)
     if upload.offset != offset or offset + size > upload.length:
         raise OffsetConflict
+    quotas.require_room(session, site_id, size)
     upload.pieces = [*upload.pieces, key]
     upload.offset += size
     upload.expires_at = _expiry()

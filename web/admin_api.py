@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 from sqlalchemy.orm import Session
 
-from store import notices, people, retention, uploads
+from store import notices, people, quotas, retention
 from store.accounts import Permission
 from store.people import Person
 from store.retention import StudyMatch
@@ -294,7 +294,7 @@ def erase() -> Response:
 def _quota() -> Response:
     with session_scope() as session:
         own = session.get_one(Site, identity().site_id).quota_bytes
-        known = uploads.quota(session, identity().site_id)
+        known = quotas.quota(session, identity().site_id)
     return jsonify(own_bytes=own, limit_bytes=known.limit, used_bytes=known.used)
 
 

@@ -15,7 +15,7 @@ from flask import Blueprint, Response, current_app, g, jsonify, render_template,
 from sqlalchemy.orm import Session
 
 from settings import Settings
-from store import accounts, batches, bundles, dispatch, uploads
+from store import accounts, batches, bundles, dispatch, quotas, uploads
 from store.accounts import Permission
 from store.batches import ImageRow
 from store.blobs import get_blobs
@@ -225,7 +225,7 @@ def add_files(batch_id: uuid.UUID) -> Response:
     with session_scope() as session:
         if batches.get_batch(session, identity().site_id, batch_id).status != BatchStatus.DRAFT:
             raise BatchNotDraft  # before the bytes are sent; `add_files` looks again
-        uploads.require_room(session, identity().site_id, request.content_length or 0)
+        quotas.require_room(session, identity().site_id, request.content_length or 0)
     parts = multipart_parts()
     with Intake(identity().site_id, batch_id, settings) as intake:
         for part in parts:

@@ -13,7 +13,7 @@ from flask import Blueprint, Flask, current_app, g, redirect, render_template, r
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import batches, bundles, promotions, reviews, uploads
+from store import batches, bundles, promotions, quotas, reviews, uploads
 from store.accounts import Permission
 from store.errors import BatchEmpty
 from store.session import session_scope
@@ -120,7 +120,7 @@ def _take_form(
             if intake is None:
                 check_csrf(fields.get("csrf", ""))
                 with session_scope() as session:
-                    uploads.require_room(session, identity().site_id, request.content_length or 0)
+                    quotas.require_room(session, identity().site_id, request.content_length or 0)
                 if batch_id is None:
                     with session_scope() as session:
                         batch_id = _wish(fields).create(session)[0].id

@@ -17,10 +17,10 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import uploads
+from store import quotas, uploads
 from store.accounts import Permission
 from store.blobs import get_blobs
-from store.errors import OffsetConflict
+from store.errors import OffsetConflict, QuotaExceeded
 from store.session import session_scope
 from store.tables import Upload
 from web.asked import read_body
@@ -52,7 +52,7 @@ def known(batch_id: uuid.UUID) -> Response:
     asked = [_asked(file) for file in files]
     with session_scope() as session:
         found = uploads.known_files(session, identity().site_id, batch_id, asked)
-        uploads.require_room(session, identity().site_id, coming)
+        quotas.require_room(session, identity().site_id, coming)
     return jsonify(
         files=[
             {
@@ -191,6 +191,7 @@ def append(upload_id: uuid.UUID) -> Response:
     site_id = identity().site_id
     with session_scope() as session:
         upload = uploads.get_upload(session, site_id, upload_id)
+        room = quotas.room_left(session, site_id)
     if (refusal := _speaks_tus()) is not None:
         return refusal
     if request.mimetype != "application/offset+octet-stream":
@@ -199,13 +200,14 @@ def append(upload_id: uuid.UUID) -> Response:
     if upload.offset != offset:
         raise OffsetConflict
     request.max_content_length = _settings().max_request_bytes
-    body = _Body(cast(IO[bytes], request.stream), upload.length - offset)
+    fits = room is None or room >= upload.length - offset
+    body = _Body(cast(IO[bytes], request.stream), upload.length - offset if room is None or fits else room)
     key = uploads.new_piece_key(upload_id)
     _, size = get_blobs().put(key, cast(IO[bytes], body))  # only `read` is called
     if body.too_long or not size:
         get_blobs().delete(key)
     if body.too_long:
-        raise OffsetConflict
+        raise OffsetConflict if fits else QuotaExceeded
     if size:
         with session_scope(on_rollback=lambda: uploads.discard(key)) as session:
             upload = uploads.add_piece(session, site_id, upload_id, offset=offset, key=key, size=size)
@@ -234,7 +236,7 @@ def take(upload_id: uuid.UUID) -> Response:
     with session_scope() as session:
         upload, reader = uploads.open_upload(session, site_id, upload_id)
         uploads.require_draft(session, site_id, upload.batch_id)
-    with Intake(site_id, upload.batch_id, _settings()) as intake:
+    with Intake(site_id, upload.batch_id, _settings(), set_aside=upload.offset) as intake:
         intake.take(FilePart("files", upload.path, reader))
     uploads.end_upload(site_id, upload_id)
     return Response(intake.answers.stream(), content_type="application/json")

@@ -11,7 +11,7 @@ from flask import Blueprint, current_app, redirect, render_template, request, ur
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import retention, uploads
+from store import quotas, retention
 from store.accounts import Permission, write_audit
 from store.blobs import get_blobs
 from store.session import session_scope
@@ -49,7 +49,7 @@ def show() -> str:
         return render_template(
             "admin_retention.html",
             site=site,
-            quota=uploads.quota(session, site.id),
+            quota=quotas.quota(session, site.id),
             gigabyte=GIGABYTE,
             server_quota=settings.site_quota_bytes,
             fullness=get_blobs().fullness(),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from store import batches, datasets, dispatch, results, runs, uploads, worklist
+from store import batches, datasets, dispatch, quotas, results, runs, worklist
 from store.datasets import NewImage, Seen
 from store.errors import NotFound
 from store.research_tables import Run
@@ -73,7 +73,7 @@ def test_no_clinical_list_shows_a_run(site):
         with pytest.raises(NotFound):
             batches.list_images(session, site, run.batch_id)
         assert results.count(session, results.Selection(site)) == 0
-        assert uploads.quota(session, site).used == 0
+        assert quotas.quota(session, site).used == 0
         assert session.get_one(Batch, run.batch_id).promoted is False
         worklist.refresh(session, session.get_one(Batch, run.batch_id), [])
 

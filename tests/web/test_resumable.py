@@ -6,12 +6,14 @@ import base64
 import hashlib
 import io
 import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from sqlalchemy import text, update
 
-from store import uploads
+from store import quotas, uploads
 from store.blobs import BlobStore
 from store.fsck import check
 from store.session import session_scope
@@ -73,19 +75,85 @@ def test_a_question_that_makes_no_sense_is_refused(ask: Asker, body: Any) -> Non
     assert ask.post(f"/batches/{ask.draft()}/known", json=body).json["code"] == "invalid_request"
 
 
-def test_a_quota_refuses_before_the_bytes(ask: Asker, stranger: Asker) -> None:
-    batch = ask.draft()
+def limited(batch: str, n_bytes: int) -> None:
     with session_scope() as session:
         site_id = session.get_one(Batch, uuid.UUID(batch)).site_id
-        session.execute(update(Site).where(Site.id == site_id).values(quota_bytes=5000))
+        session.execute(update(Site).where(Site.id == site_id).values(quota_bytes=n_bytes))
+
+
+def used(batch: str) -> int:
+    with session_scope() as session:
+        return quotas.quota(session, session.get_one(Batch, uuid.UUID(batch)).site_id).used
+
+
+def chunked(ask: Asker, batch: str, *files: tuple[str, bytes]) -> Any:
+    """Send files in a body that does not say how long it is."""
+    head = '--b\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\n\r\n'
+    body = b"".join((head % name).encode() + data + b"\r\n" for name, data in files) + b"--b--\r\n"
+    return ask.post(
+        f"/batches/{batch}/files",
+        input_stream=io.BytesIO(body),
+        content_type="multipart/form-data; boundary=b",
+        headers={"Transfer-Encoding": "chunked"},
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+
+
+def test_a_quota_counts_what_arrives_whatever_was_announced(ask: Asker, blobs: BlobStore) -> None:
+    batch = ask.draft()
+    limited(batch, 500_000)
+    files = [(f"{n}.png", png(str(n) * 100_000)) for n in range(10)]
+    refused = chunked(ask, batch, *files)
+    assert (refused.status_code, refused.json["code"]) == (507, "quota_exceeded")
+    assert len(list(blobs.keys("incoming/"))) == 4, "what fits is kept"
+    assert used(batch) <= 500_000
+    assert chunked(ask, batch, *files[:4]).json["counts"]["duplicate"] == 4  # sent again it costs nothing
+    limited(batch, 450_000)
+    flat = zipped({f"{n}.png": png("x" * 100_000) + b"%d" % n for n in range(5)}, compression=8)
+    assert len(flat) < 5000
+    refused = ask.send(batch, ("flat.zip", flat))
+    assert (refused.status_code, refused.json["code"]) == (507, "quota_exceeded")
+    assert used(batch) <= 450_000
+    address = announce(ask, batch, "flat.zip", len(flat)).headers["Location"]
+    assert append(ask, address, 0, flat).status_code == 204
+    assert ask.post(f"{address}/take", json={}).json["code"] == "quota_exceeded"
+    limited(batch, 2_000_000)
+    assert ask.post(f"{address}/take", json={}).json["counts"]["accepted"] == 5
+
+
+def test_uploads_at_once_do_not_all_fit_into_what_is_left(app: Any, site_key: str, blobs: BlobStore) -> None:
+    batch = Asker(app.test_client(use_cookies=False), site_key).draft()
+    limited(batch, 350_000)
+
+    def send(n: int) -> int:
+        ask = Asker(app.test_client(use_cookies=False), site_key)
+        return int(ask.send(batch, (f"{n}.png", png(str(n) * 100_000))).status_code)
+
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(send, range(8)))
+    assert Counter(codes) == {200: 3, 507: 5}
+    assert used(batch) <= 350_000
+    assert len(list(blobs.keys("incoming/"))) == 3
+
+
+def test_a_quota_refuses_before_the_bytes(ask: Asker, stranger: Asker, blobs: BlobStore) -> None:
+    batch = ask.draft()
+    limited(batch, 5000)
     assert ask.post(f"/batches/{batch}/known", json={"bytes": 5000}).status_code == 200
     refused = ask.post(f"/batches/{batch}/known", json={"bytes": 5001})
     assert (refused.status_code, refused.json["code"]) == (507, "quota_exceeded")
     assert "5000" in refused.json["detail"]
     assert ask.send(batch, ("big.png", png("x" * 6000))).json["code"] == "quota_exceeded"
     assert announce(ask, batch, "big.zip", 5001).json["code"] == "quota_exceeded"
-    assert announce(ask, batch, "a.zip", 3000).status_code == 201  # what is announced is set aside
-    assert announce(ask, batch, "b.zip", 3000).json["code"] == "quota_exceeded"
+    first, second, third = (announce(ask, batch, f"{n}.zip", 3000).headers["Location"] for n in range(3))
+    assert append(ask, first, 0, b"x" * 3000).status_code == 204  # what has arrived counts
+    refused = append(ask, second, 0, b"x" * 2500)
+    assert (refused.status_code, refused.json["code"]) == (507, "quota_exceeded")
+    assert append(ask, second, 0, b"x" * 1500).status_code == 204
+    assert append(ask, third, 0, b"x" * 501).json["code"] == "quota_exceeded"
+    assert len(list(blobs.keys("uploads/"))) == 2
+    assert ask("DELETE", first, headers=TUS).status_code == 204
+    assert append(ask, third, 0, b"x" * 501).status_code == 204
     assert stranger.send(stranger.draft(), ("big.png", png("x" * 6000))).status_code == 200
 
 

@@ -210,10 +210,10 @@ def test_a_full_store_is_told_and_nothing_half_is_kept(
     batch = ask.draft()
     put = FolderStore.put
 
-    def full(store: FolderStore, key: str, data: Any) -> tuple[str, int]:
+    def full(store: FolderStore, key: str, data: Any, **how: bool) -> tuple[str, int]:
         if len(kept(blobs)) >= 1:
             raise BlobFull
-        return put(store, key, data)
+        return put(store, key, data, **how)
 
     monkeypatch.setattr(FolderStore, "put", full)
     problem(ask.send(batch, ("1.png", png("1")), ("2.png", png("2"))), 507, "storage_full")
