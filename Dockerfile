@@ -1,7 +1,9 @@
 # The images: `cpu` for every process of a server, `gpu` for the scoring worker on an NVIDIA card.
 # Both run as an unprivileged user on a read-only file system; /tmp and /cache are volumes.
 
-FROM python:3.12-slim-bookworm AS base
+# `scripts/pin_images.py` puts the digest in its place
+ARG PYTHON_IMAGE=python:3.12-slim-bookworm
+FROM ${PYTHON_IMAGE} AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
 # Text layout for the reports, and the subsetter that makes them four times faster
 RUN apt-get update \

@@ -4,7 +4,7 @@ IMAGES ?=
 EXIT ?=
 ARGS ?=
 
-.PHONY: help setup demo up test faults soak bench lint format lock
+.PHONY: help setup demo up test faults soak bench lint format lock sbom advisories pin-images attacks
 
 help:
 	@echo "make demo [IMAGES=folder] [EXIT=1]  run a server here, read radiographs, keep serving (or end)"
@@ -15,6 +15,10 @@ help:
 	@echo "make bench                          measure everything here; prints tables, writes bench/results"
 	@echo "make lint                           what the tests cannot see: style, types, import directions"
 	@echo "make format                         lay the code out"
+	@echo "make sbom                            write the software bill of materials (CycloneDX)"
+	@echo "make advisories FILE=all.zip         compare the locks with saved OSV advisories, without a network"
+	@echo "make pin-images                      pin the container images by digest (needs Docker and a network)"
+	@echo "make attacks URL=... KEY=...         attack a server of yours; each attack has to be refused"
 	@echo "make lock                           choose dependency versions anew"
 
 setup:
@@ -61,3 +65,19 @@ lock: setup
 	$(COMPILE) --extra cpu --extra train --extra dev -o requirements.lock
 	$(COMPILE) --extra cpu -c requirements.lock -o requirements-cpu.lock
 	$(COMPILE) --extra gpu -c requirements.lock -o requirements-gpu.lock
+
+sbom:
+	@scripts/setup.sh test
+	@$(PY) scripts/sbom.py
+
+advisories:
+	@scripts/setup.sh test
+	@$(PY) scripts/advisories.py "$(FILE)"
+
+pin-images:
+	@scripts/setup.sh test
+	@$(PY) scripts/pin_images.py
+
+attacks:
+	@scripts/setup.sh test
+	@$(PY) -m tests.attacks "$(URL)" --key "$(KEY)" $(ARGS)

@@ -33,6 +33,15 @@ def test_each_service_restarts_and_is_watched(name: str) -> None:
     assert not service.get("privileged")
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_has_bounds_and_few_rights(name: str) -> None:
+    service = SERVICES[name]
+    assert 0 < service["pids_limit"] <= 512
+    assert re.fullmatch(r"\d+g|\$\{WORKER_MEMORY:-\d+g\}", service["mem_limit"])
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_ours_run_without_rights(name: str) -> None:
     service = SERVICES[name]
