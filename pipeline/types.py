@@ -382,7 +382,7 @@ class Radiograph:
     media_type
         Of `stored`: ``image/jpeg``, ``image/png``, ``application/dicom`` ...
     stored
-        The de-identified bytes to keep instead of the upload.
+        The pseudonymised bytes to keep instead of the upload.
     flags
         Reasons that a person must know though the image was read.
     """

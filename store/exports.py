@@ -257,8 +257,8 @@ def delete_expired() -> None:
             blobs.delete(key)
 
 
-def delete_holding(session: Session, site_id: uuid.UUID, study_ids: Collection[uuid.UUID]) -> list[str]:
-    """Let go of the files, ready or not, that may hold these studies; return the blob keys to delete.
+def delete_holding(session: Session, site_id: uuid.UUID, image_ids: Collection[uuid.UUID]) -> list[str]:
+    """Let go of the files, ready or not, that may hold these images; return the blob keys to delete.
 
     What an image was when the file was made may have changed since: only its batch and its day count.
     """
@@ -267,7 +267,7 @@ def delete_holding(session: Session, site_id: uuid.UUID, study_ids: Collection[u
         wished = Wish.parse(site_id, export.wish, trials=True).selection
         widest = replace(wished, status=None, triage=None, region=None)
         held = select(Image.id).join(Batch, Batch.id == Image.batch_id)
-        held = held.where(*widest.conditions(), Image.study_id.in_(study_ids)).limit(1)
+        held = held.where(*widest.conditions(), Image.id.in_(image_ids)).limit(1)
         if session.scalar(held) is not None:
             gone += cancel(session, site_id, export.id, trials=True)
     return gone

@@ -109,7 +109,7 @@ _INVARIANTS = {
         FROM images i JOIN batches b ON b.id = i.batch_id
         WHERE i.status = 'done' AND b.with_heatmap AND i.probability IS NOT NULL AND i.overlay_key IS NULL""",
     "upload_kept": """
-        SELECT 'image', i.id, 'done, and the upload is still here beside its de-identified copy'
+        SELECT 'image', i.id, 'done, and the upload is still here beside its pseudonymised copy'
         FROM images i WHERE i.status = 'done' AND i.incoming_key IS NOT NULL""",
     "lease_expired": """
         SELECT 'work', w.id, 'its lease ran out at ' || w.lease_until

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select, text, tuple_
+from sqlalchemy import ColumnElement, Select, delete, exists, false, func, or_, select, text, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from settings import get_settings
@@ -23,12 +23,13 @@ from store.accounts import write_audit
 from store.blobs import get_blobs
 from store.errors import NotFound, ServiceError
 from store.fsck import COUNTERS
-from store.research_tables import RunPicture
+from store.research_tables import Run, RunKind, RunPicture
 from store.session import session_scope
 from store.tables import (
     ENDED_WORK,
     TERMINAL_BATCH_STATUSES,
     Batch,
+    BatchStatus,
     Finding,
     Image,
     ManifestLine,
@@ -36,6 +37,7 @@ from store.tables import (
     Site,
     Study,
     StudyFinding,
+    Upload,
     Work,
     WorkKind,
     WorkState,
@@ -179,6 +181,7 @@ def _recount(session: Session, batch_ids: Sequence[uuid.UUID]) -> None:
     empty = (
         Batch.id.in_(batch_ids),
         Batch.run_id.is_(None),
+        Batch.status != BatchStatus.DRAFT,  # its requester is still sending
         ~exists().where(Image.batch_id == Batch.id),
         ~exists().where(StudyFinding.batch_id == Batch.id),
     )
@@ -256,6 +259,10 @@ def expire_results(site_id: uuid.UUID, days: int) -> int:
             )
             if len(study_ids) >= MOST_STUDIES or len(loose) >= MOST_IMAGES:
                 break
+        trials = _trial_copies(session, site_id, study_ids)
+        if not _in_use(session, trials):
+            loose += [image.id for image in trials]
+            study_ids |= _studies_of_strays(session, trials)
         if not study_ids and not loose:
             empty = delete(Batch).where(
                 Batch.id.in_(old), Batch.n_total == 0, ~exists().where(Image.batch_id == Batch.id)
@@ -312,8 +319,121 @@ def _matches(session: Session, query: Select[Study]) -> list[StudyMatch]:
     return found
 
 
-def erase_studies(site_id: uuid.UUID, study_ids: Sequence[uuid.UUID], *, by: uuid.UUID | None) -> int:
+@dataclass(frozen=True)
+class _Words:
+    """What images of the studies that are erased are known by, wherever else they are."""
+
+    accessions: frozenset[str]
+    uids: frozenset[str]
+    patients: frozenset[str]
+    hashes: frozenset[str]
+    originals: frozenset[str]
+
+
+def _words_of(session: Session, study_ids: Sequence[uuid.UUID], named: str) -> _Words:
+    known = session.execute(
+        select(Study.accession, Study.study_uid, Study.patient_hash).where(Study.id.in_(study_ids))
+    ).all()
+    images = session.scalars(select(Image).where(Image.study_id.in_(study_ids))).all()
+    uids = {uid for _, uid, _ in known} | {uid for i in images for uid in (i.study_uid, i.sop_uid)}
+    return _Words(
+        accessions=frozenset({named, *(a for a, _, _ in known), *(i.accession for i in images)} - {""}),
+        uids=frozenset({named, *uids} - {""}),
+        patients=frozenset({*(p for _, _, p in known), *(i.patient_hash for i in images)} - {""}),
+        hashes=frozenset(i.sha256 for i in images),
+        originals=frozenset(i.original_key for i in images if i.original_key),
+    )
+
+
+def _strays(
+    session: Session, site_id: uuid.UUID, words: _Words, study_ids: Sequence[uuid.UUID]
+) -> list[Image]:
+    """Return what else is there of the same images: of no study (cancelled, refused, draft), or of a trial.
+
+    An image whose header names another patient is left alone.
+    """
+    mine = or_(Image.study_id.is_(None), Image.study_id.not_in(study_ids))
+    said = or_(
+        Image.accession.in_(words.accessions),
+        Image.study_uid.in_(words.uids),
+        Image.sop_uid.in_(words.uids),
+    )
+    other = aliased(Image)
+    elsewhere = exists().where(  # the same bytes, read in a study that stays
+        other.site_id == site_id,
+        other.sha256 == Image.sha256,
+        other.study_id.is_not(None),
+        other.study_id.not_in(study_ids),
+        other.source_key.is_(None),
+    )
+    same_bytes = Image.sha256.in_(words.hashes) & ~elsewhere
+    trial = exists().where(
+        Batch.id == Image.batch_id, Run.id == Batch.run_id, Run.kind == RunKind.SHADOW.value
+    )
+    stray = or_(
+        Image.study_id.is_(None) & (said | same_bytes),
+        trial & (said | same_bytes | Image.source_key.in_(words.originals)),
+    )
+    strangers = Image.patient_hash.not_in({"", *words.patients}) if words.patients else false()
+    query = select(Image).where(Image.site_id == site_id, mine, stray, ~strangers)
+    return list(session.scalars(query.order_by(Image.id)))
+
+
+def _trial_copies(session: Session, site_id: uuid.UUID, study_ids: Collection[uuid.UUID]) -> list[Image]:
+    """Return the rows in which a bundle on trial read images of these studies, found by their bytes."""
+    source, copy = aliased(Image), aliased(Image)
+    mine = (
+        select(copy.id)
+        .join(source, (source.site_id == copy.site_id) & (source.sha256 == copy.sha256))
+        .where(
+            source.study_id.in_(study_ids),
+            copy.site_id == site_id,
+            copy.source_key.is_not(None),
+            (copy.source_key == source.original_key) | source.original_key.is_(None),
+        )
+    )
+    return list(session.scalars(select(Image).where(Image.id.in_(mine)).order_by(Image.id)))
+
+
+def count_strays(session: Session, site_id: uuid.UUID, wanted: str) -> int:
+    """Return how many images of the site with this accession number or UID belong to no study."""
+    words = _words_of(session, [], wanted)
+    return sum(image.study_id is None for image in _strays(session, site_id, words, []))
+
+
+def _drop_unread(session: Session, site_id: uuid.UUID, words: _Words) -> int:
+    """Forget manifest lines of files that have not come, and pieces of those to come; return how many."""
+    here = exists().where(Image.batch_id == ManifestLine.batch_id, Image.path == ManifestLine.path)
+    waiting = (
+        select(ManifestLine)
+        .join(Batch, Batch.id == ManifestLine.batch_id)
+        .where(Batch.site_id == site_id, ManifestLine.accession.in_(words.accessions), ~here)
+    )
+    lines = session.scalars(waiting).all()
+    named = tuple_(Upload.batch_id, Upload.path).in_([(line.batch_id, line.path) for line in lines])
+    keys = []
+    for upload in session.scalars(select(Upload).where(named)):
+        keys += upload.pieces
+        session.delete(upload)
+    for line in lines:
+        session.delete(line)
+    session.flush()
+    for key in keys:
+        get_blobs().delete(key)
+    return len(lines)
+
+
+def erase_studies(
+    site_id: uuid.UUID, study_ids: Sequence[uuid.UUID], *, by: uuid.UUID | None, named: str = ""
+) -> int:
     """Erase studies on request, their signed reports and the prepared downloads that hold them included.
+
+    What else is there of the same images goes along: of cancelled and refused files, of drafts, of trials.
+
+    Parameters
+    ----------
+    named
+        An accession number or UID whose images go, too, if they never became a study.
 
     Returns
     -------
@@ -329,15 +449,45 @@ def erase_studies(site_id: uuid.UUID, study_ids: Sequence[uuid.UUID], *, by: uui
         studies.lock_studies(session, study_ids)
         wanted = select(Study).where(Study.site_id == site_id, Study.id.in_(study_ids))
         matches = _matches(session, wanted)
-        if len(matches) != len(set(study_ids)) or not matches:
+        if len(matches) != len(set(study_ids)):
             raise NotFound
         if any(match.on_hold for match in matches):
             raise StudyOnHold
         if any(match.in_use for match in matches):
             raise StudyInUse
-        for key in exports.delete_holding(session, site_id, study_ids):
+        words = _words_of(session, study_ids, named)
+        strays = _strays(session, site_id, words, study_ids)
+        unread = _drop_unread(session, site_id, words)
+        if not matches and not strays and not unread:
+            raise NotFound
+        if _in_use(session, strays):
+            raise StudyInUse
+        stray_ids = [image.id for image in strays]
+        whole = set(study_ids) | _studies_of_strays(session, strays)
+        held = session.scalars(select(Image.id).where(Image.study_id.in_(whole))).all()
+        for key in exports.delete_holding(session, site_id, [*held, *stray_ids]):
             get_blobs().delete(key)
-        n = erase(session, site_id, study_ids, [])
+        n = erase(session, site_id, sorted(whole), stray_ids)
+        for image_id in {*held, *stray_ids}:  # also what a worker wrote and, because of a cancel, never named
+            for key in list(get_blobs().keys(f"images/{site_id}/{image_id}/")):
+                get_blobs().delete(key)
         for match in matches:
             write_audit(session, site_id, by, "study_erased", match.study.id, images=match.images)
+        if strays or unread:
+            write_audit(session, site_id, by, "strays_erased", None, images=len(strays), lines=unread)
         return n
+
+
+def _in_use(session: Session, strays: Sequence[Image]) -> bool:
+    """Lock the batches of the images; tell whether a worker may have one of these in its hands."""
+    locked = select(Batch.status).where(Batch.id.in_({image.batch_id for image in strays})).order_by(Batch.id)
+    return bool(set(session.scalars(locked.with_for_update())) - {*_ENDED, BatchStatus.DRAFT.value})
+
+
+def _studies_of_strays(session: Session, strays: Sequence[Image]) -> set[uuid.UUID]:
+    """Return the studies that consist of trial images which are erased, and of nothing else."""
+    ids = {image.study_id for image in strays if image.study_id}
+    others = select(Image.study_id).where(
+        Image.study_id.in_(ids), Image.id.not_in([image.id for image in strays])
+    )
+    return ids - set(session.scalars(others))

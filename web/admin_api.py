@@ -287,7 +287,12 @@ def find_studies() -> Response:
 @needs(Permission.ADMINISTER)
 def erase() -> Response:
     """Erase studies everywhere: it is done when the answer comes, and cannot be undone."""
-    erased, images = erase_studies(_list(json_body({"studies"}), "studies"))
+    body = json_body({"studies", "named"})
+    named = body.get("named", "")
+    if not isinstance(named, str):
+        raise InvalidRequest("named must be a text")
+    chosen = _list(body, "studies") if "studies" in body or not named else []
+    erased, images = erase_studies(chosen, named)
     return jsonify(studies=erased, images=images)
 
 

@@ -401,7 +401,7 @@ def send_blob(
 @api.get("/images/<uuid:image_id>/<any(original,display,overlay,report):kind>")
 @needs(Permission.READ)
 def get_bytes(image_id: uuid.UUID, kind: str) -> Response:
-    """Answer the de-identified original, a picture to look at, the heat map over it, or its study's PDF."""
+    """Answer the pseudonymised original, a picture to look at, the heat map over it, or its study's PDF."""
     read_query()
     with session_scope() as session:
         row, _ = visible_image(session, image_id)

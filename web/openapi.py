@@ -318,7 +318,7 @@ PATHS: Json = {
     },
     "/images/{image_id}/original": _bytes(
         "imageOriginal",
-        "Download the de-identified original",
+        "Download the pseudonymised original",
         "image/jpeg",
         "image/png",
         "application/dicom",

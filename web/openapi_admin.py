@@ -233,7 +233,19 @@ PATHS: Json = {
             "erase",
             "Erase studies: images, findings, reviews, reports, prepared downloads that hold them",
             {"200": answer("What went.", "Erased")},
-            requestBody=_takes(record({"studies": many(UUID) | {"minItems": 1, "maxItems": 100}})),
+            requestBody=_takes(
+                record(
+                    {
+                        "studies": many(UUID) | {"maxItems": 100},
+                        "named": TEXT
+                        | {
+                            "description": "An accession number or UID: images that have it and belong to no"
+                            " study, because they were cancelled, refused or never submitted, go too.",
+                        },
+                    },
+                    required=False,
+                )
+            ),
         )
     },
     "/quota": {

@@ -29,9 +29,13 @@ GIGABYTE = 10**9
 MOST_BYTES = 10**15
 
 
+#: Of an accession number, UID or id that is looked for.
+MOST_LETTERS = 100
+
+
 def wanted(text: str) -> str:
     """Parse what a study is looked for by."""
-    if len(text) > 100:
+    if len(text) > MOST_LETTERS:
         raise ValueError("must be an accession number or an id")
     return text.strip()
 
@@ -41,11 +45,12 @@ def wanted(text: str) -> str:
 def show() -> str:
     """Show the site's times, how full the disk is, and the studies that match what is looked for."""
     without_empty_fields()
-    asked = read_query(find=wanted, erased=int)
+    asked = read_query(find=wanted, erased=int, images=int)
     settings: Settings = current_app.extensions["settings"]
     with session_scope() as session:
         site = session.get_one(Site, identity().site_id)
         found = retention.find(session, site.id, asked["find"]) if asked["find"] else None
+        strays = retention.count_strays(session, site.id, asked["find"]) if asked["find"] else 0
         return render_template(
             "admin_retention.html",
             site=site,
@@ -55,7 +60,9 @@ def show() -> str:
             fullness=get_blobs().fullness(),
             mark=settings.disk_watermark,
             wanted=asked["find"],
+            strays=strays,
             erased=asked["erased"],
+            erased_images=asked["images"],
             found=found,
         )
 
@@ -117,20 +124,28 @@ def change_quota() -> Response:
     return redirect(url_for("retention.show"), 303)
 
 
-def erase_studies(named: Sequence[object]) -> tuple[int, int]:
-    """Erase studies everywhere; return how many of them, and of images, went.
+def erase_studies(chosen: Sequence[object], named: str = "") -> tuple[int, int]:
+    """Erase studies everywhere, and images of no study that are `named` by accession number or UID.
+
+    Returns
+    -------
+    tuple
+        How many studies, and how many images, went.
 
     Raises
     ------
     InvalidRequest, NotFound, StudyInUse, StudyOnHold
     """
     try:
-        study_ids = {uuid.UUID(str(text)) for text in named}
+        study_ids = {uuid.UUID(str(text)) for text in chosen}
     except ValueError:
         raise InvalidRequest("a study is named by its id") from None
-    if not 1 <= len(study_ids) <= MOST_ERASED:
-        raise InvalidRequest(f"choose 1 to {MOST_ERASED} studies")
-    n = retention.erase_studies(identity().site_id, sorted(study_ids), by=identity().user_id)
+    if len(study_ids) > MOST_ERASED or not (study_ids or named):
+        raise InvalidRequest(f"choose 1 to {MOST_ERASED} studies, or name an accession number or UID")
+    if len(named) > MOST_LETTERS or not named.isprintable():
+        raise InvalidRequest("an accession number or UID is at most 100 letters and digits")
+    user = identity()
+    n = retention.erase_studies(user.site_id, sorted(study_ids), by=user.user_id, named=named.strip())
     return len(study_ids), n
 
 
@@ -140,5 +155,5 @@ def erase() -> Response:
     """Erase the studies chosen, everywhere."""
     if request.form.get("sure") != "yes":
         raise InvalidRequest("tick that you are sure")
-    erased, _ = erase_studies(request.form.getlist("study"))
-    return redirect(url_for("retention.show", erased=erased), 303)
+    erased, images = erase_studies(request.form.getlist("study"), request.form.get("named", ""))
+    return redirect(url_for("retention.show", erased=erased, images=images), 303)

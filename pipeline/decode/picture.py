@@ -47,7 +47,7 @@ def decode(
     pseudonymise: Callable[[str], str],
     refuse_burned_in: bool = False,
 ) -> Radiograph:
-    """Decode and de-identify an uploaded file.
+    """Decode and pseudonymise an uploaded file.
 
     `stored` of the result is what may be kept: the same coded picture without metadata (JPEG, PNG), a
     lossless PNG of it (everything else, and whatever had to be turned upright), or the cleaned DICOM

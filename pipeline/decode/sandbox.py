@@ -118,7 +118,7 @@ class Sandbox:
         limits: Limits | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Radiograph:
-        """Decode and de-identify a file, as `pipeline.decode.picture.decode` does, in the sandbox.
+        """Decode and pseudonymise a file, as `pipeline.decode.picture.decode` does, in the sandbox.
 
         Parameters
         ----------

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from settings import get_settings
-from store import fsck, notices, retention, work
+from store import fsck, notices, retention, runs, work
 from store.blobs import BlobStore, FolderStore
 from store.notices import Channel, Event
 from store.session import get_engine, session_scope
@@ -19,12 +19,15 @@ from store.tables import (
     Audit,
     Base,
     Batch,
+    Bundle,
     Export,
     Finding,
     Image,
     Site,
     Study,
     StudyFinding,
+    Upload,
+    Work,
     WorkKind,
 )
 from tests.reading import read_batch
@@ -124,6 +127,155 @@ def test_an_erased_study_is_nowhere(browser: Browser, ask: Asker, blobs: BlobSto
         line = session.scalars(select(Audit).where(Audit.action == "study_erased")).one()
         assert (line.object_id, line.detail) == (str(gone), {"images": 2})
         assert "ACC-1" not in str(session.scalars(select(Audit.detail)).all())
+
+
+def cancel(ask: Asker, batch_id: str) -> None:
+    """Cancel a batch, and end it as its last unit of work does."""
+    ask.post(f"/batches/{batch_id}/cancel")
+    with session_scope() as session:
+        session.execute(update(Work).where(Work.batch_id == uuid.UUID(batch_id)).values(state="done"))
+        over = {"status": "cancelled", "finished_at": func.clock_timestamp()}
+        session.execute(update(Batch).where(Batch.id == uuid.UUID(batch_id)).values(**over))
+
+
+def promoted_beside(second: str, batch_id: uuid.UUID) -> None:
+    """Let a second bundle read the batch in the background, and keep what its stages would."""
+    with session_scope() as session:
+        batch = session.get_one(Batch, batch_id)
+        site = session.get_one(Site, batch.site_id)
+        first = session.get_one(Bundle, batch.bundle)
+        values = {column.name: getattr(first, column.name) for column in Bundle.__table__.columns}
+        session.add(Bundle(**values | {"name": second}))
+        session.flush()
+        site.shadow_bundle = second
+        session.flush()
+        quiet = runs.shadow_batch(session, batch)
+        assert quiet is not None
+        quiet_id = quiet.id
+    with session_scope() as session:
+        clinical = {
+            i.original_key: i for i in session.scalars(select(Image).where(Image.batch_id == batch_id))
+        }
+        for image in session.scalars(select(Image).where(Image.batch_id == quiet_id)):
+            source = clinical[image.source_key]
+            known = session.get_one(Finding, source.finding_id)
+            values = {
+                c.name: getattr(known, c.name) for c in Finding.__table__.columns if c.name != "created_at"
+            }
+            finding = Finding(**values | {"id": uuid.uuid4(), "bundle": second})
+            session.add(finding)
+            session.flush()
+            for name in (
+                "accession",
+                "study_uid",
+                "sop_uid",
+                "patient_hash",
+                "age_years",
+                "study_date",
+                "triage",
+            ):
+                setattr(image, name, getattr(source, name))
+            image.status, image.finding_id, image.stage = "done", finding.id, 5
+        retention._recount(session, [quiet_id])
+        work_done = update(Work).where(Work.batch_id == quiet_id).values(state="done")
+        session.execute(work_done)
+        session.execute(
+            update(Batch)
+            .where(Batch.id == quiet_id)
+            .values(status="done", finished_at=func.clock_timestamp())
+        )
+
+
+def test_a_patient_is_nowhere_whatever_became_of_the_images(
+    browser: Browser, ask: Asker, blobs: BlobStore
+) -> None:
+    """Read, read again by a second bundle, cancelled before a study, refused, in drafts, on the way."""
+    WHO.update({"mine.png": "ACC-9", "c.png": "ACC-2"})
+    batch = read(ask, "mine.png", "c.png")
+    promoted_beside("second-1", batch)
+    gone = study("ACC-9")
+    line = b"path,accession\n%s,ACC-9\nalien.png,ACC-2\n"
+    cancelled = ask.draft()
+    ask.send(
+        cancelled, ("marker-1.png", png("x1")), ("alien.png", png("x2")), manifest=line % b"marker-1.png"
+    )
+    ask.post(f"/batches/{cancelled}/submit")
+    cancel(ask, cancelled)
+    again = ask.draft()  # the same bytes, and nobody said whose
+    ask.send(again, ("marker-2.png", png("mine.png")))
+    ask.post(f"/batches/{again}/submit")
+    cancel(ask, again)
+    refused = ask.draft()
+    ask.send(refused, ("marker-3.png", b"not an image"), manifest=line % b"marker-3.png")
+    thrown = ask.draft()
+    ask.send(thrown, ("marker-4.png", png("x4")), manifest=line % b"marker-4.png")
+    ask.post(f"/batches/{thrown}/cancel")
+    draft = ask.draft()
+    ask.send(draft, ("marker-5.png", png("x5")), ("stays.png", png("x6")), manifest=line % b"marker-5.png")
+    awaited = ask.draft()
+    ask.send(awaited, ("stays too.png", png("x7")), manifest=line % b"marker-6.png")
+    with session_scope() as session:
+        owner = session.get_one(Batch, uuid.UUID(awaited)).site_id
+        piece = f"uploads/{uuid.uuid4()}/0"
+        blobs.put(piece, b"marker-6")
+        session.add(
+            Upload(
+                site_id=owner, batch_id=uuid.UUID(awaited), path="marker-6.png", length=100, pieces=[piece],
+                expires_at=func.now() + timedelta(days=1),
+            )
+        )  # fmt: skip
+        shas = [hashlib.sha256(png(name)).hexdigest() for name in ("mine.png", "x1", "x4", "x5")]
+        rows = session.scalars(select(Image).where(Image.sha256.in_(shas))).all()
+        ids = [str(image.id) for image in rows]
+        # a worker was stopped by the cancel after it had written, and before it named, what it wrote
+        stopped = next(image for image in rows if image.path == "marker-1.png")
+        blobs.put(f"images/{stopped.site_id}/{stopped.id}/original", b"ACC-9")
+    words = ["ACC-9", "mine.png", "marker-", str(gone), *ids, *shas]
+    before = {place.split(":")[0] for place in traces(blobs, *words) if not place.startswith("blob")}
+    assert before >= {"images", "studies", "findings", "manifest_lines", "uploads"}
+    with session_scope() as session:
+        assert len(session.scalars(select(Finding).where(Finding.sha256 == shas[0])).all()) == 2
+    page = browser.client.get("/admin/retention?find=ACC-9")
+    assert "belong to no study" in page.text
+    answer = browser.post("/admin/retention/erase", study=str(gone), named="ACC-9", sure="yes")
+    assert answer.status_code == 303, answer.text
+    assert traces(blobs, *words) == []
+    is_clean()
+    for kept, names in ((batch, {"c.png"}), (cancelled, {"alien.png"}), (draft, {"stays.png"})):
+        assert {row["filename"] for row in ask.get(f"/batches/{kept}/images").json["items"]} == names
+    ask.post(f"/batches/{draft}/submit")  # a draft that lost a file goes on
+    assert "No study of the site has it" in browser.client.get("/admin/retention?find=ACC-9").text
+    assert browser.post("/admin/retention/erase", named="ACC-9", sure="yes").status_code == 404
+    with session_scope() as session:
+        assert "ACC-9" not in str(session.scalars(select(Audit.detail)).all())
+        assert len(session.scalars(select(Image).where(Image.source_key.is_not(None))).all()) == 1  # c.png's
+
+
+def test_a_patient_without_a_study_is_erased_by_name(ask: Asker, stranger: Asker, blobs: BlobStore) -> None:
+    for sender in (ask, stranger):
+        batch = sender.draft()
+        sender.send(batch, ("marker.png", png("x")), manifest=b"path,accession\nmarker.png,ACC-9\n")
+        sender.post(f"/batches/{batch}/submit")
+        if sender is ask:
+            assert sender.post("/erasures", json={"named": "ACC-9"}).json["code"] == "study_in_use"
+        cancel(sender, batch)
+    assert ask.post("/erasures", json={"named": "ACC-9"}).json == {"studies": 0, "images": 1}
+    with session_scope() as session:
+        (theirs,) = session.scalars(select(Image)).all()
+    assert blobs.exists(theirs.incoming_key or "")
+    assert ask.post("/erasures", json={"named": "ACC-9"}).status_code == 404
+    for wrong in ({"named": 7}, {"named": "x" * 101}, {"named": "a\u0000b"}, {"studies": [], "named": ""}):
+        assert ask.post("/erasures", json=wrong).status_code == 422
+
+
+def test_what_a_trial_copied_goes_with_the_sites_time(ask: Asker, blobs: BlobStore) -> None:
+    batch = read(ask, "a.png")
+    promoted_beside("second-2", batch)
+    ended(batch, days=31)
+    keep(keep_results_days=30)
+    assert sweep() > 0
+    assert traces(blobs, "ACC-1", hashlib.sha256(png("a.png")).hexdigest()) == []
+    is_clean()
 
 
 def test_a_finding_that_another_study_needs_stays(ask: Asker, browser: Browser) -> None:
