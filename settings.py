@@ -55,6 +55,7 @@ class Settings:
     decode_cpu_seconds: float = 10.0  # of processor time for one file; a small file gets less
     decode_wall_seconds: float = 60.0
     decode_memory_bytes: int = 2 * 1024**3
+    decode_slice_seconds: float = 10.0  # after so long in decoding, the rest of a chunk queues again
     burned_in_annotation: str = "flag"
     site_quota_bytes: int = 0  # of uploads, for a site without a quota of its own; 0: no bound
     upload_keep_seconds: float = 3 * 86_400.0  # of a large file that nobody goes on with
@@ -163,6 +164,7 @@ class Settings:
             "decode_cpu_seconds must be at least 1, and less than decode_wall_seconds": 1
             <= self.decode_cpu_seconds
             < self.decode_wall_seconds,
+            "decode_slice_seconds must be more than 0": self.decode_slice_seconds > 0,
             "decode_memory_bytes must be at least 256 MiB": self.decode_memory_bytes >= 256 * 1024**2,
             "max_pixels must be at least 4096": self.max_pixels >= 64 * 64,
         }

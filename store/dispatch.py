@@ -99,15 +99,19 @@ class _Message:
 _CHOOSE = text(
     """
     SELECT id FROM (
-        SELECT due.id, due.priority, due.due_at,
+        SELECT due.id, due.priority, due.due_at, due.rests,
                CASE WHEN due.research THEN due.priority  -- it waits for clinical work, however long
                     ELSE greatest(due.priority
                         - floor(extract(epoch FROM clock_timestamp() - due.created_at) / :aging), 0)
                END AS class,
                row_number() OVER (PARTITION BY due.site_id ORDER BY due.priority, due.due_at) AS turn
-        FROM (SELECT DISTINCT site_id FROM work WHERE state = 'due') AS sites
+        FROM (
+            SELECT id AS site_id, coalesce(decode_rests_until > clock_timestamp(), false) AS rests
+            FROM sites WHERE id IN (SELECT site_id FROM work WHERE state = 'due')
+        ) AS sites
         CROSS JOIN LATERAL (
-            SELECT work.*, batches.run_id IS NOT NULL AS research
+            SELECT work.*, batches.run_id IS NOT NULL AS research,
+                   sites.rests AND work.kind = 'chunk' AS rests
             FROM work LEFT JOIN batches ON batches.id = work.batch_id
             WHERE work.site_id = sites.site_id AND work.state = 'due' AND work.due_at <= clock_timestamp()
               AND work.kind = ANY(:kinds)
@@ -115,7 +119,7 @@ _CHOOSE = text(
             ORDER BY work.priority, work.due_at LIMIT :room
         ) AS due
     ) AS chosen
-    ORDER BY class, turn, due_at LIMIT :room
+    ORDER BY rests, class, turn, due_at LIMIT :room
     """
 )
 

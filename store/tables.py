@@ -176,6 +176,7 @@ class Site(Base):
     keep_results_days: Mapped[int | None]
     quota_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of uploads; NULL: the setting's
     shadow_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
+    decode_rests_until: Mapped[datetime | None]  # until then other sites' work goes first
     created_at: Mapped[datetime] = _now()
 
 

@@ -30,6 +30,7 @@ from store.tables import (
     ImageStatus,
     Priority,
     Reason,
+    Site,
     Stage,
     Work,
     WorkKind,
@@ -434,6 +435,55 @@ def _fail_images(session: Session, work: Work, images: Sequence[Image], reason: 
             image.reason = reason.value
             image.error = error[:2000]
             image.finished_at = func.clock_timestamp()
+
+
+def leave_rest(session: Session, work: Work, images: Sequence[Image]) -> None:
+    """Give images that a stage did not come to a unit of their own, due from the start."""
+    rest = Work(
+        id=uuid.uuid4(),
+        site_id=work.site_id,
+        batch_id=work.batch_id,
+        kind=WorkKind.CHUNK.value,
+        round=work.round,
+        stage=STAGES[0].value,
+        priority=work.priority,
+        n_images=len(images),
+    )
+    session.add(rest)
+    session.flush()
+    work.n_images -= len(images)
+    with counters.counted(session, _batch_of(work), list(images)):
+        for image in images:
+            image.work_id = rest.id
+            image.stage = 0
+            image.status = ImageStatus.QUEUED.value
+
+
+#: The longest that one site's work stands back for what its files cost.
+LONGEST_REST = 300.0
+
+
+def rest_site(session: Session, site_id: uuid.UUID, seconds: float) -> None:
+    """Let other sites' chunks go first for as long as this one's files have just kept a worker.
+
+    So a site whose files take long to decode has half of the workers' time while others wait, and all of it
+    while none does.
+    """
+    now = func.clock_timestamp()
+    until = func.greatest(func.coalesce(Site.decode_rests_until, now), now) + timedelta(seconds=seconds)
+    session.execute(
+        update(Site)
+        .where(Site.id == site_id)
+        .values(decode_rests_until=func.least(until, _later(LONGEST_REST)))
+        .execution_options(synchronize_session=False)
+    )
+
+
+def still_wanted(session: Session, lease: Lease) -> bool:
+    """Tell whether a stage that runs long is still to go on: its batch not cancelled, its lease not lost."""
+    query = select(Batch.cancelled_at.is_(None)).join(Work, Work.batch_id == Batch.id)
+    mine = (Work.id == lease.work_id, Work.lease_token == lease.token)
+    return bool(session.scalar(query.where(*mine)))
 
 
 def drop_ended_scratch(session: Session, limit: int = 100) -> list[str]:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import logging
 import threading
+import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,11 +25,12 @@ import cv2
 import numpy as np
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from models.bundle import Bundle, load_bundle
 from models.scorer import Scorer, ScorerError, open_scorer
-from pipeline.decode import Limits, decode, sandbox
+from pipeline.decode import Limits, Stopped, decode, sandbox
 from pipeline.explain import attention_regions, overlay_jpeg
 from pipeline.preprocess import display_jpeg, model_input
 from pipeline.report import render
@@ -302,19 +304,9 @@ def _bytes_of(image: Image) -> bytes:
     return data
 
 
-def _prepare_one(image: Image, written: _Written) -> _Prepared | Rejected | Skipped:
-    settings = get_settings()
+def _prepare_one(image: Image, decoding: _Decoding, written: _Written) -> _Prepared | Rejected | Skipped:
     try:
-        radiograph = decode(
-            _bytes_of(image),
-            max_pixels=settings.max_pixels,
-            pseudonymise=_pseudonymiser(image.site_id),
-            refuse_burned_in=settings.burned_in_annotation == "refuse",
-            owner=str(image.batch_id),
-            limits=Limits(
-                settings.decode_cpu_seconds, settings.decode_wall_seconds, settings.decode_memory_bytes
-            ),
-        )
+        radiograph = decoding.decode(image)
     except (Rejected, Skipped) as verdict:
         return verdict
     if image.source_key is not None:  # another image's bytes: nothing of them is kept twice
@@ -324,6 +316,62 @@ def _prepare_one(image: Image, written: _Written) -> _Prepared | Rejected | Skip
         stored, _ = written.put(_key(image, "original"), radiograph.stored, image)
     display, _ = written.put(_key(image, "display.jpg"), display_jpeg(radiograph.pixels), image)
     return _Prepared(radiograph, display, stored)
+
+
+class _Decoding:
+    """What decoding a chunk's files has taken so far, and whether it is still wanted."""
+
+    #: Seconds between two questions whether the batch was cancelled meanwhile.
+    ASK_EVERY = 0.5
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.seconds = 0.0
+        self._asked = time.monotonic()
+
+    def decode(self, image: Image) -> Radiograph:
+        """Decode an image's bytes in the sandbox.
+
+        Raises
+        ------
+        Rejected, Skipped
+            As `pipeline.decode.decode`.
+        Stopped
+            The batch was cancelled, or another worker has the chunk.
+        """
+        if self._unwanted():
+            raise Stopped
+        settings, data = get_settings(), _bytes_of(image)
+        started = time.monotonic()
+        try:
+            return decode(
+                data,
+                max_pixels=settings.max_pixels,
+                pseudonymise=_pseudonymiser(image.site_id),
+                refuse_burned_in=settings.burned_in_annotation == "refuse",
+                owner=str(image.batch_id),
+                limits=Limits(
+                    settings.decode_cpu_seconds, settings.decode_wall_seconds, settings.decode_memory_bytes
+                ),
+                stop=self._unwanted,
+            )
+        finally:
+            self.seconds += time.monotonic() - started
+
+    @property
+    def has_had_its_share(self) -> bool:
+        """Tell whether others are to be let in before the rest of the chunk."""
+        return self.seconds >= get_settings().decode_slice_seconds
+
+    def _unwanted(self) -> bool:
+        if time.monotonic() - self._asked < self.ASK_EVERY:
+            return False
+        self._asked = time.monotonic()
+        try:
+            with session_scope() as session:
+                return not work.still_wanted(session, self.lease)
+        except SQLAlchemyError:
+            return False  # the save will tell
 
 
 def _apply_facts(image: Image, facts: StudyFacts) -> None:
@@ -354,9 +402,15 @@ def prepare(lease: Lease) -> bool:
     inputs: dict[int, list[UInt8Array]] = {size: [] for size in sizes}
     ids: list[uuid.UUID] = []
     scratch: str | None = None
+    decoding, rest = _Decoding(lease), list[Image]()
     with _Written() as written:
         for image in chunk.images:
-            result = results[image.id] = _prepare_one(image, written)
+            if decoding.has_had_its_share:
+                break
+            try:
+                result = results[image.id] = _prepare_one(image, decoding, written)
+            except Stopped:
+                break
             if isinstance(result, _Prepared):
                 ids.append(image.id)
                 for size in sizes:
@@ -368,19 +422,27 @@ def prepare(lease: Lease) -> bool:
         if ids:
             scratch = f"{_scratch_of(lease.batch_id)}{lease.work_id}/{lease.token}.npz"
             written.put(scratch, _pack({size: np.stack(rows) for size, rows in inputs.items()}, ids))
-        uploads = [image.incoming_key for image in chunk.images if image.incoming_key]
+        read = [image for image in chunk.images if image.id in results]
+        uploads = [image.incoming_key for image in read if image.incoming_key]
         written.keep()
         with _saving(lease) as (session, unit):
             if cancelled := work.cancelled_meanwhile(session, unit):
                 goes_on, old_scratch, uploads = False, None, []
             else:
                 images = list(_locked_images(session, lease).values())
-                _save_prepared(session, lease, images, results, clinical=chunk.run is None)
+                if rest := [image for image in images if image.id not in results]:
+                    work.leave_rest(session, unit, rest)
+                    images = [image for image in images if image.id in results]
+                if images:
+                    _save_prepared(session, lease, images, results, clinical=chunk.run is None)
                 goes_on = any(image.status == ImageStatus.RUNNING for image in images if image.id in results)
                 old_scratch, unit.scratch = unit.scratch, scratch if goes_on else None
                 work.pass_stage(session, unit, Stage.CLASSIFY if goes_on else None)
         if cancelled:
             written.discard()
+    if rest:
+        with session_scope() as session:
+            work.rest_site(session, lease.site_id, decoding.seconds)
     for key in uploads:
         get_blobs().delete(key)
     _drop_scratch(old_scratch)
