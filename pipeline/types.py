@@ -103,6 +103,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     FILE_TOO_LARGE = "file_too_large"
     TOO_EXPENSIVE_TO_DECODE = "too_expensive_to_decode"
+    TIFF_PIXEL_FORMAT = "tiff_pixel_format"
     ANIMATED = "animated"
     NOT_A_RADIOGRAPH = "not_a_radiograph"
     DUPLICATE_IN_STUDY = "duplicate_in_study"
@@ -182,6 +183,12 @@ REASONS: Mapping[Reason, ReasonText] = {
         "Decoding the file takes far more time or memory than a picture of its size should.",
         "Export the image again in another format; if it is refused again, ask the operator to raise the"
         " limit.",
+    ),
+    Reason.TIFF_PIXEL_FORMAT: ReasonText(
+        "The pixels of the TIFF are floating-point, signed or 32-bit numbers, CMYK, or 16 bits with"
+        " transparency.",
+        "Save it in grey with 8 or 16 bits and no transparency, as PNG, TIFF or DICOM; exporting it the same"
+        " way again does not help.",
     ),
     Reason.ANIMATED: ReasonText(
         "The file holds several pictures.", "Send each picture as a file of its own."

@@ -24,11 +24,17 @@ MAX_SEGMENTS = 200_000
 JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 _JPEG_TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD})  # DHT DAC DQT DNL DRI
 _JPEG_MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
+_JPEG_MARKER_BEHIND_STRAY_BYTES = re.compile(rb"\xff+([\xc0-\xfe])")
+#: Bytes between two segments that are passed over, as decoders do: some writers pad, or count wrongly.
+_MAX_STRAY_BYTES = 1024
 _JPEG_LS_MARKER_IN_SCAN = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")  # ITU-T T.87 A.1: stuffed bits, not bytes
 _JPEG_MARKER_IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"sBIT"})
+_JPEG_PROGRESSIVE = frozenset({0xC2, 0xCA})
 _TIFF_PLACES = frozenset({273, 279, 324, 325})  # where strips and tiles lie, and how long they are
 _TIFF_FIELDS = _TIFF_PLACES | {254, 256, 257, 258, 259, 262, 274, 277, 284, 322, 323, 339}
+#: Writers make some twenty.
+_MAX_TIFF_ENTRIES = 1024
 _TIFF_TYPES: Mapping[int, str] = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
@@ -48,6 +54,8 @@ class Container:
         The same coded picture without metadata, or None where the format has no lossless way here.
     inverted
         The decoder returns the grey values of this file upside down (white is 0).
+    coded
+        What the decoder is to be given in place of the file, or None.
     """
 
     media_type: str
@@ -57,6 +65,7 @@ class Container:
     orientation: int = 1
     clean: bytes | None = None
     inverted: bool = False
+    coded: bytes | None = None
 
 
 def describe(data: bytes, media_type: str) -> Container:
@@ -135,7 +144,7 @@ def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
     Raises
     ------
     Rejected
-        TRUNCATED when there is no EOI, CORRUPT when bytes that are no segment stand between two.
+        TRUNCATED when there is no EOI, CORRUPT when many bytes that are no segment stand between two.
     """
     position, end_of_scan = 2, _JPEG_MARKER_IN_SCAN
     for _ in range(MAX_SEGMENTS):
@@ -143,6 +152,8 @@ def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
         if found is None:
             if not data[position:].strip(b"\xff"):
                 raise Rejected(Reason.TRUNCATED, "JPEG without its end marker")
+            found = _JPEG_MARKER_BEHIND_STRAY_BYTES.search(data, position, position + _MAX_STRAY_BYTES)
+        if found is None:
             raise _corrupt("JPEG without a marker where one must stand")
         marker, position = found[1][0], found.end()
         if marker == 0xD9:
@@ -184,14 +195,14 @@ def _jpeg(data: bytes) -> Container:
             if size or precision != 8 or components not in {1, 3, 4} or len(body) != 6 + 3 * components:
                 raise _corrupt("JPEG that is not one frame of 8-bit grey, colour or CMYK")
             size = width, height
-            if marker in {0xC2, 0xCA}:
+            if marker in _JPEG_PROGRESSIVE:
                 unsent = {(body[6 + 3 * n], k): 99 for n in range(components) for k in range(64)}
         elif marker == 0xDA:
             scans += 1
             if size is None or scans > MAX_JPEG_SCANS or len(body) != 4 + 2 * body[0]:
                 raise _corrupt("JPEG with a misplaced or malformed scan, or too many of them")
             first, last, steps = body[-3:]
-            for n in range(body[0]):
+            for n in range(body[0] if unsent else 0):  # a sequential scan sends all, whatever it states
                 for k in range(first, min(last, 63) + 1):
                     unsent[body[1 + 2 * n], k] = steps & 15
         elif marker not in _JPEG_TABLES:
@@ -226,9 +237,18 @@ class _Tiff:
         return struct.unpack_from(self.order + kinds, self.data, position)
 
     def directory(self, position: int) -> tuple[dict[int, tuple[int, ...]], int]:
-        """Return the fields that matter of the directory at `position`, and where the next one is, or 0."""
+        """Return the fields that matter of the directory at `position`, and where the next one is, or 0.
+
+        Raises
+        ------
+        Rejected
+            CORRUPT also for what only serves to keep a reader busy: thousands of entries, and fields that
+            are stated twice, of which decoders take different ones.
+        """
         (entries,) = self._read("Q" if self.big else "H", position)
         position += 8 if self.big else 2
+        if entries > _MAX_TIFF_ENTRIES:
+            raise _corrupt("TIFF directory of too many entries")
         width, inline = (20, 8) if self.big else (12, 4)
         if position + entries * width > len(self.data):
             raise Rejected(Reason.TRUNCATED, "TIFF ends inside a directory")
@@ -238,6 +258,8 @@ class _Tiff:
             letter = _TIFF_TYPES.get(kind)
             if letter is None or tag not in _TIFF_FIELDS:
                 continue
+            if tag in fields:
+                raise _corrupt("TIFF that states a field twice")
             if count > (MAX_SEGMENTS if tag in _TIFF_PLACES else 16):
                 raise _corrupt("TIFF field of impossible length")
             where = entry + width - inline
@@ -246,7 +268,10 @@ class _Tiff:
             if where + count * struct.calcsize(letter) > len(self.data):
                 raise Rejected(Reason.TRUNCATED, "TIFF ends inside a field")
             fields[tag] = self._read(f"{count}{letter}", where)
-        (following,) = self._read("Q" if self.big else "I", position + entries * width)
+        behind = position + entries * width
+        if behind == len(self.data):  # some writers leave out that there is no other one
+            return fields, 0
+        (following,) = self._read("Q" if self.big else "I", behind)
         return fields, following
 
 
@@ -262,30 +287,36 @@ def _exif_orientation(exif: bytes) -> int:
 
 def _tiff(data: bytes) -> Container:
     tiff = _Tiff(data)
-    fields, following = tiff.directory(tiff.first)
-    pictures, seen = 1, {tiff.first}
-    while following and pictures == 1:
-        if following in seen or len(seen) > 100:
+    fields: dict[int, tuple[int, ...]] = {}
+    at, main, pictures, seen = tiff.first, 0, 0, set[int]()
+    while at and pictures < 2:
+        if at in seen or len(seen) > 100:
             raise _corrupt("TIFF whose directories run in a circle")
-        seen.add(following)
-        page, following = tiff.directory(following)
+        seen.add(at)
+        page, following = tiff.directory(at)
         if not page.get(254, (0,))[0] & 1:  # a reduced copy (thumbnail, pyramid) is no picture of its own
             pictures += 1
+            fields, main = (page, at) if pictures == 1 else (fields, main)
+        at = following
+    if not pictures:
+        fields, main, pictures = tiff.directory(tiff.first)[0], tiff.first, 1
 
     def one(tag: int, default: int) -> int:
         return (fields.get(tag) or (default,))[0]
 
     width, height, samples = one(256, 0), one(257, 0), one(277, 1)
     bits, photometric = fields.get(258) or (1,), one(262, 1)
+    alpha = samples == 2 and photometric in {0, 1} and bits[0] == 8  # the decoder would cut 16 bits to 8
     if (
-        samples not in {1, 3, 4}
+        not (samples in {1, 3, 4} or alpha)
         or len(set(bits)) != 1
         or bits[0] not in {1, 4, 8, 16}
         or photometric not in {0, 1, 2, 3, 6}
         or set(fields.get(339, ())) - {1}
         or (bits[0] == 16 and (photometric == 3 or (samples > 1 and one(284, 1) == 2)))
     ):
-        raise _corrupt("TIFF of a layout that is not read: 8 or 16 bits, grey or RGB, whole numbers")
+        layout = f"{samples} samples of {bits[0]} bits, format {one(339, 1)}, photometric {photometric}"
+        raise Rejected(Reason.TIFF_PIXEL_FORMAT, layout)
     if 322 in fields and one(322, 0) * one(323, 0) > max(4 * width * height, 1 << 20):
         raise _corrupt("TIFF with tiles far larger than its picture")
     offsets = fields.get(324) or fields.get(273) or ()
@@ -295,8 +326,16 @@ def _tiff(data: bytes) -> Container:
     short = one(259, 1) == 1 and counts and 8 * sum(counts) < width * height * samples * bits[0]
     if short or any(at + size > len(data) for at, size in zip(offsets, counts, strict=False)):
         raise Rejected(Reason.TRUNCATED, "TIFF ends before its picture data do")
+    if sum(counts) > len(data):
+        raise _corrupt("TIFF whose strips share their data")
+    coded = None
+    if main != tiff.first:  # decoders take the first one
+        where = struct.pack(tiff.order + ("Q" if tiff.big else "I"), main)
+        start = 8 if tiff.big else 4
+        coded = data[:start] + where + data[start + len(where) :]
     # OpenCV turns TIFF upright itself, and turns white-is-zero round in 8 bits but not in 16
-    return Container("image/tiff", width, height, pictures, inverted=photometric == 0 and bits[0] == 16)
+    inverted = photometric == 0 and bits[0] == 16
+    return Container("image/tiff", width, height, pictures, inverted=inverted, coded=coded)
 
 
 # --- WebP and GIF ---------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int) -> Radiogr
     if container.pictures > 1:
         raise Rejected(Reason.ANIMATED, container.media_type)
     require_size(container.width, container.height, max_pixels)
-    picture = _opencv(container.clean or data)
+    picture = _opencv(container.clean or container.coded or data)
     if set(picture.shape[:2]) != {container.width, container.height}:
         raise Rejected(Reason.CORRUPT, "decoded to another size than its header says")
     if container.inverted:

@@ -1,0 +1,187 @@
+"""Files made to keep a reader busy are refused at once; odd ones that any viewer opens are read."""
+
+from __future__ import annotations
+
+import io
+import resource
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+from pipeline.decode.picture import decode
+from pipeline.types import Radiograph, Reason, Rejected
+
+MAX_PIXELS = 100_000_000
+
+
+def grey(height: int = 96, width: int = 128) -> np.ndarray:
+    down, across = np.mgrid[:height, :width]
+    return (128 + 90 * np.sin(across / 19) * np.cos(down / 17) + across % 7).astype(np.uint8)
+
+
+def read(data: bytes) -> Radiograph:
+    return decode(data, max_pixels=MAX_PIXELS, pseudonymise=lambda _: "")
+
+
+def refusal(data: bytes) -> Reason:
+    """Return the reason for which a file is refused, in at most two seconds of processor time."""
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    with pytest.raises(Rejected) as refused:
+        read(data)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+    return refused.value.reason
+
+
+def entry(tag: int, kind: int, count: int, value: int) -> bytes:
+    return struct.pack("<HHII", tag, kind, count, value)
+
+
+def classic(*directories: list[bytes], behind: bytes = b"") -> bytes:
+    """Return a little-endian TIFF of directories one behind the other."""
+    data = struct.pack("<2sHI", b"II", 42, 8)
+    for number, entries in enumerate(directories):
+        body = struct.pack("<H", len(entries)) + b"".join(entries)
+        last = number == len(directories) - 1
+        data += body + struct.pack("<I", 0 if last else len(data) + len(body) + 4)
+    return data + behind
+
+
+def busy_directory() -> list[bytes]:
+    """An entry that names 200,000 offsets, again and again, for readers to fetch each time."""
+    return [entry(273, 4, 200_000, 8)] * 60_000
+
+
+def test_a_tiff_directory_that_repeats_an_entry_is_refused_at_once() -> None:
+    data = classic(*[busy_directory()] * 3, behind=bytes(1_000_000))
+    assert len(zlib.compress(data, 9)) < 20_000  # what it weighs in a ZIP
+    assert refusal(data) is Reason.CORRUPT
+    few = classic([entry(273, 4, 200_000, 8)] * 500, behind=bytes(1_000_000))
+    assert refusal(few) is Reason.CORRUPT
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_an_exif_block_that_repeats_an_entry_does_not_keep_us(kind: str) -> None:
+    exif = classic([entry(273, 4, 10_000, 8)] * 5_000, behind=bytes(100))[:65_000]
+    plain = cv2.imencode(f".{kind}", grey())[1].tobytes()
+    if kind == "png":
+        chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+        data = plain[:33] + chunk * 40 + plain[33:]
+    else:
+        segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif
+        data = plain[:2] + segment * 40 + plain[2:]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    assert read(data).width == 128
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 2
+
+
+def test_a_tiff_that_states_its_size_twice_is_refused() -> None:
+    fields = [
+        entry(256, 4, 1, 20_000),
+        entry(257, 4, 1, 20_000),
+        entry(256, 4, 1, 128),
+        entry(257, 4, 1, 96),
+        entry(258, 3, 1, 8),
+        entry(259, 3, 1, 1),
+        entry(262, 3, 1, 1),
+        entry(273, 4, 1, 8),
+        entry(277, 3, 1, 1),
+        entry(278, 4, 1, 20_000),
+        entry(279, 4, 1, 12_288),
+    ]
+    assert refusal(classic(fields, behind=bytes(20_000))) is Reason.CORRUPT
+
+
+def test_tiff_strips_that_share_their_data_are_refused() -> None:
+    with io.BytesIO() as file:
+        tifffile.imwrite(file, grey(2000, 128), rowsperstrip=10, compression="zlib")
+        data = bytearray(file.getvalue())
+    with tifffile.TiffFile(io.BytesIO(data)) as opened:
+        tags = opened.pages[0].tags  # type: ignore[union-attr]
+        for code in (273, 279):
+            tag = tags[code]
+            data[tag.valueoffset : tag.valueoffset + 4 * tag.count] = struct.pack(
+                f"<{tag.count}I", *([tag.value[0] if code == 273 else 4_000] * tag.count)
+            )
+    assert refusal(bytes(data)) in {Reason.CORRUPT, Reason.TRUNCATED}
+
+
+def jpeg(array: np.ndarray | None = None) -> bytes:
+    return cv2.imencode(".jpg", grey() if array is None else array)[1].tobytes()
+
+
+@pytest.mark.parametrize("stray", [b"\0", b"\x12" * 26, b"\xff\xff\xff", bytes(1000)])
+def test_stray_bytes_between_jpeg_segments_are_passed_over(stray: bytes) -> None:
+    plain = jpeg()
+    at = plain.index(b"\xff\xdb")
+    odd = plain[:at] + stray + plain[at:]
+    np.testing.assert_array_equal(read(odd).pixels, read(plain).pixels)
+    assert stray not in read(odd).stored or stray in read(plain).stored
+
+
+def test_many_stray_bytes_are_no_jpeg() -> None:
+    plain = jpeg()
+    at = plain.index(b"\xff\xdb")
+    assert refusal(plain[:at] + bytes(5000) + plain[at:]) is Reason.CORRUPT
+
+
+@pytest.mark.parametrize("parameters", [b"\0\0\0", b"\0\x3f\x01", b"\x01\x05\x11"])
+def test_a_sequential_jpeg_sends_all_whatever_its_scan_states(parameters: bytes) -> None:
+    plain = jpeg()
+    at = plain.index(b"\xff\xda")
+    end = at + 2 + struct.unpack_from(">H", plain, at + 2)[0]
+    odd = plain[: end - 3] + parameters + plain[end:]
+    np.testing.assert_array_equal(read(odd).pixels, read(plain).pixels)
+
+
+def _without_next_directory(path: Path) -> bytes:
+    data = bytearray(cv2.imencode(".tif", grey())[1].tobytes())
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        start = file.pages[0].offset  # type: ignore[union-attr]
+    (entries,) = struct.unpack_from("<H", data, start)
+    directory = data[start : start + 2 + 12 * entries]
+    data[4:8] = struct.pack("<I", len(data))
+    return bytes(data + directory)
+
+
+def _thumbnail_first(path: Path) -> bytes:
+    with tifffile.TiffWriter(path) as file:
+        file.write(grey()[::2, ::2], subfiletype=1)
+        file.write(grey(), subfiletype=0)
+    return path.read_bytes()
+
+
+def _grey_and_alpha(path: Path) -> bytes:
+    pair = np.stack([grey(), np.full_like(grey(), 255)], axis=-1)
+    tifffile.imwrite(path, pair, photometric="minisblack", extrasamples=["unassalpha"])
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("write", [_without_next_directory, _thumbnail_first, _grey_and_alpha])
+def test_tiff_as_some_programs_write_it(write: Callable[[Path], bytes], tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read(write(tmp_path / "a.tif")).pixels, grey())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": np.float32},
+        {"dtype": np.int16},
+        {"dtype": np.uint32},
+        {"photometric": "separated", "shape": (96, 128, 4)},
+        {"photometric": "minisblack", "shape": (96, 128, 2), "dtype": np.uint16, "planarconfig": "contig"},
+    ],
+    ids=["float", "int16", "uint32", "CMYK", "16 bits and alpha"],
+)
+def test_tiff_pixels_that_are_not_read_have_a_reason_of_their_own(
+    options: dict[str, object], tmp_path: Path
+) -> None:
+    shape, dtype = options.pop("shape", (96, 128)), options.pop("dtype", np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", np.ones(shape, dtype), **options)  # type: ignore[call-overload]
+    assert refusal((tmp_path / "a.tif").read_bytes()) is Reason.TIFF_PIXEL_FORMAT
