@@ -10,34 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.decode.containers import Container, describe, gif_pictures
-from pipeline.dicom import decode_dicom, is_dicom
+from pipeline.dicom import decode_dicom
+from pipeline.media import SNIFF_BYTES, sniff
 from pipeline.quality import require_radiograph, require_size
 from pipeline.types import Radiograph, Reason, Rejected, StudyFacts
 from pipeline.window import colour8, grey8
-
-#: How many bytes of a file `sniff` wants to see.
-SNIFF_BYTES = 136
-
-
-def sniff(head: bytes) -> str | None:
-    """Tell the media type from the first `SNIFF_BYTES` bytes; None when it is not one that is read.
-
-    Returns
-    -------
-    str or None
-        ``image/png``, ``image/jpeg``, ``image/tiff``, ``image/webp``, ``application/dicom`` or None.
-    """
-    if is_dicom(head):  # first: a DICOM file may dress up as a TIFF in its preamble
-        return "application/dicom"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "image/tiff"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "image/webp"
-    return None
 
 
 def decode(

@@ -4,6 +4,6 @@ An allow-list is applied before anything else: elements that are not on it are n
 reach neither the pictures, the database, the logs nor an error message.
 """
 
-from pipeline.dicom.reader import decode_dicom, is_dicom
+from pipeline.dicom.reader import decode_dicom
 
-__all__ = ["decode_dicom", "is_dicom"]
+__all__ = ["decode_dicom"]

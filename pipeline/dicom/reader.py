@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,20 +32,6 @@ config.settings.reading_validation_mode = config.IGNORE
 config.settings.writing_validation_mode = config.IGNORE
 
 _T = TypeVar("_T")
-
-
-def is_dicom(head: bytes) -> bool:
-    """Tell whether a file starts as DICOM: with the preamble, or bare with a plausible first element."""
-    if head[128:132] == b"DICM":
-        return True
-    if len(head) < 16:
-        return False
-    for order in "<>":
-        group, element = struct.unpack_from(order + "HH", head)
-        if group in {0x0002, 0x0008} and element < 0x0100:
-            explicit = head[4:6] in {b"UL", b"UI", b"OB", b"CS", b"SH", b"LO", b"DA", b"TM"}
-            return explicit or struct.unpack_from(order + "I", head, 4)[0] <= 64
-    return False
 
 
 def decode_dicom(

@@ -12,7 +12,8 @@ import pytest
 import tifffile
 
 from pipeline.decode.containers import PNG_SIGNATURE
-from pipeline.decode.picture import decode, sniff, turn_upright
+from pipeline.decode.picture import decode, turn_upright
+from pipeline.media import sniff
 from pipeline.types import Reason, Rejected
 
 SECRET = b"DOE^JANE 1970"

@@ -31,7 +31,8 @@ from pydicom.uid import (
 )
 
 from pipeline.decode.gdcm_frames import decode_frame
-from pipeline.decode.picture import decode, sniff
+from pipeline.decode.picture import decode
+from pipeline.media import sniff
 from pipeline.types import Reason, Rejected, Skipped, StudyFacts
 from pipeline.window import dicom_window
 
