@@ -200,3 +200,42 @@ def test_random_damage_never_escapes() -> None:
             read(bytes(broken[: dice.randint(30, len(broken))] if dice.random() < 0.3 else broken))
         except ArchiveRefused:
             continue
+
+
+@pytest.mark.parametrize("where", ["directory", "local header"])
+def test_a_backslash_in_one_of_a_names_two_places_is_no_harm(where: str) -> None:
+    data = archive(("a/1.png", b"one"), ("a/2.png", b"two"))
+    first, last = data.index(b"a/1.png"), data.rindex(b"a/1.png")
+    at = last if where == "directory" else first
+    odd = data[:at] + b"a\\1.png" + data[at + 7 :]
+    assert read(odd) == {"a/1.png": b"one", "a/2.png": b"two"}
+
+
+def test_a_bad_extra_field_condemns_neither_the_member_nor_the_archive() -> None:
+    info = zipfile.ZipInfo("1.png")
+    info.extra = struct.pack("<HH", 0x5455, 5) + b"\1abcd"
+    data = bytearray(archive((info, b"one"), ("2.png", b"two")))
+    at = data.rindex(struct.pack("<HH", 0x5455, 5))
+    data[at : at + 4] = struct.pack("<HH", 0x5455, 500)
+    with pytest.raises(zipfile.BadZipFile):
+        zipfile.ZipFile(io.BytesIO(data))
+    assert read(bytes(data)) == {"1.png": b"one", "2.png": b"two"}
+
+
+def test_sizes_beyond_32_bits_are_read_from_their_extra_field() -> None:
+    data = bytearray(archive(("1.png", b"one" * 99)))
+    at = data.index(b"PK\1\2")
+    packed, size = struct.unpack_from("<LL", data, at + 20)
+    extra = struct.pack("<HHQQ", 1, 16, size, packed)
+    data[at + 20 : at + 28] = b"\xff" * 8
+    struct.pack_into("<H", data, at + 30, len(extra))
+    data[at + 46 + 5 : at + 46 + 5] = extra
+    end = data.rindex(b"PK\5\6")
+    struct.pack_into("<L", data, end + 12, end - at)
+    assert read(bytes(data)) == {"1.png": b"one" * 99}
+
+
+def test_a_member_whose_bytes_are_not_those_of_its_checksum_is_refused() -> None:
+    data = bytearray(archive(("1.png", b"one"), ("2.png", b"two"), method=zipfile.ZIP_STORED))
+    data[data.index(b"one")] ^= 1
+    assert read(bytes(data)) == {"1.png": Reason.ARCHIVE_CORRUPT, "2.png": b"two"}
