@@ -114,6 +114,8 @@ def _without_unused_bits(coded: bytes, clean: Dataset) -> bytes:
     order = ">" if clean.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
     values = np.frombuffer(coded, f"{order}u{allocated // 8}")
     shift = clean.HighBit + 1 - stored
+    if not shift and not clean.PixelRepresentation and int(values.max()) < 1 << stored:
+        return coded
     kept = values & (((1 << stored) - 1) << shift)
     if clean.PixelRepresentation and not shift:
         sign = kept >> (stored - 1) & 1
