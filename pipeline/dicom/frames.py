@@ -229,9 +229,7 @@ def _require_jpeg(frame: bytes, clean: Dataset) -> int:
 def _decode_jpeg(frame: bytes, clean: Dataset, precision: int) -> npt.NDArray[Any]:
     syntax, photometric = clean.file_meta.TransferSyntaxUID, clean.PhotometricInterpretation
     shape = clean.Rows, clean.Columns, clean.SamplesPerPixel
-    if syntax in LOSSY_JPEG_SYNTAXES:
-        if precision != 8:
-            raise Rejected(Reason.DICOM_UNSUPPORTED_SYNTAX, "JPEG Extended of 12 bits")
+    if syntax in LOSSY_JPEG_SYNTAXES and precision == 8:
         if shape[2] == 3 and b"Adobe" not in frame[:1024]:  # say what the header says of the colours
             transform = b"\0" if photometric == "RGB" else b"\1"
             frame = frame[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + transform + frame[2:]
@@ -239,6 +237,12 @@ def _decode_jpeg(frame: bytes, clean: Dataset, precision: int) -> npt.NDArray[An
         if picture is None:
             raise Rejected(Reason.DICOM_CORRUPT, "the decoder gave up")
         return picture if picture.ndim == 2 else picture[..., ::-1]
+    if (
+        syntax in LOSSY_JPEG_SYNTAXES
+    ):  # extended: 12 bits (ITU-T T.81 table B.2), though some writers state 16
+        if precision not in {12, 16} or clean.BitsStored != 12:
+            raise Rejected(Reason.DICOM_UNSUPPORTED_SYNTAX, f"JPEG Extended of {precision} bits")
+        precision = 12
     words = decode_frame(
         frame,
         syntax=syntax,
@@ -265,5 +269,5 @@ def _require_jpeg_2000(frame: bytes, clean: Dataset) -> None:
         raise Rejected(Reason.DICOM_CORRUPT, "JPEG 2000 stream of another size than its header says")
     if (depth & 127) + 1 > 16:
         raise Rejected(Reason.DICOM_CORRUPT, "JPEG 2000 stream of more than 16 bits")
-    if b"\xff\xd9" not in frame[-1024:]:
+    if b"\xff\xd9" not in frame.rstrip(b"\0")[-1024:]:  # some writers pad to a block of theirs
         raise Rejected(Reason.TRUNCATED, "JPEG 2000 stream without its end marker")

@@ -18,7 +18,7 @@ from openjpeg.utils import encode_array as encode_jpeg_2000
 from pydicom import Dataset
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -26,6 +26,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     RLELossless,
 )
@@ -487,10 +488,45 @@ def test_syntaxes_that_cannot_be_decoded():
             Reason.DICOM_UNSUPPORTED_SYNTAX,
             Reason.DICOM_CORRUPT,
         }
+
+
+@pytest.mark.parametrize("stated", [12, 16])
+def test_jpeg_extended_of_12_bits_is_read(stated):
     twelve_bits = pydicom.dcmread(get_testdata_file("JPGExtended.dcm"))
+    (frame,) = generate_frames(twelve_bits.PixelData, number_of_frames=1)
+    at = frame.index(b"\xff\xc1")
+    assert frame[at + 4] == 12
+    twelve_bits.PixelData = encapsulate([frame[: at + 4] + bytes([stated]) + frame[at + 5 :]])
+    twelve_bits.SOPClassUID = twelve_bits.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
     file = io.BytesIO()
     twelve_bits.save_as(file)
-    assert refusal(file.getvalue()) is Reason.DICOM_UNSUPPORTED_SYNTAX
+    pixels = read(file.getvalue()).pixels
+    assert pixels.shape == (1024, 256)
+    assert pixels[420, 140] > pixels[230, 120] > pixels.min()
+    words = decode_frame(
+        frame,
+        syntax=JPEGExtended12Bit,
+        rows=1024,
+        columns=256,
+        samples=1,
+        precision=12,
+        photometric="MONOCHROME2",
+    )
+    values = np.frombuffer(words, "<u2").reshape(1024, 256)
+    assert (values[420, 140], values[230, 120]) == (244, 95)  # as pydicom's own tests have it
+
+
+@pytest.mark.parametrize("padding", [1, 2000, 70_000])
+def test_a_jpeg_2000_frame_may_be_padded(padding):
+    boxed = cv2.imencode(".jp2", ramp().astype(np.uint8))[1].tobytes()
+    frame = boxed[boxed.index(b"\xff\x4f\xff\x51") :]
+    plain, padded = (
+        make_dicom(ramp().astype(np.uint8), JPEG2000Lossless, bits=8, coded=coded)
+        for coded in (frame, frame + bytes(padding))
+    )
+    np.testing.assert_array_equal(read(padded).pixels, read(plain).pixels)
+    cut = make_dicom(ramp().astype(np.uint8), JPEG2000Lossless, bits=8, coded=frame[:-40] + bytes(padding))
+    assert refusal(cut) is Reason.TRUNCATED
 
 
 def test_no_pixels_and_cut_pixels():
