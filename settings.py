@@ -34,7 +34,7 @@ class Settings:
     site_name: str = "Demo hospital"
     public_url: str = ""
     # the database
-    database_pooler: str = ""  # "transaction": database_url leads to PgBouncer in transaction mode
+    database_pooler: str = ""  # PgBouncer's mode, "transaction" or "session", where database_url leads to one
     database_direct_url: str = ""  # past the pooler, for migrations, recovery's lock and fsck
     database_statement_seconds: float = 60.0  # then a query is cancelled
     database_lock_seconds: float = 20.0  # then a query that waits for a lock is cancelled
@@ -140,7 +140,8 @@ class Settings:
             < self.soft_time_limit,
             "visibility_timeout must exceed hard_time_limit": self.visibility_timeout > self.hard_time_limit,
             "worklist_wait_hours must not be negative": self.worklist_wait_hours >= 0,
-            "database_pooler must be transaction, or empty": self.database_pooler in {"", "transaction"},
+            "database_pooler must be transaction, session, or empty": self.database_pooler
+            in {"", "transaction", "session"},
             "database_direct_url must be set with database_pooler: migrations, recovery's lock and fsck need"
             " a session of their own": not self.database_pooler or bool(self.database_direct_url),
             "database_statement_seconds must exceed database_lock_seconds": self.database_statement_seconds

@@ -37,6 +37,8 @@ ROLES = {
     "-Q gpu": "gpu worker",
     "-Q cpu": "cpu worker",
     "-Q report": "report worker",
+    "-Q notices": "notice worker",
+    "-Q exports": "export worker",
     "bin/postgres": "Postgres",
     "valkey-server": "Valkey",
 }

@@ -32,10 +32,11 @@ def prepare() -> None:
     """Make or update everything; safe to repeat, and to run twice at once."""
     from settings import get_settings
     from store.bundles import BundleExists, add_bundle
-    from store.session import session_scope
+    from store.session import refuse_unnamed_pooler, session_scope
     from store.sites import bootstrap
 
     settings = get_settings().require("database_url", "blob_url", "secret_key")
+    refuse_unnamed_pooler()
     migrate_database()
     make_bucket()
     for manifest in sorted(BUNDLES.glob("*/manifest.json")):

@@ -37,6 +37,9 @@ WEB_OPTIONS = (
 )
 #: A report takes two thirds of an image's processor time: one process for them would leave a core idle.
 REPORTS_A_DECODER = 2
+#: What waits for others, and what takes long: on workers of their own, so that no reading waits behind it.
+NOTICE_SLOTS = 2
+EXPORT_SLOTS = 1
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "OPENCV_FOR")}
 
 
@@ -174,6 +177,8 @@ def processes(home: Path, listener: socket.socket, health: socket.socket, worker
         worker("gpu", 1),
         worker("cpu", workers, **ONE_THREAD),
         worker("report", REPORTS_A_DECODER * workers, **ONE_THREAD),
+        worker("notices", NOTICE_SLOTS, **ONE_THREAD),
+        worker("exports", EXPORT_SLOTS, **ONE_THREAD),
         child("reconcile", [*python, "worker.reconcile"]),
     ]
 

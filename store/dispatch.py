@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from settings import Settings, get_settings
+from store.broker import TRANSPORT
 from store.session import session_scope
 from store.tables import STAGES, Stage, Work, Worker, WorkKind, WorkState
 
@@ -31,15 +32,37 @@ QUEUES: dict[Stage, str] = {
     Stage.EXPLAIN: "cpu",
     Stage.REPORT: "report",
 }
-#: The queue of every kind of work that has no stages; its task is `task_name(kind)`.
+#: The queue of every kind of work that has no stages; its task is `task_name(kind)`. What waits for others
+#: (`notices`) and what takes long (`exports`) have workers of their own: no reading waits behind it.
 KIND_QUEUES: dict[WorkKind, str] = {
     WorkKind.FINISH: "report",
-    WorkKind.EXPORT: "cpu",
-    WorkKind.NOTICE: "cpu",
-    WorkKind.PASSWORD: "cpu",
-    WorkKind.EVALUATE: "cpu",
     WorkKind.SIGN: "report",
+    WorkKind.NOTICE: "notices",
+    WorkKind.PASSWORD: "notices",
+    WorkKind.EXPORT: "exports",
+    WorkKind.EVALUATE: "exports",
 }
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Kinds of work that share workers; each lane has a window of its own, so that none fills another's."""
+
+    kinds: tuple[str, ...]
+    queues: tuple[str, ...]
+
+
+def _lanes() -> tuple[Lane, ...]:
+    reading = frozenset({*QUEUES.values(), "report"})
+    apart = [queue for queue in dict.fromkeys(KIND_QUEUES.values()) if queue not in reading]
+    kinds = [kind.value for kind in WorkKind if KIND_QUEUES.get(kind, "report") in reading]
+    return (
+        Lane(tuple(kinds), tuple(sorted(reading))),
+        *(Lane(tuple(k.value for k, q in KIND_QUEUES.items() if q == queue), (queue,)) for queue in apart),
+    )
+
+
+LANES = _lanes()
 
 #: Redis priorities, the smaller first; by `Priority.rank`.
 MESSAGE_PRIORITY = (0, 3, 6)
@@ -72,6 +95,7 @@ def _publisher() -> Celery:
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
+        broker_transport=TRANSPORT,
         broker_transport_options={
             **broker_options(settings),
             "socket_timeout": settings.dispatch_timeout_seconds,
@@ -84,8 +108,7 @@ def _publisher() -> Celery:
 
 
 #: Work of a newer version is left to it, and takes no room: its messages would be refused here.
-_KINDS = [kind.value for kind in WorkKind]
-_KNOWN = Work.kind.in_(_KINDS)
+_KNOWN = Work.kind.in_([kind.value for kind in WorkKind])
 
 
 @dataclass(frozen=True)
@@ -124,28 +147,38 @@ _CHOOSE = text(
 )
 
 
-def _window(session: Session) -> int:
-    """Return how many units may be in flight: some for each worker slot that was alive lately."""
+def _window(session: Session, lane: Lane) -> int:
+    """Return how many units of a lane may be in flight: some for each slot of it that was alive lately."""
     settings = get_settings()
     alive = func.clock_timestamp() - text(f"interval '{4 * settings.heartbeat_seconds} seconds'")
-    slots = session.scalar(select(func.coalesce(func.sum(Worker.slots), 0)).where(Worker.seen_at > alive))
-    return max(4, settings.in_flight_per_slot * int(slots or 0))
+    slots = 0
+    for queues, n in session.execute(select(Worker.queues, Worker.slots).where(Worker.seen_at > alive)):
+        if set(queues) & set(lane.queues):
+            slots += n
+    return max(4, settings.in_flight_per_slot * slots)
 
 
 def _choose(session: Session) -> list[_Message]:
+    return [message for lane in LANES for message in _choose_of(session, lane)]
+
+
+def _choose_of(session: Session, lane: Lane) -> list[_Message]:
+    mine = Work.kind.in_(lane.kinds)
     in_flight = session.scalar(
-        select(func.count()).where(_KNOWN, Work.state.in_([WorkState.PUBLISHED, WorkState.RUNNING]))
+        select(func.count()).where(mine, Work.state.in_([WorkState.PUBLISHED, WorkState.RUNNING]))
     )
     urgent = session.scalar(
-        select(Work.id).where(_KNOWN, Work.state == WorkState.DUE, Work.priority == 0).limit(1)
+        select(Work.id).where(mine, Work.state == WorkState.DUE, Work.priority == 0).limit(1)
     )
-    room = _window(session) - int(in_flight or 0)
+    room = _window(session, lane) - int(in_flight or 0)
     if urgent is not None:
         room = max(room, 2)  # an urgent image does not wait for room
     if room <= 0:
         return []
-    how = {"room": room, "aging": get_settings().aging_seconds, "kinds": _KINDS}
+    how = {"room": room, "aging": get_settings().aging_seconds, "kinds": list(lane.kinds)}
     ids = session.scalars(_CHOOSE, how).all()
+    if not ids:
+        return []
     rows = session.scalars(
         select(Work)
         .where(Work.id.in_(ids), Work.state == WorkState.DUE)

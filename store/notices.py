@@ -16,14 +16,14 @@ from enum import StrEnum
 from typing import Any
 
 from cryptography.fernet import Fernet
-from sqlalchemy import delete, func, select, tuple_
+from sqlalchemy import Select, delete, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from settings import get_settings
 from store import quotas, work
 from store.errors import InvalidCursor, NotFound, ServiceError
 from store.paging import Page, decode_cursor, encode_cursor
-from store.tables import Batch, Notice, NoticeTarget, Triage, Work, WorkKind
+from store.tables import Batch, Notice, NoticeTarget, Triage, Work, WorkKind, WorkState
 
 MOST_TARGETS = 20
 KEEP = timedelta(days=30)
@@ -149,6 +149,78 @@ def remove_target(session: Session, target: NoticeTarget) -> None:
         work.cancel_units(session, notice.id)
         notice.state = NoticeState.FAILED.value
         notice.error = "the target was removed"
+
+
+# a target that fails rests, and all that is for it waits
+
+
+def seconds_to_wait(session: Session, target: NoticeTarget, most: float) -> float:
+    """Return 0 when a notice may be sent to the target now, else for how many seconds it rests.
+
+    A target that failed is tried by one notice at a time: whoever gets 0 tries it, for at most `most`
+    seconds, while the others wait until after that.
+    """
+    now = session.scalars(select(func.clock_timestamp())).one()
+    if not target.failures:
+        return 0.0
+    if target.rest_until is not None and target.rest_until > now:
+        return float((target.rest_until - now).total_seconds()) + most
+    target.rest_until = now + timedelta(seconds=most)
+    return 0.0
+
+
+def let_rest(session: Session, target: NoticeTarget, error: str, pause: float, most: float) -> None:
+    """Note that a try failed: nothing goes to the target for `pause` seconds, then one notice tries it.
+
+    The longest waiting one is that; the others are due `most` seconds later, should it be lost.
+    """
+    now = session.scalars(select(func.clock_timestamp())).one()
+    target.failures += 1
+    target.last_error = error
+    target.rest_until = now + timedelta(seconds=pause)
+    waiting = _waiting_units(target)
+    first = session.scalar(waiting.order_by(Notice.tried_at.asc().nulls_first(), Notice.created_at).limit(1))
+    _make_due(session, waiting, target.rest_until + timedelta(seconds=most))
+    if first is not None:
+        _make_due(session, waiting.where(Work.id == first), target.rest_until)
+
+
+def wake(session: Session, target: NoticeTarget) -> None:
+    """Note that the target took a notice: what waited for it is due now."""
+    if not target.failures:
+        return
+    target.failures, target.rest_until, target.last_error = 0, None, None
+    _make_due(session, _waiting_units(target).where(Notice.attempts == 0), func.clock_timestamp())
+
+
+def _waiting_units(target: NoticeTarget) -> Select[uuid.UUID]:
+    return (
+        select(Work.id)
+        .join(Notice, Notice.id == Work.subject_id)
+        .where(
+            Notice.target_id == target.id,
+            Notice.state == NoticeState.WAITING,
+            Work.kind == WorkKind.NOTICE,
+            Work.state == WorkState.DUE,
+        )
+    )
+
+
+def _make_due(session: Session, units: Select[uuid.UUID], at: Any) -> None:
+    session.execute(
+        update(Work)
+        .where(Work.id.in_(units.order_by(None)), Work.state == WorkState.DUE)
+        .values(due_at=at)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def count_waiting(session: Session, site_id: uuid.UUID) -> dict[uuid.UUID, int]:
+    """Return target -> how many notices wait for it."""
+    query = select(Notice.target_id, func.count()).where(
+        Notice.site_id == site_id, Notice.state == NoticeState.WAITING
+    )
+    return {target_id: n for target_id, n in session.execute(query.group_by(Notice.target_id))}
 
 
 # notices

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
 
-from settings import Settings, get_settings
+from settings import Settings, SettingsError, get_settings
 
 _engine: Engine | None = None
 _engine_pid: int | None = None
@@ -103,6 +103,28 @@ def get_engine() -> Engine:
 
         _engine_pid = os.getpid()
     return _engine
+
+
+def refuse_unnamed_pooler() -> None:
+    """Refuse to go on where a pooler stands before the database and no setting says so.
+
+    In transaction mode every transaction may run on another server connection: prepared statements, time
+    limits and locks of a session would be lost, or met by somebody else, now and then and under load.
+    A pooler answers a new connection with a process id that is not the server's.
+
+    Raises
+    ------
+    SettingsError
+    """
+    if get_settings().database_pooler:
+        return
+    with get_engine().connect() as connection:
+        told = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]
+        if told != connection.scalar(text("SELECT pg_backend_pid()")):
+            raise SettingsError(
+                "FRACTUREAI_DATABASE_URL leads to a connection pooler: set FRACTUREAI_DATABASE_POOLER to its"
+                " mode, and FRACTUREAI_DATABASE_DIRECT_URL to the database itself"
+            )
 
 
 @contextmanager

@@ -41,7 +41,7 @@ SHORT = {
 #: Seconds that tests wait for what should take a few: the machine may be busy. Shortened to see tests fail.
 PATIENCE = float(os.environ.get("FRACTUREAI_TEST_PATIENCE", "600"))
 T = TypeVar("T")
-QUEUES = ("cpu", "gpu", "report")
+QUEUES = ("cpu", "gpu", "report", "notices,exports")
 
 
 @dataclass

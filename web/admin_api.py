@@ -161,14 +161,18 @@ def revoke_key(key_id: uuid.UUID) -> Response:
 # notices
 
 
-def target_document(target: NoticeTarget) -> dict[str, Any]:
-    """Return where notices go; the secret that signs them is never shown again."""
+def target_document(target: NoticeTarget, waiting: int = 0) -> dict[str, Any]:
+    """Return where notices go, and how it does; the secret that signs them is never shown again."""
     here = f"{API}/notice-targets/{target.id}"
     return {
         "id": str(target.id),
         "channel": target.channel,
         "address": target.address,
         "events": target.events,
+        "waiting": waiting,
+        "failures": target.failures,
+        "last_error": target.last_error,
+        "rest_until": moment(target.rest_until),
         "created_at": moment(target.created_at),
         "links": {"test": f"{here}/test", "remove": f"{here}/remove"},
     }
@@ -199,7 +203,8 @@ def list_targets() -> Response:
     read_query()
     with session_scope() as session:
         rows = notices.list_targets(session, identity().site_id)
-    return jsonify(items=[target_document(row) for row in rows], next=None)
+        waiting = notices.count_waiting(session, identity().site_id)
+    return jsonify(items=[target_document(row, waiting.get(row.id, 0)) for row in rows], next=None)
 
 
 @admin_api.post("/notice-targets")

@@ -42,6 +42,7 @@ def _page(**more: object) -> str:
         return render_template(
             "admin_notices.html",
             targets=notices.list_targets(session, identity().site_id),
+            waiting=notices.count_waiting(session, identity().site_id),
             log=page.items,
             next=page.next_cursor,
             first=not asked["cursor"],

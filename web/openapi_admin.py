@@ -48,6 +48,10 @@ _TARGET: Json = {
     "channel": words_of(Channel),
     "address": TEXT,
     "events": many(words_of(Event)),
+    "waiting": WHOLE | {"description": "Notices that wait for it."},
+    "failures": WHOLE | {"description": "Tries in a row that failed; 0 when it answers."},
+    "last_error": maybe(TEXT),
+    "rest_until": maybe(MOMENT) | {"description": "While it fails nothing is sent there before."},
     "created_at": MOMENT,
     "links": LINKS,
 }

@@ -22,7 +22,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from settings import VERSION, SettingsError, get_settings
-from store.dispatch import MESSAGE_PRIORITY, broker_options
+from store import monitoring
+from store.broker import TRANSPORT, Dropped
+from store.dispatch import MESSAGE_PRIORITY, QUEUES, broker_options
 from store.session import session_scope
 from store.tables import Worker
 
@@ -49,6 +51,7 @@ app.conf.update(
     task_default_queue="cpu",
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
+    broker_transport=TRANSPORT,
     broker_transport_options=broker_options(settings),
     task_store_errors_even_if_ignored=False,
 )
@@ -90,7 +93,9 @@ class HeartBeat(threading.Thread):
 
     def run(self) -> None:
         """Beat until told to end; a database that is away is waited for."""
+        dropped = 0
         while True:
+            dropped += Dropped.take()
             try:
                 with session_scope() as session:
                     row = insert(Worker).values(**self.row, seen_at=func.clock_timestamp())
@@ -100,6 +105,9 @@ class HeartBeat(threading.Thread):
                             set_={c: row.excluded[c] for c in ("queues", "slots", "version", "seen_at")},
                         )
                     )
+                    if dropped:
+                        monitoring.count_event(session, monitoring.DROPPED_MESSAGES, dropped)
+                dropped = 0
             except SQLAlchemyError as error:
                 log.warning("no heart-beat: the database does not answer (%s)", type(error).__name__)
             if self.ended.wait(settings.heartbeat_seconds):
@@ -161,9 +169,10 @@ def _on_child(**_: Any) -> None:
 
 def _warm_up(queues: set[str]) -> None:
     """Load what the first task would wait for, while there is none."""
-    from worker import stages
+    if queues & {*QUEUES.values()}:  # who delivers notices needs no network and no fonts
+        from worker import stages
 
-    stages.warm_up(queues)
+        stages.warm_up(queues)
     # what is loaded now stays: looking through it again and again took a tenth of a report's time
     gc.collect()
     gc.freeze()

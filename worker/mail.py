@@ -9,9 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
+from typing import Any
 from urllib.parse import urlsplit
 
 from settings import Settings
+from worker.outbound import Deadline, connect, look_up
+
+#: A mail takes several questions and answers; a webhook one.
+EXCHANGES = 3
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,41 @@ class Outcome:
     status: int | None = None
     error: str = ""
     final: bool = False
+
+
+class _Bounded:
+    """Mixed into a connection of `smtplib`: the deadline is for all of it, not for each line."""
+
+    def __init__(self, settings: Settings, deadline: Deadline, **more: Any) -> None:
+        self._deadline = deadline
+        # the name to greet with; smtplib would ask the name server for one
+        name = urlsplit(settings.public_url).hostname or socket.gethostname()
+        super().__init__(settings.smtp_host, settings.smtp_port, name, timeout=deadline.left, **more)
+
+    def _connected(self, host: str, port: int) -> socket.socket:
+        return connect(look_up(host, port, self._deadline), port, self._deadline)
+
+
+class _Plain(_Bounded, smtplib.SMTP):
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        return self._connected(host, port)
+
+    def starttls(self, **more: Any) -> tuple[int, bytes]:
+        """Go on in TLS; the deadline then watches the socket that was wrapped."""
+        answer = super().starttls(**more)
+        if self.sock is not None:
+            self._deadline.watch(self.sock)
+        return answer
+
+
+class _Secure(_Bounded, smtplib.SMTP_SSL):
+    def _get_socket(self, host: str, port: int, timeout: float) -> ssl.SSLSocket:
+        wrapped = self.context.wrap_socket(
+            self._connected(host, port), server_hostname=self._host, do_handshake_on_connect=False
+        )
+        self._deadline.watch(wrapped)
+        wrapped.do_handshake()
+        return wrapped
 
 
 def send_mail(address: str, subject: str, lines: Sequence[str], *, mark: str, settings: Settings) -> Outcome:
@@ -49,28 +89,18 @@ def send_mail(address: str, subject: str, lines: Sequence[str], *, mark: str, se
     message.set_content("\n".join(lines))
     try:
         context = ssl.create_default_context()
-        secure = settings.smtp_security == "tls"
-        # the name to greet with; smtplib would ask the name server for one
-        name = urlsplit(settings.public_url).hostname or socket.gethostname()
-        server: smtplib.SMTP = (
-            smtplib.SMTP_SSL(
-                settings.smtp_host,
-                settings.smtp_port,
-                name,
-                timeout=settings.notice_timeout_seconds,
-                context=context,
+        with Deadline(EXCHANGES * settings.notice_timeout_seconds) as deadline:
+            server: smtplib.SMTP = (
+                _Secure(settings, deadline, context=context)
+                if settings.smtp_security == "tls"
+                else _Plain(settings, deadline)
             )
-            if secure
-            else smtplib.SMTP(
-                settings.smtp_host, settings.smtp_port, name, timeout=settings.notice_timeout_seconds
-            )
-        )
-        with server:
-            if settings.smtp_security == "starttls":
-                server.starttls(context=context)
-            if settings.smtp_user:
-                server.login(settings.smtp_user, settings.smtp_password)
-            server.send_message(message)
+            with server:
+                if settings.smtp_security == "starttls":
+                    server.starttls(context=context)
+                if settings.smtp_user:
+                    server.login(settings.smtp_user, settings.smtp_password)
+                server.send_message(message)
     except smtplib.SMTPResponseException as error:
         code = int(error.smtp_code)
         return Outcome(code, f"the mail server answered {code}", final=500 <= code < 600)

@@ -1,4 +1,4 @@
-"""One POST to an address that a person of a site chose: to no inner address, to no other place than asked."""
+"""One exchange with an address that a person of a site chose: to no inner address, within one deadline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import http.client
 import ipaddress
 import socket
 import ssl
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
 from urllib.parse import urlsplit
 
 
@@ -38,31 +42,143 @@ def is_public(text: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-def _vetted(host: str, port: int, *, allow_private: bool) -> str:
-    """Return an address of `host` to connect to. Raises `Refused` if any of its addresses is an inner one."""
+class Deadline:
+    """Bounds a whole exchange: a peer that sends a byte now and then does not hold it open.
+
+    A socket's own time-out counts from one byte to the next. Inside the block the watched socket is shut down
+    when the time is over, whatever it waits for (TLS, a write, the answer's lines); leaving the block then
+    raises `TimeoutError` in place of what that looked like.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+        self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+        self.over = False
+
+    def __enter__(self) -> Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        if self.over and error is not None and not isinstance(error, TimeoutError):
+            raise TimeoutError("the exchange took too long") from error
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left. Raises `TimeoutError` when none are."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the exchange took too long")
+        return left
+
+    def watch(self, sock: socket.socket) -> None:
+        """Shut this socket down when the time is over; one that was wrapped in TLS has to be named anew."""
+        with self._lock:
+            self._socket = sock
+            if self.over:
+                self._shut(sock)
+
+    def _cut(self) -> None:
+        with self._lock:
+            self.over = True
+            if self._socket is not None:
+                self._shut(self._socket)
+
+    @staticmethod
+    def _shut(sock: socket.socket) -> None:
+        with suppress(OSError):  # closed meanwhile
+            # of a TLS socket too: its own shutdown() would first forget the TLS layer under the reader
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def look_up(host: str, port: int, deadline: Deadline) -> list[str]:
+    """Return the addresses of a name, within the deadline: the C library alone may wait for a minute.
+
+    Raises
+    ------
+    OSError
+        The name has none, or its servers do not answer.
+    """
+    found: list[str] = []
+    failed: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            found.extend(
+                dict.fromkeys(
+                    str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                )
+            )
+        except (OSError, UnicodeError) as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=ask, name="look-up", daemon=True)
+    thread.start()
+    thread.join(deadline.left)
+    if thread.is_alive():
+        raise TimeoutError("the name was not found in time")
+    if failed:
+        raise failed[0]
+    return found
+
+
+def connect(addresses: Sequence[str], port: int, deadline: Deadline) -> socket.socket:
+    """Connect to the first address that answers; each one gets its share of the time that is left.
+
+    Raises
+    ------
+    OSError
+        None answers; the last one's error.
+    """
+    last: OSError = ConnectionError("the name has no address")
+    for n, address in enumerate(addresses):
+        try:
+            left = deadline.left
+            sock = socket.create_connection((address, port), left / (len(addresses) - n))
+        except OSError as error:
+            last = error
+            continue
+        sock.settimeout(deadline.left)
+        deadline.watch(sock)
+        return sock
+    raise last
+
+
+def _vetted(host: str, port: int, deadline: Deadline, *, allow_private: bool) -> list[str]:
+    """Return the addresses of `host`. Raises `Refused` if any of them is an inner one."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = look_up(host, port, deadline)
     except UnicodeError:
         raise Refused("the name is not one") from None
-    addresses = [str(entry[4][0]) for entry in found]
     for address in addresses:
         if not allow_private and not is_public(address):
             raise Refused("the address lies in a private network, which this server's settings do not allow")
-    return addresses[0]
+    return addresses
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], *, timeout: float, allow_private: bool) -> int:
     """Send one POST and return the status; redirects are not followed.
 
-    The name is looked up once, and the connection goes to the address that was vetted: a name that changes
+    The name is looked up once, and the connection goes to an address that was vetted: a name that changes
     its mind in between leads nowhere else. Plain HTTP is for private networks only.
+
+    Parameters
+    ----------
+    timeout
+        Seconds for all of it: looking up, connecting, sending, and the answer.
 
     Raises
     ------
     Refused
         The address is not allowed.
     OSError
-        Nobody answers, or not in HTTP.
+        Nobody answers, or not in HTTP, or not in time.
     """
     parts = urlsplit(url)
     try:
@@ -73,18 +189,23 @@ def post(url: str, body: bytes, headers: Mapping[str, str], *, timeout: float, a
         raise Refused("the address must begin with https://")
     if parts.username is not None or parts.password is not None:
         raise Refused("the address must hold no password")
-    address = _vetted(parts.hostname, port, allow_private=allow_private)
-    connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
-    connection.auto_open = False  # type: ignore[assignment]
-    connection.sock = socket.create_connection((address, port), timeout)
-    try:
-        if parts.scheme == "https":
-            context = ssl.create_default_context()
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=parts.hostname)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("POST", target, body, {**headers, "Host": parts.netloc})
-        return connection.getresponse().status
-    except http.client.HTTPException as error:
-        raise ConnectionError(type(error).__name__) from error
-    finally:
-        connection.close()
+    with Deadline(timeout) as deadline:
+        addresses = _vetted(parts.hostname, port, deadline, allow_private=allow_private)
+        connection = http.client.HTTPConnection(parts.hostname, port)
+        connection.auto_open = False  # type: ignore[assignment]
+        connection.sock = connect(addresses, port, deadline)
+        try:
+            if parts.scheme == "https":
+                context = ssl.create_default_context()
+                connection.sock = context.wrap_socket(
+                    connection.sock, server_hostname=parts.hostname, do_handshake_on_connect=False
+                )
+                deadline.watch(connection.sock)
+                connection.sock.do_handshake()
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            connection.request("POST", target, body, {**headers, "Host": parts.netloc})
+            return connection.getresponse().status
+        except http.client.HTTPException as error:
+            raise ConnectionError(type(error).__name__) from error
+        finally:
+            connection.close()

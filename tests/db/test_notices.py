@@ -8,8 +8,10 @@ import hmac
 import json
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -84,9 +86,17 @@ def send_test(target_id: uuid.UUID) -> uuid.UUID:
         return notices.add(session, session.get_one(NoticeTarget, target_id), Event.TEST, {}).id
 
 
-def deliver() -> int:
-    """Run the body of every unit of notices that is not over, now; return how many there were."""
+def deliver(*, rested: bool = True) -> int:
+    """Run the body of every unit of notices that is not over; return how many there were.
+
+    Parameters
+    ----------
+    rested
+        As if every target had rested for long enough.
+    """
     with session_scope() as session:
+        if rested:
+            session.execute(update(NoticeTarget).values(rest_until=None))
         session.execute(update(Work).where(Work.state == WorkState.DUE).values(due_at=text("now()")))
         waiting = list(
             session.scalars(
@@ -255,6 +265,147 @@ def test_a_target_that_was_removed_gets_nothing(receiver: Receiver, site: uuid.U
     assert deliver() == 0
     assert receiver.got == []
     assert row(notice).state == "failed"
+
+
+def waits() -> list[float]:
+    """Return in how many seconds each waiting unit is due, the first one first."""
+    with session_scope() as session:
+        query = (
+            "SELECT extract(epoch FROM due_at - clock_timestamp()) FROM work WHERE state = 'due' ORDER BY 1"
+        )
+        return [float(seconds) for seconds in session.scalars(text(query))]
+
+
+def test_a_target_that_fails_rests_and_one_notice_at_a_time_tries_it(
+    receiver: Receiver, site: uuid.UUID
+) -> None:
+    target, _ = add_target(site, receiver.url)
+    receiver.answers = [503, 503]
+    told = [send_test(target) for _ in range(6)]
+    deliver(rested=False)
+    assert len(receiver.got) == 1, "the others wait with the target"
+    assert sorted(row(notice).attempts for notice in told) == [0, 0, 0, 0, 0, 1]
+    assert all(seconds > 3 for seconds in waits())
+    assert deliver() == 6
+    assert len(receiver.got) == 2, "one tries it"
+    first, second = waits()[:2]
+    assert first > 20, "the pause grows"
+    assert second > first + 10, "should the one be lost, the others come later"
+    with session_scope() as session:
+        state = session.get_one(NoticeTarget, target)
+        assert (state.failures, state.last_error) == (2, "the receiver answered 503")
+        assert notices.count_waiting(session, site) == {target: 6}
+    deliver()  # the one is taken, and wakes the others
+    deliver()
+    assert {row(notice).state for notice in told} == {"delivered"}
+    with session_scope() as session:
+        state = session.get_one(NoticeTarget, target)
+        assert (state.failures, state.rest_until, state.last_error) == (0, None, None)
+
+
+def test_a_resting_target_holds_up_no_other(receiver: Receiver, site: uuid.UUID) -> None:
+    send_test(add_target(site, "http://127.0.0.1:9/")[0])
+    deliver()
+    other = send_test(add_target(site, receiver.url)[0])
+    deliver(rested=False)
+    assert row(other).state == "delivered"
+
+
+def test_a_notice_that_waits_for_days_is_given_up_with_the_reason(
+    receiver: Receiver, site: uuid.UUID
+) -> None:
+    receiver.answers = [503]
+    target, _ = add_target(site, receiver.url)
+    tried, waited = send_test(target), send_test(target)
+    deliver(rested=False)
+    with session_scope() as session:
+        session.execute(update(Notice).values(created_at=text("now() - interval '4 days'")))
+    deliver(rested=False)
+    for notice in (tried, waited):
+        assert row(notice).state == "failed"
+        assert "given up after 4.0 days: the receiver answered 503" in (row(notice).error or "")
+    assert len(receiver.got) == 1
+
+
+@contextmanager
+def dripping(data: bytes) -> Iterator[int]:
+    """Take connections, send `data` byte by byte for ever, a tenth of a second apart; yields the port."""
+    ended = threading.Event()
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            while not ended.is_set():
+                for byte in data:
+                    connection.sendall(bytes([byte]))
+                    ended.wait(0.1)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=[server.accept()[0]], daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield int(server.getsockname()[1])
+    finally:
+        ended.set()
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "scheme"),
+    [(b"HTTP/1.1 200", "http"), (b"X: y\r\n", "http"), (b"\x16\x03\x03\x40\x00", "https")],
+    ids=["the status", "endless lines", "the handshake"],
+)
+def test_a_receiver_that_drips_bytes_is_left_in_time(
+    data: bytes, scheme: str, site: uuid.UUID, receiver: Receiver, settings_env: pytest.MonkeyPatch
+) -> None:
+    settings_env.setenv("FRACTUREAI_NOTICE_TIMEOUT_SECONDS", "0.5")
+    get_settings.cache_clear()
+    with dripping(data) as port:
+        notice = send_test(add_target(site, f"{scheme}://127.0.0.1:{port}/")[0])
+        began = time.monotonic()
+        deliver()
+        assert time.monotonic() - began < 10, "without a deadline it never ends"
+    assert (row(notice).state, row(notice).attempts) == ("waiting", 1)
+
+
+@pytest.mark.parametrize(("security", "data"), [("none", b"220-wait\r\n"), ("tls", b"\x16\x03\x03\x40\x00")])
+def test_a_mail_server_that_drips_bytes_is_left_in_time(
+    security: str, data: bytes, site: uuid.UUID, receiver: Receiver, settings_env: pytest.MonkeyPatch
+) -> None:
+    settings_env.setenv("FRACTUREAI_NOTICE_TIMEOUT_SECONDS", "0.2")
+    settings_env.setenv("FRACTUREAI_SMTP_HOST", "127.0.0.1")
+    settings_env.setenv("FRACTUREAI_SMTP_SECURITY", security)
+    with dripping(data) as port:
+        settings_env.setenv("FRACTUREAI_SMTP_PORT", str(port))
+        get_settings.cache_clear()
+        notice = send_test(add_target(site, "reader@hospital.example", Channel.EMAIL)[0])
+        began = time.monotonic()
+        deliver()
+        assert time.monotonic() - began < 10, "without a deadline it never ends"
+    assert row(notice).error == "no answer: TimeoutError"
+
+
+def test_every_address_of_a_name_is_tried(
+    receiver: Receiver, site: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(receiver.url.rpartition(":")[2])
+    found = [(socket.AF_INET, 1, 6, "", (ip, port)) for ip in ("127.0.0.77", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    assert outbound.post(f"http://ris.example:{port}/", b"{}", {}, timeout=5, allow_private=True) == 204
+
+
+def test_a_name_server_that_hangs_is_left_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(60))
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        outbound.post("http://ris.example/", b"{}", {}, timeout=0.3, allow_private=True)
+    assert time.monotonic() - began < 10
+    ended.set()
 
 
 class Inbox:

@@ -45,8 +45,8 @@ def test_a_unit_without_a_batch_is_sent_to_its_kinds_queue_and_ends(
 ) -> None:
     assert dispatch.dispatch() == 1
     queue = dispatch.KIND_QUEUES[WorkKind.NOTICE]
-    assert [k for k in broker.keys("cpu*") if broker.type(k) == b"list"]
-    assert queue == "cpu"
+    assert [k for k in broker.keys("notices*") if broker.type(k) == b"list"]
+    assert queue == "notices"
     seen: list[Lease] = []
 
     def execute(lease: Lease) -> bool:
@@ -137,6 +137,29 @@ def test_an_urgent_chunk_goes_before_a_low_export(site: uuid.UUID, broker: redis
     assert "chunk" in sent
     with session_scope() as session:
         batches.cancel(session, batch.id, site)
+
+
+def test_exports_and_notices_take_no_room_from_reading(site: uuid.UUID, broker: redis.Redis) -> None:
+    """A site may prepare ten downloads, and a receiver may hang: the window of the readers is their own."""
+    with session_scope() as session:
+        session.execute(delete(Worker))
+        for kind in (WorkKind.EXPORT, WorkKind.NOTICE, WorkKind.EVALUATE, WorkKind.PASSWORD):
+            for _ in range(10):
+                work.add_unit(session, kind, site_id=site, subject_id=uuid.uuid4())
+    dispatch.dispatch()
+    batch = submitted(site, 4)
+    assert dispatch.dispatch() == 1
+    with session_scope() as session:
+        states = session.scalars(select(Work.state).where(Work.batch_id == batch.id)).all()
+    assert states == [WorkState.PUBLISHED]
+
+
+def test_every_kind_of_work_has_one_lane() -> None:
+    lanes = [kind for lane in dispatch.LANES for kind in lane.kinds]
+    assert sorted(lanes) == sorted(WorkKind)
+    assert dispatch.LANES[0].queues == ("cpu", "gpu", "report")
+    for kind, queue in dispatch.KIND_QUEUES.items():
+        assert queue in next(lane for lane in dispatch.LANES if kind in lane.kinds).queues
 
 
 def test_work_of_a_newer_version_is_left_to_it_and_holds_up_nothing(

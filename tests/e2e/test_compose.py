@@ -27,7 +27,9 @@ from training.phantoms import encode_phantom, make_phantom
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-RUNNING = ("web", "worker-cpu", "worker-report", "worker-score", "reconcile")
+RUNNING = (
+    *("web", "worker-cpu", "worker-report", "worker-score", "worker-notices", "worker-exports", "reconcile"),
+)
 FILLED_IN = {
     "POSTGRES_PASSWORD": "p",
     "VALKEY_PASSWORD": "v",

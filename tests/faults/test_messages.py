@@ -5,12 +5,14 @@ from __future__ import annotations
 import uuid
 
 import pytest
+import redis
 from sqlalchemy import select
 
-from store import batches, dispatch, work
+from store import batches, dispatch, monitoring, work
 from store.session import session_scope
 from store.tables import STAGES, Stage, Work, WorkKind
-from tests.running import PATIENCE, Service, assert_sound, draft, submit, wait_for, wait_until_ended
+from tests.db.test_broker import GARBAGE, odd_messages
+from tests.running import ALL, PATIENCE, Service, assert_sound, draft, submit, wait_for, wait_until_ended
 
 
 def chunks(batch_id: uuid.UUID) -> list[Work]:
@@ -74,3 +76,34 @@ def test_messages_of_other_versions(
     light.start("reconcile")
     assert_sound(wait_until_ended(batch), calm)
     assert {unit.attempt for unit in chunks(batch.id)} == {0}
+
+
+@pytest.mark.faults
+def test_garbage_in_the_broker_is_dropped_and_counted(
+    light: Service, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float], broker: redis.Redis
+) -> None:
+    light.child(ALL)
+    odd = odd_messages(str(uuid.uuid4()))
+    for queue in ("cpu", "gpu:3", "report", "notices:6"):
+        broker.lpush(queue, *GARBAGE, *odd)
+    broker.hset("unacked", "x", b"garbage")
+    broker.hset("unacked", "y", b"[1, 2]")
+    broker.zadd("unacked_index", {"x": 1, "y": 2})
+    broker.set("gpu:6", "not a list")
+    broker.delete("_kombu.binding.gpu")
+    broker.sadd("_kombu.binding.gpu", "no binding")
+
+    def counted() -> int:
+        with session_scope() as session:
+            return monitoring.event_counts(session).get(monitoring.DROPPED_MESSAGES, 0)
+
+    wait_for(lambda: counted() >= 4 * len(GARBAGE) + 2, PATIENCE, "what was dropped")
+    assert_sound(wait_until_ended(submit(site_id, few)), calm)
+    assert light.processes[ALL].poll() is None, "the worker lives"
+    assert broker.type("gpu:6") != b"string"
+    broker.delete("unacked", "unacked_index", "cpu:3")
+    broker.set("unacked_index", "not a set")
+    broker.set("cpu:3", "not a list")
+    again = {name: data + b"\0" for name, data in few.items()}
+    assert_sound(wait_until_ended(submit(site_id, again)), calm)
+    assert light.processes[ALL].poll() is None, "the worker lives"

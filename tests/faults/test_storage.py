@@ -16,6 +16,7 @@ from store.session import session_scope
 from store.tables import ImageStatus, Work
 from tests.faults.disk import fill, remount
 from tests.running import (
+    ALL,
     PATIENCE,
     Service,
     assert_sound,
@@ -57,7 +58,7 @@ def test_the_blob_store_takes_nothing_for_a_while(
     with session_scope() as session:
         batches.submit(session, batch.id, site_id)
     with light_service(tmp_path) as service:
-        wait_for(lambda: "is given back: Blob" in service.log("cpu,gpu,report"), PATIENCE, "a refused write")
+        wait_for(lambda: "is given back: Blob" in service.log(ALL), PATIENCE, "a refused write")
         assert read_batch(batch).n_failed == 0
         if fault == "full":
             filler.unlink()

@@ -21,14 +21,15 @@ OURS = [name for name, service in SERVICES.items() if str(service["image"]).star
 
 def test_nothing_is_missing() -> None:
     assert {"postgres", "valkey", "s3", "migrate", "web", "reconcile", "proxy"} <= set(SERVICES)
-    assert {"worker-cpu", "worker-report", "worker-score", "worker-gpu"} <= set(SERVICES)
+    workers = {"cpu", "report", "score", "gpu", "notices", "exports"}
+    assert {f"worker-{name}" for name in workers} <= set(SERVICES)
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_each_service_restarts_and_is_watched(name: str) -> None:
     service = SERVICES[name]
     assert service["restart"] in {"unless-stopped", "on-failure:5"}
-    assert "healthcheck" in service or name in {"migrate", "reconcile"}
+    assert "healthcheck" in service or name == "migrate"
     assert re.search(r":v?\d", service["image"]), "a pinned version"
     assert not service.get("privileged")
 
@@ -91,4 +92,4 @@ def test_secrets_have_no_default() -> None:
 def test_processes_are_those_of_up() -> None:
     assert SERVICES["web"]["command"] == ["gunicorn", "web.factory:create_app()", *WEB_OPTIONS]
     queues = {SERVICES[name]["command"][5] for name in OURS if "celery" in SERVICES[name]["command"]}
-    assert queues == {"cpu", "gpu", "report"}
+    assert queues == {"cpu", "gpu", "report", "notices", "exports"}

@@ -53,20 +53,21 @@ def test_ready_only_with_every_kind_of_worker(health: Any) -> None:
     recovered()
     answer = client.get("/readyz")
     assert answer.status_code == 503
-    assert set(answer.json["missing"]) == {"worker-cpu", "worker-gpu", "worker-report"}
-    add_worker("one", "cpu", "report")
+    every = {"cpu", "gpu", "report", "notices", "exports"}
+    assert set(answer.json["missing"]) == {f"worker-{queue}" for queue in every}
+    add_worker("one", "cpu", "report", "notices", "exports")
     assert set(client.get("/readyz").json["missing"]) == {"worker-gpu"}
     add_worker("two", "gpu")
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json) == (200, {"status": "ready", "missing": {}})
     with session_scope() as session:
         session.execute(text("UPDATE workers SET seen_at = now() - interval '31 s' WHERE name = 'one'"))
-    assert set(client.get("/readyz").json["missing"]) == {"worker-cpu", "worker-report"}
+    assert set(client.get("/readyz").json["missing"]) == {f"worker-{queue}" for queue in every - {"gpu"}}
 
 
 def test_ready_only_while_recovery_goes_through(health: Any) -> None:
     client = health
-    add_worker("one", "cpu", "gpu", "report")
+    add_worker("one", "cpu", "gpu", "report", "notices", "exports")
     assert client.get("/readyz").json["missing"] == {"recovery": "never went through"}
     assert not recovers()
     recovered()
