@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 import redis
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from store import batches, dispatch
 from store.errors import ServiceError
-from store.session import session_scope
+from store.session import own_connection, session_scope
 from store.tables import ENDED_WORK, STAGES, Batch, Priority, Work, WorkKind
 from tests.running import PATIENCE, QUEUES, Service, assert_sound, submit, wait_until_ended
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Two workers that take everything, so that work goes on while one of them is dead; the names are log files'.
 WORKERS = (",".join(QUEUES), ",".join(reversed(QUEUES)))
+#: For how long the soak's processes wait for a lock.
+LOCK_SECONDS = 3
 PEOPLE = (batches.cancel, batches.retry, batches.pause, batches.resume)
 
 
@@ -188,6 +190,28 @@ class Soak:
         self.valkey.start()
         self.postgres.start()
 
+    def kill_all(self, number: int) -> None:
+        """SIGKILL every process at once, servers included, as a power cut does; the broker may forget."""
+        self.postgres.kill()
+        self.valkey.kill()
+        self.service.kill("reconcile", *WORKERS)
+        if number % 2:
+            self.valkey.forget()
+        for name in ("reconcile", *WORKERS):
+            self.service.start(name)
+        time.sleep(number % 3)
+        self.valkey.start()
+        self.postgres.start()
+
+    def lock_table(self, number: int) -> None:
+        """Hold a table for longer than anybody waits for a lock."""
+        table = ("work", "batches", "images", "findings")[number % 4]
+        with own_connection(autocommit=False) as holder:
+            holder.execute(text("SET LOCAL lock_timeout = 0"))
+            holder.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            holder.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+            time.sleep(LOCK_SECONDS + 2 + number % 3)
+
     def double_messages(self, number: int) -> None:
         """Send every open chunk's messages again, for stages that are over and stages to come."""
         with session_scope() as session:
@@ -228,6 +252,8 @@ FAULTS: dict[str, Callable[[Soak, int], None]] = {
         Soak.kill_postgres,
         Soak.hang_postgres,
         Soak.kill_both,
+        Soak.kill_all,
+        Soak.lock_table,
         Soak.double_messages,
         Soak.change_minds,
     )

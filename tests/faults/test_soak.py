@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Breakable
-from tests.faults.soak import FAULTS, WORKERS, Soak, plan_round
+from tests.faults.soak import FAULTS, LOCK_SECONDS, WORKERS, Soak, plan_round
 from tests.running import PATIENCE, Service
 
 MINUTES = float(os.environ.get("FRACTUREAI_SOAK_MINUTES", "30"))
@@ -19,7 +19,10 @@ SEED = int(os.environ.get("FRACTUREAI_SOAK_SEED", random.SystemRandom().randrang
 
 
 @pytest.fixture
-def two_workers(site_id: uuid.UUID, tmp_path: Path) -> Iterator[Service]:
+def two_workers(
+    site_id: uuid.UUID, tmp_path: Path, service_settings: pytest.MonkeyPatch
+) -> Iterator[Service]:
+    service_settings.setenv("FRACTUREAI_DATABASE_LOCK_SECONDS", str(LOCK_SECONDS))
     service = Service(tmp_path)
     try:
         for name in ("reconcile", *WORKERS):
