@@ -96,11 +96,14 @@ def read_body() -> dict[str, Any]:
         raise UnsupportedMediaType
     try:
         body = json.loads(request.get_data())
+        writable = _writable(body)
     except ValueError:
         raise InvalidRequest("the body is not JSON") from None
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
     if not isinstance(body, dict):
         raise InvalidRequest("the body is not a JSON object")
-    if not _writable(body):
+    if not writable:
         raise InvalidRequest("the body holds a character that no text has")
     return body
 

@@ -19,9 +19,10 @@ __all__ = ["site_key"]
 @pytest.fixture
 def target(site_key: str, tmp_path: Path) -> Iterator[Target]:
     with running_web(tmp_path) as web:
-        yield Target(f"http://{web.address}", site_key)
+        yield Target(f"http://{web.address}", site_key, clients=70)  # more than all threads together
 
 
+@pytest.mark.timeout(900)
 def test_every_attack_is_refused(target: Target) -> None:
     """One server for all: what one attack leaves behind must not help the next."""
     refused: dict[str, str] = {}
@@ -31,7 +32,9 @@ def test_every_attack_is_refused(target: Target) -> None:
             continue
         try:
             refused[attack.title] = attack.run(target)
+            print(f"{attack.title}: {refused[attack.title]}")
         except (AssertionError, OSError, httpx.HTTPError) as error:
             failed[attack.title] = repr(error)
-    assert not failed
+            print(f"NOT REFUSED {attack.title}: {error!r}")
+    assert not failed, "\n".join(f"{title}: {why}" for title, why in failed.items())
     assert all(refused.values())

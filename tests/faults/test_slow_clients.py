@@ -13,7 +13,8 @@ import pytest
 
 from settings import get_settings
 from tests.attacks import connections
-from tests.attacks.target import API, ATTACKS, Target
+from tests.attacks.every import ATTACKS
+from tests.attacks.target import API, Target
 from tests.faults.web import running_web
 from tests.web.asking import PNG
 from tests.web.serving import site_key
