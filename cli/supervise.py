@@ -21,7 +21,7 @@ import click
 from cli.child import Child, stop_all
 from cli.embedded import EmbeddedError, default_home, embedded, set_defaults, write_private
 from cli.prepare import ROOT, Access, let_in, prepare
-from settings import get_settings
+from settings import from_environ
 
 TICK_SECONDS = 0.5
 STEADY_SECONDS = 30.0
@@ -224,7 +224,8 @@ def server(
     }
     with ExitStack() as stack:
         listener = stack.enter_context(listen(host, port))
-        health = stack.enter_context(listen("127.0.0.1", get_settings().health_port))
+        # not `get_settings`, which would remember that nothing names the servers yet
+        health = stack.enter_context(listen("127.0.0.1", from_environ(os.environ).health_port))
         servers, children = stack.enter_context(
             embedded(home, postgres=not named["DATABASE_URL"], valkey=not named["BROKER_URL"])
         )
