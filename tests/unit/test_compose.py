@@ -60,6 +60,14 @@ def test_only_the_proxy_is_open_and_on_loopback_unless_told() -> None:
     assert set(SERVICES) - set(inside) == {"proxy"}
 
 
+def test_one_worker_alone_reaches_the_outside() -> None:
+    networks = {name: set(service["networks"]) for name, service in SERVICES.items()}
+    assert {name for name, has in networks.items() if "outside" in has} == {"proxy", "web"}
+    assert {name for name, has in networks.items() if "egress" in has} == {"worker-notices"}
+    assert "notices" in SERVICES["worker-notices"]["command"]
+    assert set().union(*networks.values()) == set(COMPOSE["networks"])
+
+
 def test_broker_never_evicts_and_keeps_a_log() -> None:
     command = " ".join(SERVICES["valkey"]["command"])
     assert "--maxmemory-policy noeviction" in command
