@@ -327,7 +327,7 @@ REMOVALS = (
     Removal(
         "no_text",
         "web/asked.py",
-        "    if not _writable(body):",
+        "    if not writable:",
         "    if False:",
         "tests/web/test_hardening.py::test_no_address_nor_body_takes_a_character_that_no_text_has[nul]",
     ),
