@@ -8,13 +8,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.types import Platt, RegionModel, RoutingRules, Thresholds
+from pipeline.types import (
+    PlaceRules,
+    Platt,
+    RegionModel,
+    RoutingRules,
+    SensitivityEvidence,
+    Thresholds,
+)
 
-FORMAT = 1
+#: What is written. Format 1 has no families, heads, evidence or suspected places.
+FORMAT = 2
+READABLE_FORMATS = frozenset({1, 2})
 MANIFEST = "manifest.json"
 
 
@@ -34,6 +43,9 @@ class Network:
         Side of the class-activation map; 0 for the region network.
     mirrored
         Read every picture as it is and mirrored, and take the mean: twice the work.
+    head
+        Which of the file's fracture outputs this is; None for a file with one. Networks that share a file
+        share its trunk.
     """
 
     name: str
@@ -43,6 +55,7 @@ class Network:
     input_size: int
     map_size: int
     mirrored: bool = False
+    head: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,13 @@ class Bundle:
         What a positive means, such as ``"fractured"``; every page and report uses this word.
     regions
         In the order of the region network's outputs.
+    families
+        Region to the family that it belongs to, such as ``wrist`` to ``arm``; empty in format 1.
+    views
+        The regions that the region network tells in view, several at once, in the order of that output;
+        empty where it does not.
+    places
+        How suspected places are drawn; None where the bundle has not earned them.
     reference
         `.npz` with what the feature distance is measured against.
     limits
@@ -77,6 +97,9 @@ class Bundle:
     trained_on: str
     card: str
     manifest: Mapping[str, Any]
+    families: Mapping[str, str] = field(default_factory=dict)
+    views: tuple[str, ...] = ()
+    places: PlaceRules | None = None
 
     @property
     def input_sizes(self) -> tuple[int, ...]:
@@ -125,8 +148,9 @@ def load_bundle(folder: Path) -> Bundle:
         manifest: dict[str, Any] = json.loads(raw)
     except (OSError, ValueError) as error:
         raise BundleError(f"{folder} holds no readable {MANIFEST}: {error}") from error
-    if manifest.get("format") != FORMAT:
-        raise BundleError(f"bundle format {manifest.get('format')!r} is not {FORMAT}")
+    if manifest.get("format") not in READABLE_FORMATS:
+        known = " or ".join(map(str, sorted(READABLE_FORMATS)))
+        raise BundleError(f"bundle format {manifest.get('format')!r} is not {known}")
     try:
         return _assembled(folder, manifest, hashlib.sha256(raw).hexdigest())
     except (KeyError, TypeError, AttributeError) as error:
@@ -143,6 +167,7 @@ def _assembled(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle
             int(entry["input_size"]),
             int(entry["map_size"]),
             bool(entry.get("mirrored", False)),
+            entry.get("head"),
         )
         for name, entry in manifest["networks"].items()
     }
@@ -153,6 +178,8 @@ def _assembled(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle
             Platt(**entry["calibration"]),
             Thresholds(**entry["thresholds"]),
             bool(entry["pooled"]),
+            bool(entry.get("may_say_negative", True)),
+            SensitivityEvidence(**entry["evidence"]) if entry.get("evidence") else None,
         )
         for region, entry in manifest["models"].items()
     }
@@ -182,4 +209,7 @@ def _assembled(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle
         trained_on=manifest["trained_on"],
         card=_member(folder, manifest["card"]).read_text(),
         manifest=manifest,
+        families=manifest.get("families", {}),
+        views=tuple(manifest.get("views", ())),
+        places=PlaceRules(**manifest["places"]) if manifest.get("places") else None,
     )

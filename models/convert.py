@@ -18,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+from models import outputs
 from models.bundle import Bundle, load_bundle
 from pipeline.types import Float32Array, UInt8Array
 
 #: How long converting a bundle may take; half a minute where nothing else runs.
 CONVERSION_SECONDS = 450.0
 #: A change makes cached conversions stale.
-_VERSION = 3
+_VERSION = 4
 SELF_TEST_IMAGES = 4
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,10 +49,13 @@ def self_test_images(size: int) -> UInt8Array:
     return np.asarray(pictures, np.uint8)
 
 
-def read_expected(folder: Path) -> Float32Array:
-    """Return the bundle's own logits for the self-test images, float32 (n, k), kept beside a conversion."""
+def read_expected(folder: Path) -> dict[str, Float32Array]:
+    """Return what the bundle's own network says of the self-test images, kept beside a conversion.
+
+    Logits (n, k) by the output's name: `outputs.PART`, `outputs.LOGIT`, or both.
+    """
     with np.load(folder / "expected.npz", allow_pickle=False) as kept:
-        return np.asarray(kept["logits"], np.float32)
+        return {name: np.asarray(kept[name], np.float32) for name in kept.files}
 
 
 def converted_folder(bundle: Bundle, network: str, cache: Path) -> Path:
@@ -118,8 +122,11 @@ def _convert(bundle: Bundle, network: str, folder: Path) -> None:
     save_traced(function, part / "saved")
     ov.save_model(ov.convert_model(part / "saved"), part / "network.xml", compress_to_fp16=False)
     shutil.rmtree(part / "saved")
-    logits, _ = function(self_test_images(bundle.input_size(network)))
-    np.savez(part / "expected.npz", logits=logits.numpy())
+    said = function(self_test_images(bundle.input_size(network)))
+    np.savez(
+        part / "expected.npz",
+        **{name: said[name].numpy() for name in (outputs.PART, outputs.LOGIT) if name in said},
+    )
     part.rename(folder)
 
 

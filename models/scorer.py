@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from models import outputs
 from models.bundle import Bundle
 from models.convert import CONVERSION_SECONDS, ConversionError, convert_apart, read_expected, self_test_images
 from pipeline.types import Float16Array, Float32Array, UInt8Array
@@ -30,10 +31,21 @@ class ScorerError(RuntimeError):
 
 @dataclass(frozen=True)
 class RegionScores:
-    """Of n images: `probabilities` float32 (n, R), rows sum to 1; `distances` float32 (n,) to `Reference`."""
+    """What the region network says of n images.
+
+    Attributes
+    ----------
+    probabilities
+        float32 (n, R), rows sum to 1.
+    distances
+        float32 (n,), to `Reference`.
+    views
+        float32 (n, V): of each of `Bundle.views`, that it is in view; V is 0 where the bundle has none.
+    """
 
     probabilities: Float32Array
     distances: Float32Array
+    views: Float32Array
 
 
 @dataclass(frozen=True)
@@ -49,11 +61,15 @@ class FractureScores:
     spread
         float32 (n,): how far the logits of the picture and of its mirror image lie apart, a sign of
         uncertainty; 0 where a network does not read both.
+    evidence
+        float16 (n, eh, ew), 0-1: how surely a cell belongs to a fracture, see `pipeline.boxes`; (n, 0, 0)
+        where the network does not say.
     """
 
     logits: Float32Array
     cams: Float16Array
     spread: Float32Array
+    evidence: Float16Array
 
 
 class Reference:
@@ -106,13 +122,13 @@ class Reference:
         return np.sqrt(np.maximum(nearest, 0)).astype(np.float32)
 
 
-#: uint8 (n, s, s), n at least 1, to two float32: region logits and features, or fracture logits and maps.
-Forward = Callable[[UInt8Array], tuple[Float32Array, Float32Array]]
+#: uint8 (n, s, s), n at least 1, to the float32 outputs that `models.traced` names, n rows each.
+Forward = Callable[[UInt8Array], Mapping[str, Float32Array]]
 
 
 class _Backend(Protocol):
     def forward(self, network: str) -> Forward:
-        """Return the compiled function of a network."""
+        """Return the compiled function of a network's file."""
 
 
 class Scorer:
@@ -135,10 +151,16 @@ class Scorer:
         stack
             uint8 (n, s, s), s the bundle's `region_input_size`.
         """
-        logits, features = self._run(self.bundle.region_network, stack)
+        out = self._run(self.bundle.region_network, stack)
+        logits = out[outputs.PART]
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
         probabilities = exponents / exponents.sum(axis=1, keepdims=True)
-        return RegionScores(probabilities.astype(np.float32), self._reference.distances(features))
+        seen = out.get(outputs.VIEW, np.zeros((len(stack), 0), np.float32))
+        return RegionScores(
+            probabilities.astype(np.float32),
+            self._reference.distances(out[outputs.FEATURES]),
+            (1 / (1 + np.exp(-seen))).astype(np.float32),
+        )
 
     def detect(self, network: str, stack: UInt8Array) -> FractureScores:
         """Look for fractures: logits and attention maps from one forward pass.
@@ -148,36 +170,45 @@ class Scorer:
         stack
             uint8 (n, s, s), s the network's input size.
         """
-        logits, cams = self._run(network, stack)
+        logits, cams, evidence = self._looked(network, stack)
         spread: Float32Array = np.zeros(len(stack), np.float32)
         if self.bundle.networks[network].mirrored:
-            others, maps = self._run(network, np.ascontiguousarray(stack[:, :, ::-1]))
-            spread = np.abs(logits - others)[:, 0]
+            others, maps, found = self._looked(network, np.ascontiguousarray(stack[:, :, ::-1]))
+            spread = np.abs(logits - others)
             logits = (logits + others) / np.float32(2)
             cams = (cams + maps[:, :, ::-1]) / np.float32(2)
-        return FractureScores(logits[:, 0], cams.astype(np.float16), spread)
+            evidence = (evidence + found[:, :, ::-1]) / np.float32(2)
+        return FractureScores(logits, cams.astype(np.float16), spread, evidence.astype(np.float16))
+
+    def _looked(self, network: str, stack: UInt8Array) -> tuple[Float32Array, Float32Array, Float32Array]:
+        """Return logits (n,), attention maps and evidence maps (n, h, w) of a network's head."""
+        out, head = self._run(network, stack), self.bundle.networks[network].head or 0
+        local = out.get(outputs.LOCAL, np.zeros((len(stack), 0, 0), np.float32))
+        evidence = (1 / (1 + np.exp(-local))).astype(np.float32)
+        return out[outputs.LOGIT][:, head], out[outputs.ATTENTION][..., head], evidence
 
     def features(self, stack: UInt8Array) -> Float32Array:
         """Return the region network's features, float32 (n, d)."""
-        return self._run(self.bundle.region_network, stack)[1]
+        return self._run(self.bundle.region_network, stack)[outputs.FEATURES]
 
     def warm_up(self) -> None:
         """Compile every network now rather than at the first image."""
         for name, network in self.bundle.networks.items():
             self._run(name, np.zeros((1, network.input_size, network.input_size), np.uint8))
 
-    def _run(self, network: str, stack: UInt8Array) -> tuple[Float32Array, Float32Array]:
+    def _run(self, network: str, stack: UInt8Array) -> Mapping[str, Float32Array]:
         size = self.bundle.input_size(network)
         if stack.dtype != np.uint8 or stack.ndim != 3 or stack.shape[1:] != (size, size):
             raise ValueError(
                 f"{network} takes uint8 (n, {size}, {size}), got {stack.dtype} {tuple(stack.shape)}"
             )
-        if network not in self._forwards:
-            self._forwards[network] = self._backend.forward(network)
+        file = self.bundle.networks[network].sha256
+        if file not in self._forwards:
+            self._forwards[file] = self._backend.forward(network)
         if not len(stack):  # one blank image tells the shapes
-            first, second = self._forwards[network](np.zeros((1, size, size), np.uint8))
-            return first[:0], second[:0]
-        return self._forwards[network](stack)
+            blank = self._forwards[file](np.zeros((1, size, size), np.uint8))
+            return {name: rows[:0] for name, rows in blank.items()}
+        return self._forwards[file](stack)
 
 
 def open_scorer(
@@ -250,7 +281,7 @@ class _TensorFlow:
 
         function = traced(self.bundle, network)
 
-        def run(stack: UInt8Array) -> tuple[Float32Array, Float32Array]:
+        def run(stack: UInt8Array) -> Mapping[str, Float32Array]:
             parts = []
             for start in range(0, len(stack), BATCH_SIZES[-1]):
                 part = stack[start : start + BATCH_SIZES[-1]]
@@ -258,9 +289,8 @@ class _TensorFlow:
                     (next(b for b in BATCH_SIZES if b >= len(part)), *stack.shape[1:]), np.uint8
                 )
                 padded[: len(part)] = part
-                first, second = function(padded)
-                parts.append((first.numpy()[: len(part)], second.numpy()[: len(part)]))
-            return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+                parts.append({name: rows.numpy()[: len(part)] for name, rows in function(padded).items()})
+            return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
         return run
 
@@ -299,19 +329,20 @@ class _OpenVino:
         compiled = self.core.compile_model(folder / "network.xml", "CPU", self.options)
         requests = ov.AsyncInferQueue(compiled, self.streams)
 
-        def run(stack: UInt8Array) -> tuple[Float32Array, Float32Array]:
-            answers: dict[int, tuple[Float32Array, Float32Array]] = {}
+        names = [output.get_any_name() for output in compiled.outputs]
+
+        def run(stack: UInt8Array) -> Mapping[str, Float32Array]:
+            answers: dict[int, dict[str, Float32Array]] = {}
 
             def keep(request: Any, number: int) -> None:
                 # copies: the request's memory is reused by the next image
-                answers[number] = _output(request, "first"), _output(request, "second")
+                answers[number] = {name: _output(request, name) for name in names}
 
             requests.set_callback(keep)
             for number in range(len(stack)):
                 requests.start_async([stack[number : number + 1]], number)
             requests.wait_all()
-            ordered = [answers[number] for number in range(len(stack))]
-            return np.concatenate([a[0] for a in ordered]), np.concatenate([a[1] for a in ordered])
+            return {n: np.concatenate([answers[i][n] for i in range(len(stack))]) for n in names}
 
         self._check(network, folder, run)
         return run
@@ -324,8 +355,11 @@ class _OpenVino:
         ScorerError
             The answers differ: this processor, or this version of the backend, is not to be trusted.
         """
-        logits, _ = run(self_test_images(self.bundle.input_size(network)))
-        furthest = float(np.abs(_probabilities(logits) - _probabilities(read_expected(folder))).max())
+        out, expected = run(self_test_images(self.bundle.input_size(network))), read_expected(folder)
+        furthest = max(
+            float(np.abs(_probabilities(out[name], name) - _probabilities(rows, name)).max())
+            for name, rows in expected.items()
+        )
         if not furthest <= TOLERANCE[self.precision]:  # NaN too
             raise ScorerError(
                 f"OpenVINO in {self.precision} disagrees with network {network} on the self-test images by "
@@ -334,10 +368,10 @@ class _OpenVino:
             )
 
 
-def _probabilities(logits: Float32Array) -> Float32Array:
-    """Return float (n, k): the softmax of several logits, or the logistic of one."""
-    if logits.shape[1] == 1:
-        logits = np.concatenate([logits, np.zeros_like(logits)], axis=1)
+def _probabilities(logits: Float32Array, output: str) -> Float32Array:
+    """Return float (n, k): the softmax of the part's logits, the logistic of any other."""
+    if output != outputs.PART:
+        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
     exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)
 

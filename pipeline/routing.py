@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 
 from pipeline.types import Reason, Route, RoutingRules
@@ -48,6 +49,7 @@ def route(
     *,
     body_part: str,
     regions: Collection[str],
+    families: Mapping[str, str] | None = None,
 ) -> Route:
     """Decide by which region's model an image is read, if at all.
 
@@ -61,6 +63,8 @@ def route(
         BodyPartExamined of the header, or empty.
     regions
         Those that the bundle reads.
+    families
+        Region to family, for `RoutingRules.across_families`.
 
     Returns
     -------
@@ -69,9 +73,17 @@ def route(
     """
     ranked = sorted(probabilities, key=lambda name: (-probabilities[name], name))
     top, probability = ranked[0], float(probabilities[ranked[0]])
+    second = probabilities[ranked[1]] if len(ranked) > 1 else 0.0
+    if rules.across_families and families:
+        by_family: dict[str, float] = defaultdict(float)
+        for name, p in probabilities.items():
+            by_family[families.get(name, name)] += float(p)
+        probability = by_family.pop(families.get(top, top))
+        second = max(by_family.values(), default=0.0)
     stated = regions_of(body_part)
     # a part that nothing here reads may be in the picture: being second is enough to leave it alone
-    foreign = any(p >= rules.second_region for name, p in probabilities.items() if name not in regions)
+    limit = rules.second_region if rules.max_foreign is None else rules.max_foreign
+    foreign = any(p >= limit for name, p in probabilities.items() if name not in regions)
     reason = None
     if top not in regions or foreign or (stated is not None and not stated & set(regions)):
         reason = Reason.REGION_UNSUPPORTED
@@ -82,6 +94,6 @@ def route(
     flags = []
     if stated is not None and stated & set(regions) and top not in stated:
         flags.append(Reason.REGION_CONTRADICTS_HEADER)
-    if len(ranked) > 1 and probabilities[ranked[1]] >= rules.second_region:
+    if second >= rules.second_region:
         flags.append(Reason.SEVERAL_REGIONS)
     return Route(top, probability, reason, tuple(flags))

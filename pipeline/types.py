@@ -424,10 +424,37 @@ class Platt:
 
 
 @dataclass(frozen=True)
+class SensitivityEvidence:
+    """What a region's *negative* rests on: fractures that no weight or threshold was fitted on.
+
+    Attributes
+    ----------
+    fractures, found
+        How many there were, and how many of them the low threshold found.
+    lower
+        Lower end of the 95% interval of found / fractures (Wilson).
+    family_lower
+        The same over the region's whole family; None where the region stands alone.
+    """
+
+    fractures: int
+    found: int
+    lower: float
+    family_lower: float | None = None
+
+
+@dataclass(frozen=True)
 class RegionModel:
     """How one region is read: by which network, calibrated and cut how.
 
-    `pooled` tells that the network serves several regions.
+    Attributes
+    ----------
+    pooled
+        Whether the network serves several regions.
+    may_say_negative
+        Whether a reading below the low threshold is *negative*; else it is *doubt*.
+    evidence
+        What that rests on; None in a bundle that does not say.
     """
 
     region: str
@@ -435,6 +462,21 @@ class RegionModel:
     calibration: Platt
     thresholds: Thresholds
     pooled: bool
+    may_say_negative: bool = True
+    evidence: SensitivityEvidence | None = None
+
+
+@dataclass(frozen=True)
+class PlaceRules:
+    """From which score on a suspected place is drawn, and from which it counts as positive.
+
+    Scores are the evidence map's, 0-1. `smallest` is the least share of the picture's longer side that a
+    place spans.
+    """
+
+    shown: float
+    strong: float
+    smallest: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -449,11 +491,19 @@ class RoutingRules:
         Feature distance above this: `Reason.UNFAMILIAR_IMAGE`. None switches the test off.
     second_region
         A second region at or above this probability flags `Reason.SEVERAL_REGIONS`.
+    across_families
+        Only a second region of another family counts, and probabilities are compared by family: a film of a
+        forearm shows the wrist too.
+    max_foreign
+        A region that nothing reads, such as ``other``, at or above this probability:
+        `Reason.REGION_UNSUPPORTED`. None: `second_region`.
     """
 
     min_probability: float
     max_distance: float | None
     second_region: float
+    across_families: bool = False
+    max_foreign: float | None = None
 
 
 @dataclass(frozen=True)

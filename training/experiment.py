@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from training.datasets import AUTO, DatasetError, SplitPlan
 from training.fit import Schedule
@@ -105,6 +106,28 @@ class Experiment:
     tried: Sequence[str] = field(default_factory=tuple)
 
 
+_Kind = TypeVar("_Kind")
+
+
+def load_config(path: Path, kind: type[_Kind]) -> _Kind:
+    """Run a config file and return the one object of a kind that it defines.
+
+    Raises
+    ------
+    DatasetError
+        The file is missing or defines none.
+    """
+    spec = importlib.util.spec_from_file_location("config", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise DatasetError(f"{path} is no config file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for value in vars(module).values():
+        if isinstance(value, kind):
+            return value
+    raise DatasetError(f"{path} defines no {kind.__name__}")
+
+
 def load_experiment(path: Path) -> Experiment:
     """Run a config file and return its `EXPERIMENT`.
 
@@ -113,12 +136,4 @@ def load_experiment(path: Path) -> Experiment:
     DatasetError
         The file is missing or defines none.
     """
-    spec = importlib.util.spec_from_file_location("experiment", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise DatasetError(f"{path} is no config file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    experiment = getattr(module, "EXPERIMENT", None)
-    if not isinstance(experiment, Experiment):
-        raise DatasetError(f"{path} defines no EXPERIMENT")
-    return experiment
+    return load_config(path, Experiment)

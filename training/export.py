@@ -18,17 +18,22 @@ import numpy as np
 from models import architectures  # first: it chooses the backend of keras
 from models.bundle import FORMAT, MANIFEST, Bundle, load_bundle
 from models.scorer import Reference
-from pipeline.types import RegionModel, RoutingRules
+from pipeline.types import PlaceRules, RegionModel, RoutingRules
 
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A fitted Keras network and what the manifest says of it."""
+    """A fitted Keras network and what the manifest says of it.
+
+    `heads` names its fracture outputs where it has several: each is a network of the bundle, and all share
+    the file.
+    """
 
     model: Any
     architecture: str
     input_size: int
     mirrored: bool = False
+    heads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,9 @@ class BundleContent:
     card: str
     fitted_on: Sequence[str]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    families: Mapping[str, str] = field(default_factory=dict)
+    views: Sequence[str] = ()
+    places: PlaceRules | None = None
 
 
 def write_bundle(content: BundleContent, folder: Path) -> Bundle:
@@ -75,19 +83,22 @@ def write_bundle(content: BundleContent, folder: Path) -> Bundle:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    networks = {}
+    networks: dict[str, dict[str, Any]] = {}
     for name, network in content.networks.items():
         path = part / f"{name}.keras"
         save_compact(network.model, path)
-        networks[name] = {
+        entry = {
             "file": path.name,
             "sha256": _sha256(path),
             "architecture": network.architecture,
             "input_size": network.input_size,
-            "map_size": 0 if name == content.region_network else _map_size(network.model),
+            "map_size": _map_size(network.model),
             "mirrored": network.mirrored,
             "parameters": int(network.model.count_params()),
         }
+        networks[name] = entry
+        for number, head in enumerate(network.heads):
+            networks[head] = {**entry, "head": number}
     content.reference.write(part / "reference.npz")
     (part / "card.md").write_text(content.card)
     (part / "fitted_on.txt").write_text("".join(f"{digest[:12]}\n" for digest in sorted(content.fitted_on)))
@@ -104,9 +115,14 @@ def write_bundle(content: BundleContent, folder: Path) -> Bundle:
                 "pooled": model.pooled,
                 "calibration": asdict(model.calibration),
                 "thresholds": asdict(model.thresholds),
+                "may_say_negative": model.may_say_negative,
+                "evidence": asdict(model.evidence) if model.evidence else None,
             }
             for region, model in content.models.items()
         },
+        "families": dict(content.families),
+        "views": list(content.views),
+        "places": asdict(content.places) if content.places else None,
         "routing": asdict(content.routing),
         "reference": {"file": "reference.npz", "sha256": _sha256(part / "reference.npz")},
         "fitted_on": {"file": "fitted_on.txt", "sha256": _sha256(part / "fitted_on.txt")},
@@ -160,6 +176,9 @@ def _rounded(weights: Any) -> Any:
 
 
 def _map_size(model: Any) -> int:
+    """Return the side of a network's attention map; 0 for one that only tells regions."""
+    if architectures.LOCAL not in model.output:
+        return 0
     return int(model.get_layer(architectures.ACTIVATION).output.shape[1])
 
 
