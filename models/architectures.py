@@ -11,6 +11,7 @@ from typing import Any
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 #: Name of the layer whose activation the attention map is drawn from.
@@ -61,7 +62,7 @@ class Backbone:
     image: Any
     last: Any
     finer: Any
-    finest: Any = None
+    finest: Any
 
 
 def _signed() -> Any:
@@ -79,7 +80,11 @@ def _grey_to_rgb(image: Any) -> Any:
 
 
 def _applications(
-    build: Callable[..., Any], finer: str, scaling: Callable[[], Any] | None = None, **options: Any
+    build: Callable[..., Any],
+    finer: str,
+    finest: str,
+    scaling: Callable[[], Any] | None = None,
+    **options: Any,
 ) -> Callable[[int, str | None], Backbone]:
     """Take a published trunk; `scaling` makes the layer before it, where it does not scale by itself."""
 
@@ -95,9 +100,39 @@ def _applications(
                 f"{build.__name__}: no weights {weights!r} ({error}). Give a file of Keras weights without "
                 "the top, go online for 'imagenet', or start from random weights with None."
             ) from error
-        return Backbone(image, trunk.output, trunk.get_layer(finer).output)
+        if weights not in {None, "imagenet"}:
+            _rescaled_as_by_name(trunk)
+        return Backbone(image, trunk.output, trunk.get_layer(finer).output, trunk.get_layer(finest).output)
 
     return make
+
+
+#: Deviations that Keras divides by once more, and only with ``weights="imagenet"``: a file of the same
+#: weights would see pictures half as bright.
+_IMAGENET_DEVIATIONS = (0.229, 0.224, 0.225)
+
+
+def _rescaled_as_by_name(trunk: Any) -> None:
+    """Give an EfficientNet whose weights came from a file the rescaling that it has when named.
+
+    The rescaling has no weights of its own; it goes into the first kernel, which is the same function.
+    """
+    if not any(isinstance(layer, layers.Normalization) for layer in trunk.layers):
+        return
+    stem = trunk.get_layer("stem_conv")
+    (kernel,) = stem.get_weights()
+    stem.set_weights([kernel / np.sqrt(_IMAGENET_DEVIATIONS)[None, None, :, None].astype(np.float32)])
+
+
+def copy_weights(source: Any, target: Any) -> None:
+    """Copy all weights between networks of one architecture.
+
+    `set_weights` alone leaves a `Normalization` layer with the statistics that it had.
+    """
+    target.set_weights(source.get_weights())
+    for layer in target.layers:
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()
 
 
 #: MobileNetV2: expansion, channels, repeats, stride (Sandler et al. 2018, table 2).
@@ -123,7 +158,9 @@ def _mobilenet_v2(alpha: float) -> Callable[[int, str | None], Backbone]:
     A third faster to train and score than with BatchNorm in inference mode, and the same function. From
     random weights it keeps its BatchNorm: without, it would hardly learn.
     """
-    unfolded = _applications(keras.applications.MobileNetV2, "block_13_expand_relu", _signed, alpha=alpha)
+    unfolded = _applications(
+        keras.applications.MobileNetV2, "block_13_expand_relu", "block_6_expand_relu", _signed, alpha=alpha
+    )
 
     def make(size: int, weights: str | None) -> Backbone:
         if weights is None:
@@ -137,7 +174,7 @@ def _mobilenet_v2(alpha: float) -> Callable[[int, str | None], Backbone]:
             return layers.Conv2D(filters, kernel, stride, padding, name=name)(x)
 
         x = layers.ReLU(6.0)(conv(_signed()(image), "Conv1", _rounded(32 * alpha), 3, 2))
-        block, finer = 0, None
+        block, finer, finest = 0, None, None
         for expansion, channels, repeats, first_stride in _MOBILENET_STAGES:
             for repeat in range(repeats):
                 stride = first_stride if repeat == 0 else 1
@@ -145,6 +182,8 @@ def _mobilenet_v2(alpha: float) -> Callable[[int, str | None], Backbone]:
                 entry = x
                 if expansion > 1:
                     x = layers.ReLU(6.0)(conv(x, f"{prefix}_expand", expansion * x.shape[-1]))
+                if block == 6:
+                    finest = x
                 if block == 13:
                     finer = x
                 if stride == 2:
@@ -158,7 +197,7 @@ def _mobilenet_v2(alpha: float) -> Callable[[int, str | None], Backbone]:
                 block += 1
         last = layers.ReLU(6.0)(conv(x, "Conv_1", _rounded(1280 * max(1.0, alpha))))
         _load_folded(keras.Model(image, last), alpha, weights)
-        return Backbone(image, last, finer)
+        return Backbone(image, last, finer, finest)
 
     return make
 
@@ -255,23 +294,29 @@ def _custom_cnn(size: int, weights: str | None) -> Backbone:
         raise WeightsNotFoundError("custom_cnn has no pretrained weights; start from random ones with None.")
     image = keras.Input((size, size, 1), name="image")
     x = layers.Rescaling(1 / 255, name="scale")(image)
-    finer = x
+    entries = []  # of each block, at strides 1, 2, 4, 8 and 16
     for block, filters in enumerate((32, 64, 128, 192, 256)):
-        finer = x
+        entries.append(x)
         x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.Dropout(0.1, name=f"block_{block}_dropout")(layers.MaxPooling2D()(x))
-    return Backbone(image, x, finer)
+    return Backbone(image, x, entries[4], entries[3])
 
 
 _BUILDERS: dict[str, Callable[[int, str | None], Backbone]] = {
     "efficientnet_b1_relu6": _efficientnet_relu6("b1"),
     "efficientnet_b0_relu6": _efficientnet_relu6("b0"),
-    "efficientnet_b1": _applications(keras.applications.EfficientNetB1, "block6a_expand_activation"),
-    "efficientnet_b0": _applications(keras.applications.EfficientNetB0, "block6a_expand_activation"),
+    "efficientnet_b1": _applications(
+        keras.applications.EfficientNetB1, "block6a_expand_activation", "block4a_expand_activation"
+    ),
+    "efficientnet_b0": _applications(
+        keras.applications.EfficientNetB0, "block6a_expand_activation", "block4a_expand_activation"
+    ),
     "mobilenet_v2": _mobilenet_v2(1.0),
     "mobilenet_v2_0.35": _mobilenet_v2(0.35),
-    "resnet50": _applications(keras.applications.ResNet50, "conv4_block6_out", _less_caffe_means),
+    "resnet50": _applications(
+        keras.applications.ResNet50, "conv4_block6_out", "conv3_block4_out", _less_caffe_means
+    ),
     "custom_cnn": _custom_cnn,
 }
 ARCHITECTURES: tuple[str, ...] = tuple(_BUILDERS)
@@ -360,8 +405,6 @@ def reading_network(
     logit is the soft maximum of the local logits plus its own linear reading of the mean activation.
     """
     trunk = build_backbone(architecture, size)
-    if trunk.finest is None:
-        raise ValueError(f"{architecture} has no map of stride 8")
     features = layers.GlobalAveragePooling2D(name=FEATURES)(trunk.last)
     kept = layers.Dropout(dropout, name="features_dropout")(features)
     joined = layers.UpSampling2D(2, name="coarse_up")(layers.Conv2D(width, 1, name="coarse")(trunk.last))

@@ -77,7 +77,8 @@ def _negative(example: Example) -> Film:
     return Film(example, main, nothing, np.zeros(len(HEADS), np.float32), "", "negative")
 
 
-def _phantom(example: Example) -> Film:
+def phantom_film(example: Example) -> Film:
+    """Return a phantom as a film: its part, the parts in view half known."""
     part = _PHANTOM_PARTS.get(example.regions[0], example.regions[0])
     main, view = np.zeros(OTHER + 1, np.float32), np.full(OTHER, 0.5, np.float32)
     main[PARTS.index(part)], view[PARTS.index(part)] = 1, 1
@@ -119,7 +120,7 @@ def read_films(data: Path, split: Path, cache: Path, phantoms: int, first_seed: 
         found[name] = Films(films, pixels)
     examples, pictures = _phantoms(phantoms, first_seed, cache)
     train = found["train"]
-    found["train"] = Films([*train.films, *(_phantom(e) for e in examples)], [*train.pixels, *pictures])
+    found["train"] = Films([*train.films, *(phantom_film(e) for e in examples)], [*train.pixels, *pictures])
     return found
 
 

@@ -128,7 +128,7 @@ def fit_networks(experiment: Experiment, data: Data, weights: Path, runs: Path) 
         region = plan is experiment.region
         network = make_network(plan, weights, region=region, precision=plan.schedule.precision)
         if plan.start_from:
-            network.set_weights(fitted[plan.start_from].model.get_weights())
+            architectures.copy_weights(fitted[plan.start_from].model, network)
         regions = plan.regions if region else None
         batches = Batches(data.pictures(plan), regions, plan.size, plan.schedule, plan.seed)
         print(f"{plan.name}: {len(batches.pictures.examples)} pictures", flush=True)
@@ -138,7 +138,7 @@ def fit_networks(experiment: Experiment, data: Data, weights: Path, runs: Path) 
         fit(network, batches, runs / plan.name, verbose=verbose, tensorboard=True, validation=validation)
         if plan.schedule.precision != "float32":
             full = make_network(plan, weights, region=region)
-            full.set_weights(network.get_weights())
+            architectures.copy_weights(network, full)
             network = full
         if not region:
             found = auc(validation.logits(network)[:, 0], validation.targets[:, 0] > 0)

@@ -1,0 +1,438 @@
+"""Build a bundle around a reading network, and measure it by part.
+
+    python -m training.reading_bundle training/configs/fracatlas_2.py --fracture models/bundles/OLD
+
+The reading network tells the part and refuses what is none. The fracture is read by its own heads, or by
+the fracture networks of another bundle as long as those read better.
+
+Calibration and thresholds are fitted on the validation and test parts together, which no weight was fitted
+on. Every figure is cross-fitted: what is said of the test part rests on validation alone, and the other way
+round.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import keras
+import numpy as np
+
+from models import architectures
+from models.bundle import MANIFEST, Bundle, load_bundle
+from models.scorer import Reference, Scorer, open_scorer
+from pipeline import metrics
+from pipeline.boxes import suspected_places
+from pipeline.preprocess import model_input
+from pipeline.routing import route
+from pipeline.triage import calibrate
+from pipeline.types import PlaceRules, Platt, RegionModel, Route, RoutingRules, Thresholds, UInt8Array
+from training.calibrate import fit_platt
+from training.datasets import phantom_examples
+from training.datasets.parts import FAMILY, PARTS
+from training.earned import cautious_thresholds, earned
+from training.experiment import load_config, shared_data
+from training.export import BundleContent, TrainedNetwork, write_bundle
+from training.reading import auc_within
+from training.reading_card import card, limits
+from training.reading_data import HEADS, OTHER, Film, Films, read_films
+from training.reading_plan import ReadingPlan
+from training.travel import equalised
+
+#: Parts that stand alone: no family lends them its evidence.
+ALONE = ("hip", "shoulder")
+#: So many of the true limbs of validation may be refused.
+_LIMBS_REFUSED = 0.005
+#: Phantoms from this seed on are never trained on.
+_HELD_OUT_SEED = 900_000
+
+
+def _stretched(picture: UInt8Array) -> UInt8Array:
+    """Return a picture a quarter wider than it is."""
+    return np.asarray(cv2.resize(picture, (round(picture.shape[1] * 1.25), picture.shape[0])), np.uint8)
+
+
+STYLES = {
+    "equalised": equalised,
+    "inverted": lambda p: np.asarray(255 - p, np.uint8),
+    "stretched": _stretched,
+}
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a draft bundle says of one picture; `logit` is None where nothing read it."""
+
+    film: Film
+    shape: tuple[int, int]
+    probabilities: Mapping[str, float]
+    route: Route
+    logit: float | None
+    evidence: Any
+
+
+_Row = tuple[Read, str, float, Thresholds]
+
+
+def told_parts(scorer: Scorer, pixels: Sequence[UInt8Array]) -> list[dict[str, float]]:
+    """Return the part network's probabilities for pictures, by region."""
+    said: list[dict[str, float]] = []
+    for start in range(0, len(pixels), 32):
+        some = pixels[start : start + 32]
+        stack = np.stack([model_input(p, scorer.bundle.region_input_size) for p in some])
+        for row in scorer.classify(stack).probabilities:
+            said.append(dict(zip(scorer.bundle.regions, map(float, row), strict=True)))
+    return said
+
+
+def read(scorer: Scorer, films: Films, *, fractures: bool = True) -> list[Read]:
+    """Read pictures as the service does: part, then the part's fracture network.
+
+    A limb that is refused has a logit all the same, for the figures.
+    """
+    bundle, said = scorer.bundle, told_parts(scorer, films.pixels)
+    logits: list[float | None] = [None] * len(said)
+    maps: list[Any] = [None] * len(said)
+    limbs = [i for i, f in enumerate(films.films) if f.source != "negative" and fractures]
+    for network in sorted({m.network for m in bundle.models.values()}):
+        mine = [i for i in limbs if bundle.models[_best(said[i])].network == network]
+        side = bundle.input_size(network)
+        for start in range(0, len(mine), 32):
+            some = mine[start : start + 32]
+            scores = scorer.detect(network, np.stack([model_input(films.pixels[i], side) for i in some]))
+            for place, i in enumerate(some):
+                logits[i], maps[i] = float(scores.logits[place]), scores.evidence[place]
+    return [
+        Read(f, (p.shape[0], p.shape[1]), s, _routed(s, bundle.routing), g, m)
+        for f, p, s, g, m in zip(films.films, films.pixels, said, logits, maps, strict=True)
+    ]
+
+
+def _best(probabilities: Mapping[str, float]) -> str:
+    return max(PARTS, key=lambda p: probabilities[p])
+
+
+def _routed(probabilities: Mapping[str, float], rules: RoutingRules) -> Route:
+    return route(probabilities, None, rules, body_part="", regions=PARTS, families=FAMILY)
+
+
+def reader_of(part: str, fracture: Bundle | None) -> str:
+    """Return the network that reads a part: its own head or its family's, or those of another bundle."""
+    if fracture is None:
+        heads = [h for h in HEADS if h in {"all", FAMILY[part], part}]
+        return f"reading-{heads[-1]}"
+    old = {"arm": "hand"}.get(FAMILY[part], FAMILY[part])
+    return fracture.models[old].network
+
+
+def routing_rules(validation: Sequence[Read]) -> RoutingRules:
+    """Refuse as much as may be refused without turning away more than 0.5% of validation's limbs."""
+    limbs = np.array([r.probabilities["other"] for r in validation if r.film.source == "film"])
+    foreign = float(np.clip(np.quantile(limbs, 1 - _LIMBS_REFUSED) + 1e-3, 0.1, 0.5))
+    return RoutingRules(0.5, None, 0.35, across_families=True, max_foreign=foreign)
+
+
+def _fit(reads: Sequence[Read], models: Mapping[str, RegionModel]) -> dict[str, RegionModel]:
+    """Fit calibration and thresholds: a family at a time, hip and shoulder on all films."""
+    films = [r for r in reads if r.film.source == "film" and r.logit is not None]
+    fitted = {}
+    for part, model in models.items():
+        mine = [r for r in films if part in ALONE or FAMILY[_best(r.probabilities)] == FAMILY[part]]
+        y = np.array([r.film.example.positive for r in mine])
+        platt = fit_platt([r.logit or 0.0 for r in mine], y)
+        p = np.array([calibrate(r.logit or 0.0, platt) for r in mine])
+        fitted[part] = replace(model, calibration=platt, thresholds=cautious_thresholds(p, y))
+    return fitted
+
+
+def cross_fitted(halves: Sequence[Sequence[Read]], models: Mapping[str, RegionModel]) -> list[list[_Row]]:
+    """Return each half's films with part, probability and thresholds, fitted on the other half."""
+    answers = []
+    for mine, other in (halves, halves[::-1]):
+        fitted, rows = _fit(other, models), []
+        for r in mine:
+            if r.film.source == "film" and r.logit is not None:
+                model = fitted[_best(r.probabilities)]
+                rows.append((r, model.region, calibrate(r.logit, model.calibration), model.thresholds))
+        answers.append(rows)
+    return answers
+
+
+def figures_by_part(rows: Sequence[_Row]) -> dict[str, Any]:
+    """Return figures with 95% intervals, bootstrap over groups: over all films, and by part."""
+    found = {"overall": _figures(rows)}
+    for part in PARTS:
+        found[part] = _figures([row for row in rows if row[1] == part])
+    return found
+
+
+def _figures(rows: Sequence[_Row]) -> dict[str, Any]:
+    y = np.array([r.film.example.positive for r, *_ in rows], bool)
+    p = np.array([p for *_, p, _ in rows])
+    low, high = (np.array([getattr(t, name) for *_, t in rows]) for name in ("low", "high"))
+    main = np.array([int(r.film.main.argmax()) for r, *_ in rows])
+    found: dict[str, Any] = {"images": len(rows), "fractured": int(y.sum())}
+    if not y.any() or y.all():
+        return found
+
+    def measured(k: Any) -> dict[str, float]:
+        up, down = y[k], ~y[k]
+        return {
+            "auc": metrics.auc(p[k], y[k]),
+            "auc_within": auc_within(p[k], y[k], main[k]),
+            "ece": metrics.expected_calibration_error(p[k], y[k]),
+            "sensitivity_at_low": float((p[k] >= low[k])[up].mean()) if up.any() else float("nan"),
+            "specificity_at_low": float((p[k] < low[k])[down].mean()) if down.any() else float("nan"),
+            "sensitivity_at_high": float((p[k] >= high[k])[up].mean()) if up.any() else float("nan"),
+            "specificity_at_high": float((p[k] < high[k])[down].mean()) if down.any() else float("nan"),
+            "between_the_thresholds": float(((p[k] >= low[k]) & (p[k] < high[k])).mean()),
+        }
+
+    intervals = metrics.bootstrap(measured, [r.film.example.group for r, *_ in rows])
+    for name, value in measured(np.arange(len(rows))).items():
+        found[name] = {"value": None if np.isnan(value) else value, "interval": intervals.get(name)}
+    return found
+
+
+def parts_figures(reads: Sequence[Read]) -> dict[str, float]:
+    """Return how well parts and families are told, and limbs and other pictures kept apart."""
+    films = [r for r in reads if r.film.source == "film" and r.film.main.sum() > 0]
+    agreed = [r for r in films if r.film.agreed]
+    told = [_best(r.probabilities) for r in films]
+    main = [PARTS[int(r.film.main[:OTHER].argmax())] for r in films]
+    found = {
+        "part_right": float(np.mean([_best(r.probabilities) == r.film.agreed for r in agreed])),
+        "films_agreed": len(agreed),
+        "family_right": float(np.mean([FAMILY[a] == FAMILY[b] for a, b in zip(told, main, strict=True)])),
+        "limbs": len(films),
+        "limbs_refused": float(np.mean([r.route.not_assessable is not None for r in films])),
+    }
+    for part in PARTS:
+        mine = [r for r, m in zip(films, main, strict=True) if m == part]
+        found[f"limbs_refused {part}"] = float(np.mean([r.route.not_assessable is not None for r in mine]))
+    return found
+
+
+def refusals(reads: Sequence[Read]) -> dict[str, dict[str, float]]:
+    """Return by class how many pictures of the negatives there are and which share was refused."""
+    by_class: dict[str, list[bool]] = {}
+    for r in reads:
+        if r.film.source == "negative":
+            name = r.film.example.traits["class"]
+            by_class.setdefault(name, []).append(r.route.not_assessable is not None)
+    everything = [refused for answers in by_class.values() for refused in answers]
+    return {
+        name: {"pictures": len(answers), "refused": float(np.mean(answers))}
+        for name, answers in sorted({**by_class, "all": everything}.items())
+    }
+
+
+def places_figures(
+    reads: Sequence[Read], shown: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5)
+) -> dict[str, Any]:
+    """Return FROC points and AP50 of suspected places over films, normal ones too.
+
+    A fracture is found by a place whose centre lies in its box, or that overlaps it by 0.3 or more (for AP50:
+    0.5), each place used once.
+    """
+    candidates, boxes_total, films = [], 0, 0
+    for r in reads:
+        if r.film.source != "film" or r.evidence is None or not len(r.evidence):
+            continue
+        films += 1
+        truth = [(*p.min(axis=0), *p.max(axis=0)) for p in r.film.example.polygons]
+        boxes_total += len(truth)
+        height, width = r.shape
+        for place in suspected_places(r.evidence, width, height, PlaceRules(min(shown) / 4, 1.0)):
+            candidates.append((place.score, films, place, truth))
+    if not boxes_total:
+        return {"films": films}
+    found: dict[str, Any] = {"films": films, "fractures": boxes_total}
+    candidates.sort(key=lambda c: -c[0])
+    for rule, name in ((0.3, "froc"), (0.5, "ap50")):
+        used: set[tuple[int, int]] = set()
+        right = []
+        for _, film, place, truth in candidates:
+            overlaps = [_overlap(place, box, rule) for box in truth]
+            best = max(range(len(truth)), key=lambda i: overlaps[i], default=-1)
+            hit = best >= 0 and overlaps[best] >= rule and (film, best) not in used
+            if hit:
+                used.add((film, best))
+            right.append(hit)
+        hits, misses = np.cumsum(right), np.cumsum(~np.array(right, bool))
+        if name == "froc":
+            for rate in (0.25, 0.5, 1.0):
+                at = np.nonzero(misses <= rate * films)[0]
+                found[f"sensitivity at {rate:g} false places a film"] = (
+                    float(hits[at[-1]] / boxes_total) if len(at) else 0.0
+                )
+        else:
+            recall, precision = hits / boxes_total, hits / np.maximum(hits + misses, 1)
+            envelope = np.maximum.accumulate(precision[::-1])[::-1]
+            found["ap50"] = float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+    return found
+
+
+def _overlap(place: Any, box: Sequence[float], rule: float) -> float:
+    left, top, right, bottom = box
+    x, y = place.left + place.width / 2, place.top + place.height / 2
+    wide = min(right, place.left + place.width) - max(left, place.left)
+    tall = min(bottom, place.top + place.height) - max(top, place.top)
+    joined = max(wide, 0) * max(tall, 0)
+    either = (right - left) * (bottom - top) + place.width * place.height - joined
+    centred = rule < 0.5 and left <= x <= right and top <= y <= bottom
+    return 1.0 if centred else joined / either
+
+
+def phantom_figures(scorer: Scorer, count: int = 10) -> dict[str, dict[str, int]]:
+    """Return how held-out phantoms of what the demo shows are triaged: what `make demo` will look like."""
+    from training.reading_data import phantom_film
+
+    found: dict[str, dict[str, int]] = {}
+    for region in ("hand", "elbow", "shoulder", "hip", "leg"):
+        examples, pictures = phantom_examples([region], count, _HELD_OUT_SEED)
+        for r in read(scorer, Films([phantom_film(e) for e in examples], pictures)):
+            model = scorer.bundle.models[_best(r.probabilities)]
+            p = calibrate(r.logit or 0.0, model.calibration)
+            state = (
+                "not read" if r.route.not_assessable else
+                "positive" if p >= model.thresholds.high else
+                "negative" if p < model.thresholds.low and model.may_say_negative and not r.route.flags else
+                "doubt"
+            )  # fmt: skip
+            kind = f"{region}, {'fractured' if r.film.example.positive else 'whole'}"
+            found.setdefault(kind, {}).setdefault(state, 0)
+            found[kind][state] += 1
+    return found
+
+
+def build(
+    plan: ReadingPlan,
+    size: int,
+    weights: Path,
+    fracture: Bundle | None,
+    data: Path,
+    runs: Path,
+    out: Path,
+    command: str,
+) -> Bundle:
+    """Build the bundle; see the module."""
+    network = architectures.reading_network(plan.architecture, size, len(PARTS), len(HEADS))
+    network.load_weights(weights)
+    networks = {
+        "reading": TrainedNetwork(
+            network, plan.architecture, size, heads=tuple(f"reading-{h}" for h in HEADS)
+        )
+    }
+    if fracture is not None:
+        for name in sorted({reader_of(part, fracture) for part in PARTS}):
+            kept = fracture.networks[name]
+            model = keras.saving.load_model(kept.path, compile=False, safe_mode=True)
+            networks[name] = TrainedNetwork(model, kept.architecture, kept.input_size)
+    readers = {part: reader_of(part, fracture) for part in PARTS}
+    uncalibrated = (Platt(1.0, 0.0, 0.5), Thresholds(0.0, 1.0))
+    films = read_films(data, plan.split, runs / "cache", 0, 0)
+    fitted_on = [f.example.sha256 for part in films.values() for f in part.films if f.source == "film"]
+    content = BundleContent(
+        name=out.name,
+        label_meaning="fractured",
+        regions=(*PARTS, "other"),
+        region_network="reading",
+        networks=networks,
+        models={
+            part: RegionModel(part, reader, *uncalibrated, list(readers.values()).count(reader) > 1)
+            for part, reader in readers.items()
+        },
+        routing=RoutingRules(0.5, None, 0.35, across_families=True, max_foreign=0.5),
+        reference=Reference.blank(int(network.output[architectures.FEATURES].shape[-1])),
+        limits=(),
+        trained_on="FracAtlas, split by group",
+        card="",
+        fitted_on=fitted_on,
+        families=FAMILY,
+        views=PARTS,
+    )
+    drafts = runs / plan.name / "draft"
+    scorer = open_scorer(_written(content, drafts), threads=1, cache=runs / "openvino")
+    halves = [read(scorer, films[name]) for name in ("val", "test")]
+    rules = routing_rules(halves[0])
+    halves = [[replace(r, route=_routed(r.probabilities, rules)) for r in half] for half in halves]
+    content = replace(content, routing=rules)
+    _, test_rows = by_half = cross_fitted(halves, content.models)
+    rows = [*by_half[0], *by_half[1]]
+    models = _fit([*halves[0], *halves[1]], content.models)
+    broken = [(part, p >= cuts.low) for r, part, p, cuts in rows if r.film.example.positive]
+    fractures = {part: sum(name == part for name, _ in broken) for part in PARTS}
+    hits = {part: sum(name == part and hit for name, hit in broken) for part in PARTS}
+    for part, (allowed, evidence) in earned(fractures, hits, FAMILY, ALONE).items():
+        models[part] = replace(models[part], may_say_negative=allowed, evidence=evidence)
+    content = replace(content, models=models)
+    scorer = open_scorer(_written(content, drafts), threads=1, cache=runs / "openvino")
+    facts = {
+        "command": command,
+        "split": {name: len([f for f in part.films if f.source == "film"]) for name, part in films.items()},
+        "figures": {
+            "test": figures_by_part(test_rows),
+            "validation and test, cross-fitted": figures_by_part(rows),
+            "parts": parts_figures(halves[1]),
+            "refused": refusals(halves[1]),
+            "places": places_figures(halves[1]),
+            "styles": {
+                name: _style(scorer, films["val"], style)
+                for name, style in {"as it is": None, **STYLES}.items()
+            },
+            "phantoms": phantom_figures(scorer),
+        },
+    }
+    content = replace(
+        content,
+        limits=limits(models, ALONE),
+        card=card(out.name, networks, models, facts, command),
+        facts=facts,
+    )
+    return write_bundle(content, out)
+
+
+def _style(scorer: Scorer, films: Films, style: Any) -> dict[str, float]:
+    """Measure parts and refusals on every second validation picture, changed."""
+    some = Films(films.films[::2], [style(p) if style else p for p in films.pixels[::2]])
+    reads = read(scorer, some, fractures=False)
+    figures = parts_figures(reads)
+    wanted = ("part_right", "family_right", "limbs_refused")
+    return {name: figures[name] for name in wanted} | {"refused": refusals(reads)["all"]["refused"]}
+
+
+def _written(content: BundleContent, folder: Path) -> Bundle:
+    (folder / MANIFEST).unlink(missing_ok=True)
+    return write_bundle(content, folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m training.reading_bundle", description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--data", type=Path, help="default: ../shared/data")
+    parser.add_argument("--fracture", type=Path, help="a bundle whose fracture networks read the fracture")
+    parser.add_argument("--size", type=int, help="the network's input, pixels (default: the last stage's)")
+    parser.add_argument("--out", type=Path, default=Path("models/bundles"))
+    args = parser.parse_args(arguments)
+    plan = load_config(args.config, ReadingPlan)
+    fracture = load_bundle(args.fracture) if args.fracture else None
+    weights = args.runs / plan.name / "average.weights.h5"
+    size = args.size or plan.stages[-1].size
+    command = f"python -m training.reading_bundle {args.config} --size {size}"
+    command += f" --fracture {args.fracture}" if args.fracture else ""
+    out = args.out / plan.name
+    bundle = build(plan, size, weights, fracture, args.data or shared_data(), args.runs, out, command)
+    print(json.dumps(bundle.manifest["figures"], indent=1))
+    print(bundle.folder, bundle.sha256)
+
+
+if __name__ == "__main__":
+    main()
