@@ -1,0 +1,110 @@
+"""One network of a bundle tells the part and reads the fracture head by head, on both backends alike."""
+
+import numpy as np
+import pytest
+
+from models.scorer import Reference, open_scorer
+from pipeline.types import PlaceRules, Platt, RegionModel, RoutingRules, SensitivityEvidence, Thresholds
+from training.export import BundleContent, TrainedNetwork, write_bundle
+
+SIZE = 64
+PARTS = ("wrist", "knee", "hip")
+HEADS = ("reading-all", "reading-arm")
+FAMILIES = {"wrist": "arm", "knee": "leg", "hip": "hip"}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    import keras
+
+    from models import architectures
+
+    keras.utils.set_random_seed(4)
+    network = architectures.reading_network("custom_cnn", SIZE, len(PARTS), len(HEADS), width=8)
+    whole = network.get_layer("whole")
+    rng = np.random.default_rng(4)
+    whole.set_weights([rng.normal(0, 2, w.shape).astype(np.float32) for w in whole.get_weights()])
+    evidence = SensitivityEvidence(40, 39, 0.87, 0.93)
+    readers = dict(zip(PARTS, (HEADS[1], HEADS[0], HEADS[0]), strict=True))
+    models = {
+        part: RegionModel(
+            part, head, Platt(1.0, 0.0, 0.2), Thresholds(0.3, 0.6), False, part != "hip",
+            evidence if part == "wrist" else None,
+        )
+        for part, head in readers.items()
+    }  # fmt: skip
+    content = BundleContent(
+        name="reading-1",
+        label_meaning="fractured",
+        regions=(*PARTS, "other"),
+        region_network="reading",
+        networks={"reading": TrainedNetwork(network, "custom_cnn", SIZE, heads=HEADS)},
+        models=models,
+        routing=RoutingRules(0.5, None, 0.35, across_families=True, max_foreign=0.3),
+        reference=Reference.blank(256),
+        limits=(),
+        trained_on="nothing",
+        card="# Untrained\n",
+        fitted_on=(),
+        families=FAMILIES,
+        views=PARTS,
+        places=PlaceRules(0.2, 0.6),
+    )
+    return write_bundle(content, tmp_path_factory.mktemp("bundles") / "reading-1")
+
+
+@pytest.fixture(scope="module")
+def stack():
+    return np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def scorers(bundle, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return [open_scorer(bundle, backend=b, cache=cache) for b in ("tensorflow", "openvino")]
+
+
+def test_the_manifest_says_how_each_part_is_read(bundle):
+    assert bundle.families == FAMILIES
+    assert bundle.views == PARTS
+    assert bundle.places == PlaceRules(0.2, 0.6)
+    assert bundle.routing == RoutingRules(0.5, None, 0.35, across_families=True, max_foreign=0.3)
+    assert bundle.models["wrist"].evidence == SensitivityEvidence(40, 39, 0.87, 0.93)
+    assert [bundle.models[p].may_say_negative for p in PARTS] == [True, True, False]
+    assert [bundle.networks[h].head for h in HEADS] == [0, 1]
+    assert len(list(bundle.folder.glob("*.keras"))) == 1, "the heads share a file"
+
+
+def test_both_backends_say_the_same(scorers, stack):
+    ours, theirs = (s.classify(stack) for s in scorers)
+    assert np.allclose(ours.probabilities, theirs.probabilities, atol=1e-4)
+    assert ours.probabilities.shape == (5, 4)
+    assert np.allclose(ours.views, theirs.views, atol=1e-4)
+    assert ours.views.shape == (5, 3)
+    for head in HEADS:
+        ours, theirs = (s.detect(head, stack) for s in scorers)
+        assert np.allclose(1 / (1 + np.exp(-ours.logits)), 1 / (1 + np.exp(-theirs.logits)), atol=1e-4)
+        assert np.allclose(ours.cams, theirs.cams, atol=2e-3)
+        assert np.allclose(ours.evidence, theirs.evidence, atol=2e-3)
+        assert ours.evidence.shape == (5, SIZE // 8, SIZE // 8)
+        assert ours.evidence.min() >= 0
+        assert ours.evidence.max() <= 1
+
+
+def test_heads_differ_and_evidence_is_shared(scorers, stack):
+    first, second = (scorers[0].detect(head, stack) for head in HEADS)
+    assert not np.allclose(first.logits, second.logits)
+    assert not np.allclose(first.cams, second.cams)
+    assert np.array_equal(first.evidence, second.evidence)
+
+
+def test_the_trunk_is_converted_once(scorers, stack):
+    scorers[1].warm_up()
+    cache = next(iter({s._backend.cache for s in scorers[1:]}))
+    assert len([p for p in cache.iterdir() if p.is_dir()]) == 1
+
+
+def test_no_picture_gives_no_rows(scorers):
+    empty = np.zeros((0, SIZE, SIZE), np.uint8)
+    assert scorers[1].classify(empty).views.shape == (0, 3)
+    assert scorers[1].detect(HEADS[0], empty).evidence.shape == (0, 8, 8)
