@@ -1,8 +1,10 @@
 """Build a bundle around a reading network, and measure it by part.
 
-    python -m training.reading_bundle training/configs/fracatlas_2.py --fracture models/bundles/OLD
+    python -m training.reading_bundle NAME --config training/configs/fracatlas_2.py
+    python -m training.reading_bundle NAME --head runs/parts.npz --fracture models/bundles/OLD
 
-The reading network tells the part and refuses what is none. The fracture is read by its own heads, or by
+The reading network, or an older region network with a new head (`training.part_probe`), tells the part and
+refuses what is none. The fracture is read by its own heads, or by
 the fracture networks of another bundle as long as those read better.
 
 Calibration and thresholds are fitted on the validation and test parts together, which no weight was fitted
@@ -36,7 +38,7 @@ from training.calibrate import fit_platt
 from training.datasets import phantom_examples
 from training.datasets.parts import FAMILY, PARTS
 from training.earned import cautious_thresholds, earned
-from training.experiment import load_config, shared_data
+from training.experiment import ROOT, load_config, shared_data
 from training.export import BundleContent, TrainedNetwork, write_bundle
 from training.reading import auc_within
 from training.reading_card import card, limits
@@ -311,38 +313,67 @@ def phantom_figures(scorer: Scorer, count: int = 10) -> dict[str, dict[str, int]
     return found
 
 
+def reading_networks(plan: ReadingPlan, size: int, weights: Path) -> dict[str, TrainedNetwork]:
+    """Return the reading network of a run, its heads named."""
+    network = architectures.reading_network(plan.architecture, size, len(PARTS), len(HEADS))
+    network.load_weights(weights)
+    heads = tuple(f"reading-{head}" for head in HEADS)
+    return {"reading": TrainedNetwork(network, plan.architecture, size, heads=heads)}
+
+
+def probed_networks(old: Bundle, head: Path) -> dict[str, TrainedNetwork]:
+    """Return another bundle's region network with the head of `training.part_probe` in place of its own."""
+    kept = old.networks[old.region_network]
+    trunk = keras.saving.load_model(kept.path, compile=False, safe_mode=True)
+    features = trunk.get_layer(architectures.FEATURES).output
+    logit = keras.layers.Dense(len(PARTS) + 1, name=architectures.LOGIT)
+    network = keras.Model(
+        trunk.input, {architectures.LOGIT: logit(features), architectures.FEATURES: features}, name="parts"
+    )
+    with np.load(head, allow_pickle=False) as fitted:
+        logit.set_weights([fitted["kernel"], fitted["bias"]])
+    return {"parts": TrainedNetwork(network, kept.architecture, kept.input_size)}
+
+
+def fracture_networks(old: Bundle) -> dict[str, TrainedNetwork]:
+    """Return the fracture networks of another bundle."""
+    found = {}
+    for name in sorted({reader_of(part, old) for part in PARTS}):
+        kept = old.networks[name]
+        model = keras.saving.load_model(kept.path, compile=False, safe_mode=True)
+        found[name] = TrainedNetwork(model, kept.architecture, kept.input_size)
+    return found
+
+
 def build(
-    plan: ReadingPlan,
-    size: int,
-    weights: Path,
+    networks: Mapping[str, TrainedNetwork],
     fracture: Bundle | None,
+    split: Path,
     data: Path,
     runs: Path,
     out: Path,
     command: str,
 ) -> Bundle:
-    """Build the bundle; see the module."""
-    network = architectures.reading_network(plan.architecture, size, len(PARTS), len(HEADS))
-    network.load_weights(weights)
-    networks = {
-        "reading": TrainedNetwork(
-            network, plan.architecture, size, heads=tuple(f"reading-{h}" for h in HEADS)
-        )
-    }
-    if fracture is not None:
-        for name in sorted({reader_of(part, fracture) for part in PARTS}):
-            kept = fracture.networks[name]
-            model = keras.saving.load_model(kept.path, compile=False, safe_mode=True)
-            networks[name] = TrainedNetwork(model, kept.architecture, kept.input_size)
+    """Build the bundle; see the module.
+
+    Parameters
+    ----------
+    networks
+        The first tells the part.
+    fracture
+        Whose networks, among `networks`, read the fracture; None: the first's heads.
+    """
+    region_network = next(iter(networks))
+    network = networks[region_network].model
     readers = {part: reader_of(part, fracture) for part in PARTS}
     uncalibrated = (Platt(1.0, 0.0, 0.5), Thresholds(0.0, 1.0))
-    films = read_films(data, plan.split, runs / "cache", 0, 0)
+    films = read_films(data, split, runs / "cache", 0, 0)
     fitted_on = [f.example.sha256 for part in films.values() for f in part.films if f.source == "film"]
     content = BundleContent(
         name=out.name,
         label_meaning="fractured",
         regions=(*PARTS, "other"),
-        region_network="reading",
+        region_network=region_network,
         networks=networks,
         models={
             part: RegionModel(part, reader, *uncalibrated, list(readers.values()).count(reader) > 1)
@@ -355,10 +386,10 @@ def build(
         card="",
         fitted_on=fitted_on,
         families=FAMILY,
-        views=PARTS,
+        views=PARTS if networks[region_network].heads else (),
     )
-    drafts = runs / plan.name / "draft"
-    scorer = open_scorer(_written(content, drafts), threads=1, cache=runs / "openvino")
+    drafts = runs / "draft" / out.name
+    scorer = open_scorer(_written(content, drafts), cache=runs / "openvino")
     halves = [read(scorer, films[name]) for name in ("val", "test")]
     rules = routing_rules(halves[0])
     halves = [[replace(r, route=_routed(r.probabilities, rules)) for r in half] for half in halves]
@@ -372,7 +403,7 @@ def build(
     for part, (allowed, evidence) in earned(fractures, hits, FAMILY, ALONE).items():
         models[part] = replace(models[part], may_say_negative=allowed, evidence=evidence)
     content = replace(content, models=models)
-    scorer = open_scorer(_written(content, drafts), threads=1, cache=runs / "openvino")
+    scorer = open_scorer(_written(content, drafts), cache=runs / "openvino")
     facts = {
         "command": command,
         "split": {name: len([f for f in part.films if f.source == "film"]) for name, part in films.items()},
@@ -415,21 +446,37 @@ def _written(content: BundleContent, folder: Path) -> Bundle:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m training.reading_bundle", description=__doc__)
-    parser.add_argument("config", type=Path)
+    parser.add_argument("name", help="of the new bundle")
+    tells = parser.add_mutually_exclusive_group(required=True)
+    tells.add_argument("--config", type=Path, help="the reading network of this run tells the parts")
+    tells.add_argument(
+        "--head", type=Path, help="the region network of --fracture tells them, with this head"
+    )
+    parser.add_argument("--size", type=int, help="a reading network's input (default: the last stage's)")
+    parser.add_argument("--fracture", type=Path, help="a bundle whose fracture networks read the fracture")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--data", type=Path, help="default: ../shared/data")
-    parser.add_argument("--fracture", type=Path, help="a bundle whose fracture networks read the fracture")
-    parser.add_argument("--size", type=int, help="the network's input, pixels (default: the last stage's)")
     parser.add_argument("--out", type=Path, default=Path("models/bundles"))
     args = parser.parse_args(arguments)
-    plan = load_config(args.config, ReadingPlan)
     fracture = load_bundle(args.fracture) if args.fracture else None
-    weights = args.runs / plan.name / "average.weights.h5"
-    size = args.size or plan.stages[-1].size
-    command = f"python -m training.reading_bundle {args.config} --size {size}"
-    command += f" --fracture {args.fracture}" if args.fracture else ""
-    out = args.out / plan.name
-    bundle = build(plan, size, weights, fracture, args.data or shared_data(), args.runs, out, command)
+    split = ROOT / "training" / "splits" / "fracatlas.csv"
+    told = f"--fracture {args.fracture} " if args.fracture else ""
+    if args.config:
+        plan = load_config(args.config, ReadingPlan)
+        size, split = args.size or plan.stages[-1].size, plan.split
+        networks = reading_networks(plan, size, args.runs / plan.name / "average.weights.h5")
+        told += f"--config {args.config} --size {size}"
+    elif fracture is None:
+        parser.error("--head needs --fracture")
+    else:
+        networks = probed_networks(fracture, args.head)
+        told += f"--head runs/{args.head.name}"
+    if fracture is not None:
+        networks |= fracture_networks(fracture)
+    bundle = build(
+        networks, fracture, split, args.data or shared_data(), args.runs, args.out / args.name,
+        f"python -m training.reading_bundle {args.name} {told}",
+    )  # fmt: skip
     print(json.dumps(bundle.manifest["figures"], indent=1))
     print(bundle.folder, bundle.sha256)
 

@@ -56,12 +56,22 @@ def card(
     for title, network in networks.items():
         names = {title, *network.heads}
         reads = ", ".join(part for part, m in models.items() if m.network in names) or "no fracture"
-        also = "the part, anything else; " if network.heads else ""
+        also = "the part, anything else; " if title == next(iter(networks)) else ""
         lines.append(f"| {title} | {network.architecture} | {network.input_size} px | {also}{reads} |")
     lines += [
         "",
-        "`efficientnet_b1_relu6` is EfficientNetB1 with ReLU6 in place of swish, BatchNorm folded, started "
-        "from EfficientNet-Lite1's ImageNet weights (Apache-2.0).",
+        *(
+            [
+                "`efficientnet_b1_relu6` is EfficientNetB1 with ReLU6 in place of swish, BatchNorm folded, "
+                "started from EfficientNet-Lite1's ImageNet weights (Apache-2.0)."
+            ]
+            if any(network.heads for network in networks.values())
+            else [
+                "The network that tells the part is the region network of an older bundle with a new head, "
+                "fitted to its features (`training.part_probe`): its trunk has not seen the pictures to "
+                "refuse. The fracture networks are that bundle's."
+            ]
+        ),
         "",
         "## Data",
         "FracAtlas (Abedeen et al. 2023, doi 10.1038/s41597-023-02432-4, CC BY 4.0), long side at most 448 "
