@@ -115,6 +115,7 @@ class Reader:
                 probabilities,
                 float(distance),
                 self.bundle.routing,
+                families=self.bundle.families,
                 body_part="",
                 regions=tuple(r for r in self.bundle.regions if self.bundle.model_for(r)),
             )

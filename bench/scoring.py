@@ -176,7 +176,14 @@ def read_real(folder: Path, count: int, backend: str, precision: str) -> list[tu
         probabilities = dict(zip(bundle.regions, map(float, scores.probabilities[0]), strict=True))
         known = tuple(bundle.models)
         distance = float(scores.distances[0])
-        way = route(probabilities, distance, bundle.routing, body_part="", regions=known)
+        way = route(
+            probabilities,
+            distance,
+            bundle.routing,
+            body_part="",
+            regions=known,
+            families=bundle.families,
+        )
         if way.not_assessable:
             said.append((way.region, -1.0, way.not_assessable.value))
             continue

@@ -29,6 +29,8 @@ BODY_PARTS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("FEMUR", "THIGH", "UPPER LEG", "LOWER EXTREMITY"), frozenset({"leg", "hip"})),
     **dict.fromkeys(("HIP", "PELVIS", "PELVIS HIP", "SIJOINT", "ACETABULUM"), _HIP),
 }
+#: The families that those regions belong to, in a bundle that names the parts.
+_FAMILIES = {"hand": "arm", "elbow": "arm"}
 #: Says nothing about the region.
 _VAGUE = frozenset({"", "EXTREMITY", "EXTREMITIES", "BONE", "SKELETON", "WHOLEBODY", "OTHER", "UNKNOWN"})
 
@@ -64,7 +66,7 @@ def route(
     regions
         Those that the bundle reads.
     families
-        Region to family, for `RoutingRules.across_families`.
+        Region to family, in a bundle that has them: the header is held against the family.
 
     Returns
     -------
@@ -80,19 +82,24 @@ def route(
             by_family[families.get(name, name)] += float(p)
         probability = by_family.pop(families.get(top, top))
         second = max(by_family.values(), default=0.0)
-    stated = regions_of(body_part)
+    stated, known, name_of_top = regions_of(body_part), set(regions), top
+    if (
+        families
+    ):  # readers differ about the main subject of one arm; a header that names its neighbour is right
+        stated = None if stated is None else frozenset(_FAMILIES.get(name, name) for name in stated)
+        known, name_of_top = {families.get(name, name) for name in regions}, families.get(top, top)
     # a part that nothing here reads may be in the picture: being second is enough to leave it alone
     limit = rules.second_region if rules.max_foreign is None else rules.max_foreign
     foreign = any(p >= limit for name, p in probabilities.items() if name not in regions)
     reason = None
-    if top not in regions or foreign or (stated is not None and not stated & set(regions)):
+    if top not in regions or foreign or (stated is not None and not stated & known):
         reason = Reason.REGION_UNSUPPORTED
     elif rules.max_distance is not None and distance is not None and not distance <= rules.max_distance:
         reason = Reason.UNFAMILIAR_IMAGE
     elif not probability >= rules.min_probability:
         reason = Reason.REGION_UNSURE
     flags = []
-    if stated is not None and stated & set(regions) and top not in stated:
+    if stated is not None and stated & known and name_of_top not in stated:
         flags.append(Reason.REGION_CONTRADICTS_HEADER)
     if second >= rules.second_region:
         flags.append(Reason.SEVERAL_REGIONS)

@@ -61,7 +61,14 @@ def read_all(scorer: Scorer, examples: Sequence[Example], pixels: Sequence[UInt8
         for row, distance in zip(scores.probabilities, scores.distances, strict=True):
             named = dict(zip(bundle.regions, map(float, row), strict=True))
             routes.append(
-                route(named, float(distance), bundle.routing, body_part="", regions=tuple(bundle.models))
+                route(
+                    named,
+                    float(distance),
+                    bundle.routing,
+                    body_part="",
+                    regions=tuple(bundle.models),
+                    families=bundle.families,
+                )
             )
             distances.append(float(distance))
     logits: dict[int, float] = {}

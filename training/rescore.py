@@ -65,6 +65,7 @@ def _scored(scorer: Scorer, examples: Sequence[Example], mura: bool, routing: bo
                 seen[name],
                 float(distance),
                 bundle.routing,
+                families=bundle.families,
                 body_part=pictures[name].facts.body_part,
                 regions=tuple(bundle.models),
             )

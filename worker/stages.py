@@ -563,6 +563,7 @@ def _new_findings(lease: Lease, chunk: _Chunk, bundle: Bundle) -> list[dict[str,
             bundle.routing,
             body_part=image.body_part,
             regions=tuple(r for r in bundle.regions if bundle.model_for(r) is not None),
+            families=bundle.families,
         )
         rows.append(
             {
@@ -678,7 +679,7 @@ def _save_score(session: Session, finding: Finding, bundle: Bundle, network: str
             network=network,
             logit=score.logit,
             probability=probability,
-            triage=triage(probability, reader.thresholds).value,
+            triage=triage(probability, reader.thresholds, never_negative=not reader.may_say_negative).value,
             cam=cam,
             cam_height=side[0],
             cam_width=side[1],
@@ -701,7 +702,9 @@ def _apply_finding(image: Image, finding: Finding, bundle: Bundle) -> None:
             flags.add(Reason.POOLED_MODEL)
         image.probability = finding.probability
         image.triage = triage(
-            finding.probability, reader.thresholds, never_negative=not may_be_negative(flags)
+            finding.probability,
+            reader.thresholds,
+            never_negative=not (may_be_negative(flags) and reader.may_say_negative),
         ).value
     image.flags = sorted(flag.value for flag in flags)
 

@@ -48,3 +48,14 @@ def test_another_family_flags_the_film_and_neither_half_is_read_alone():
 def test_other_refuses_from_its_own_limit():
     assert told(shoulder=0.69, other=0.31).not_assessable is Reason.REGION_UNSUPPORTED
     assert told(shoulder=0.75, other=0.25).not_assessable is None
+
+
+def test_a_header_is_held_against_the_family():
+    said = dict.fromkeys((*PARTS, "other"), 0.0) | {"wrist": 0.9}
+
+    def stated(body_part):
+        return route(said, None, RULES, body_part=body_part, regions=PARTS, families=FAMILY)
+
+    assert stated("FOREARM").flags == stated("HAND").flags == stated("ELBOW").flags == ()
+    assert stated("KNEE").flags == (Reason.REGION_CONTRADICTS_HEADER,)
+    assert stated("CHEST").not_assessable is Reason.REGION_UNSUPPORTED
