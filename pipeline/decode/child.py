@@ -1,7 +1,7 @@
 """The processes in which files are decoded: a parent that has every codec loaded, and the children it forks.
 
-The parent reads no file's bytes. It forks a child when it is told to, and says how it ended. A child takes
-files over a socket, one after another, as open file descriptors, and writes what it decoded to another one.
+The parent reads no file's bytes. It forks a child when it is told to, and says how it ended. A child reads
+files, one after another, from one descriptor that it was forked with, and writes what it decoded to another.
 `pipeline.decode.sandbox` starts them and talks to both; nothing else imports this module.
 """
 
@@ -37,6 +37,7 @@ def main(control_fd: int) -> None:
         system_calls = confine.SystemCallFilter()
     except OSError:
         system_calls = None
+    confine.keep_freed_memory()
     mapped = confine.mapped_bytes()
     confine.be_killed_first()
     confine.drop_privileges()
@@ -49,7 +50,7 @@ def main(control_fd: int) -> None:
     gc.freeze()  # a child would copy every page by looking through it
     control.send(json.dumps(layers).encode())
     while True:
-        message, files, *_ = socket.recv_fds(control, wire.MAX_MESSAGE, 1)
+        message, files, *_ = socket.recv_fds(control, wire.MAX_MESSAGE, 3)
         if not message:
             os._exit(0)
         if message[:1] == wire.END:
@@ -61,31 +62,29 @@ def main(control_fd: int) -> None:
         pid = os.fork()
         if not pid:
             control.close()
-            parent = socket.socket(fileno=files[0])
+            parent, incoming, outgoing = socket.socket(fileno=files[0]), *files[1:]
             confine.die_with_parent()
             for standard in range(3):
                 os.dup2(silence, standard)
             confine.limit(address_space=mapped + memory, file_size=file_size, files=_FILES)
             if system_calls is not None:
                 system_calls.apply()
-            _serve(parent)
-        os.close(files[0])
+            _serve(parent, incoming, outgoing)
+        for descriptor in files:
+            os.close(descriptor)
         control.send(struct.pack("<q", pid))
 
 
-def _serve(parent: socket.socket) -> None:
+def _serve(parent: socket.socket, incoming: int, outgoing: int) -> None:
     """Decode one file after another until the parent closes its end."""
     ended = 1
     try:
         while True:
-            message, files, *_ = socket.recv_fds(parent, wire.MAX_MESSAGE, 2)
+            message = parent.recv(wire.MAX_MESSAGE)
             if not message:
                 ended = 0
                 break
-            incoming, outgoing = files
             parent.send(wire.ANSWER + _answer(parent, json.loads(message), incoming, outgoing))
-            os.close(incoming)
-            os.close(outgoing)
     finally:
         os._exit(ended)
 
@@ -96,7 +95,8 @@ def _answer(parent: socket.socket, wanted: dict[str, int], incoming: int, outgoi
         return parent.recv(wire.MAX_MESSAGE).decode()
 
     try:
-        with open(incoming, "rb", closefd=False) as file:
+        os.lseek(incoming, 0, os.SEEK_SET)
+        with open(incoming, "rb", buffering=0, closefd=False) as file:
             data = file.read(wanted["size"])
         found = picture.decode(
             data,
@@ -115,6 +115,7 @@ def _answer(parent: socket.socket, wanted: dict[str, int], incoming: int, outgoi
 
 
 def _write(outgoing: int, found: Radiograph) -> None:
+    os.lseek(outgoing, 0, os.SEEK_SET)
     for part in (np.ascontiguousarray(found.pixels).data.cast("B"), memoryview(found.stored)):
         rest = part
         while rest:

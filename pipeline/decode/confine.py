@@ -14,6 +14,8 @@ from ctypes.util import find_library
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _CLONE_NEWIPC = 0x08000000
@@ -157,6 +159,15 @@ def be_killed_first() -> None:
             file.write("1000")
     except OSError:
         return  # a container may hide it
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse what it has freed, up to half a gibibyte, instead of giving it back each time.
+
+    Taking fresh pages for every picture's arrays costs as much as decoding some of them (mallopt(3)).
+    """
+    _libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+    _libc.mallopt(_M_TRIM_THRESHOLD, 512 << 20)
 
 
 def mapped_bytes() -> int:

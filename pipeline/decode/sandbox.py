@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import json
 import logging
 import math
-import mmap
 import os
 import resource
 import signal
@@ -47,7 +45,8 @@ _LEAST_CPU_SECONDS = 2.0
 _BYTES_PER_CPU_SECOND = 1 << 20
 #: The most often that one file's header may ask for a pseudonym.
 _MAX_IDENTITIES = 4
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+#: What the two shared files keep from one picture to the next: fresh pages are dear.
+_KEPT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,13 @@ class _Child:
     owner: str
     limits: Limits
     max_pixels: int
+    incoming: int
+    outgoing: int
+
+    def close(self) -> None:
+        self.socket.close()
+        os.close(self.incoming)
+        os.close(self.outgoing)
 
     def cpu_time(self) -> float:
         # a process's clock, as clock_getcpuclockid(3) names it; the child is not reaped until we say so
@@ -211,7 +217,7 @@ class Sandbox:
 
     def _close(self) -> None:
         if self._child is not None:
-            self._child.socket.close()
+            self._child.close()
             self._child = None
         if self._control is not None:
             self._control.close()
@@ -232,19 +238,21 @@ class Sandbox:
         for _ in range(2):  # the process that forks may have been killed meanwhile
             control = self._running()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            incoming, outgoing = (os.memfd_create(name) for name in ("incoming", "outgoing"))
+            made = _Child(0, ours, owner, limits, max_pixels, incoming, outgoing)
             file_size = 8 * max_pixels + (64 << 20)  # 16-bit colour and the 8-bit picture, both uncompressed
             try:
                 message = wire.FORK + struct.pack("<qq", limits.memory_bytes, file_size)
-                socket.send_fds(control, [message], [theirs.fileno()])
-                (pid,) = struct.unpack("<q", self._heard(control))
+                socket.send_fds(control, [message], [theirs.fileno(), incoming, outgoing])
+                (made.pid,) = struct.unpack("<q", self._heard(control))
             except (_Ended, OSError):
-                ours.close()
+                made.close()
                 self._close()
                 continue
             finally:
                 theirs.close()
-            self._child = _Child(pid, ours, owner, limits, max_pixels)
-            return self._child
+            self._child = made
+            return made
         raise RuntimeError("the decoder does not stay alive")
 
     def _drop_child(self) -> tuple[int, float]:
@@ -252,7 +260,7 @@ class Sandbox:
         child, self._child = self._child, None
         if child is None or self._control is None:
             return 0, 0.0
-        child.socket.close()
+        child.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGKILL)  # not reaped yet: nobody else has this number
         try:
@@ -274,36 +282,35 @@ class Sandbox:
         stop: Callable[[], bool] | None,
     ) -> Radiograph:
         allowed = child.limits.cpu_for(len(data))
-        incoming = outgoing = -1
+        _write(child.incoming, data)
+        wanted = {
+            "size": len(data),
+            "max_pixels": child.max_pixels,
+            "refuse_burned_in": int(refuse_burned_in),
+        }
         try:
-            incoming = os.memfd_create("incoming", os.MFD_CLOEXEC)
-            outgoing = os.memfd_create("outgoing", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            _write(incoming, data)
-            wanted = {
-                "size": len(data),
-                "max_pixels": child.max_pixels,
-                "refuse_burned_in": int(refuse_burned_in),
-            }
-            try:
-                until = child.cpu_time() + allowed
-                # the kernel ends it even where nobody looks; whole seconds, so a little later than we do
-                soft = math.ceil(until) + 1
-                resource.prlimit(child.pid, resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
-                socket.send_fds(child.socket, [json.dumps(wanted).encode()], [incoming, outgoing])
-                message = self._answer(child, until, pseudonymise, stop)
-                found = wire.read_answer(message, max_pixels=child.max_pixels)
-                if isinstance(found, Rejected | Skipped):
-                    raise found
-                return _read(outgoing, found)
-            except (_Ended, ProcessLookupError, BrokenPipeError):
-                raise self._verdict(allowed) from None
-            except wire.MalformedAnswer as error:
-                self._drop_child()
-                raise Rejected(Reason.CORRUPT, f"the decoder was misled: {error}") from None
-        finally:
-            for descriptor in (incoming, outgoing):
-                if descriptor >= 0:
-                    os.close(descriptor)
+            until = child.cpu_time() + allowed
+            # the kernel ends it even where nobody looks; whole seconds, so a little later than we do
+            soft = math.ceil(until) + 1
+            resource.prlimit(child.pid, resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+            child.socket.send(json.dumps(wanted).encode())
+            message = self._answer(child, until, pseudonymise, stop)
+            found = wire.read_answer(message, max_pixels=child.max_pixels)
+            if isinstance(found, Rejected | Skipped):
+                raise found
+            read = _read(child.outgoing, found)
+        except (_Ended, ProcessLookupError, BrokenPipeError):
+            raise self._verdict() from None
+        except wire.MalformedAnswer as error:
+            self._drop_child()
+            raise Rejected(Reason.CORRUPT, f"the decoder was misled: {error}") from None
+        for descriptor in (
+            child.incoming,
+            child.outgoing,
+        ):  # what small files need stays, what large ones do not
+            if os.fstat(descriptor).st_size > _KEPT_BYTES:
+                os.ftruncate(descriptor, 0)
+        return read
 
     def _answer(
         self,
@@ -334,7 +341,7 @@ class Sandbox:
                 raise wire.MalformedAnswer("neither an answer nor a question")
             child.socket.send(pseudonymise(message[1:].decode("utf-8", "replace")).encode())
 
-    def _verdict(self, allowed: float) -> Exception:
+    def _verdict(self) -> Exception:
         """Say why a child has ended by itself."""
         status, _ = self._drop_child()
         if self._control is None:
@@ -348,26 +355,29 @@ class Sandbox:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
+    rest, at = memoryview(data), 0
     while rest:
-        rest = rest[os.write(descriptor, rest) :]
-    os.lseek(descriptor, 0, os.SEEK_SET)
+        written = os.pwrite(descriptor, rest, at)
+        rest, at = rest[written:], at + written
 
 
 def _read(descriptor: int, found: dict[str, Any]) -> Radiograph:
-    """Take pixels and bytes from what the child wrote, sealed first: it can change nothing any more."""
-    stored_size = found.pop("stored_size")
-    width, height = found["width"], found["height"]
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-    except OSError:
-        raise wire.MalformedAnswer("it holds on to what it wrote") from None
-    if os.fstat(descriptor).st_size != width * height + stored_size:
-        raise wire.MalformedAnswer("another number of bytes than it says")
-    written = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
-    pixels = np.frombuffer(written, np.uint8, width * height).reshape(height, width)
-    stored = written[width * height :]
+    """Copy pixels and bytes out of what the child wrote: it can change nothing of the copy."""
+    stored_size, width, height = found.pop("stored_size"), found["width"], found["height"]
+    pixels = np.empty((height, width), np.uint8)
+    _fill(descriptor, pixels.data.cast("B"), 0)
+    stored = os.pread(descriptor, stored_size, width * height)
+    if len(stored) != stored_size:
+        raise wire.MalformedAnswer("fewer bytes than it says")
     return Radiograph(pixels=pixels, stored=stored, **found)
+
+
+def _fill(descriptor: int, buffer: memoryview, at: int) -> None:
+    while buffer:
+        n = os.preadv(descriptor, [buffer], at)
+        if not n:
+            raise wire.MalformedAnswer("fewer bytes than it says")
+        buffer, at = buffer[n:], at + n
 
 
 _sandboxes: dict[int, Sandbox] = {}
