@@ -17,6 +17,7 @@ from bench.tables import markdown
 #: Module to its arguments, and to those of a quick try.
 BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "bench.floor": ([], ["--count", "16", "--rounds", "1"]),
+    "bench.prepare": ([], ["--rounds", "1", "--images", "2"]),
     "bench.report": ([], []),
     "bench.scoring": ([], ["--rounds", "1"]),
     "bench.compare": (

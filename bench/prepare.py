@@ -26,7 +26,6 @@ from training.phantoms import encode_phantom, make_phantom
 
 MAX_PIXELS = 100_000_000
 INPUT_SIZE = 320
-CHUNK = 32
 
 
 def files() -> dict[str, bytes]:
@@ -78,19 +77,20 @@ def _confined(owner: str) -> Callable[[bytes], float]:
     return step
 
 
-def _measured(step: Callable[[bytes], float], data: bytes) -> tuple[float, float]:
+def _measured(step: Callable[[bytes], float], data: bytes, images: int) -> tuple[float, float]:
     """Return milliseconds of processor time and on the clock, an image of a chunk."""
     cpu, clock, child = time.process_time(), time.perf_counter(), 0.0
-    for _ in range(CHUNK):
+    for _ in range(images):
         child = step(data)
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
-    return 1000 * (cpu + child) / CHUNK, 1000 * clock / CHUNK
+    return 1000 * (cpu + child) / images, 1000 * clock / images
 
 
 def main() -> None:
     """Measure and publish."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images", type=int, default=32, help="images of a chunk")
     arguments = parser.parse_args()
     before = machine()
     cv2.setNumThreads(1)
@@ -100,7 +100,7 @@ def main() -> None:
         seen: dict[str, list[float]] = {"here": [], "sandbox": [], "here, clock": [], "sandbox, clock": []}
         for number in range(arguments.rounds):
             for way, step in (("here", _here), ("sandbox", _confined(f"{name} {number}"))):
-                cpu, clock = _measured(step, data)
+                cpu, clock = _measured(step, data, arguments.images)
                 seen[way].append(cpu)
                 seen[f"{way}, clock"].append(clock)
         more = np.subtract(seen["sandbox"], seen["here"])

@@ -176,6 +176,7 @@ def test_an_urgent_image_is_read_while_another_site_sends_costly_files(
 ) -> None:
     change(service_settings, decode_cpu_seconds=2, decode_slice_seconds=2)
     with light_service(tmp_path):
+        wait_until_ended(submit(site_id, {"first.png": gradient(0)}))  # networks are converted for it
         hostile = submit(site_id, {f"{n}.png": costly + bytes([n]) for n in range(24)})
         wait_for(lambda: read_batch(hostile).n_rejected, PATIENCE, "the attack to be under way")
         urgent = submit(other_site("Elsewhere"), {"urgent.png": gradient(1)}, priority=Priority.URGENT)
@@ -188,4 +189,4 @@ def test_an_urgent_image_is_read_while_another_site_sends_costly_files(
         "too_expensive_to_decode",
         "cancelled_by_user",
     }
-    assert_sound(urgent)
+    assert_sound(urgent, retryable=True)  # the cancelled ones may be retried
