@@ -1,21 +1,41 @@
-"""Can this picture be read, and is it a radiograph at all? A first, simple gate."""
+"""Can this picture be read, and is it a radiograph at all? A first, simple gate.
+
+The figures of real films behind each threshold stand in docs/picture.md.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.types import Reason, Rejected, UInt8Array
+from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep, UInt8Array
+from pipeline.window import stretch
 
 #: The shorter side that a picture must have, in pixels.
 MIN_SIDE = 64
 #: The longer side, in pixels, at which a picture is judged.
 _SIDE = 384
-#: Grey levels between the 1st and the 99th percentile. Real radiographs: 69 and more.
-MIN_CONTRAST = 8
+#: Grey levels between the 1st and the 99th percentile. Below the first the picture is blank, below the second
+#: it cannot be assessed, below the third it is read with its levels spread, and never negative.
+BLANK_CONTRAST = 8
+MIN_CONTRAST = 60
+LOW_CONTRAST = 90
+#: Bits of a pixel: fewer have pictures without greys.
+MIN_ENTROPY = 1.8
+#: Share of pixels that are black or white, within two levels.
+MAX_CLIPPED = 0.92
+#: An inverted film: its middle pixel has at least this grey, and lies so far up between the 1st and the 99th
+#: percentile, and thin structures are darker than what is around them.
+INVERTED_MEDIAN, INVERTED_PLACE, INVERTED_RIDGES = 150, 0.75, -0.05
+#: Perhaps inverted: thin structures are darker, or they are hardly brighter and the middle pixel is bright.
+PERHAPS_RIDGES, PERHAPS_MEDIAN, PERHAPS_FAINT_RIDGES = -0.1, 130, 0.05
+_RIDGE_SIDE = 256
+_RIDGE = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
 #: Share of pixels whose colour is not the tint of their brightness, and how far off they must be.
 MAX_COLOURED = 0.10
 COLOUR_DISTANCE = 16.0
@@ -40,8 +60,8 @@ def require_size(width: int, height: int, max_pixels: int) -> None:
         raise Rejected(Reason.TOO_SMALL, f"{width} x {height}")
 
 
-def require_radiograph(picture: npt.NDArray[Any]) -> None:
-    """Refuse what is plainly no radiograph.
+def require_radiograph(picture: npt.NDArray[Any]) -> UInt8Array:
+    """Refuse what is plainly no radiograph; return its greys at the size at which it was judged.
 
     A tint that depends on brightness alone (sepia, a blue film base, a green monitor) passes: it is grey with
     one more step. So do small coloured marks. Black-and-white photographs pass too; telling them
@@ -63,10 +83,98 @@ def require_radiograph(picture: npt.NDArray[Any]) -> None:
     grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False) if small.ndim == 3 else small
     if small.ndim == 3 and coloured_share(small) > MAX_COLOURED:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a picture in colour")
-    if contrast(grey) < MIN_CONTRAST:
+    if contrast(grey) < BLANK_CONTRAST:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a blank picture")
     if looks_like_a_page(grey):
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a page of text")
+    return grey
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A picture after its grey levels were looked at: perhaps turned round or spread, and why."""
+
+    pixels: UInt8Array
+    flags: tuple[Reason, ...] = ()
+    steps: tuple[RenderingStep, ...] = ()
+
+
+def grade(pixels: UInt8Array, small: UInt8Array) -> Graded:
+    """Turn an inverted picture round, spread one of low contrast, and tell which cannot be assessed.
+
+    Parameters
+    ----------
+    pixels
+        The picture that the networks get, uint8 (h, w).
+    small
+        The same at the size at which pictures are judged.
+    """
+    flags: list[Reason] = []
+    steps: list[RenderingStep] = []
+    inverted = inversion(small)
+    if inverted is Inversion.YES:
+        pixels, small = np.invert(pixels), np.invert(small)
+        flags.append(Reason.INVERTED_PICTURE)
+        steps.append(RenderingStep(RenderingCode.INVERTED))
+    elif inverted is Inversion.PERHAPS:
+        flags.append(Reason.PERHAPS_INVERTED)
+    step = max(1, int((pixels.size / 250_000) ** 0.5))
+    sample = pixels[::step, ::step]  # not averaged: pictures of black and white alone stay so
+    levels, counts = contrast(small), np.bincount(sample.ravel(), minlength=256)
+    clipped = (counts[:3].sum() + counts[253:].sum()) / sample.size
+    if levels < MIN_CONTRAST or entropy(sample) < MIN_ENTROPY or clipped > MAX_CLIPPED:
+        flags.append(Reason.TOO_LITTLE_CONTRAST)
+    elif levels < LOW_CONTRAST:
+        low, high = np.percentile(small, (0.5, 99.5))
+        pixels = stretch(np.arange(256), float(low), float(high))[pixels]
+        flags.append(Reason.LOW_CONTRAST)
+        steps.append(RenderingStep(RenderingCode.CONTRAST_RAISED))
+    return Graded(pixels, tuple(flags), tuple(steps))
+
+
+class Inversion(Enum):
+    """Whether a film of a limb is shown black on white."""
+
+    NO = "no"
+    PERHAPS = "perhaps"
+    YES = "yes"
+
+
+def inversion(grey: npt.NDArray[Any]) -> Inversion:
+    """Tell whether a film is shown black on white.
+
+    Air makes most of a limb's film, so that its middle pixel is dark; but where the beam was collimated, or
+    the trunk fills the film, it may be bright. Bone is told by its cortex and trabeculae: thin, and brighter
+    than what is around them, unless the film is inverted.
+    """
+    low, middle, high = (float(v) for v in np.percentile(grey, (1, 50, 99)))
+    found = ridges(grey)
+    place = (middle - low) / max(high - low, 1.0)
+    if middle >= INVERTED_MEDIAN and place > INVERTED_PLACE and found < INVERTED_RIDGES:
+        return Inversion.YES
+    if found < PERHAPS_RIDGES or (middle >= PERHAPS_MEDIAN and found < PERHAPS_FAINT_RIDGES):
+        return Inversion.PERHAPS
+    return Inversion.NO
+
+
+def ridges(grey: npt.NDArray[Any]) -> float:
+    """Tell whether thin structures are brighter (towards 1) or darker (towards -1) than what is around them.
+
+    The balance of the white and the black top-hat (Meyer 1979) with a disc of 5 pixels, at 256 pixels.
+    """
+    scale = min(1.0, _RIDGE_SIDE / max(grey.shape))
+    size = max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale))
+    small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    bright = float(cv2.morphologyEx(small, cv2.MORPH_TOPHAT, _RIDGE).mean())
+    dark = float(cv2.morphologyEx(small, cv2.MORPH_BLACKHAT, _RIDGE).mean())
+    return (bright - dark) / max(bright + dark, 1e-3)
+
+
+def entropy(grey: npt.NDArray[Any]) -> float:
+    """Bits a pixel, of 8, that the shares of the grey levels amount to (Shannon 1948)."""
+    shares = np.bincount(grey.ravel(), minlength=256) / max(grey.size, 1)
+    shares = shares[shares > 0]
+    return float(-(shares * np.log2(shares)).sum())
 
 
 def contrast(grey: npt.NDArray[Any]) -> float:

@@ -52,6 +52,7 @@ def route(
     body_part: str,
     regions: Collection[str],
     families: Mapping[str, str] | None = None,
+    picture: Collection[Reason] = (),
 ) -> Route:
     """Decide by which region's model an image is read, if at all.
 
@@ -67,6 +68,8 @@ def route(
         Those that the bundle reads.
     families
         Region to family, in a bundle that has them: the header is held against the family.
+    picture
+        What decoding says of the picture; passed on as flags.
 
     Returns
     -------
@@ -92,13 +95,15 @@ def route(
     limit = rules.second_region if rules.max_foreign is None else rules.max_foreign
     foreign = any(p >= limit for name, p in probabilities.items() if name not in regions)
     reason = None
-    if top not in regions or foreign or (stated is not None and not stated & known):
+    if Reason.TOO_LITTLE_CONTRAST in picture:
+        reason = Reason.TOO_LITTLE_CONTRAST
+    elif top not in regions or foreign or (stated is not None and not stated & known):
         reason = Reason.REGION_UNSUPPORTED
     elif rules.max_distance is not None and distance is not None and not distance <= rules.max_distance:
         reason = Reason.UNFAMILIAR_IMAGE
     elif not probability >= rules.min_probability:
         reason = Reason.REGION_UNSURE
-    flags = []
+    flags = [flag for flag in picture if flag is not Reason.TOO_LITTLE_CONTRAST]
     if stated is not None and stated & known and name_of_top not in stated:
         flags.append(Reason.REGION_CONTRADICTS_HEADER)
     if second >= rules.second_region:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.triage import may_be_negative
 from pipeline.types import ImageStatus, Reason, Triage
 from pipeline.words import worst_of
 
@@ -31,6 +32,8 @@ class ImageOutcome:
         """Triage as the study counts it: an image that is not done was not assessed."""
         if self.status is not ImageStatus.DONE or self.triage is None:
             return Triage.NOT_ASSESSABLE
+        if self.triage is Triage.NEGATIVE and not may_be_negative(self.reasons):
+            return Triage.DOUBT
         return self.triage
 
 

@@ -7,8 +7,22 @@ from collections.abc import Iterable
 
 from pipeline.types import Platt, Reason, Thresholds, Triage
 
-#: With one of these an image is never reported negative: what the network saw may not be the whole film.
-NEVER_NEGATIVE = frozenset({Reason.REGION_CONTRADICTS_HEADER, Reason.SEVERAL_REGIONS, Reason.PARTIAL_PICTURE})
+#: What decoding may say of a picture that the network perhaps does not see as its maker meant it.
+PICTURE_FLAGS = frozenset(
+    {
+        Reason.PARTIAL_PICTURE,
+        Reason.TOO_LITTLE_CONTRAST,
+        Reason.LOW_CONTRAST,
+        Reason.INVERTED_PICTURE,
+        Reason.PERHAPS_INVERTED,
+        Reason.WINDOW_REPLACED,
+        Reason.HEADER_VALUE_UNREADABLE,
+        Reason.HEADER_CONTRADICTS_PICTURE,
+        Reason.NON_SQUARE_PIXELS,
+    }
+)
+#: With one of these an image is never reported negative.
+NEVER_NEGATIVE = PICTURE_FLAGS | {Reason.REGION_CONTRADICTS_HEADER, Reason.SEVERAL_REGIONS}
 
 
 def may_be_negative(flags: Iterable[Reason]) -> bool:

@@ -112,6 +112,9 @@ class Reason(StrEnum):
     DICOM_MULTIFRAME = "dicom_multiframe"
     DICOM_NO_PIXELS = "dicom_no_pixels"
     DICOM_CORRUPT = "dicom_corrupt"
+    DICOM_CONTRADICTION = "dicom_contradiction"
+    DICOM_NO_PHOTOMETRIC = "dicom_no_photometric"
+    DICOM_PIXEL_FORMAT = "dicom_pixel_format"
     BURNED_IN_ANNOTATION = "burned_in_annotation"
     ARCHIVE_ENCRYPTED = "archive_encrypted"
     ARCHIVE_NESTED = "archive_nested"
@@ -129,6 +132,7 @@ class Reason(StrEnum):
     REGION_UNSURE = "region_unsure"
     UNFAMILIAR_IMAGE = "unfamiliar_image"
     STUDY_INCOMPLETE = "study_incomplete"
+    TOO_LITTLE_CONTRAST = "too_little_contrast"
     # flags: read, but a person must know
     REGION_CONTRADICTS_HEADER = "region_contradicts_header"
     SEVERAL_REGIONS = "several_regions"
@@ -139,6 +143,13 @@ class Reason(StrEnum):
     STUDY_IDENTITY_CONFLICT = "study_identity_conflict"
     MANIFEST_CONTRADICTS_HEADER = "manifest_contradicts_header"
     NOT_VALIDATED_IN_CHILDREN = "not_validated_in_children"
+    LOW_CONTRAST = "low_contrast"
+    INVERTED_PICTURE = "inverted_picture"
+    PERHAPS_INVERTED = "perhaps_inverted"
+    WINDOW_REPLACED = "window_replaced"
+    HEADER_VALUE_UNREADABLE = "header_value_unreadable"
+    HEADER_CONTRADICTS_PICTURE = "header_contradicts_picture"
+    NON_SQUARE_PIXELS = "non_square_pixels"
     # failed: our fault
     PROCESSING_ERROR = "processing_error"
     PROCESSING_TIMEOUT = "processing_timeout"
@@ -216,6 +227,18 @@ REASONS: Mapping[Reason, ReasonText] = {
     Reason.DICOM_CORRUPT: ReasonText(
         "The DICOM file cannot be read.", "Export the object again and resend it."
     ),
+    Reason.DICOM_CONTRADICTION: ReasonText(
+        "The DICOM header and the picture data contradict each other, and neither can be believed.",
+        "Send the object as the modality made it; exporting this copy again does not help.",
+    ),
+    Reason.DICOM_NO_PHOTOMETRIC: ReasonText(
+        "The DICOM header does not say whether high values are bright or dark (Photometric Interpretation).",
+        "Have the system that made the object write Photometric Interpretation.",
+    ),
+    Reason.DICOM_PIXEL_FORMAT: ReasonText(
+        "The pixels of the DICOM object are not whole numbers of at most 16 bits in one or three samples.",
+        "Have the system that made the object store 8 to 16 bits, grey or RGB.",
+    ),
     Reason.BURNED_IN_ANNOTATION: ReasonText(
         "The header says that patient data are burned into the picture.",
         "Remove them first, or ask the operator to accept such images.",
@@ -264,6 +287,11 @@ REASONS: Mapping[Reason, ReasonText] = {
     Reason.STUDY_INCOMPLETE: ReasonText(
         "Not every image of the study could be assessed.", "Read the images that were not assessed."
     ),
+    Reason.TOO_LITTLE_CONTRAST: ReasonText(
+        "The picture has too few grey levels to be read: it is nearly black, nearly white, flat, or has no"
+        " greys.",
+        "Send the radiograph with all its grey levels, the DICOM object at best.",
+    ),
     Reason.REGION_CONTRADICTS_HEADER: ReasonText(
         "The body part in the header differs from the one that the model sees.",
         "Check the header and read the image yourself.",
@@ -298,6 +326,34 @@ REASONS: Mapping[Reason, ReasonText] = {
     Reason.NOT_VALIDATED_IN_CHILDREN: ReasonText(
         "The patient is under 18 years of age, and the AI is not validated in children.",
         "Read the image as if there were no AI result.",
+    ),
+    Reason.LOW_CONTRAST: ReasonText(
+        "The picture uses only a part of its grey levels, as a dark or faded export does.",
+        "Read the image yourself; send the DICOM object, or an export with the right window.",
+    ),
+    Reason.INVERTED_PICTURE: ReasonText(
+        "The picture seems to be inverted, with a white background, and was read turned round.",
+        "Check that bone is bright in the picture shown; send images that are not inverted.",
+    ),
+    Reason.PERHAPS_INVERTED: ReasonText(
+        "The background of the picture is bright: it is perhaps inverted.",
+        "Check that bone is bright in the picture shown.",
+    ),
+    Reason.WINDOW_REPLACED: ReasonText(
+        "The window in the header hides most of the grey values of this image, so another one was used.",
+        "Check the picture shown against the original.",
+    ),
+    Reason.HEADER_VALUE_UNREADABLE: ReasonText(
+        "A header value that the grey values depend on cannot be read; it was left out with what needs it.",
+        "Check the picture shown against the original.",
+    ),
+    Reason.HEADER_CONTRADICTS_PICTURE: ReasonText(
+        "The header contradicts the picture data; the picture data were believed.",
+        "Check the picture shown against the original.",
+    ),
+    Reason.NON_SQUARE_PIXELS: ReasonText(
+        "The file says that its pixels are not square, as a picture squashed to one side has them.",
+        "Check the proportions of the picture shown.",
     ),
     Reason.PROCESSING_ERROR: ReasonText(
         "The image could not be processed.", "Retry; if it fails again, tell the operator."
@@ -374,6 +430,83 @@ class StudyFacts:
     patient_hash: str = ""
 
 
+class RenderingCode(StrEnum):
+    """Stable codes for the steps by which the grey values of a picture came about.
+
+    `RENDERING` holds the sentence for the person; ``{}`` in it stands for the step's detail.
+    """
+
+    VALUES_AS_CODED = "values_as_coded"
+    COLOUR_TO_GREY = "colour_to_grey"
+    ALPHA_IGNORED = "alpha_ignored"
+    SYNTAX_FROM_STREAM = "syntax_from_stream"
+    DEPTH_FROM_STREAM = "depth_from_stream"
+    COLOUR_FROM_STREAM = "colour_from_stream"
+    BYTES_SWAPPED = "bytes_swapped"
+    SURPLUS_IGNORED = "surplus_ignored"
+    COMMA_REPAIRED = "comma_repaired"
+    VALUE_DROPPED = "value_dropped"
+    MODALITY_LUT = "modality_lut"
+    RESCALE = "rescale"
+    VOI_LUT = "voi_lut"
+    HEADER_WINDOW = "header_window"
+    PERCENTILE_WINDOW = "percentile_window"
+    WINDOW_REPLACED = "window_replaced"
+    CONTRAST_RAISED = "contrast_raised"
+    PADDING_BLACK = "padding_black"
+    PADDING_IGNORED = "padding_ignored"
+    MONOCHROME1 = "monochrome1"
+    INVERTED = "inverted"
+    ORIENTATION = "orientation"
+    SQUARE_PIXELS = "square_pixels"
+
+
+RENDERING: Mapping[RenderingCode, str] = {
+    RenderingCode.VALUES_AS_CODED: "The grey values are those of the file.",
+    RenderingCode.COLOUR_TO_GREY: "Grey was made from the colours of the file.",
+    RenderingCode.ALPHA_IGNORED: "The file's transparency was left out: it hides the picture.",
+    RenderingCode.SYNTAX_FROM_STREAM: "The picture data are coded otherwise than stated: {}.",
+    RenderingCode.DEPTH_FROM_STREAM: "The picture data have another depth than stated: {} bits.",
+    RenderingCode.COLOUR_FROM_STREAM: "The colours are coded otherwise than stated: {}.",
+    RenderingCode.BYTES_SWAPPED: "The two bytes of each value stood the wrong way round.",
+    RenderingCode.SURPLUS_IGNORED: "Bytes behind the picture were left out.",
+    RenderingCode.COMMA_REPAIRED: "A decimal comma in the header was read as a point: {}.",
+    RenderingCode.VALUE_DROPPED: "A header value that cannot be read was left out: {}.",
+    RenderingCode.MODALITY_LUT: "Modality LUT of the header.",
+    RenderingCode.RESCALE: "Rescale slope and intercept of the header.",
+    RenderingCode.VOI_LUT: "VOI LUT {} of the header.",
+    RenderingCode.HEADER_WINDOW: "Window {} of the header.",
+    RenderingCode.PERCENTILE_WINDOW: "Window from the grey values themselves: the header has none of use.",
+    RenderingCode.WINDOW_REPLACED: "Window from the grey values themselves: the header's hides most of them.",
+    RenderingCode.CONTRAST_RAISED: "The grey levels were spread, since the file uses only a part of them.",
+    RenderingCode.PADDING_BLACK: "Padding shown black.",
+    RenderingCode.PADDING_IGNORED: "The header's padding value stands in the picture itself: ignored.",
+    RenderingCode.MONOCHROME1: "Inverted, because low values are bright (MONOCHROME1).",
+    RenderingCode.INVERTED: "Inverted, because the background was white.",
+    RenderingCode.ORIENTATION: "Turned upright, as the file says ({}).",
+    RenderingCode.SQUARE_PIXELS: "Resampled to square pixels ({}).",
+}
+
+
+@dataclass(frozen=True)
+class RenderingStep:
+    """One step on the way from a file's values to the picture.
+
+    Attributes
+    ----------
+    detail
+        A number, a coding or a keyword of the standard; never a value of the file.
+    """
+
+    code: RenderingCode
+    detail: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The step as a sentence for a person."""
+        return RENDERING[self.code].format(self.detail)
+
+
 @dataclass(frozen=True)
 class Radiograph:
     """A decoded image, ready to be shown and read.
@@ -392,6 +525,8 @@ class Radiograph:
         The pseudonymised bytes to keep instead of the upload.
     flags
         Reasons that a person must know though the image was read.
+    rendering
+        How the grey values came about, in order.
     """
 
     pixels: UInt8Array
@@ -401,6 +536,7 @@ class Radiograph:
     media_type: str
     stored: bytes
     flags: tuple[Reason, ...] = ()
+    rendering: tuple[RenderingStep, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from pipeline.types import UInt8Array
 
 #: Share of pixels, in percent, that may saturate at each end of a percentile window.
 CLIPPED_PERCENT = 0.5
+#: Share of the contrast that must be left where a picture is laid on black by its transparency.
+MIN_SHARE_UNDER_ALPHA = 0.5
 _SAMPLE = 1_000_000
 
 Values = npt.NDArray[Any]
@@ -75,30 +77,50 @@ def dicom_window(values: Values, centre: float, width: float, function: str = "L
     return np.clip(np.rint(y * 255.0), 0, 255).astype(np.uint8)
 
 
+def flatten(picture: Values) -> tuple[Values, bool]:
+    """Lay a picture on black where it is transparent, or leave the transparency out if that hides it.
+
+    Parameters
+    ----------
+    picture
+        uint8 or uint16 array of shape (h, w), (h, w, 3) or (h, w, 4), alpha last.
+
+    Returns
+    -------
+    tuple
+        The picture of one or three channels; whether an alpha was left out that hides most of its greys.
+    """
+    if picture.ndim != 3 or picture.shape[2] != 4:
+        return picture, False
+    colours, alpha = picture[..., :3], picture[..., 3]
+    full = np.iinfo(picture.dtype).max
+    if alpha.min() == full:
+        return colours, False
+    laid = np.rint(colours.astype(np.float32) * (alpha.astype(np.float32) / full)[..., None])
+    step = max(1, int((alpha.size / 250_000) ** 0.5))
+    low, high = np.percentile(colours[::step, ::step, 1], (1, 99))
+    left_low, left_high = np.percentile(laid[::step, ::step, 1], (1, 99))
+    if left_high - left_low < MIN_SHARE_UNDER_ALPHA * (high - low):
+        return colours, True
+    return laid.astype(picture.dtype), False
+
+
 def grey8(picture: Values) -> UInt8Array:
     """Turn a decoded picture into 8-bit grey.
 
     Parameters
     ----------
     picture
-        uint8 or uint16 array of shape (h, w), (h, w, 3) blue-green-red, or (h, w, 4) with alpha, which
-        is laid on black. 16 bits are cut to their percentile window, 8 bits are taken as they are.
+        uint8 or uint16 array of shape (h, w) or (h, w, 3) blue-green-red. 16 bits are cut to their percentile
+        window, 8 bits are taken as they are.
 
     Returns
     -------
     UInt8Array
         Shape (h, w), 0-255.
     """
-    if picture.ndim == 3 and picture.shape[2] == 4:
-        alpha = picture[..., 3]
-        full = np.iinfo(picture.dtype).max
-        picture = cv2.cvtColor(picture, cv2.COLOR_BGRA2GRAY)
-        if alpha.min() < full:
-            picture = np.rint(picture.astype(np.float32) * (alpha.astype(np.float32) / full)).astype(
-                alpha.dtype
-            )
-    elif picture.ndim == 3:
-        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+    if picture.ndim == 3:
+        picture = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_BGR2GRAY)
     if picture.dtype == np.uint8:
         return np.ascontiguousarray(picture)
     table = stretch(np.arange(65536), *percentile_range(picture))
@@ -106,8 +128,7 @@ def grey8(picture: Values) -> UInt8Array:
 
 
 def colour8(picture: Values) -> UInt8Array:
-    """Return the colours of a picture of 3 or 4 channels as uint8 (h, w, 3), cut as in `grey8`."""
-    colours = picture[..., :3]
-    if colours.dtype == np.uint8:
-        return colours
-    return stretch(np.arange(65536), *percentile_range(colours))[colours]
+    """Return the colours of a picture of 3 channels as uint8 (h, w, 3), cut as in `grey8`."""
+    if picture.dtype == np.uint8:
+        return np.ascontiguousarray(picture)
+    return stretch(np.arange(65536), *percentile_range(picture))[picture]

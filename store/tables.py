@@ -38,6 +38,8 @@ from pipeline.types import (
     BatchStatus,
     ImageStatus,
     Reason,
+    RenderingCode,
+    RenderingStep,
     Stage,
     StudyFacts,
     Triage,
@@ -68,6 +70,8 @@ __all__ = [
     "NoticeTarget",
     "Priority",
     "Reason",
+    "RenderingCode",
+    "RenderingStep",
     "SignInAttempt",
     "SignInToken",
     "Site",
@@ -544,6 +548,8 @@ class Image(Base):
     probability: Mapped[float | None]
     triage: Mapped[str | None]
     attention_regions: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
+    #: How the grey values came about: `pipeline.types.RenderingStep`, in order.
+    rendering: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
     # what a manifest row says, before the header is known
     manifest_study: Mapped[str] = mapped_column(server_default="", default="")
     priority: Mapped[int | None] = mapped_column(SmallInteger)

@@ -7,7 +7,7 @@ from functools import cache
 from settings import VERSION
 from store import accounts, bundles, errors, notices, people, retention, reviews
 from store.errors import ServiceError
-from store.tables import BatchStatus, ImageStatus, Priority, Reason, Triage
+from store.tables import BatchStatus, ImageStatus, Priority, Reason, RenderingCode, Triage
 from web import errors as web_errors
 from web import openapi_admin, openapi_exports, openapi_research, openapi_studies, openapi_uploads
 from web.openapi_parts import (
@@ -51,6 +51,7 @@ SCHEMAS: Json = {
     ),
     "Reason": record({"code": words_of(Reason), "sentence": TEXT, "advice": TEXT}),
     "Flag": record({"code": words_of(Reason), "sentence": TEXT}),
+    "RenderingStep": record({"code": words_of(RenderingCode), "detail": TEXT, "sentence": TEXT}),
     "NewBatch": record(
         {
             "label": {"type": "string", "maxLength": 200},
@@ -118,6 +119,8 @@ SCHEMAS: Json = {
                 record({"x": WHOLE, "y": WHOLE, "width": WHOLE, "height": WHOLE, "score": SHARE})
             )
             | {"description": "Where the model looked, in pixels of the original; not a fracture's outline."},
+            "rendering": many(ref("RenderingStep"))
+            | {"description": "How the grey values of the picture came about, in order."},
             "links": {"type": "object", "additionalProperties": maybe(LINK)},
         }
     ),

@@ -9,14 +9,30 @@ from urllib.parse import urlencode
 
 from store.batches import ImageRow
 from store.export import reason_of
-from store.tables import REASONS, STAGES, Batch, BatchStatus, Bundle, Priority, Reason, Triage
+from store.tables import (
+    REASONS,
+    STAGES,
+    Batch,
+    BatchStatus,
+    Bundle,
+    Priority,
+    Reason,
+    RenderingStep,
+    Triage,
+)
 from store.words import label_meaning, shown_flags, thresholds
 
 API = "/api/v1"
 _MOVING = frozenset({BatchStatus.QUEUED, BatchStatus.RUNNING})
 #: Why a bundle did not assess an image: that is a finding too.
 NOT_ASSESSABLE = frozenset(
-    {Reason.REGION_UNSUPPORTED, Reason.REGION_UNSURE, Reason.UNFAMILIAR_IMAGE, Reason.STUDY_INCOMPLETE}
+    {
+        Reason.REGION_UNSUPPORTED,
+        Reason.REGION_UNSURE,
+        Reason.UNFAMILIAR_IMAGE,
+        Reason.STUDY_INCOMPLETE,
+        Reason.TOO_LITTLE_CONTRAST,
+    }
 )
 PRIORITIES = {priority.rank: priority.value for priority in Priority}
 
@@ -41,6 +57,14 @@ def flags_of(row: ImageRow) -> tuple[Reason, ...]:
     """Return what a person must know of an image: its own flags, its patient's, its study's."""
     shared = row.study is not None and row.study.uid_shared
     return shown_flags(row.image.flags, age_years=row.image.age_years, study_shared=shared)
+
+
+def rendering_documents(steps: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return how an image's grey values came about: codes, details and sentences, in order."""
+    return [
+        {"code": step.code.value, "detail": step.detail, "sentence": step.sentence}
+        for step in (RenderingStep(**kept) for kept in steps)
+    ]
 
 
 def uploaded(batch: Batch) -> int:
@@ -146,6 +170,7 @@ def image_document(row: ImageRow, bundle: Bundle) -> dict[str, Any]:
         "view": image.view,
         "study_triage": found.triage if found else None,
         "attention_regions": image.attention_regions,
+        "rendering": rendering_documents(image.rendering),
         "links": {
             "self": here,
             "original": f"{here}/original" if image.original_key else None,

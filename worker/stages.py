@@ -37,7 +37,7 @@ from pipeline.report import render
 from pipeline.report.types import BundleCard, EarlierSignature, ReportImage, Signature, StudyReport
 from pipeline.routing import route
 from pipeline.study import ImageOutcome, study_finding
-from pipeline.triage import calibrate, may_be_negative, triage
+from pipeline.triage import PICTURE_FLAGS, calibrate, may_be_negative, triage
 from pipeline.types import (
     AttentionRegion,
     Float16Array,
@@ -509,6 +509,7 @@ def _keep_prepared(image: Image, prepared: _Prepared) -> None:
             image.original_key, image.original_sha256 = _key(image, "original"), prepared.stored_sha256
             image.media_type = radiograph.media_type
         image.flags = sorted({*image.flags, *(flag.value for flag in radiograph.flags)})
+        image.rendering = [{"code": s.code.value, "detail": s.detail} for s in radiograph.rendering]
     image.incoming_key = None
     if prepared.display_sha256 is not None:
         image.display_key, image.display_sha256 = _key(image, "display.jpg"), prepared.display_sha256
@@ -562,6 +563,7 @@ def _new_findings(lease: Lease, chunk: _Chunk, bundle: Bundle) -> list[dict[str,
             float(distance),
             bundle.routing,
             body_part=image.body_part,
+            picture=sorted(PICTURE_FLAGS & {Reason(flag) for flag in image.flags}),
             regions=tuple(r for r in bundle.regions if bundle.model_for(r) is not None),
             families=bundle.families,
         )
@@ -679,7 +681,11 @@ def _save_score(session: Session, finding: Finding, bundle: Bundle, network: str
             network=network,
             logit=score.logit,
             probability=probability,
-            triage=triage(probability, reader.thresholds, never_negative=not reader.may_say_negative).value,
+            triage=triage(
+                probability,
+                reader.thresholds,
+                never_negative=not (may_be_negative(map(Reason, finding.flags)) and reader.may_say_negative),
+            ).value,
             cam=cam,
             cam_height=side[0],
             cam_width=side[1],
@@ -693,8 +699,12 @@ def _apply_finding(image: Image, finding: Finding, bundle: Bundle) -> None:
     image.region, image.region_probability = finding.region, finding.region_probability
     image.stage = max(image.stage, 3)
     flags = {Reason(flag) for flag in (*image.flags, *finding.flags)}
-    if finding.not_assessable is not None:
-        image.reason = finding.not_assessable
+    not_assessable = finding.not_assessable
+    if Reason.TOO_LITTLE_CONTRAST in flags:  # the finding of these bytes may be older than that measure
+        flags.remove(Reason.TOO_LITTLE_CONTRAST)
+        not_assessable = Reason.TOO_LITTLE_CONTRAST.value
+    if not_assessable is not None:
+        image.reason = not_assessable
         image.triage, image.probability = Triage.NOT_ASSESSABLE.value, None
     elif finding.probability is not None:
         reader = _reader(bundle, finding.region)

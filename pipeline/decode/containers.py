@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pipeline.decode.orientation import from_exif, from_png_text, from_xmp
 from pipeline.types import Reason, Rejected
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -50,12 +51,16 @@ class Container:
         How many full pictures the file holds.
     orientation
         EXIF orientation 1-8 that the decoder does not apply itself.
+    orientation_from
+        What stated it: ``EXIF`` or ``XMP``; empty where nothing did.
     clean
         The same coded picture without metadata, or None where the format has no lossless way here.
     inverted
         The decoder returns the grey values of this file upside down (white is 0).
     coded
         What the decoder is to be given in place of the file, or None.
+    pixel_aspect
+        Height of a pixel as a multiple of its width, as the file states it.
     """
 
     media_type: str
@@ -63,9 +68,23 @@ class Container:
     height: int
     pictures: int = 1
     orientation: int = 1
+    orientation_from: str = ""
     clean: bytes | None = None
     inverted: bool = False
     coded: bytes | None = None
+    pixel_aspect: float = 1.0
+
+
+def _stated(exif: int, xmp: int) -> tuple[int, str]:
+    """Return the orientation and what states it: EXIF before XMP, as viewers have it."""
+    if exif != 1:
+        return exif, "EXIF"
+    return (xmp, "XMP") if xmp != 1 else (1, "")
+
+
+def _aspect(across: float, down: float) -> float:
+    """Height of a pixel as a multiple of its width, from pixels for each unit of length."""
+    return across / down if across > 0 and down > 0 else 1.0
 
 
 def describe(data: bytes, media_type: str) -> Container:
@@ -98,8 +117,9 @@ def _corrupt(detail: str) -> Rejected:
 
 
 def _png(data: bytes) -> Container:
-    position, kept, orientation, pictures = len(PNG_SIGNATURE), [PNG_SIGNATURE], 1, 1
+    position, kept, pictures, aspect = len(PNG_SIGNATURE), [PNG_SIGNATURE], 1, 1.0
     width = height = 0
+    exif, xmp = 1, 1
     for _ in range(MAX_SEGMENTS):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
@@ -114,14 +134,25 @@ def _png(data: bytes) -> Container:
             kept.append(data[position:end])
         if kind == b"IHDR":
             width, height = struct.unpack_from(">II", body)
-        elif kind == b"eXIf":
-            orientation = _exif_orientation(body)
+        elif kind == b"eXIf" and exif == 1:
+            exif = from_exif([body.removeprefix(b"Exif\0\0")])
+        elif kind in {b"tEXt", b"zTXt", b"iTXt"}:
+            stated = from_png_text(kind, body)
+            if body.startswith(b"XML:"):
+                xmp = stated if xmp == 1 else xmp
+            else:
+                exif = stated if exif == 1 else exif
+        elif kind == b"pHYs":
+            aspect = _aspect(*struct.unpack_from(">II", body))
         elif kind == b"acTL":
             pictures = max(pictures, struct.unpack_from(">I", body)[0])
         elif kind == b"fdAT":
             pictures = max(pictures, 2)
         elif kind == b"IEND":
-            return Container("image/png", width, height, pictures, orientation, b"".join(kept))
+            clean = b"".join(kept)
+            return Container(
+                "image/png", width, height, pictures, *_stated(exif, xmp), clean, pixel_aspect=aspect
+            )
         position = end
     raise _corrupt("PNG of too many chunks")
 
@@ -181,12 +212,14 @@ def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
 
 
 def _jpeg(data: bytes) -> Container:
-    clean, orientation, scans = [b"\xff\xd8"], 1, 0
+    clean, scans, aspect = [b"\xff\xd8"], 0, 1.0
+    exif, xmp = 1, 1
     size: tuple[int, int] | None = None
     unsent: dict[tuple[int, int], int] = {}  # progressive: (component, coefficient) -> low bits still to come
     for segment in jpeg_segments(data):
         marker, body = segment.marker, segment.body
         if marker == 0xE0 and body[:5] == b"JFIF\0":
+            aspect = _aspect(*struct.unpack_from(">HH", body, 8))
             body = body[:12] + b"\0\0"  # without its thumbnail
         elif marker == 0xEE and body[:5] == b"Adobe":
             body = body[:12]
@@ -206,8 +239,10 @@ def _jpeg(data: bytes) -> Container:
                 for k in range(first, min(last, 63) + 1):
                     unsent[body[1 + 2 * n], k] = steps & 15
         elif marker not in _JPEG_TABLES:
-            if marker == 0xE1 and body[:6] == b"Exif\0\0":
-                orientation = _exif_orientation(body[6:])
+            if marker == 0xE1 and body[:6] == b"Exif\0\0" and exif == 1:
+                exif = from_exif([body[6:]])
+            elif marker == 0xE1 and body[:28] == b"http://ns.adobe.com/xap/1.0/" and xmp == 1:
+                xmp = from_xmp(body)
             continue
         clean.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + segment.scan)
     if size is None or not scans:
@@ -215,10 +250,18 @@ def _jpeg(data: bytes) -> Container:
     if any(unsent.values()):  # a decoder would not mind, and show a coarse picture
         raise Rejected(Reason.TRUNCATED, "progressive JPEG without its last scans")
     clean.append(b"\xff\xd9")
-    return Container("image/jpeg", *size, orientation=orientation, clean=b"".join(clean))
+    orientation, source = _stated(exif, xmp)
+    return Container(
+        "image/jpeg",
+        *size,
+        orientation=orientation,
+        orientation_from=source,
+        clean=b"".join(clean),
+        pixel_aspect=aspect,
+    )
 
 
-# --- TIFF, and the TIFF inside EXIF ---------------------------------------------------------------
+# --- TIFF ----------------------------------------------------------------------------------------
 
 
 class _Tiff:
@@ -273,16 +316,6 @@ class _Tiff:
             return fields, 0
         (following,) = self._read("Q" if self.big else "I", behind)
         return fields, following
-
-
-def _exif_orientation(exif: bytes) -> int:
-    """Orientation (0x0112) of an EXIF block, 1 where it is absent or unreadable."""
-    try:
-        tiff = _Tiff(exif)
-        value = tiff.directory(tiff.first)[0].get(274, (1,))
-    except (struct.error, Rejected):
-        return 1
-    return value[0] if value and 1 <= value[0] <= 8 else 1
 
 
 def _tiff(data: bytes) -> Container:
@@ -345,7 +378,7 @@ def _webp(data: bytes) -> Container:
     (size,) = struct.unpack_from("<I", data, 4)
     if size + 8 > len(data):
         raise Rejected(Reason.TRUNCATED, "WebP ends before its length says")
-    position, orientation, pictures = 12, 1, 1
+    position, exif, xmp, pictures = 12, 1, 1, 1
     sizes: list[tuple[int, int]] = []
     for _ in range(MAX_SEGMENTS):
         if position + 8 > size + 8:
@@ -365,14 +398,16 @@ def _webp(data: bytes) -> Container:
             pictures = max(pictures, 1 + (body[0] >> 1 & 1))
         elif kind == b"ANMF":
             pictures = 2
-        elif kind == b"EXIF":
-            orientation = _exif_orientation(body.removeprefix(b"Exif\0\0"))
+        elif kind == b"EXIF" and exif == 1:
+            exif = from_exif([body.removeprefix(b"Exif\0\0")])
+        elif kind == b"XMP " and xmp == 1:
+            xmp = from_xmp(body)
         position += 8 + length + length % 2
     if not sizes:
         raise _corrupt("WebP without a picture")
     if pictures == 1 and len(set(sizes)) > 1:
         raise _corrupt("WebP whose picture does not fit its canvas")
-    return Container("image/webp", *sizes[0], pictures=pictures, orientation=orientation)
+    return Container("image/webp", *sizes[0], pictures, *_stated(exif, xmp))
 
 
 def gif_pictures(data: bytes) -> int:

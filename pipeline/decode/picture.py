@@ -12,9 +12,12 @@ import numpy.typing as npt
 from pipeline.decode.containers import Container, describe, gif_pictures
 from pipeline.dicom import decode_dicom
 from pipeline.media import SNIFF_BYTES, sniff
-from pipeline.quality import require_radiograph, require_size
-from pipeline.types import Radiograph, Reason, Rejected, StudyFacts
-from pipeline.window import colour8, grey8
+from pipeline.quality import grade, require_radiograph, require_size
+from pipeline.types import Radiograph, Reason, Rejected, RenderingCode, RenderingStep, StudyFacts
+from pipeline.window import colour8, flatten, grey8
+
+#: Ratio of a pixel's sides up to which it counts as square.
+MAX_ASPECT_ERROR = 0.02
 
 
 def decode(
@@ -79,11 +82,26 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int) -> Radiogr
         media_type, stored = "image/png", cv2.imencode(".png", upright)[1].tobytes()
     else:
         media_type, stored = container.media_type, container.clean
-    pixels = grey8(upright)
-    require_radiograph(colour8(upright) if upright.ndim == 3 else pixels)
+    shown, hidden_by_alpha = flatten(upright)
+    pixels = grey8(shown)
+    graded = grade(pixels, require_radiograph(colour8(shown) if shown.ndim == 3 else pixels))
     height, width = pixels.shape
-    flags = (Reason.PARTIAL_PICTURE,) if _ends_in_fill(picture, container) else ()
-    return Radiograph(pixels, width, height, StudyFacts(), media_type, stored, flags)
+    flags = list(graded.flags)
+    if _ends_in_fill(picture, container):
+        flags.append(Reason.PARTIAL_PICTURE)
+    if abs(container.pixel_aspect - 1) > MAX_ASPECT_ERROR:
+        flags.append(Reason.NON_SQUARE_PIXELS)
+    steps = []
+    if hidden_by_alpha:
+        steps.append(RenderingStep(RenderingCode.ALPHA_IGNORED))
+    if shown.ndim == 3:
+        steps.append(RenderingStep(RenderingCode.COLOUR_TO_GREY))
+    code = RenderingCode.VALUES_AS_CODED if shown.dtype == np.uint8 else RenderingCode.PERCENTILE_WINDOW
+    steps.append(RenderingStep(code))
+    if container.orientation != 1:
+        steps.append(RenderingStep(RenderingCode.ORIENTATION, container.orientation_from))
+    rendering = (*steps, *graded.steps)
+    return Radiograph(graded.pixels, width, height, StudyFacts(), media_type, stored, tuple(flags), rendering)
 
 
 def _opencv(coded: bytes) -> npt.NDArray[Any]:

@@ -22,8 +22,17 @@ from pipeline.dicom.terms import (
     READABLE_CLASSES,
     UID_PATTERN,
 )
-from pipeline.quality import require_radiograph
-from pipeline.types import Radiograph, Reason, Rejected, Skipped, StudyFacts, UInt8Array
+from pipeline.quality import grade, require_radiograph
+from pipeline.types import (
+    Radiograph,
+    Reason,
+    Rejected,
+    RenderingCode,
+    RenderingStep,
+    Skipped,
+    StudyFacts,
+    UInt8Array,
+)
 from pipeline.window import colour8, grey8
 
 # pydicom quotes the values it complains about: they may be a patient's
@@ -40,12 +49,12 @@ def decode_dicom(
     """Decode and clean a DICOM object; parameters and errors as `pipeline.decode.picture.decode`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pixels, facts, identity, clean, flags = _guarded(_read, data, max_pixels, refuse_burned_in)
+        pixels, facts, identity, clean, flags, steps = _guarded(_read, data, max_pixels, refuse_burned_in)
         patient_hash = pseudonymise(identity) if identity else facts.patient_hash
         stored = _guarded(write_copy, clean, patient_hash, hashlib.sha256(data).hexdigest())
     height, width = pixels.shape
     facts = replace(facts, patient_hash=patient_hash)
-    return Radiograph(pixels, width, height, facts, "application/dicom", stored, flags)
+    return Radiograph(pixels, width, height, facts, "application/dicom", stored, flags, steps)
 
 
 def _guarded(step: Callable[..., _T], *arguments: object) -> _T:
@@ -63,7 +72,7 @@ def _guarded(step: Callable[..., _T], *arguments: object) -> _T:
 
 def _read(
     data: bytes, max_pixels: int, refuse_burned_in: bool
-) -> tuple[UInt8Array, StudyFacts, str, Dataset, tuple[Reason, ...]]:
+) -> tuple[UInt8Array, StudyFacts, str, Dataset, tuple[Reason, ...], tuple[RenderingStep, ...]]:
     raw, syntax = open_object(data, max_pixels)
     clean = allowed_copy(raw)
     if "SOPClassUID" not in clean:
@@ -87,13 +96,15 @@ def _read(
     clean.file_meta = FileMetaDataset()
     clean.file_meta.TransferSyntaxUID = syntax
     values = stored_values(coded, raw[PIXEL_DATA].VR, clean)
+    flags: tuple[Reason, ...] = (Reason.BURNED_IN_FLAG,) if burned_in else ()
     if values.ndim == 3:
-        require_radiograph(colour8(values))
-        pixels = grey8(values)
+        pixels, steps = grey8(values), [RenderingStep(RenderingCode.COLOUR_TO_GREY)]
+        graded = grade(pixels, require_radiograph(colour8(values)))
     else:
-        pixels = render(values, clean)
-        require_radiograph(pixels)
-    return pixels, facts, identity, clean, (Reason.BURNED_IN_FLAG,) if burned_in else ()
+        pixels, more, steps = render(values, clean)
+        flags += more
+        graded = grade(pixels, require_radiograph(pixels))
+    return graded.pixels, facts, identity, clean, flags + graded.flags, (*steps, *graded.steps)
 
 
 def _require_class(sop_class: str) -> None:

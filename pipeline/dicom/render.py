@@ -1,90 +1,169 @@
-"""Stored grey values to an 8-bit picture: modality LUT, VOI LUT or window, photometric interpretation."""
+"""Stored grey values to an 8-bit picture: modality LUT, VOI LUT or window, photometric interpretation.
+
+Everything up to the picture is one table over the at most 65,536 stored values. A VOI LUT or window of the
+header is used if it shows about as much as a window cut from the values themselves would; what is measured,
+and why at these figures, stands in docs/picture.md.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    ExplicitVRBigEndian,
-)
+from pydicom.uid import ExplicitVRBigEndian
 
 from pipeline.dicom.header import element_values
-from pipeline.dicom.terms import (
-    NATIVE,
-)
-from pipeline.quality import MIN_CONTRAST, contrast
-from pipeline.types import Reason, Rejected, UInt8Array
+from pipeline.dicom.terms import NATIVE
+from pipeline.quality import contrast, entropy
+from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep, UInt8Array
 from pipeline.window import dicom_window, percentile_range, stretch
 
+#: Share of the contrast, and of the entropy, of the values' own window that one of the header must leave.
+MIN_SHARE_OF_CONTRAST = 0.45
+MIN_SHARE_OF_ENTROPY = 0.4
+#: Padding is believed if the values beside it lie further from it than this share of the picture's range ...
+MIN_PADDING_STEP = 0.05
+#: ... and if it leaves at least this share of the pixels.
+MIN_UNPADDED = 0.02
 
-def render(values: npt.NDArray[Any], clean: Dataset) -> UInt8Array:
+
+def render(
+    values: npt.NDArray[Any], clean: Dataset
+) -> tuple[UInt8Array, tuple[Reason, ...], list[RenderingStep]]:
     """Turn stored grey values into 8 bits with bone bright.
 
-    Modality LUT (or rescale), then VOI LUT or window, then MONOCHROME1 turned round, all in one table over
-    the at most 65,536 stored values. Without a usable window, or with one that shows nothing, the
-    percentile window is taken. Padding becomes black.
+    Returns
+    -------
+    tuple
+        The picture, what a person must know of it, and the steps by which it came about.
     """
-    stored_bits, signed = clean.BitsStored, clean.PixelRepresentation == 1
-    mask = (1 << stored_bits) - 1
-    native = clean.file_meta.TransferSyntaxUID in NATIVE
-    if native or signed or values.dtype.kind == "i":
-        wide = values.astype(np.int16 if values.dtype.kind == "i" else np.uint16, copy=False).view(np.uint16)
-        index = (wide >> (clean.HighBit + 1 - stored_bits if native else 0)) & mask
-    else:
-        index = np.minimum(values.astype(np.uint16, copy=False), mask)  # a lossy decoder may overshoot
-    stored = np.arange(mask + 1, dtype=np.int32)
-    if signed:
-        stored[(mask + 1) // 2 :] -= mask + 1
-    padding = _padding(stored, clean)
-    modality = _modality(stored, clean)
+    index = _stored_bits(values, clean)
+    stored = np.arange(1 << clean.BitsStored, dtype=np.int32)
+    if clean.PixelRepresentation == 1:
+        stored[stored.size // 2 :] -= stored.size
+    steps: list[RenderingStep] = []
+    modality = _modality(stored, clean, steps)
+    padding = _padding(stored, index, clean, steps)
     step = max(1, int((index.size / 1_000_000) ** 0.5))
     seen = index[::step, ::step]
     seen = seen[~padding[seen]]
     if not seen.size:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a blank picture")
-    table = _voi(modality, clean)
-    if table is None or contrast(table[seen]) < MIN_CONTRAST:
-        table = stretch(modality, *percentile_range(modality[seen]))
+    table, flags = _voi(modality, seen, clean, steps)
     if clean.PhotometricInterpretation == "MONOCHROME1":
         table = np.invert(table)
+        steps.append(RenderingStep(RenderingCode.MONOCHROME1))
     table[padding] = 0
-    return cast(UInt8Array, table[index])
+    return table[index], flags, steps
 
 
-def _padding(stored: npt.NDArray[np.int32], clean: Dataset) -> npt.NDArray[np.bool_]:
+def _stored_bits(values: npt.NDArray[Any], clean: Dataset) -> npt.NDArray[np.uint16]:
+    """Return the stored bits of each value as an unsigned number: PS3.5, 8.1.1."""
+    stored_bits, mask = clean.BitsStored, (1 << clean.BitsStored) - 1
+    native = clean.file_meta.TransferSyntaxUID in NATIVE
+    if native or clean.PixelRepresentation == 1 or values.dtype.kind == "i":
+        wide = values.astype(np.int16 if values.dtype.kind == "i" else np.uint16, copy=False).view(np.uint16)
+        shift = clean.HighBit + 1 - stored_bits if native else 0
+        return cast(npt.NDArray[np.uint16], (wide >> shift) & mask)
+    return cast(
+        npt.NDArray[np.uint16], np.minimum(values.astype(np.uint16, copy=False), mask)
+    )  # a lossy decoder may overshoot
+
+
+def _padding(
+    stored: npt.NDArray[np.int32], index: npt.NDArray[np.uint16], clean: Dataset, steps: list[RenderingStep]
+) -> npt.NDArray[np.bool_]:
+    """Tell which stored values are padding (PS3.3 C.7.5.1.1.2).
+
+    Some systems name a value as padding that stands in the picture itself: the highest one, to which bone is
+    saturated, or the lowest of a dark background. Real padding ends in a step; such values do not.
+    """
+    nothing = np.zeros(stored.shape, np.bool_)
     first = clean.get("PixelPaddingValue")
     if not isinstance(first, int):
-        return np.zeros(stored.shape, np.bool_)
+        return nothing
     last = clean.get("PixelPaddingRangeLimit")
     low, high = sorted((first, last if isinstance(last, int) else first))
-    return (stored >= low) & (stored <= high)
+    padding = (stored >= low) & (stored <= high)
+    # whole lines and whole columns, some of them: neighbours must stay neighbours
+    across = index[:: max(1, index.shape[0] // 256)]
+    down = index[:, :: max(1, index.shape[1] // 256)].T
+    if not padding[across].any() and not padding[down].any():
+        return nothing
+    believed = bool(np.count_nonzero(~padding[across]) >= MIN_UNPADDED * across.size)
+    edges = np.concatenate([_steps_at_edges(lines, padding, stored) for lines in (across, down)])
+    if believed and edges.size:
+        bottom, top = np.percentile(stored[across], (1, 99))
+        believed = bool(np.median(edges) >= MIN_PADDING_STEP * max(float(top - bottom), 1.0))
+    steps.append(RenderingStep(RenderingCode.PADDING_BLACK if believed else RenderingCode.PADDING_IGNORED))
+    return padding if believed else nothing
 
 
-def _modality(stored: npt.NDArray[np.int32], clean: Dataset) -> npt.NDArray[Any]:
+def _steps_at_edges(
+    lines: npt.NDArray[np.uint16], padding: npt.NDArray[np.bool_], stored: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int32]:
+    """Return by how much the values differ wherever padding and picture are neighbours on a line."""
+    padded = padding[lines]
+    edges = padded[:, :-1] != padded[:, 1:]
+    steps = stored[lines[:, :-1][edges]] - stored[lines[:, 1:][edges]]
+    return cast(npt.NDArray[np.int32], np.abs(steps))
+
+
+def _modality(stored: npt.NDArray[np.int32], clean: Dataset, steps: list[RenderingStep]) -> npt.NDArray[Any]:
     if clean.get("ModalityLUTSequence"):
-        return _lut(stored, clean.ModalityLUTSequence[0], clean)
+        values = _lut(stored, clean.ModalityLUTSequence[0], clean)
+        steps.append(RenderingStep(RenderingCode.MODALITY_LUT))
+        return values
     slope, intercept = clean.get("RescaleSlope"), clean.get("RescaleIntercept")
     if isinstance(slope, int | float) and isinstance(intercept, int | float) and slope != 0:
+        if (slope, intercept) != (1, 0):
+            steps.append(RenderingStep(RenderingCode.RESCALE))
         return stored * float(slope) + float(intercept)
     return stored
 
 
-def _voi(values: npt.NDArray[Any], clean: Dataset) -> UInt8Array | None:
-    """Return the values through the first VOI LUT, or else the first window; None without a usable one."""
-    try:
-        if clean.get("VOILUTSequence"):
-            shown = _lut(values, clean.VOILUTSequence[0], clean)
-            return stretch(shown, float(shown.min()), float(shown.max()))
-        centres, widths = element_values(clean, "WindowCenter"), element_values(clean, "WindowWidth")
-        if centres and widths:
-            function = clean.get("VOILUTFunction") or "LINEAR"
-            return dicom_window(values, float(centres[0]), float(widths[0]), function)
-    except ValueError:
-        return None
-    return None
+def _voi(
+    values: npt.NDArray[Any], seen: npt.NDArray[np.uint16], clean: Dataset, steps: list[RenderingStep]
+) -> tuple[UInt8Array, tuple[Reason, ...]]:
+    """Return the values through the first VOI LUT or window of the header that shows the picture.
+
+    One that cannot be applied is passed over; so is one that leaves much less of the picture than the
+    values' own window does, which is flagged.
+    """
+    own = stretch(values, *percentile_range(values[seen]))
+    least_contrast = MIN_SHARE_OF_CONTRAST * contrast(own[seen])
+    least_entropy = MIN_SHARE_OF_ENTROPY * entropy(own[seen])
+    flags: tuple[Reason, ...] = ()
+    for step, table in _header_windows(values, clean):
+        shown = table[seen]
+        if contrast(shown) >= least_contrast and entropy(shown) >= least_entropy:
+            steps.append(step)
+            return table, flags
+        flags = (Reason.WINDOW_REPLACED,)
+    steps.append(RenderingStep(RenderingCode.WINDOW_REPLACED if flags else RenderingCode.PERCENTILE_WINDOW))
+    return own, flags
+
+
+def _header_windows(values: npt.NDArray[Any], clean: Dataset) -> Iterator[tuple[RenderingStep, UInt8Array]]:
+    """Yield the values through each VOI LUT and window of the header that can be applied, in its order."""
+    for number, item in enumerate(clean.get("VOILUTSequence") or (), 1):
+        try:
+            shown = _lut(values, item, clean)
+        except ValueError:
+            continue
+        table = stretch(shown, float(shown.min()), float(shown.max()))
+        yield RenderingStep(RenderingCode.VOI_LUT, str(number)), table
+    centres, widths = element_values(clean, "WindowCenter"), element_values(clean, "WindowWidth")
+    function = clean.get("VOILUTFunction") or "LINEAR"
+    for number, (centre, width) in enumerate(zip(centres, widths, strict=False), 1):
+        try:
+            table = dicom_window(values, float(centre), float(width), function)
+        except ValueError:
+            continue
+        yield RenderingStep(RenderingCode.HEADER_WINDOW, str(number)), table
 
 
 def _lut(values: npt.NDArray[Any], item: Dataset, clean: Dataset) -> npt.NDArray[Any]:

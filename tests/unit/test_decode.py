@@ -131,7 +131,8 @@ def test_tiff_layouts(tmp_path, dtype, options):
     result = read(tiff(array, tmp_path / "a.tif", **options))
     expected = read(encoded(array)).pixels
     if options.get("photometric") == "miniswhite":
-        assert np.abs(result.pixels.astype(int) - (255 - expected.astype(int))).max() <= 1
+        expected = read(encoded(np.invert(array))).pixels
+        assert np.abs(result.pixels.astype(int) - expected.astype(int)).max() <= 1
     else:
         np.testing.assert_array_equal(result.pixels, expected)
 
@@ -357,7 +358,7 @@ def test_downscaled_radiographs_are_read_and_those_that_end_in_fill_are_flagged(
     flagged = set()
     for row in rows[::50] + [row for row in rows if row["truncated"] == "1"]:
         data = (shared_data / "fracatlas" / "images" / row["image_id"]).read_bytes()
-        if read(data).flags:
+        if Reason.PARTIAL_PICTURE in read(data).flags:
             flagged.add(row["image_id"])
     truncated = {row["image_id"] for row in rows if row["truncated"] == "1"}
     assert flagged <= truncated

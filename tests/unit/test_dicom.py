@@ -34,7 +34,7 @@ from pydicom.uid import (
 from pipeline.decode.gdcm_frames import decode_frame
 from pipeline.decode.picture import decode
 from pipeline.media import sniff
-from pipeline.types import Reason, Rejected, Skipped, StudyFacts
+from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep, Skipped, StudyFacts
 from pipeline.window import dicom_window
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
@@ -186,11 +186,11 @@ def test_modality_and_voi_luts_by_hand(vr):
         )
     )
     within_one(result.pixels, 255 - pixels / 1023 * 255)
-    steps = [0] * 100 + [1000] * 100 + [4000] * 100  # first mapped value 300: below held at 0, above at 4000
-    result = read(make_dicom(pixels, bits=10, VOILUTSequence=[lut_item(steps, 300, 12, vr)]))
-    assert set(result.pixels[pixels < 400]) == {0}
-    assert set(result.pixels[(pixels >= 400) & (pixels < 500)]) == {64}
-    assert set(result.pixels[pixels >= 500]) == {255}
+    table = range(0, 4001, 8)  # first mapped value 300: below held at 0, above at 4000
+    result = read(make_dicom(pixels, bits=10, VOILUTSequence=[lut_item(table, 300, 12, vr)]))
+    assert set(result.pixels[pixels <= 300]) == {0}
+    assert set(result.pixels[pixels == 550]) == {128}
+    assert set(result.pixels[pixels >= 800]) == {255}
 
 
 def test_a_lut_of_signed_values_with_many_entries():
@@ -208,11 +208,23 @@ def test_bits_above_the_stored_ones_and_padding_do_not_show():
     clean = read(make_dicom(pixels, **window)).pixels
     np.testing.assert_array_equal(read(make_dicom(pixels | 0xF000, **window)).pixels, clean)
     np.testing.assert_array_equal(read(make_dicom(pixels << 4, HighBit=15, **window)).pixels, clean)
-    padded = read(
-        make_dicom(pixels, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=0, **window)
-    ).pixels
-    assert set(padded[pixels == 0]) == {0}
-    assert padded[pixels == 1].min() == 255
+    framed = np.pad(pixels // 2 + 1000, 8)
+    options = {"PhotometricInterpretation": "MONOCHROME1", **window}
+    padded = read(make_dicom(framed, PixelPaddingValue=0, **options))
+    assert set(padded.pixels[framed == 0]) == {0}
+    assert padded.pixels[framed == 1000].min() > 150
+    assert RenderingStep(RenderingCode.PADDING_BLACK) in padded.rendering
+
+
+@pytest.mark.parametrize(
+    "padding", [{"PixelPaddingValue": 4095}, {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 4000}]
+)
+def test_a_padding_value_that_stands_in_the_picture_is_not_believed(padding):
+    pixels = np.minimum(ramp().astype(int) * 2, 4095).astype(np.uint16)  # bone that is saturated
+    window = {"WindowCenter": 2048, "WindowWidth": 4096}
+    result = read(make_dicom(pixels, **padding, **window))
+    np.testing.assert_array_equal(result.pixels, read(make_dicom(pixels, **window)).pixels)
+    assert RenderingStep(RenderingCode.PADDING_IGNORED) in result.rendering
 
 
 def test_without_a_usable_window_the_percentile_window_is_taken():

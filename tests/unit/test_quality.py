@@ -6,8 +6,17 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.quality import coloured_share, looks_like_a_page, require_radiograph, require_size
-from pipeline.types import Reason, Rejected
+from pipeline.quality import (
+    coloured_share,
+    entropy,
+    grade,
+    looks_like_a_page,
+    require_radiograph,
+    require_size,
+)
+from pipeline.triage import may_be_negative
+from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep
+from training.phantoms import make_phantom
 
 
 def refused(picture):
@@ -115,3 +124,73 @@ def test_no_real_radiograph_is_refused(shared_data):
         grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         for picture in (grey, 255 - grey, tinted(grey, 0.55, 0.8, 1.0)):
             assert not refused(picture), path.name
+
+
+# --- grey levels ---------------------------------------------------------------------------------
+
+
+def graded(picture):
+    return grade(picture, require_radiograph(picture))
+
+
+def test_a_good_film_is_left_as_it_is():
+    result = graded(limb())
+    assert (result.flags, result.steps) == ((), ())
+    np.testing.assert_array_equal(result.pixels, limb())
+
+
+def test_an_inverted_film_is_turned_round_and_flagged():
+    film = make_phantom(2, "hand").pixels
+    assert graded(film).flags == ()
+    result = graded(255 - film)
+    assert result.flags == (Reason.INVERTED_PICTURE,)
+    np.testing.assert_array_equal(result.pixels, film)
+    assert not may_be_negative(result.flags)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        lambda grey: grey // 8,
+        lambda grey: 240 + grey // 16,
+        lambda grey: np.where(grey > 60, 255, 0).astype(np.uint8),
+        lambda grey: 120 + grey // 6,
+    ],
+    ids=["nearly black", "nearly white", "black and white", "flat"],
+)
+def test_a_picture_without_greys_cannot_be_assessed(spoilt):
+    flags = graded(spoilt(limb())).flags
+    assert Reason.TOO_LITTLE_CONTRAST in flags
+    assert not may_be_negative(flags)
+
+
+def test_a_dark_picture_is_spread_and_never_negative():
+    dark = (limb() * 0.4).astype(np.uint8)
+    result = graded(dark)
+    assert result.flags == (Reason.LOW_CONTRAST,)
+    assert 200 <= np.ptp(result.pixels) <= 255
+    assert result.steps == (RenderingStep(RenderingCode.CONTRAST_RAISED),)
+
+
+def test_entropy_by_hand():
+    assert entropy(np.array([[0, 0], [255, 255]], np.uint8)) == 1.0
+    assert entropy(np.arange(256, dtype=np.uint8)) == 8.0
+    assert entropy(np.zeros((4, 4), np.uint8)) == 0.0
+
+
+def test_real_radiographs_are_neither_inverted_nor_without_contrast_and_their_inversions_are_told(
+    shared_data,
+):
+    paths = sorted((shared_data / "fracatlas" / "images").iterdir())[::50]
+    found, turned = [], []
+    for path in paths:
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        found += graded(grey).flags
+        turned.append(graded(255 - grey).flags)
+    assert Reason.INVERTED_PICTURE not in found
+    assert found.count(Reason.PERHAPS_INVERTED) <= 1
+    assert Reason.TOO_LITTLE_CONTRAST not in found
+    assert found.count(Reason.LOW_CONTRAST) <= 1
+    assert np.mean([Reason.INVERTED_PICTURE in flags for flags in turned]) >= 0.75
+    told = {Reason.INVERTED_PICTURE, Reason.PERHAPS_INVERTED}
+    assert np.mean([not told.isdisjoint(flags) for flags in turned]) >= 0.98
