@@ -3,7 +3,7 @@
     KERAS_BACKEND=torch python -m training.reading training/configs/fracatlas_2.py --runs runs
 
 Several processes of one thread each work on a batch together and average their gradients: on a machine that
-others use too, that gets further than one process with several threads. It needs PyTorch (extra `train`).
+others use too, that gets further than one process with several threads. It needs PyTorch (extra `torch`).
 """  # fmt: skip
 
 from __future__ import annotations

@@ -133,9 +133,12 @@ def reader_of(part: str, fracture: Bundle | None) -> str:
 
 
 def routing_rules(validation: Sequence[Read]) -> RoutingRules:
-    """Refuse as much as may be refused without turning away more than 0.5% of validation's limbs."""
+    """Refuse as much as may be refused without turning away more than 0.5% of validation's limbs.
+
+    Never from less than 0.25 on: limbs of other origins look less familiar than those of validation.
+    """
     limbs = np.array([r.probabilities["other"] for r in validation if r.film.source == "film"])
-    foreign = float(np.clip(np.quantile(limbs, 1 - _LIMBS_REFUSED) + 1e-3, 0.1, 0.5))
+    foreign = float(np.clip(np.quantile(limbs, 1 - _LIMBS_REFUSED) + 1e-3, 0.25, 0.5))
     return RoutingRules(0.5, None, 0.35, across_families=True, max_foreign=foreign)
 
 
