@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from models import architectures  # first: it chooses the backend of keras
-from models.bundle import FORMAT, MANIFEST, Bundle, load_bundle
+from models.bundle import FORMAT, MANIFEST, Bundle, Network, load_bundle
 from models.scorer import Reference
 from pipeline.types import PlaceRules, RegionModel, RoutingRules
 
@@ -44,6 +44,8 @@ class BundleContent:
     ----------
     networks
         Name to network; `region_network` names the one that tells regions.
+    kept
+        Networks of other bundles, whose files are taken over as they are.
     card
         Markdown.
     fitted_on
@@ -68,6 +70,7 @@ class BundleContent:
     families: Mapping[str, str] = field(default_factory=dict)
     views: Sequence[str] = ()
     places: PlaceRules | None = None
+    kept: Mapping[str, Network] = field(default_factory=dict)
 
 
 def write_bundle(content: BundleContent, folder: Path) -> Bundle:
@@ -99,6 +102,17 @@ def write_bundle(content: BundleContent, folder: Path) -> Bundle:
         networks[name] = entry
         for number, head in enumerate(network.heads):
             networks[head] = {**entry, "head": number}
+    for name, kept in content.kept.items():
+        path = part / f"{name}.keras"
+        shutil.copyfile(kept.path, path)
+        networks[name] = {
+            "file": path.name,
+            "sha256": kept.sha256,
+            "architecture": kept.architecture,
+            "input_size": kept.input_size,
+            "map_size": kept.map_size,
+            "mirrored": kept.mirrored,
+        }
     content.reference.write(part / "reference.npz")
     (part / "card.md").write_text(content.card)
     (part / "fitted_on.txt").write_text("".join(f"{digest[:12]}\n" for digest in sorted(content.fitted_on)))

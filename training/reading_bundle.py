@@ -26,7 +26,7 @@ import keras
 import numpy as np
 
 from models import architectures
-from models.bundle import MANIFEST, Bundle, load_bundle
+from models.bundle import MANIFEST, Bundle, Network, load_bundle
 from models.scorer import Reference, Scorer, open_scorer
 from pipeline import metrics
 from pipeline.boxes import suspected_places
@@ -42,7 +42,7 @@ from training.experiment import ROOT, load_config, shared_data
 from training.export import BundleContent, TrainedNetwork, write_bundle
 from training.reading import auc_within
 from training.reading_card import card, limits
-from training.reading_data import HEADS, OTHER, Film, Films, read_films
+from training.reading_data import HEADS, OTHER, Film, Films, phantom_film, read_films
 from training.reading_plan import ReadingPlan
 from training.travel import equalised
 
@@ -294,20 +294,20 @@ def _overlap(place: Any, box: Sequence[float], rule: float) -> float:
     return 1.0 if centred else joined / either
 
 
-def phantom_figures(scorer: Scorer, count: int = 10) -> dict[str, dict[str, int]]:
+def phantom_figures(
+    scorer: Scorer, models: Mapping[str, RegionModel], rules: RoutingRules, count: int = 8
+) -> dict[str, dict[str, int]]:
     """Return how held-out phantoms of what the demo shows are triaged: what `make demo` will look like."""
-    from training.reading_data import phantom_film
-
     found: dict[str, dict[str, int]] = {}
     for region in ("hand", "elbow", "shoulder", "hip", "leg"):
         examples, pictures = phantom_examples([region], count, _HELD_OUT_SEED)
         for r in read(scorer, Films([phantom_film(e) for e in examples], pictures)):
-            model = scorer.bundle.models[_best(r.probabilities)]
+            model, way = models[_best(r.probabilities)], _routed(r.probabilities, rules)
             p = calibrate(r.logit or 0.0, model.calibration)
             state = (
-                "not read" if r.route.not_assessable else
+                "not read" if way.not_assessable else
                 "positive" if p >= model.thresholds.high else
-                "negative" if p < model.thresholds.low and model.may_say_negative and not r.route.flags else
+                "negative" if p < model.thresholds.low and model.may_say_negative and not way.flags else
                 "doubt"
             )  # fmt: skip
             kind = f"{region}, {'fractured' if r.film.example.positive else 'whole'}"
@@ -338,14 +338,9 @@ def probed_networks(old: Bundle, head: Path) -> dict[str, TrainedNetwork]:
     return {"parts": TrainedNetwork(network, kept.architecture, kept.input_size)}
 
 
-def fracture_networks(old: Bundle) -> dict[str, TrainedNetwork]:
+def fracture_networks(old: Bundle | None) -> dict[str, Network]:
     """Return the fracture networks of another bundle."""
-    found = {}
-    for name in sorted({reader_of(part, old) for part in PARTS}):
-        kept = old.networks[name]
-        model = keras.saving.load_model(kept.path, compile=False, safe_mode=True)
-        found[name] = TrainedNetwork(model, kept.architecture, kept.input_size)
-    return found
+    return {} if old is None else {reader_of(p, old): old.networks[reader_of(p, old)] for p in PARTS}
 
 
 def build(
@@ -362,9 +357,9 @@ def build(
     Parameters
     ----------
     networks
-        The first tells the part.
+        The one that tells the part.
     fracture
-        Whose networks, among `networks`, read the fracture; None: the first's heads.
+        Whose networks read the fracture; None: the heads of that one.
     """
     region_network = next(iter(networks))
     network = networks[region_network].model
@@ -378,6 +373,7 @@ def build(
         regions=(*PARTS, "other"),
         region_network=region_network,
         networks=networks,
+        kept=fracture_networks(fracture),
         models={
             part: RegionModel(part, reader, *uncalibrated, list(readers.values()).count(reader) > 1)
             for part, reader in readers.items()
@@ -406,7 +402,6 @@ def build(
     for part, (allowed, evidence) in earned(fractures, hits, FAMILY, ALONE).items():
         models[part] = replace(models[part], may_say_negative=allowed, evidence=evidence)
     content = replace(content, models=models)
-    scorer = open_scorer(_written(content, drafts), cache=runs / "openvino")
     facts = {
         "command": command,
         "split": {name: len([f for f in part.films if f.source == "film"]) for name, part in films.items()},
@@ -417,25 +412,25 @@ def build(
             "refused": refusals(halves[1]),
             "places": places_figures(halves[1]),
             "styles": {
-                name: _style(scorer, films["val"], style)
+                name: _style(scorer, films["val"], style, rules)
                 for name, style in {"as it is": None, **STYLES}.items()
             },
-            "phantoms": phantom_figures(scorer),
+            "phantoms": phantom_figures(scorer, models, rules),
         },
     }
     content = replace(
         content,
         limits=limits(models, ALONE),
-        card=card(out.name, networks, models, facts, command),
+        card=card(out.name, {**networks, **content.kept}, models, facts, command),
         facts=facts,
     )
     return write_bundle(content, out)
 
 
-def _style(scorer: Scorer, films: Films, style: Any) -> dict[str, float]:
+def _style(scorer: Scorer, films: Films, style: Any, rules: RoutingRules) -> dict[str, float]:
     """Measure parts and refusals on every second validation picture, changed."""
     some = Films(films.films[::2], [style(p) if style else p for p in films.pixels[::2]])
-    reads = read(scorer, some, fractures=False)
+    reads = [replace(r, route=_routed(r.probabilities, rules)) for r in read(scorer, some, fractures=False)]
     figures = parts_figures(reads)
     wanted = ("part_right", "family_right", "limbs_refused")
     return {name: figures[name] for name in wanted} | {"refused": refusals(reads)["all"]["refused"]}
@@ -474,8 +469,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         networks = probed_networks(fracture, args.head)
         told += f"--head runs/{args.head.name}"
-    if fracture is not None:
-        networks |= fracture_networks(fracture)
     bundle = build(
         networks, fracture, split, args.data or shared_data(), args.runs, args.out / args.name,
         f"python -m training.reading_bundle {args.name} {told}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from models.bundle import Network
 from pipeline.types import RegionModel
 from training.export import TrainedNetwork
 
@@ -35,7 +36,7 @@ def limits(models: Mapping[str, RegionModel], alone: Sequence[str]) -> tuple[str
 
 def card(
     name: str,
-    networks: Mapping[str, TrainedNetwork],
+    networks: Mapping[str, TrainedNetwork | Network],
     models: Mapping[str, RegionModel],
     facts: Mapping[str, Any],
     command: str,
@@ -54,7 +55,8 @@ def card(
         "|---|---|---|---|",
     ]
     for title, network in networks.items():
-        names = {title, *network.heads}
+        heads = network.heads if isinstance(network, TrainedNetwork) else ()
+        names = {title, *heads}
         reads = ", ".join(part for part, m in models.items() if m.network in names) or "no fracture"
         also = "the part, anything else; " if title == next(iter(networks)) else ""
         lines.append(f"| {title} | {network.architecture} | {network.input_size} px | {also}{reads} |")
@@ -65,7 +67,7 @@ def card(
                 "`efficientnet_b1_relu6` is EfficientNetB1 with ReLU6 in place of swish, BatchNorm folded, "
                 "started from EfficientNet-Lite1's ImageNet weights (Apache-2.0)."
             ]
-            if any(network.heads for network in networks.values())
+            if any(isinstance(n, TrainedNetwork) and n.heads for n in networks.values())
             else [
                 "The network that tells the part is the region network of an older bundle with a new head, "
                 "fitted to its features (`training.part_probe`): its trunk has not seen the pictures to "
