@@ -388,7 +388,9 @@ def build(
         views=PARTS if networks[region_network].heads else (),
     )
     drafts = runs / "draft" / out.name
-    scorer = open_scorer(_written(content, drafts), cache=runs / "openvino")
+    scorer = open_scorer(
+        _written(content, drafts), backend="openvino", cache=runs / "openvino", conversion_seconds=3600
+    )
     halves = [read(scorer, films[name]) for name in ("val", "test")]
     rules = routing_rules(halves[0])
     halves = [[replace(r, route=_routed(r.probabilities, rules)) for r in half] for half in halves]
