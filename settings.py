@@ -100,6 +100,7 @@ class Settings:
     oidc_role_claim: str = ""  # the claim that names groups or roles, such as "groups"
     oidc_roles: str = ""  # which of them gives which role, "radiology=clinician,it=admin"; the first counts
     oidc_default_role: str = ""  # of whom no group names a role; empty: they may not sign in
+    oidc_vouch_days: float = 30.0  # without a sign-in at the provider, keys of people with its role rest
     blob_capacity_bytes: int = 0  # of an S3 bucket, for the watermark; 0: only the store's own word
     disk_watermark: float = 0.0  # above this share of a full disk the oldest originals go; 0: never
     # notices
@@ -154,6 +155,7 @@ class Settings:
             "blob_capacity_bytes must not be negative": self.blob_capacity_bytes >= 0,
             "disk_watermark must be 0 to 1": 0 <= self.disk_watermark < 1,
             "smtp_security must be starttls, tls or none": self.smtp_security in {"starttls", "tls", "none"},
+            "oidc_vouch_days must be more than 0": self.oidc_vouch_days > 0,
             "session_idle_hours and session_hours must be more than 0": self.session_hours > 0
             and self.session_idle_hours > 0,
             "memory_limit_bytes must be 0 or at least 512 MiB": self.memory_limit_bytes == 0

@@ -271,7 +271,9 @@ def add_key(
 
         ends = datetime.now(UTC) + timedelta(days=days) if days else None
         user = _person(session, found, email)
-        key = create_api_key(session, user, name, scope=set(map(Permission, scope)), expires_at=ends)[1]
+        key = create_api_key(
+            session, user, name, scope=set(map(Permission, scope)), expires_at=ends, by_operator=True
+        )[1]
     click.echo(key)
 
 

@@ -52,7 +52,7 @@ def prepare() -> None:
 def let_in(known_key: str | None = None) -> Access:
     """Return a fresh sign-in link for the administrator, and the known API key, or a new one in its place."""
     from settings import get_settings
-    from store.accounts import create_api_key, create_sign_in_token, identify_key
+    from store.accounts import Permission, create_api_key, create_sign_in_token, identify_key
     from store.session import session_scope
     from store.sites import bootstrap
 
@@ -61,7 +61,9 @@ def let_in(known_key: str | None = None) -> Access:
         _, admin, _ = bootstrap(session, settings.site_name, ADMIN)
         token = create_sign_in_token(session, admin)
         if known_key is None or identify_key(session, known_key) is None:
-            known_key = create_api_key(session, admin, "this machine")[1]
+            known_key = create_api_key(
+                session, admin, "this machine", scope=set(Permission) - {Permission.ADMINISTER}
+            )[1]
     return Access(f"{settings.public_url.rstrip('/')}/sign-in?token={token}", known_key)
 
 
@@ -81,13 +83,33 @@ def make_bucket() -> None:
             blobs.client.create_bucket(Bucket=blobs.bucket)
 
 
+def first_link() -> str | None:
+    """Return the one-time link by which the first administrator chooses a password; None if there was one.
+
+    What is printed lies in a container's log: it is never a key, and no second link.
+    """
+    from settings import get_settings
+    from store import people
+    from store.session import session_scope
+    from store.sites import bootstrap
+
+    settings = get_settings()
+    with session_scope() as session:
+        _, admin, _ = bootstrap(session, settings.site_name, ADMIN)
+        token = people.first_link(session, admin)
+    return token and f"{settings.public_url.rstrip('/')}/sign-in?token={token}"
+
+
 @click.command()
 def migrate() -> None:
     """Make or update a server's tables, bucket, bundles, first site.
 
-    Works on the servers that FRACTUREAI_DATABASE_URL and FRACTUREAI_BLOB_URL name. Prints a one-time sign-in
-    link for the administrator and a new API key. `fractureai up` does the same by itself.
+    Works on the servers that FRACTUREAI_DATABASE_URL and FRACTUREAI_BLOB_URL name. The first time it prints a
+    one-time link by which the administrator chooses a password; later `fractureai people link` makes another.
     """
     prepare()
-    access = let_in()
-    click.echo(f"Ready.\nSign in: {access.sign_in}\nAPI key: {access.api_key}")
+    link = first_link()
+    if link:
+        click.echo(f"Ready. Choose the administrator's password, within a day: {link}")
+    else:
+        click.echo("Ready. Somebody has no access? fractureai people; fractureai people link EMAIL")

@@ -9,6 +9,7 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import Collection
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,6 +18,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from settings import get_settings
 from store.errors import NotFound, ServiceError
 from store.passwords import hash_password, is_outdated, matches
 from store.tables import ApiKey, Audit, SignInToken, User, UserSession
@@ -74,6 +76,8 @@ class Identity:
         What the role gives; of an API key, only what its scope has too.
     csrf_token
         Of the browser session; None for an API key.
+    key_id
+        Of the API key; None for a browser session.
     """
 
     site_id: uuid.UUID
@@ -83,6 +87,7 @@ class Identity:
     permissions: frozenset[Permission]
     csrf_token: str | None = None
     name: str = ""
+    key_id: uuid.UUID | None = None
 
     def may(self, permission: str) -> bool:
         """Tell whether this may be done."""
@@ -94,6 +99,25 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Origin:
+    """From where and by what somebody acts; each line of the audit carries it.
+
+    Attributes
+    ----------
+    operator
+        The account of the server's machine that runs a command.
+    """
+
+    address: str | None = None
+    key_id: uuid.UUID | None = None
+    operator: str | None = None
+
+
+#: Of the request or the command that runs now; set where it begins.
+origin: ContextVar[Origin] = ContextVar("origin", default=Origin())  # noqa: B039 - frozen
+
+
 def write_audit(
     session: Session,
     site_id: uuid.UUID,
@@ -103,8 +127,12 @@ def write_audit(
     **detail: Any,
 ) -> None:
     """Append one line of who did what. `detail` never holds file names or patient data."""
+    now = origin.get()
     session.add(
         Audit(
+            address=now.address,
+            key_id=now.key_id,
+            operator=now.operator,
             site_id=site_id,
             user_id=user_id,
             action=action,
@@ -216,6 +244,7 @@ def create_api_key(
     *,
     scope: Collection[Permission] | None = None,
     expires_at: datetime | None = None,
+    by_operator: bool = False,
 ) -> tuple[ApiKey, str]:
     """Make a key; return its row and the key itself, which cannot be shown again.
 
@@ -223,6 +252,8 @@ def create_api_key(
     ----------
     scope
         What the key may do, within what its owner may at the time of its use; everything when absent.
+    by_operator
+        Not its owner makes it, but a command on the server.
     """
     key = KEY_PREFIX + secrets.token_urlsafe(32)
     row = ApiKey(
@@ -235,7 +266,8 @@ def create_api_key(
     )
     session.add(row)
     session.flush()
-    write_audit(session, user.site_id, user.id, "api_key_created", row.id)
+    by = None if by_operator else user.id
+    write_audit(session, user.site_id, by, "api_key_created", row.id, owner=str(user.id))
     return row, key
 
 
@@ -269,16 +301,40 @@ def revoke_keys(
     session: Session, site_id: uuid.UUID, *which: ColumnElement[bool], by: uuid.UUID | None
 ) -> None:
     """Make the keys that match useless. Raises `NotFound` when there are none."""
-    found = session.scalars(
-        update(ApiKey)
-        .where(*which)
-        .values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
-        .returning(ApiKey.id)
-    ).all()
-    if not found:
+    if session.scalar(select(ApiKey.id).where(*which).limit(1)) is None:
         raise NotFound
-    for key_id in found:
+    _revoke(session, site_id, *which, by=by)
+
+
+def _revoke(session: Session, site_id: uuid.UUID, *which: ColumnElement[bool], by: uuid.UUID | None) -> None:
+    revoked = (
+        update(ApiKey)
+        .where(*which, ApiKey.revoked_at.is_(None))
+        .values(revoked_at=func.now())
+        .returning(ApiKey.id)
+    )
+    for key_id in session.scalars(revoked).all():
         write_audit(session, site_id, by, "api_key_revoked", key_id)
+
+
+def end_access(session: Session, user: User, *, by: uuid.UUID | None) -> None:
+    """End a person's sessions, keys and links for good: nothing of it comes back with the person."""
+    session.execute(delete(UserSession).where(UserSession.user_id == user.id))
+    session.execute(delete(SignInToken).where(SignInToken.user_id == user.id))
+    _revoke(session, user.site_id, ApiKey.user_id == user.id, by=by)
+
+
+def narrow_keys(session: Session, user: User, *, by: uuid.UUID | None) -> None:
+    """Take from a person's keys what their role no longer gives: it does not come back with another role."""
+    allowed = PERMISSIONS[Role(user.role)]
+    keys = select(ApiKey).where(ApiKey.user_id == user.id, ApiKey.revoked_at.is_(None))
+    for key in session.scalars(keys):
+        kept = sorted(allowed.intersection(map(Permission, key.scope)))
+        if not kept:
+            _revoke(session, user.site_id, ApiKey.id == key.id, by=by)
+        elif kept != sorted(key.scope):
+            write_audit(session, user.site_id, by, "api_key_narrowed", key.id, before=key.scope, after=kept)
+            key.scope = kept
 
 
 def identify_key(session: Session, key: str) -> Identity | None:
@@ -291,6 +347,10 @@ def identify_key(session: Session, key: str) -> Identity | None:
             ApiKey.key_hash == hash_token(key),
             *key_is_valid(),
             User.disabled_at.is_(None),
+            or_(
+                User.role_from_provider.is_(False),
+                User.vouched_at > func.now() - timedelta(days=get_settings().oidc_vouch_days),
+            ),
         )
     ).first()
     if row is None:
@@ -310,6 +370,7 @@ def identify_key(session: Session, key: str) -> Identity | None:
         role,
         user.email,
         PERMISSIONS[role].intersection(map(Permission, api_key.scope)),
+        key_id=api_key.id,
     )
 
 
@@ -385,6 +446,7 @@ def open_session(
             user_id=user.id,
             token_hash=hash_token(token),
             csrf_token=secrets.token_urlsafe(32),
+            how=how,
             agent=agent[:200],
             expires_at=func.now() + timedelta(hours=hours),
         )

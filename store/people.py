@@ -8,13 +8,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from store import accounts, work
 from store.accounts import Role, write_audit
 from store.errors import NotFound, ServiceError
-from store.tables import ENDED_WORK, ApiKey, Bundle, Priority, Site, User, UserSession, Work, WorkKind
+from store.tables import (
+    ENDED_WORK,
+    ApiKey,
+    Audit,
+    Bundle,
+    Priority,
+    Site,
+    User,
+    UserSession,
+    Work,
+    WorkKind,
+)
 
 INVITATION_MINUTES = 7 * 24 * 60.0
 RESET_MINUTES = 24 * 60.0
@@ -142,6 +153,18 @@ def list_site_keys(session: Session, site_id: uuid.UUID) -> Sequence[tuple[ApiKe
     ]
 
 
+def owner_of_key(session: Session, site_id: uuid.UUID, key_id: uuid.UUID) -> User:
+    """Return whose key of the site this is. Raises `NotFound`."""
+    owner = session.scalar(
+        select(User)
+        .join(ApiKey, ApiKey.user_id == User.id)
+        .where(ApiKey.id == key_id, ApiKey.site_id == site_id)
+    )
+    if owner is None:
+        raise NotFound
+    return owner
+
+
 def revoke_key(session: Session, site_id: uuid.UUID, key_id: uuid.UUID, *, by: uuid.UUID | None) -> None:
     """Make anybody's key of the site useless. Raises `NotFound`."""
     accounts.revoke_keys(session, site_id, ApiKey.id == key_id, ApiKey.site_id == site_id, by=by)
@@ -192,6 +215,21 @@ def invite(
     return user, accounts.create_sign_in_token(session, user, minutes=INVITATION_MINUTES, sets_password=True)
 
 
+def first_link(session: Session, admin: User) -> str | None:
+    """Return the token of the first administrator's link for a password, or None if there was one already.
+
+    Nor is there one for whoever has been here, or signs in elsewhere.
+    """
+    been_here = select(Audit.id).where(
+        Audit.site_id == admin.site_id,
+        or_(Audit.user_id == admin.id, Audit.object_id == str(admin.id)),
+    )
+    if admin.password_hash or admin.provider_subject or session.scalar(been_here.limit(1)) is not None:
+        return None
+    write_audit(session, admin.site_id, None, "password_link_made", admin.id)
+    return accounts.create_sign_in_token(session, admin, minutes=RESET_MINUTES, sets_password=True)
+
+
 def new_link(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uuid.UUID | None) -> str:
     """Make the token of a one-time link by which a person chooses a new password. Raises `NotFound`."""
     user = get_person(session, site_id, user_id)
@@ -240,9 +278,17 @@ def set_role(
     user = get_person(session, site_id, user_id)
     if role is not Role.ADMIN:
         _keep_an_administrator(session, user)
-    write_audit(session, site_id, by, "role_changed", user.id, before=user.role, after=role.value)
-    user.role = role.value
+    _set_role(session, user, role, by=by)
+    user.role_from_provider = False
     return user
+
+
+def _set_role(session: Session, user: User, role: Role, *, by: uuid.UUID | None) -> None:
+    if role == user.role:
+        return
+    write_audit(session, user.site_id, by, "role_changed", user.id, before=user.role, after=role.value)
+    user.role = role.value
+    accounts.narrow_keys(session, user, by=by)
 
 
 def rename(
@@ -265,7 +311,7 @@ def rename(
 
 
 def disable(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uuid.UUID | None) -> User:
-    """Shut a person out: their sessions end, their keys and links stop working.
+    """Shut a person out: their sessions, keys and links end for good.
 
     Raises
     ------
@@ -274,13 +320,13 @@ def disable(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uui
     user = get_person(session, site_id, user_id)
     _keep_an_administrator(session, user)
     user.disabled_at = func.now()
-    session.execute(delete(UserSession).where(UserSession.user_id == user.id))
     write_audit(session, site_id, by, "person_disabled", user.id)
+    accounts.end_access(session, user, by=by)
     return user
 
 
 def enable(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uuid.UUID | None) -> User:
-    """Let a disabled person in again. Raises `NotFound`."""
+    """Let a disabled person sign in again; earlier keys and links stay useless. Raises `NotFound`."""
     user = get_person(session, site_id, user_id)
     user.disabled_at = None
     write_audit(session, site_id, by, "person_enabled", user.id)
@@ -314,16 +360,21 @@ class Vouched:
     role: Role | None
 
 
-def find_vouched(session: Session, site_name: str, vouched: Vouched, default: Role | None) -> User:
+def find_vouched(session: Session, site_name: str, vouched: Vouched, default: Role | None) -> User | None:
     """Return the person whom a provider vouches for: known, known by a verified address, or new.
 
-    The provider's groups decide the role at each sign-in; where they name none, the role that the person has
-    here counts, and `default` for a new one.
+    The provider's groups decide the role at each sign-in, and a role that they gave ends with them. Where
+    they name none, the role that an administrator gave here counts, else `default`.
+
+    Returns
+    -------
+    User or None
+        None when the person has no role any more: sessions, keys and links have ended, so commit.
 
     Raises
     ------
     NotInvited
-        The person is disabled, or has no role.
+        The person is disabled, or never had a role.
     """
     user = session.scalar(select(User).where(User.provider_subject == vouched.subject))
     if user is None:
@@ -339,14 +390,20 @@ def find_vouched(session: Session, site_name: str, vouched: Vouched, default: Ro
             if role is None or not vouched.email:
                 raise NotInvited
             user = accounts.create_user(session, site.id, vouched.email, role=role, name=vouched.name)
+            user.role_from_provider = True
             write_audit(session, site.id, user.id, "person_joined", user.id, role=role.value)
         user.provider_subject = vouched.subject
     if user.disabled_at is not None:
         raise NotInvited
-    if vouched.role and vouched.role != user.role:
-        write_audit(
-            session, user.site_id, None, "role_changed", user.id, before=user.role, after=vouched.role.value
-        )
-        user.role = vouched.role.value
+    role = vouched.role or (default if user.role_from_provider else Role(user.role))
+    if role is None:
+        write_audit(session, user.site_id, None, "role_ended", user.id, before=user.role)
+        accounts.end_access(session, user, by=None)
+        user.role = Role.SUBMITTER.value  # the least, should an administrator let the person in again
+        user.vouched_at = None
+        return None
+    _set_role(session, user, role, by=None)
+    user.role_from_provider = user.role_from_provider or vouched.role is not None
+    user.vouched_at = func.now()
     user.name = vouched.name or user.name
     return user

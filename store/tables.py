@@ -51,9 +51,11 @@ __all__ = [
     "STAGES",
     "TERMINAL_BATCH_STATUSES",
     "TERMINAL_IMAGE_STATUSES",
+    "AccountMail",
     "Answer",
     "ApiKey",
     "Audit",
+    "AuditLink",
     "Base",
     "Batch",
     "BatchReason",
@@ -64,6 +66,7 @@ __all__ = [
     "Finding",
     "Image",
     "ImageStatus",
+    "KnownPlace",
     "Maintenance",
     "ManifestLine",
     "Notice",
@@ -118,6 +121,7 @@ class WorkKind(StrEnum):
     EXPORT = "export"
     NOTICE = "notice"
     PASSWORD = "password"  # noqa: S105 - a mail with a link for one
+    ACCOUNT_MAIL = "account_mail"
     EVALUATE = "evaluate"
     SIGN = "sign"
 
@@ -179,6 +183,7 @@ class Site(Base):
     keep_originals_days: Mapped[int | None]  # after the batch ended; NULL: for ever
     keep_results_days: Mapped[int | None]
     quota_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of uploads; NULL: the setting's
+    second_factor_roles: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
     shadow_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
     decode_rests_until: Mapped[datetime | None]  # until then other sites' work goes first
     created_at: Mapped[datetime] = _now()
@@ -195,7 +200,12 @@ class User(Base):
     name: Mapped[str] = mapped_column(server_default="", default="")
     password_hash: Mapped[str | None]
     provider_subject: Mapped[str | None] = mapped_column(unique=True)  # at an identity provider
+    vouched_at: Mapped[datetime | None]  # when the identity provider last vouched for the person
     role: Mapped[str]  # a store.accounts.Role
+    role_from_provider: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
+    totp_secret: Mapped[str | None]  # of the second factor, sealed; NULL: none
+    totp_step: Mapped[int | None] = mapped_column(BigInteger)  # of the last code used: none counts twice
+    recovery_codes: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
     created_at: Mapped[datetime] = _now()
     disabled_at: Mapped[datetime | None]
 
@@ -238,6 +248,26 @@ class SignInAttempt(Base):
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
+class KnownPlace(Base):
+    """A network from which a person has signed in, by its hash."""
+
+    __tablename__ = "known_places"
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"), primary_key=True)
+    place_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    seen_at: Mapped[datetime] = _now()
+
+
+class AccountMail(Base):
+    """What is mailed to a person about their own account."""
+
+    __tablename__ = "account_mails"
+    id: Mapped[uuid.UUID] = _id()
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"), index=True)
+    event: Mapped[str]
+    said: Mapped[str] = mapped_column(server_default="", default="")
+    at: Mapped[datetime] = _now()
+
+
 class UserSession(Base):
     """A signed-in browser; only the hash of its cookie is kept."""
 
@@ -247,6 +277,8 @@ class UserSession(Base):
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     csrf_token: Mapped[str]
     agent: Mapped[str] = mapped_column(server_default="", default="")
+    how: Mapped[str] = mapped_column(server_default="", default="")  # password, link or provider
+    second_factor: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
     created_at: Mapped[datetime] = _now()
     last_seen_at: Mapped[datetime] = _now()
     confirmed_at: Mapped[datetime | None]  # when the identity provider last confirmed the person anew
@@ -254,7 +286,7 @@ class UserSession(Base):
 
 
 class Audit(Base):
-    """Who did what; append-only by a trigger."""
+    """Who did what; append-only by a trigger. `AuditLink` makes a chain of the rows."""
 
     __tablename__ = "audit"
     __table_args__ = tuple(
@@ -268,6 +300,21 @@ class Audit(Base):
     object_id: Mapped[str | None]
     detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     at: Mapped[datetime] = _now()
+    address: Mapped[str | None]  # from where
+    key_id: Mapped[uuid.UUID | None]  # the API key by which
+    operator: Mapped[str | None]  # the account of the server's machine that ran a command
+
+
+class AuditLink(Base):
+    """An audit row's place in the chain: each hash covers the row and the hash before.
+
+    A deferred trigger of the database writes it when the transaction that wrote the row commits.
+    """
+
+    __tablename__ = "audit_chain"
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    audit_id: Mapped[int] = mapped_column(BigInteger, unique=True)
+    hash: Mapped[str] = mapped_column(String(64))
 
 
 class Bundle(Base):

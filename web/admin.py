@@ -15,7 +15,7 @@ from store.accounts import Permission, Role
 from store.session import session_scope
 from store.tables import User
 from web.account import PERMISSION_WORDS
-from web.auth import identity, needs
+from web.auth import identity, needs, require_person
 from web.errors import InvalidRequest
 
 admin = Blueprint("admin", __name__, url_prefix="/admin")
@@ -69,8 +69,9 @@ def invite_person(email: str, role: object, name: str) -> tuple[User, str]:
 
     Raises
     ------
-    InvalidRequest, EmailInvalid, EmailTaken
+    NeedsPerson, InvalidRequest, EmailInvalid, EmailTaken
     """
+    require_person()
     name = " ".join(name.split())[:100]
     with session_scope() as session:
         user, token = people.invite(
@@ -88,6 +89,8 @@ def invite() -> str:
     return _people(link=link, link_for=user.email, link_days=7)
 
 
+#: What an API key may do, to whoever is no administrator: let nobody in, and give nobody more.
+_BY_KEYS = ("disable", "sign-out")
 #: What can be done with a person, by the last part of the address; what takes a word is beside it.
 _ACTIONS: dict[str, Callable[..., User]] = {
     "disable": people.disable,
@@ -101,11 +104,13 @@ def act_on_person(user_id: uuid.UUID, action: str, said: Mapping[str, object]) -
 
     Raises
     ------
-    NotFound, InvalidRequest, LastAdministrator, OwnName, NameFromProvider
+    NotFound, NeedsPerson, InvalidRequest, LastAdministrator, OwnName, NameFromProvider
     """
     site_id, by, token = identity().site_id, identity().user_id, ""
     with session_scope() as session:
         user = people.get_person(session, site_id, user_id)
+        if action not in _BY_KEYS or user.role == Role.ADMIN:
+            require_person()
         if action == "link":
             token = people.new_link(session, site_id, user_id, by=by)
         elif action == "role":
@@ -145,10 +150,23 @@ def list_keys() -> str:
         return render_template("admin_keys.html", keys=_keys(session))
 
 
+def revoke_key_of_site(key_id: uuid.UUID) -> None:
+    """Make anybody's key useless; a key revokes itself, and others of people who are no administrators.
+
+    Raises
+    ------
+    NotFound, NeedsPerson
+    """
+    with session_scope() as session:
+        owner = people.owner_of_key(session, identity().site_id, key_id)
+        if owner.role == Role.ADMIN and key_id != identity().key_id:
+            require_person()
+        people.revoke_key(session, identity().site_id, key_id, by=identity().user_id)
+
+
 @admin.post("/keys/<uuid:key_id>/revoke")
 @needs(Permission.ADMINISTER)
 def revoke_key(key_id: uuid.UUID) -> Response:
     """Make anybody's key useless."""
-    with session_scope() as session:
-        people.revoke_key(session, identity().site_id, key_id, by=identity().user_id)
+    revoke_key_of_site(key_id)
     return redirect(url_for("admin.list_keys"), 303)

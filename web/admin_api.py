@@ -16,7 +16,7 @@ from store.people import Person
 from store.retention import StudyMatch
 from store.session import session_scope
 from store.tables import ApiKey, Notice, NoticeTarget, Site, User
-from web.admin import act_on_person, invite_person
+from web.admin import act_on_person, invite_person, revoke_key_of_site
 from web.asked import cursor_text, json_body, page_size, read_query
 from web.auth import identity, needs
 from web.errors import InvalidRequest
@@ -153,8 +153,7 @@ def list_keys() -> Response:
 @needs(Permission.ADMINISTER)
 def revoke_key(key_id: uuid.UUID) -> Response:
     """Make anybody's key useless."""
-    with session_scope() as session:
-        people.revoke_key(session, identity().site_id, key_id, by=identity().user_id)
+    revoke_key_of_site(key_id)
     return Response(status=204)
 
 

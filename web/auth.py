@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from settings import Settings
 from store import accounts, people, throttle
-from store.accounts import Identity, Permission
+from store.accounts import Identity, Origin, Permission
 from store.errors import NotFound
 from store.session import session_scope
 from store.tables import User
@@ -24,6 +24,7 @@ from web.errors import (
     ConfirmationNeeded,
     CsrfFailed,
     Forbidden,
+    NeedsPerson,
     RequestFailed,
     TooManyAttempts,
     Unauthorized,
@@ -161,6 +162,12 @@ def confirm_identity(password: str) -> None:
         raise ConfirmationFailed
 
 
+def require_person() -> None:
+    """Let nobody pass who asks by an API key. Raises `NeedsPerson`."""
+    if identity().key_id is not None:
+        raise NeedsPerson
+
+
 def check_csrf(sent: str) -> None:
     """Compare the token that a page sent with its session's. Raises `CsrfFailed`."""
     known = identity().csrf_token
@@ -176,10 +183,12 @@ def _protect() -> BaseResponse | None:
         g.identity = identify()  # the page that says so has the person's navigation
     if view is None or request.endpoint == "static":
         return None
+    accounts.origin.set(Origin(request.remote_addr))
     if getattr(view, "is_public", False):
         _check_strangers_body()
         return None
     g.identity = identify()
+    accounts.origin.set(Origin(request.remote_addr, g.identity.key_id if g.identity else None))
     if g.identity is None:
         if request.path.startswith("/api/") or request.method not in SAFE_METHODS:
             raise Unauthorized

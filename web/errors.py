@@ -62,6 +62,14 @@ class Forbidden(ServiceError):
     advice = "Ask an administrator of your site for another role or key."
 
 
+class NeedsPerson(ServiceError):
+    """An API key would do what only somebody who signed in may."""
+
+    code, status = "needs_person", 403
+    title = "An API key cannot do this: it would gain more than its scope."
+    advice = "Sign in as an administrator and do it on the page, or let the operator run `fractureai people`."
+
+
 class CsrfFailed(ServiceError):
     """A form without the session's token: sent by another site, or after the session changed."""
 

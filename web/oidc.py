@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response
 from settings import Settings, SettingsError
 from store.accounts import Role, note_confirmed, write_audit
 from store.errors import NotFound, ServiceError
-from store.people import Vouched, find_vouched
+from store.people import NotInvited, Vouched, find_vouched
 from store.session import session_scope
 from store.tables import User
 from web.auth import (
@@ -149,7 +149,9 @@ def back() -> Response:
             vouched_by(token["userinfo"], settings),
             read_roles(settings)[1],
         )
-        opened = open_session(database, user, "provider")
+        opened = open_session(database, user, "provider") if user else None
+    if opened is None:
+        raise NotInvited
     return signed_in(opened, local_address(target))
 
 

@@ -6,13 +6,14 @@ import re
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, delete, select
 
+from cli import prepare
 from cli.main import main
 from store import accounts
 from store.accounts import Permission, Role
 from store.session import session_scope
-from store.tables import Bundle, Site, User
+from store.tables import ApiKey, Bundle, SignInToken, Site, User
 
 
 def fractureai(*arguments: str, code: int = 0) -> Result:
@@ -55,6 +56,24 @@ def test_a_site_its_people_and_their_keys(server: None) -> None:
     fractureai("people", "enable", "bo@north.example")
     fractureai("people", "disable", "ada@north.example", code=4)  # the last administrator
     assert token(fractureai("people", "link", "bo@north.example"))
+
+
+def test_migrate_prints_one_link_once_and_no_key(
+    database: Engine, settings_env: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "BUNDLES", prepare.ROOT / "none")
+    first = fractureai("migrate")
+    with session_scope() as session:
+        admin = accounts.use_sign_in_token(session, token(first), "a sentence is easy")
+        assert admin.role == Role.ADMIN
+        session.execute(delete(SignInToken))
+    for _ in range(2):
+        again = fractureai("migrate").output
+        assert "token" not in again
+        assert "fractureai people link" in again
+    with session_scope() as session:
+        assert session.scalars(select(ApiKey)).all() == []
+        assert session.scalars(select(SignInToken)).all() == []
 
 
 def test_where_there_are_several_sites_one_is_named(server: None) -> None:

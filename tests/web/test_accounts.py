@@ -100,12 +100,29 @@ def test_who_is_disabled_is_out_with_keys_and_links(browser: Browser, app: Any) 
     assert again.sign_in(token=link, password=PASSWORD, again=PASSWORD).status_code == 401
     assert again.sign_in(email="bo@hospital.example", password=PASSWORD).status_code == 401
     assert browser.post(f"{path}/enable").status_code == 303
-    assert ask.get("/batches").status_code == 200
+    assert ask.get("/batches").status_code == 401  # nothing from before comes back
+    assert again.sign_in(token=link, password=PASSWORD, again=PASSWORD).status_code == 401
+    assert bo.client.get("/batches").status_code == 302
+    assert again.sign_in(email="bo@hospital.example", password=PASSWORD).status_code == 303
     with session_scope() as session:
         lines = list(
             session.scalars(select(Audit.action).where(Audit.object_id == path.rsplit("/", maxsplit=1)[-1]))
         )
     assert lines == ["person_invited", "password_link_made", "person_disabled", "person_enabled"]
+
+
+def test_a_lower_role_narrows_keys_for_good(browser: Browser, app: Any) -> None:
+    bo = Browser(app.test_client())
+    bo.sign_in(token=invited(browser, "bo@hospital.example", Role.ADMIN), password=PASSWORD, again=PASSWORD)
+    for name, scope in (("reads", ["read", "administer"]), ("rules", ["administer"])):
+        bo.post("/account/keys", name=name, scope=scope)
+    path = f"/admin/people/{user_id('bo@hospital.example')}/role"
+    assert browser.post(path, role="staff").status_code == 303
+    assert browser.post(path, role="admin").status_code == 303
+    with session_scope() as session:
+        keys = {key.name: key for key in session.scalars(select(ApiKey).where(ApiKey.name != "tests"))}
+    assert keys["reads"].scope == ["read"]
+    assert keys["rules"].revoked_at is not None
 
 
 def test_a_key_is_made_with_a_scope_and_an_end(browser: Browser, app: Any) -> None:

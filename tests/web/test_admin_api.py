@@ -11,8 +11,10 @@ from jsonschema import Draft202012Validator
 from sqlalchemy import select
 
 from settings import get_settings
+from store import accounts
+from store.accounts import Permission
 from store.session import session_scope
-from store.tables import Audit, Notice, Study
+from store.tables import Audit, Notice, Study, User
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 from web.openapi import document
@@ -33,14 +35,15 @@ def code(answer: Any) -> str:
     return str(answer.json["code"])
 
 
-def test_a_person_is_invited_changed_and_shut_out(ask: Asker, app: Any) -> None:
+def test_a_person_is_invited_changed_and_shut_out(browser: Browser, app: Any) -> None:
+    ask = browser.asker()
     wish = {"email": "bo@hospital.example", "role": "staff", "name": "Bo"}
     bo = fits("PersonWithLink", ask.post("/people", json=wish), 201)
     assert (bo["role"], bo["name"], bo["seen_at"]) == ("staff", "Bo", None)
-    browser = Browser(app.test_client())
+    bos = Browser(app.test_client())
     token = re.search(r"token=([\w-]+)", bo["link"]).group(1)
     password = "a sentence is easy"
-    assert browser.sign_in(token=token, password=password, again=password).status_code == 303
+    assert bos.sign_in(token=token, password=password, again=password).status_code == 303
     listed = fits("People", ask.get("/people"))["items"]
     assert [person["email"] for person in listed] == ["admin@localhost", "bo@hospital.example"]
     assert "link" not in listed[1]
@@ -50,11 +53,11 @@ def test_a_person_is_invited_changed_and_shut_out(ask: Asker, app: Any) -> None:
     assert fits("Person", ask.get(links["self"]))["role"] == "clinician"
     assert fits("PersonWithLink", ask.post(links["link"]))["link"] != bo["link"]
     assert fits("Person", ask.post(links["sign-out"]))["sessions"] == 0
-    assert browser.client.get("/batches").status_code == 302
+    assert bos.client.get("/batches").status_code == 302
     assert fits("Person", ask.post(links["disable"]))["disabled_at"]
-    assert browser.sign_in(email=wish["email"], password=password).status_code == 401
+    assert bos.sign_in(email=wish["email"], password=password).status_code == 401
     assert fits("Person", ask.post(links["enable"]))["disabled_at"] is None
-    assert browser.sign_in(email=wish["email"], password=password).status_code == 303
+    assert bos.sign_in(email=wish["email"], password=password).status_code == 303
     assert code(ask.post("/people", json=wish)) == "email_taken"
     assert code(ask.post("/people", json={**wish, "email": "nobody"})) == "email_invalid"
     for wrong in ({**wish, "role": "king"}, {**wish, "name": 1}, {**wish, "site": "other"}, {}):
@@ -63,6 +66,33 @@ def test_a_person_is_invited_changed_and_shut_out(ask: Asker, app: Any) -> None:
     assert code(ask.post(me["role"], json={"role": "staff"})) == "last_administrator"
     assert code(ask.post(me["disable"])) == "last_administrator"
     assert code(ask.post(me["disable"], json={"role": "staff"})) == "invalid_request"
+
+
+def test_a_key_that_administers_makes_nobody_more(ask: Asker, browser: Browser) -> None:
+    """A key whose scope is `administer` alone does not become a person, nor gets more than its scope."""
+    with session_scope() as session:
+        admin = session.scalars(select(User)).one()
+        scope = [Permission.ADMINISTER]
+        other = accounts.create_api_key(session, admin, "other", scope=scope)[0].id
+        ask.headers = Asker(ask.client, accounts.create_api_key(session, admin, "it", scope=scope)[1]).headers
+    wish = {"email": "mallory@hospital.example", "role": "admin", "name": ""}
+    assert code(ask.post("/people", json=wish)) == "needs_person"
+    assert code(ask.post("/people", json={**wish, "role": "clinician"})) == "needs_person"
+    bo = browser.asker().post("/people", json={**wish, "email": "bo@hospital.example", "role": "staff"}).json
+    for action in ("role", "name", "link", "enable"):
+        body = {"role": {"role": "clinician"}, "name": {"name": "Prof. Chief"}}.get(action)
+        assert code(ask.post(bo["links"][action], json=body)) == "needs_person", action
+    me = ask.get("/people").json["items"][0]["links"]
+    for action in ("disable", "sign-out", "link"):
+        assert code(ask.post(me[action])) == "needs_person", action
+    assert code(ask.post(f"/keys/{other}/revoke")) == "needs_person"
+    assert fits("Person", ask.post(bo["links"]["disable"]))["disabled_at"]  # who leaves may be shut out
+    form = {"email": "mallory@hospital.example", "role": "admin"}
+    assert ask.client.post("/admin/people", data=form, headers=ask.headers).status_code == 403
+    with session_scope() as session:
+        assert {user.email for user in session.scalars(select(User))} == {"admin@localhost", bo["email"]}
+        line = session.scalars(select(Audit).where(Audit.action == "person_disabled")).one()
+        assert (line.key_id is not None, line.address) == (True, "127.0.0.1")
 
 
 def test_keys_are_listed_and_revoked(ask: Asker) -> None:

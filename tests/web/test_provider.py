@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,6 +17,7 @@ from store import accounts
 from store.accounts import Role
 from store.session import session_scope
 from store.tables import Audit, Site, User
+from tests.web.asking import Asker
 from tests.web.provider import CLIENT_ID, CLIENT_SECRET, Code, Provider
 from web.factory import create_app
 
@@ -101,6 +103,32 @@ def test_an_invited_person_is_linked_by_a_verified_address_alone(provider: Provi
         user = session.get_one(User, invited)
         assert user.provider_subject == f"{provider.issuer} u-17"
         assert user.role == Role.STAFF  # no group names a role: the administrator's counts
+
+
+def test_a_role_of_the_provider_ends_with_its_group(
+    provider: Provider, settings_env: pytest.MonkeyPatch
+) -> None:
+    app = create_app()
+    client = app.test_client()
+    assert come_back(client).status_code == 303
+    with session_scope() as session:
+        user = session.scalars(select(User).where(User.email == ADA["email"])).one()
+        key = accounts.create_api_key(session, user, "hers")[1]
+    ask = Asker(app.test_client(use_cookies=False), key)
+    assert ask.get("/worklist").status_code == 200
+    with session_scope() as session:  # she stays away: what she was is not known any more
+        session.get_one(User, user.id).vouched_at = func.now() - timedelta(days=31)
+    assert ask.get("/worklist").status_code == 401
+    assert come_back(client).status_code == 303
+    assert ask.get("/worklist").status_code == 200
+    provider.claims["groups"] = ["everybody"]
+    assert come_back(create_app().test_client()).status_code == 403
+    assert client.get("/batches").status_code == 302
+    assert ask.get("/worklist").status_code == 401
+    provider.claims["groups"] = ["radiology"]
+    assert come_back(client).status_code == 303
+    assert ask.get("/worklist").status_code == 401  # the key does not come back
+    assert ada().role == Role.CLINICIAN
 
 
 def test_an_answer_that_belongs_to_another_browser_is_refused(provider: Provider) -> None:
