@@ -32,7 +32,8 @@ def fsck(ctx: click.Context, *, quick: bool, repair_orphans: bool, as_json: bool
 
     Reads every stored file and compares its hash with what the database says; checks that every image of
     an ended batch has ended, that counters equal rows, that findings and reports are there, that no lease
-    ran out, that no work waits for an ended batch. Changes nothing, unless told to. The server may run.
+    ran out, that no work waits for an ended batch, that no line
+    of the audit was altered or deleted. Changes nothing, unless told to. The server may run.
 
     Works on the servers that FRACTUREAI_DATABASE_URL and FRACTUREAI_BLOB_URL name, else on the one in the
     home folder, whether it runs or not.
@@ -69,6 +70,7 @@ def fsck(ctx: click.Context, *, quick: bool, repair_orphans: bool, as_json: bool
                 "hashed_bytes": found.hashed_bytes,
                 "unreferenced_young": found.young,
                 "orphans_deleted": found.deleted,
+                "audit_head": found.audit_head,
             }
         )
     else:
@@ -77,6 +79,7 @@ def fsck(ctx: click.Context, *, quick: bool, repair_orphans: bool, as_json: bool
             print_rows(console, ("problem", "what", "where", "detail"), rows)
         read = "not read" if quick else f"{found.hashed_bytes / 1e6:.1f} MB read"
         console.print(f"{found.references} references, {found.blobs} stored files, {read}")
+        console.print(f"The audit's chain ends at {found.audit_head}", soft_wrap=True)
         if found.young:
             console.print(f"{found.young} files that no row names are younger than a day: left alone")
         if found.deleted:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -16,6 +17,15 @@ home_option = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of a server that `fractureai up` runs.",
 )
+
+
+def operator() -> str:
+    """Return the account of this machine that runs the command; behind sudo the one that called it."""
+    with suppress(KeyError, OSError):  # a container's user may have no name
+        name = getpass.getuser()
+        called = os.environ.get("SUDO_USER", "")
+        return f"{called} as {name}" if called and os.geteuid() == 0 else name
+    return f"uid {os.geteuid()}"
 
 
 class NotDone(ClientError):
@@ -42,6 +52,7 @@ def server_parts(home: Path | None) -> Iterator[None]:
 
     from cli.embedded import EmbeddedError, default_home, embedded, running_servers
     from settings import SettingsError
+    from store.accounts import Origin, origin
     from store.errors import BlobUnavailable, ServiceError
 
     folder = home.resolve() if home else default_home()
@@ -59,7 +70,11 @@ def server_parts(home: Path | None) -> Iterator[None]:
                 os.environ["FRACTUREAI_DATABASE_URL"] = servers.database_url
             if not os.environ.get("FRACTUREAI_BLOB_URL"):
                 os.environ["FRACTUREAI_BLOB_URL"] = (folder / "blobs").as_uri()
-            yield
+            acting = origin.set(Origin(operator=operator()))
+            try:
+                yield
+            finally:
+                origin.reset(acting)
         except OperationalError as error:
             raise ServerUnreachable(f"The database does not answer: {error.orig}") from error
         except ProgrammingError as error:

@@ -16,12 +16,14 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from settings import get_settings
+from store.account_mails import AccountEvent, tell
 from store.errors import NotFound, ServiceError
 from store.passwords import hash_password, is_outdated, matches
-from store.tables import ApiKey, Audit, SignInToken, User, UserSession
+from store.tables import ApiKey, Audit, KnownPlace, SignInToken, Site, User, UserSession
 
 KEY_PREFIX = "fai_"
 MIN_PASSWORD = 10
@@ -199,6 +201,7 @@ def set_password(session: Session, user: User, password: str, *, keep_session: s
     session.execute(ended)
     session.execute(delete(SignInToken).where(SignInToken.user_id == user.id, SignInToken.sets_password))
     write_audit(session, user.site_id, user.id, "password_changed")
+    tell(session, user, AccountEvent.PASSWORD_CHANGED)
 
 
 def is_password(user: User, password: str) -> bool:
@@ -211,11 +214,15 @@ def is_password(user: User, password: str) -> bool:
 
 
 def check_password(session: Session, email: str, password: str) -> User | None:
-    """Return the person whose address and password these are; as slow when there is no such person."""
+    """Return the person whose address and password these are; as slow when there is no such person.
+
+    Whose role comes from an identity provider signs in there alone: their groups are looked at there.
+    """
     users = session.scalars(
         select(User).where(
             func.lower(User.email) == email.strip().lower(),
             User.disabled_at.is_(None),
+            User.role_from_provider.is_(False),
             User.password_hash.is_not(None),
         )
     ).all()
@@ -226,12 +233,56 @@ def check_password(session: Session, email: str, password: str) -> User | None:
             if is_outdated(user.password_hash):
                 user.password_hash = hash_password(password)
             return user
-    if users:
-        for user in users:
-            write_audit(session, user.site_id, user.id, "sign_in_failed")
-    else:
+    if not users:
         matches(None, password)
     return None
+
+
+def note_refused(session: Session, email: str, action: str = "sign_in_failed") -> None:
+    """Note that somebody was not let in: with the people of this address, else with a server's only site.
+
+    What nobody's address is may be a password typed into the wrong field: it is not kept.
+    """
+    users = session.scalars(select(User).where(func.lower(User.email) == email.strip().lower())).all()
+    for user in users:
+        write_audit(session, user.site_id, user.id, action)
+    if not users:
+        sites = session.scalars(select(Site.id).limit(2)).all()
+        if len(sites) == 1:
+            write_audit(session, sites[0], None, action)
+
+
+def note_throttled(session: Session, email: str) -> None:
+    """Note that attempts are not looked at any more: once in ten minutes from one address."""
+    lately = select(Audit.id).where(
+        Audit.action == "sign_in_throttled",
+        Audit.address == origin.get().address,
+        Audit.at > func.now() - timedelta(minutes=10),
+    )
+    if session.scalar(lately.limit(1)) is None:
+        note_refused(session, email, "sign_in_throttled")
+
+
+def knows_place(session: Session, email: str, place: str) -> bool:
+    """Tell whether somebody with this address has signed in from there before."""
+    query = select(KnownPlace.user_id).join(User, User.id == KnownPlace.user_id)
+    mine = func.lower(User.email) == email.strip().lower(), KnownPlace.place_hash == hash_token(place)
+    return session.scalar(query.where(*mine).limit(1)) is not None
+
+
+def note_place(session: Session, user: User, place: str) -> None:
+    """Note from where a person signed in, and mail them when it is a new place."""
+    been = session.scalar(select(KnownPlace.user_id).where(KnownPlace.user_id == user.id).limit(1))
+    row = {"user_id": user.id, "place_hash": hash_token(place)}
+    seen = (
+        insert(KnownPlace)
+        .values(row)
+        .on_conflict_do_update(index_elements=["user_id", "place_hash"], set_={"seen_at": func.now()})
+    )
+    is_new = session.get(KnownPlace, (user.id, row["place_hash"])) is None
+    session.execute(seen)
+    if is_new and been is not None:
+        tell(session, user, AccountEvent.NEW_PLACE, place)
 
 
 # API keys
@@ -268,6 +319,7 @@ def create_api_key(
     session.flush()
     by = None if by_operator else user.id
     write_audit(session, user.site_id, by, "api_key_created", row.id, owner=str(user.id))
+    tell(session, user, AccountEvent.NEW_KEY, name)
     return row, key
 
 
@@ -421,7 +473,9 @@ def use_sign_in_token(session: Session, token: str, new_password: str = "") -> U
     )
     if user_id is None:
         return None
-    user = session.scalar(select(User).where(User.id == user_id, User.disabled_at.is_(None)))
+    user = session.scalar(
+        select(User).where(User.id == user_id, User.disabled_at.is_(None), User.role_from_provider.is_(False))
+    )
     if user is not None and wants_password:
         set_password(session, user, new_password)
     return user
@@ -488,8 +542,23 @@ def note_confirmed(session: Session, token: str) -> None:
     session.execute(
         update(UserSession)
         .where(UserSession.token_hash == hash_token(token))
-        .values(confirmed_at=func.clock_timestamp())
+        .values(confirmed_at=func.clock_timestamp(), proved_at=func.clock_timestamp())
     )
+
+
+def note_proved(session: Session, token: str) -> None:
+    """Note that the person of this browser has just given their password again."""
+    mine = UserSession.token_hash == hash_token(token)
+    session.execute(update(UserSession).where(mine).values(proved_at=func.clock_timestamp()))
+
+
+def was_proved(session: Session, token: str, *, minutes: float) -> bool:
+    """Tell whether the person of this browser signed in, or confirmed again, in the last `minutes`."""
+    since = func.clock_timestamp() - timedelta(minutes=minutes)
+    query = select(UserSession.id).where(
+        UserSession.token_hash == hash_token(token), UserSession.proved_at > since
+    )
+    return session.scalar(query) is not None
 
 
 def was_confirmed(session: Session, token: str, *, minutes: float) -> bool:

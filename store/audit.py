@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
-from sqlalchemy import Select, select, text, tuple_
+from sqlalchemy import Connection, Select, select, text, tuple_
 from sqlalchemy.orm import Session
 
 from store.errors import InvalidCursor
@@ -19,7 +19,7 @@ from store.paging import Page, decode_cursor, encode_cursor
 from store.session import get_engine
 from store.tables import Audit, User
 
-CSV_COLUMNS = ("at", "person", "action", "object_id", "detail")
+CSV_COLUMNS = ("at", "person", "action", "object_id", "detail", "address", "api_key", "operator")
 _PIECE = 500
 
 
@@ -94,6 +94,41 @@ def list_actions(session: Session, site_id: uuid.UUID) -> list[str]:
     return list(session.scalars(_ACTIONS, {"site": site_id}))
 
 
+#: Links whose hash is not that of their row and the link before, and rows or links that have no other half.
+#: Computed here, not by a function that lies in the database.
+_BROKEN = text(
+    """
+    WITH linked AS (
+        SELECT c.seq, c.audit_id, c.hash, a.id, lag(c.seq, 1, 0::bigint) OVER w AS seq_before,
+               encode(sha256(convert_to(lag(c.hash, 1, '') OVER w || jsonb_build_array(
+                   a.id, a.site_id, a.user_id, a.action, a.object_id, a.detail, extract(epoch FROM a.at),
+                   a.address, a.key_id, a.operator)::text, 'UTF8')), 'hex') AS expected
+        FROM audit_chain c LEFT JOIN audit a ON a.id = c.audit_id
+        WINDOW w AS (ORDER BY c.seq)
+    )
+    SELECT audit_id, CASE WHEN id IS NULL THEN 'the line was deleted'
+                          WHEN seq <> seq_before + 1 THEN 'lines before it were deleted'
+                          ELSE 'the line, or the one before it, was altered' END
+    FROM linked WHERE id IS NULL OR seq <> seq_before + 1 OR hash <> expected
+    UNION ALL
+    SELECT a.id, 'the line is in no chain' FROM audit a
+    WHERE NOT EXISTS (SELECT 1 FROM audit_chain c WHERE c.audit_id = a.id)
+    LIMIT :most
+    """
+)
+
+
+def broken_links(connection: Connection, *, most: int) -> list[tuple[int, str]]:
+    """Return the lines at which the chain of the audit breaks, and how: id and words."""
+    return [(id_, said) for id_, said in connection.execute(_BROKEN, {"most": most})]
+
+
+def chain_head(connection: Connection) -> str:
+    """Return how many lines the chain has and its last hash: kept elsewhere, they show a chain cut short."""
+    row = connection.execute(text("SELECT seq, hash FROM audit_chain ORDER BY seq DESC LIMIT 1")).first()
+    return f"{row.seq} {row.hash}" if row else "0"
+
+
 def stream_csv(site_id: uuid.UUID, asked: AuditFilter) -> Iterator[bytes]:
     """Yield all lines as CSV, the newest first; memory stays flat whatever the number."""
     buffer = io.StringIO()
@@ -105,7 +140,16 @@ def stream_csv(site_id: uuid.UUID, asked: AuditFilter) -> Iterator[bytes]:
         for part in rows.partitions():
             for line, email in part:
                 detail = json.dumps(line.detail, sort_keys=True) if line.detail else ""
-                fields = (line.at.isoformat(), email or "", line.action, line.object_id or "", detail)
+                fields = (
+                    line.at.isoformat(),
+                    email or "",
+                    line.action,
+                    line.object_id or "",
+                    detail,
+                    line.address or "",
+                    str(line.key_id or ""),
+                    line.operator or "",
+                )
                 writer.writerow([cell(field) for field in fields])
             yield buffer.getvalue().encode()
             buffer.seek(0)

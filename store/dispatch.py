@@ -39,6 +39,7 @@ KIND_QUEUES: dict[WorkKind, str] = {
     WorkKind.SIGN: "report",
     WorkKind.NOTICE: "notices",
     WorkKind.PASSWORD: "notices",
+    WorkKind.ACCOUNT_MAIL: "notices",
     WorkKind.EXPORT: "exports",
     WorkKind.EVALUATE: "exports",
 }

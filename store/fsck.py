@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from store import audit
 from store.blobs import BlobStore, get_blobs
 from store.errors import BlobMissing
 from store.session import own_connection
@@ -60,6 +61,8 @@ class FsckReport:
         Blobs that no row names, too young to be orphans.
     deleted
         Orphans that were deleted.
+    audit_head
+        How many lines the audit has, and the last hash of its chain.
     """
 
     problems: tuple[Problem, ...]
@@ -68,6 +71,7 @@ class FsckReport:
     hashed_bytes: int
     young: int
     deleted: int
+    audit_head: str
 
     @property
     def clean(self) -> bool:
@@ -208,6 +212,7 @@ def check(
     with own_connection() as connection:
         connection.execute(text("SET statement_timeout = 0"))
         problems = list(_check_rows(connection, on_progress))
+        head = audit.chain_head(connection)
         listed = _list_blobs(connection, blobs, on_progress)
         # After the listing: bytes are written before the row that names them, so none can be too new.
         connection.execute(text(_REFERENCES))
@@ -237,18 +242,21 @@ def check(
             if problem:
                 problems.append(problem)
         on_progress(phase, references, references)
-    return FsckReport(tuple(problems), references, listed, hashed, young, deleted)
+    return FsckReport(tuple(problems), references, listed, hashed, young, deleted, head)
 
 
 def _check_rows(connection: Connection, on_progress: OnProgress) -> Iterator[Problem]:
     """Check the invariants, all at one moment of the database."""
-    total = len(_INVARIANTS) + 2
+    total = len(_INVARIANTS) + 3
     connection.execute(text("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"))
     try:
         for done, (code, query) in enumerate(_INVARIANTS.items()):
             on_progress("rows", done, total)
             for row, id_, detail in connection.execute(text(query + " LIMIT :most"), _ENDED):
                 yield Problem(ProblemKind.INCONSISTENT, code, f"{row} {id_}", detail)
+        on_progress("rows", total - 3, total)
+        for id_, detail in audit.broken_links(connection, most=MOST_PER_CHECK):
+            yield Problem(ProblemKind.ALTERED, "audit", f"audit {id_}", detail)
         on_progress("rows", total - 2, total)
         for id_, *values in connection.execute(text(_COUNTED)):
             wrong = [

@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from store import accounts, work
+from store.account_mails import AccountEvent, tell
 from store.accounts import Role, write_audit
 from store.errors import NotFound, ServiceError
 from store.tables import (
@@ -71,6 +72,14 @@ class NameFromProvider(ServiceError):
     code, status = "name_from_provider", 409
     title = "This person's name comes from the identity provider at each sign-in."
     advice = "Change it there."
+
+
+class SignsInElsewhere(ServiceError):
+    """A person whose role an identity provider states would get a password here, and so around it."""
+
+    code, status = "signs_in_elsewhere", 409
+    title = "This person signs in at the identity provider, which states the role: no password counts here."
+    advice = "Let them sign in there; or set their role here first, then it is this site's to state."
 
 
 class LastAdministrator(ServiceError):
@@ -231,15 +240,24 @@ def first_link(session: Session, admin: User) -> str | None:
 
 
 def new_link(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uuid.UUID | None) -> str:
-    """Make the token of a one-time link by which a person chooses a new password. Raises `NotFound`."""
+    """Make the token of a one-time link by which a person chooses a new password.
+
+    Raises
+    ------
+    NotFound, SignsInElsewhere
+    """
     user = get_person(session, site_id, user_id)
+    if user.role_from_provider:
+        raise SignsInElsewhere
     write_audit(session, site_id, by, "password_link_made", user.id)
+    tell(session, user, AccountEvent.PASSWORD_LINK)
     return accounts.create_sign_in_token(session, user, minutes=RESET_MINUTES, sets_password=True)
 
 
 def can_reset(user: User) -> bool:
     """Tell whether a person may get a link by mail: not who is shut out or signs in elsewhere alone."""
-    return user.disabled_at is None and (user.password_hash is not None or user.provider_subject is None)
+    elsewhere = user.role_from_provider or (user.provider_subject and user.password_hash is None)
+    return user.disabled_at is None and not elsewhere
 
 
 def forgot_password(session: Session, email: str) -> None:

@@ -282,6 +282,7 @@ class UserSession(Base):
     created_at: Mapped[datetime] = _now()
     last_seen_at: Mapped[datetime] = _now()
     confirmed_at: Mapped[datetime | None]  # when the identity provider last confirmed the person anew
+    proved_at: Mapped[datetime] = _now()  # when the person last signed in or gave their password here
     expires_at: Mapped[datetime]
 
 

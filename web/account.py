@@ -10,9 +10,19 @@ from werkzeug.wrappers import Response
 
 from store import accounts
 from store.accounts import PERMISSIONS, Permission, Role
+from store.people import SignsInElsewhere
 from store.session import session_scope
 from store.tables import Site, User
-from web.auth import SESSION_COOKIE, identity, is_personal
+from web.auth import (
+    SESSION_COOKIE,
+    Confirmation,
+    confirm_identity,
+    confirm_lately,
+    confirmation,
+    identity,
+    is_personal,
+    local_address,
+)
 from web.errors import InvalidRequest
 
 account = Blueprint("account", __name__, url_prefix="/account")
@@ -59,6 +69,7 @@ def show() -> str:
 @is_personal
 def create_key() -> str:
     """Make an API key; it is shown this once."""
+    confirm_lately()
     name, life = request.form.get("name", "").strip(), request.form.get("life", "")
     if not 1 <= len(name) <= 100:
         raise InvalidRequest("a key needs a name of 1 to 100 characters")
@@ -97,6 +108,29 @@ def end_session(session_id: uuid.UUID) -> Response:
     return redirect(url_for("account.show"), 303)
 
 
+@account.get("/confirm")
+@is_personal
+def ask_password() -> str | Response:
+    """Ask for the password again, before an act that needs it; or send to the identity provider."""
+    target = local_address(request.args.get("next", ""))
+    way = confirmation()
+    if way is Confirmation.PROVIDER:
+        return redirect(url_for("oidc.confirm", next=target))
+    return render_template("confirm.html", next=target, way=way)
+
+
+@account.post("/confirm")
+@is_personal
+def take_password() -> Response:
+    """Note that the person gave their password again; it counts for some minutes."""
+    if not request.form.get("password"):
+        raise InvalidRequest("give your password")
+    confirm_identity(request.form["password"])
+    with session_scope() as session:
+        accounts.note_proved(session, request.cookies.get(SESSION_COOKIE, ""))
+    return redirect(local_address(request.form.get("next", "")), 303)
+
+
 @account.post("/password")
 @is_personal
 def change_password() -> str:
@@ -105,8 +139,16 @@ def change_password() -> str:
         raise InvalidRequest("the two passwords differ")
     with session_scope() as session:
         user = session.get_one(User, identity().user_id)
-        if user.password_hash and not accounts.is_password(user, request.form.get("old", "")):
-            raise InvalidRequest("the present password is wrong")
+    if user.provider_subject and (user.role_from_provider or not user.password_hash):
+        raise SignsInElsewhere
+    if user.password_hash:
+        if not request.form.get("old"):
+            raise InvalidRequest("give the present password, too")
+        confirm_identity(request.form["old"])
+    else:
+        confirm_lately()
+    with session_scope() as session:
+        user = session.get_one(User, identity().user_id)
         accounts.set_password(
             session, user, request.form.get("password", ""), keep_session=request.cookies.get(SESSION_COOKIE)
         )

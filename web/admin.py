@@ -15,7 +15,7 @@ from store.accounts import Permission, Role
 from store.session import session_scope
 from store.tables import User
 from web.account import PERMISSION_WORDS
-from web.auth import identity, needs, require_person
+from web.auth import confirm_lately, identity, needs, require_person
 from web.errors import InvalidRequest
 
 admin = Blueprint("admin", __name__, url_prefix="/admin")
@@ -72,6 +72,8 @@ def invite_person(email: str, role: object, name: str) -> tuple[User, str]:
     NeedsPerson, InvalidRequest, EmailInvalid, EmailTaken
     """
     require_person()
+    if read_role(role) is Role.ADMIN:
+        confirm_lately()
     name = " ".join(name.split())[:100]
     with session_scope() as session:
         user, token = people.invite(
@@ -91,6 +93,8 @@ def invite() -> str:
 
 #: What an API key may do, to whoever is no administrator: let nobody in, and give nobody more.
 _BY_KEYS = ("disable", "sign-out")
+#: What takes a password again.
+_CONFIRMED = ("link", "role", "name", "enable")
 #: What can be done with a person, by the last part of the address; what takes a word is beside it.
 _ACTIONS: dict[str, Callable[..., User]] = {
     "disable": people.disable,
@@ -111,6 +115,8 @@ def act_on_person(user_id: uuid.UUID, action: str, said: Mapping[str, object]) -
         user = people.get_person(session, site_id, user_id)
         if action not in _BY_KEYS or user.role == Role.ADMIN:
             require_person()
+        if action in _CONFIRMED:
+            confirm_lately()
         if action == "link":
             token = people.new_link(session, site_id, user_id, by=by)
         elif action == "role":

@@ -291,12 +291,12 @@ def find_studies() -> Response:
 @needs(Permission.ADMINISTER)
 def erase() -> Response:
     """Erase studies everywhere: it is done when the answer comes, and cannot be undone."""
-    body = json_body({"studies", "named"})
+    body = json_body({"studies", "named", "password"})
     named = body.get("named", "")
     if not isinstance(named, str):
         raise InvalidRequest("named must be a text")
     chosen = _list(body, "studies") if "studies" in body or not named else []
-    erased, images = erase_studies(chosen, named)
+    erased, images = erase_studies(chosen, named, _text(body, "password"))
     return jsonify(studies=erased, images=images)
 
 

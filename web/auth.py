@@ -6,6 +6,7 @@ import hmac
 import secrets
 from collections.abc import Callable
 from enum import StrEnum
+from ipaddress import ip_address, ip_network
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -34,6 +35,8 @@ SESSION_COOKIE = "fractureai_session"
 FORM_COOKIE = "fractureai_form"
 #: Failed sign-ins in a quarter of an hour. Many people may sit behind one address.
 MOST_PER_ADDRESS, MOST_PER_PERSON = 100, 10
+#: For one person from all places where they have not been before: guessing shuts nobody out of their own.
+MOST_FROM_STRANGE_PLACES = 50
 #: How long a confirmation at the identity provider counts.
 CONFIRMED_MINUTES = 5
 #: Links by mail in a quarter of an hour, to one address.
@@ -127,7 +130,7 @@ def confirmation() -> Confirmation:
         by_browser = identity().csrf_token is not None  # a key is no person
         if by_browser and accounts.was_confirmed(session, token, minutes=CONFIRMED_MINUTES):
             return Confirmation.CONFIRMED
-    if user.password_hash is not None:
+    if user.password_hash is not None and not user.role_from_provider:
         return Confirmation.PASSWORD
     return Confirmation.PROVIDER if by_browser and user.provider_subject else Confirmation.IMPOSSIBLE
 
@@ -160,6 +163,33 @@ def confirm_identity(password: str) -> None:
             accounts.write_audit(session, known.site_id, known.user_id, "confirmation_failed")
     if not right:
         raise ConfirmationFailed
+
+
+def confirm_lately(password: str = "") -> None:
+    """Let only the person who signed in change accounts, make keys, or erase.
+
+    A sign-in, or a confirmation on the page for it, of the last minutes counts; otherwise they give their
+    password again, as always with an API key.
+
+    Raises
+    ------
+    ConfirmationNeeded, ConfirmationFailed, TooManyAttempts
+    """
+    if identity().key_id is None:
+        with session_scope() as session:
+            token = request.cookies.get(SESSION_COOKIE, "")
+            if accounts.was_proved(session, token, minutes=CONFIRMED_MINUTES):
+                return
+    if not password:
+        raise ConfirmationNeeded(_page_of_form())
+    confirm_identity(password)
+
+
+def _page_of_form() -> str:
+    """Return the page whose form was sent."""
+    pages = {"retention": "retention.show", "admin": "admin.list_people", "account": "account.show"}
+    page = pages.get(request.blueprint or "")
+    return url_for(page) if page and identity().key_id is None else ""
 
 
 def require_person() -> None:
@@ -226,9 +256,21 @@ def local_address(address: str) -> str:
     return address if safe and "\\" not in address else url_for("pages.list_batches")
 
 
+def network_of(address: str) -> str:
+    """Return what counts as one place: an IPv4 address, or the /64 that one customer has in IPv6."""
+    try:
+        known = ip_address(address)
+    except ValueError:
+        return address
+    if known.version == 4:
+        return str(known)
+    return str(known.ipv4_mapped or ip_network((known, 64), strict=False))
+
+
 def open_session(session: Session, user: User, how: str) -> str:
     """Sign the asker in: a new session in place of the one that the browser may have had."""
     settings: Settings = current_app.extensions["settings"]
+    accounts.note_place(session, user, network_of(request.remote_addr or ""))
     return accounts.open_session(
         session,
         user,
@@ -294,6 +336,23 @@ def _check_twin() -> str:
     return twin
 
 
+def _try(email: str) -> list[int]:
+    """Count an attempt; return its rows. Raises `TooManyAttempts`."""
+    place = network_of(request.remote_addr or "")
+    limits = {f"address {place}": MOST_PER_ADDRESS}
+    with session_scope() as session:
+        if email:
+            limits[f"person {email.lower()} from {place}"] = MOST_PER_PERSON
+            if not accounts.knows_place(session, email, place):
+                limits[f"person {email.lower()}"] = MOST_FROM_STRANGE_PLACES
+        attempt = throttle.try_sign_in(session, limits)
+        if attempt is None:
+            accounts.note_throttled(session, email)
+    if attempt is None:
+        raise TooManyAttempts
+    return attempt
+
+
 @auth.post("/sign-in")
 @is_public
 def sign_in_send() -> BaseResponse:
@@ -301,13 +360,7 @@ def sign_in_send() -> BaseResponse:
     _check_twin()
     token, email = request.form.get("token", ""), request.form.get("email", "").strip()
     password = request.form.get("password", "")
-    limits = {f"address {request.remote_addr}": MOST_PER_ADDRESS}
-    if email:
-        limits[f"person {email.lower()}"] = MOST_PER_PERSON
-    with session_scope() as session:
-        attempt = throttle.try_sign_in(session, limits)
-    if attempt is None:
-        raise TooManyAttempts
+    attempt = _try(email)
     if token and "again" in request.form and password != request.form["again"]:
         return _sign_in_page(token=token, error="The two passwords differ.", status=422)
     try:
@@ -323,6 +376,8 @@ def sign_in_send() -> BaseResponse:
     except accounts.PasswordTooShort as error:
         return _sign_in_page(token=token, error=f"{error.title} {error.advice}", status=422)
     if opened is None:
+        with session_scope() as session:
+            accounts.note_refused(session, email)
         said = (
             "This link was used already or has run out. Ask for a new one."
             if token

@@ -85,8 +85,12 @@ class ConfirmationNeeded(ServiceError):
     title = "Confirm that it is you: nothing was done yet."
     advice = (
         "Give your password again, or confirm at your hospital's identity provider. "
-        "Who has neither sets a password on the account page first."
+        "Who has neither asks for a new sign-in link."
     )
+
+    def __init__(self, back: str = "") -> None:
+        super().__init__()
+        self.back = back  # the page from which it is tried again
 
 
 class ConfirmationFailed(ServiceError):

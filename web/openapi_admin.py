@@ -246,6 +246,8 @@ PATHS: Json = {
                             "description": "An accession number or UID: images that have it and belong to no"
                             " study, because they were cancelled, refused or never submitted, go too.",
                         },
+                        "password": TEXT
+                        | {"description": "Of the account, once more: always with an API key."},
                     },
                     required=False,
                 )

@@ -17,7 +17,7 @@ from store.blobs import get_blobs
 from store.session import session_scope
 from store.tables import Site
 from web.asked import read_query, without_empty_fields
-from web.auth import identity, needs
+from web.auth import confirm_lately, identity, needs
 from web.errors import InvalidRequest
 
 retention_pages = Blueprint("retention", __name__, url_prefix="/admin/retention")
@@ -124,7 +124,7 @@ def change_quota() -> Response:
     return redirect(url_for("retention.show"), 303)
 
 
-def erase_studies(chosen: Sequence[object], named: str = "") -> tuple[int, int]:
+def erase_studies(chosen: Sequence[object], named: str = "", password: str = "") -> tuple[int, int]:
     """Erase studies everywhere, and images of no study that are `named` by accession number or UID.
 
     Returns
@@ -134,7 +134,7 @@ def erase_studies(chosen: Sequence[object], named: str = "") -> tuple[int, int]:
 
     Raises
     ------
-    InvalidRequest, NotFound, StudyInUse, StudyOnHold
+    InvalidRequest, ConfirmationNeeded, ConfirmationFailed, NotFound, StudyInUse, StudyOnHold
     """
     try:
         study_ids = {uuid.UUID(str(text)) for text in chosen}
@@ -144,6 +144,7 @@ def erase_studies(chosen: Sequence[object], named: str = "") -> tuple[int, int]:
         raise InvalidRequest(f"choose 1 to {MOST_ERASED} studies, or name an accession number or UID")
     if len(named) > MOST_LETTERS or not named.isprintable():
         raise InvalidRequest("an accession number or UID is at most 100 letters and digits")
+    confirm_lately(password)
     user = identity()
     n = retention.erase_studies(user.site_id, sorted(study_ids), by=user.user_id, named=named.strip())
     return len(study_ids), n

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, jsonify, render_template
 
 from settings import get_settings
 from store import bundles, worklist
-from store.accounts import Permission
+from store.accounts import Permission, write_view
 from store.session import session_scope
 from store.tables import ImageStatus, Reason, Triage
 from store.worklist import Filters, Item, Rank
@@ -136,6 +136,7 @@ def list_studies() -> Response:
     """List the studies in the order in which they are to be read."""
     asked = read_query(**QUERY, limit=page_size)
     with session_scope() as session:
+        write_view(session, identity(), "worklist_viewed", "worklist")
         page = worklist.list_studies(
             session,
             identity().site_id,
@@ -160,6 +161,7 @@ def show_worklist() -> str:
     asked = read_query(**QUERY)
     with session_scope() as session:
         site_id = identity().site_id
+        write_view(session, identity(), "worklist_viewed", "worklist")
         page = worklist.list_studies(
             session, site_id, filters_of(asked), cursor=asked["cursor"], limit=PAGE_SIZE
         )

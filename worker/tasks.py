@@ -128,6 +128,14 @@ def password(lease: Lease) -> bool:
     return passwords.mail_link(lease)
 
 
+@unit_task(WorkKind.ACCOUNT_MAIL)
+def account_mail(lease: Lease) -> bool:
+    """Mail a person what happened to their account. Before: due; after: sent, or refused for good."""
+    from worker import account_mails
+
+    return account_mails.send(lease)
+
+
 @unit_task(WorkKind.EVALUATE)
 def evaluate(lease: Lease) -> bool:
     """Turn a run's scores, or two bundles', into figures. Before: scoring has ended; after: it is there."""

@@ -79,6 +79,9 @@ def upgrade() -> None:
     op.add_column(
         "user_sessions", sa.Column("second_factor", sa.Boolean, server_default=sa.false(), nullable=False)
     )
+    op.add_column(
+        "user_sessions", sa.Column("proved_at", _TIME, server_default=sa.func.now(), nullable=False)
+    )
     op.add_column("audit", sa.Column("address", sa.Text))
     op.add_column("audit", sa.Column("key_id", sa.Uuid))
     op.add_column("audit", sa.Column("operator", sa.Text))
@@ -115,7 +118,7 @@ def downgrade() -> None:
         op.drop_table(table)
     for table, columns in {
         "audit": ("address", "key_id", "operator"),
-        "user_sessions": ("how", "second_factor"),
+        "user_sessions": ("how", "second_factor", "proved_at"),
         "sites": ("second_factor_roles",),
         "users": ("vouched_at", "role_from_provider", "totp_secret", "totp_step", "recovery_codes"),
     }.items():

@@ -10,10 +10,11 @@ from sqlalchemy import Engine, delete, select
 
 from cli import prepare
 from cli.main import main
+from cli.operate import operator
 from store import accounts
 from store.accounts import Permission, Role
 from store.session import session_scope
-from store.tables import ApiKey, Bundle, SignInToken, Site, User
+from store.tables import ApiKey, Audit, Bundle, SignInToken, Site, User
 
 
 def fractureai(*arguments: str, code: int = 0) -> Result:
@@ -55,6 +56,12 @@ def test_a_site_its_people_and_their_keys(server: None) -> None:
     assert "disabled" in fractureai("people").output
     fractureai("people", "enable", "bo@north.example")
     fractureai("people", "disable", "ada@north.example", code=4)  # the last administrator
+    with session_scope() as session:
+        lines = session.scalars(select(Audit)).all()
+        own = {"password_changed"}  # by this test, not by a command
+        assert {(line.operator, line.user_id) for line in lines if line.action not in own} == {
+            (operator(), None)
+        }
     assert token(fractureai("people", "link", "bo@north.example"))
 
 

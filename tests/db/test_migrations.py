@@ -1,11 +1,14 @@
 """The migrations go up and down, and agree with the tables."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from store import audit
 from store.tables import Base
 from tests.conftest import ROOT
 
@@ -26,3 +29,50 @@ def test_audit_rows_are_append_only(database: Engine) -> None:
     for statement in ("UPDATE audit SET action = 'x'", "DELETE FROM audit", "TRUNCATE audit"):
         with pytest.raises(DBAPIError, match="append-only"), database.begin() as connection:
             connection.execute(text(statement))
+
+
+def test_the_audit_is_a_chain_in_which_a_change_shows(database: Engine) -> None:
+    def broken() -> list[tuple[int, str]]:
+        with database.connect() as connection:
+            return audit.broken_links(connection, most=100)
+
+    with database.begin() as connection:
+        connection.execute(text("INSERT INTO sites (id, name) VALUES (gen_random_uuid(), 'A')"))
+        insert = "INSERT INTO audit (site_id, action, detail) SELECT id, 'test', '{\"n\": 1}' FROM sites"
+        for _ in range(4):
+            connection.execute(text(insert))
+        ids = list(connection.scalars(text("SELECT id FROM audit ORDER BY id")))
+    assert broken() == []
+    with database.begin() as connection:
+        assert audit.chain_head(connection).startswith("4 ")
+    for change, said in {
+        "UPDATE audit SET action = 'other' WHERE id = :id": "altered",
+        "DELETE FROM audit WHERE id = :id": "the line was deleted",
+        "DELETE FROM audit_chain WHERE audit_id = :id": "lines before it were deleted",
+    }.items():
+        with database.connect() as connection:  # by whoever may even switch the triggers off
+            connection.execute(text("SET LOCAL session_replication_role = replica"))
+            connection.execute(text(change), {"id": ids[1]})
+            found = dict(audit.broken_links(connection, most=100))
+            assert any(said in words for words in found.values()), change
+            connection.rollback()
+    with database.connect() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        connection.execute(text(insert))
+        assert [words for _, words in audit.broken_links(connection, most=9)] == ["the line is in no chain"]
+
+
+def test_transactions_at_once_make_one_chain(database: Engine) -> None:
+    with database.begin() as connection:
+        connection.execute(text("INSERT INTO sites (id, name) VALUES (gen_random_uuid(), 'A')"))
+
+    def write(n: int) -> None:
+        for _ in range(10):
+            with database.begin() as connection:
+                connection.execute(text("INSERT INTO audit (site_id, action) SELECT id, 'test' FROM sites"))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    with database.connect() as connection:
+        assert audit.broken_links(connection, most=9) == []
+        assert audit.chain_head(connection).startswith("80 ")

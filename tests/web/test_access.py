@@ -104,13 +104,15 @@ POST  /api/v1/bundles/<any(promote,rollback,shadow):action>   A
 GET   /account                                                personal
 GET   /sign-in/provider/confirm                               personal
 POST  /account/password                                       personal
+GET   /account/confirm                                        personal
+POST  /account/confirm                                        personal
 POST  /account/keys                                           personal
 POST  /account/keys/<uuid:key_id>/revoke                      personal
 POST  /account/sessions/<uuid:session_id>/end                 personal
 GET   /admin                                                  . . . . A
 GET   /admin/people                                           . . . . A
-POST  /admin/people                                           . . . . A
-POST  /admin/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out'):action>   . . . . A
+POST  /admin/people                                           . . . . A person
+POST  /admin/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out'):action>   . . . . A person
 GET   /admin/keys                                             . . . . A
 GET   /admin/notices                                          . . . . A
 POST  /admin/notices                                          . . . . A
@@ -119,9 +121,9 @@ GET   /admin/retention                                        . . . . A
 POST  /admin/retention                                        . . . . A
 POST  /admin/retention/quota                                  . . . . A
 GET   /api/v1/people                                          . . . . A
-POST  /api/v1/people                                          . . . . A
+POST  /api/v1/people                                          . . . . A person
 GET   /api/v1/people/<uuid:user_id>                           . . . . A
-POST  /api/v1/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out'):action>   . . . . A
+POST  /api/v1/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out'):action>   . . . . A person
 GET   /api/v1/keys                                            . . . . A
 GET   /api/v1/notice-targets                                  . . . . A
 POST  /api/v1/notice-targets                                  . . . . A
@@ -158,6 +160,7 @@ class Line:
     may: frozenset[Role]
     personal: bool
     public: bool
+    person: bool  # not by an API key, or not on every object
 
     @property
     def has_id(self) -> bool:
@@ -179,7 +182,7 @@ def read_table() -> list[Line]:
         may = frozenset(LETTERS[word] for word in who if word in LETTERS)
         if "personal" in who:
             may = frozenset(Role)
-        lines.append(Line(method, rule, may, who == ["personal"], who == ["public"]))
+        lines.append(Line(method, rule, may, who == ["personal"], who == ["public"], "person" in who))
     return lines
 
 
@@ -210,6 +213,8 @@ def test_each_role_sees_what_the_table_says(app: Any, site_key: str, role: Role)
             answer = send(app.test_client(use_cookies=False), line, path, key)
             if line.personal:
                 assert answer.status_code == 403, f"{line}: an API key has no account"
+            elif line.person and role in line.may and answer.status_code == 403:
+                assert "needs_person" in answer.text
             else:
                 check(line, role, answer, other.marker)
     fresh = make_world(app, role)  # the key has destroyed what can be destroyed

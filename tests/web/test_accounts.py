@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import func, select, update
 
 from store import accounts, throttle
@@ -15,6 +16,7 @@ from store.accounts import Role
 from store.session import session_scope
 from store.tables import ApiKey, Audit, SignInAttempt, User, UserSession
 from tests.web.asking import Asker, Browser
+from web import auth
 from web.factory import create_app
 
 PASSWORD = "a sentence is easy"
@@ -148,6 +150,71 @@ def test_an_administrator_sees_and_revokes_everybodys_keys(browser: Browser, ask
         key_id = session.scalars(select(ApiKey.id).where(ApiKey.name == "tests")).one()
     assert browser.post(f"/admin/keys/{key_id}/revoke").status_code == 303
     assert ask.get("/batches").status_code == 401
+
+
+def sit_unattended(minutes: float = 6) -> None:
+    """Let the time pass in which a sign-in counts as a confirmation."""
+    with session_scope() as session:
+        session.execute(update(UserSession).values(proved_at=func.now() - timedelta(minutes=minutes)))
+
+
+def test_an_open_browser_alone_makes_no_key_and_no_administrator(browser: Browser, app: Any) -> None:
+    token = invited(browser, "bo@hospital.example", Role.STAFF)
+    bo = f"/admin/people/{user_id('bo@hospital.example')}"
+    acts: list[tuple[str, dict[str, str]]] = [
+        ("/account/keys", {"name": "x", "scope": "read"}),
+        ("/account/password", {"password": PASSWORD, "again": PASSWORD}),  # a first one
+        ("/admin/people", {"email": "c@hospital.example", "role": "admin"}),
+        (f"{bo}/role", {"role": "admin"}),
+        (f"{bo}/link", {}),
+        ("/admin/retention/erase", {"study": str(uuid.uuid4()), "sure": "yes"}),
+    ]
+    sit_unattended()
+    for path, form in acts:
+        answer = browser.post(path, **form)
+        assert answer.status_code == 403, path
+        assert "/account/confirm" in answer.text
+    assert "with a new link" in browser.client.get("/account/confirm").text  # has no password
+    with session_scope() as session:
+        accounts.set_password(session, session.scalars(select(User)).first(), PASSWORD)
+    browser.sign_in(email="admin@localhost", password=PASSWORD)
+    sit_unattended()
+    assert browser.post("/account/keys", name="x", scope="read").status_code == 403
+    assert browser.post("/account/confirm", password="a guess", next="/account").status_code == 403
+    page = browser.client.get("/account/confirm?next=/account").text
+    assert "Your password, once more" in page
+    confirmed = browser.post("/account/confirm", password=PASSWORD, next="//evil.example")
+    assert (confirmed.status_code, confirmed.location) == (303, "/batches")
+    assert browser.post("/account/keys", name="x", scope="read").status_code == 200
+    assert token
+
+
+def test_guessing_from_elsewhere_shuts_nobody_out_of_their_own_place(
+    app: Any, site_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "MOST_PER_PERSON", 2)
+    monkeypatch.setattr(auth, "MOST_FROM_STRANGE_PLACES", 4)
+    with session_scope() as session:
+        accounts.set_password(session, session.scalars(select(User)).one(), PASSWORD)
+
+    def sign_in(address: str, password: str) -> int:
+        browser = Browser(app.test_client())
+        browser.client.environ_base["REMOTE_ADDR"] = address
+        return int(browser.sign_in(email="admin@localhost", password=password).status_code)
+
+    assert sign_in("192.0.2.1", PASSWORD) == 303
+    guesses = [sign_in(f"2001:db8:{n}::{k}", "guess") for n in range(3) for k in range(2)]
+    assert guesses == [401] * 4 + [429] * 2  # three networks of an attacker
+    assert sign_in("2001:db8:9::1", PASSWORD) == 429
+    assert sign_in("192.0.2.1", PASSWORD) == 303
+    assert [sign_in("192.0.2.1", "guess") for _ in range(3)] == [401] * 2 + [429]
+    with session_scope() as session:
+        lines = list(session.scalars(select(Audit).where(Audit.action.like("sign_in_%"))))
+    assert sum(line.action == "sign_in_failed" for line in lines) == 6
+    throttled = [line.address for line in lines if line.action == "sign_in_throttled"]
+    assert sorted(set(throttled)) == sorted(throttled)
+    assert "192.0.2.1" in throttled
+    assert {line.user_id for line in lines} == {user_id("admin@localhost")}
 
 
 def test_a_session_that_nobody_uses_ends_and_use_keeps_it(browser: Browser) -> None:

@@ -19,6 +19,7 @@ from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 from web.openapi import document
 
+WORD = "a sentence is easy"
 HOOK = {"channel": "webhook", "address": "https://ris.hospital.example/hook", "events": ["study.positive"]}
 
 
@@ -160,11 +161,19 @@ def test_a_study_is_found_and_erased(ask: Asker, stranger: Asker) -> None:
     assert ask.get("/erasures/studies").json["items"] == []
     assert stranger.get("/erasures/studies?find=ACC-a").json["items"] == []
     wish = {"studies": [found[0]["id"]]}
-    assert stranger.post("/erasures", json=wish).status_code == 404
+    assert code(ask.post("/erasures", json=wish)) == "confirmation_needed"  # not by a key alone
+    with session_scope() as session:
+        accounts.set_password(session, session.scalars(select(User).order_by(User.created_at)).first(), WORD)
+    assert code(ask.post("/erasures", json={**wish, "password": "a guess"})) == "confirmation_failed"
+    sure = {**wish, "password": WORD}
+    with session_scope() as session:
+        other = session.scalars(select(User).where(User.email == "stranger@localhost")).one()
+        accounts.set_password(session, other, WORD)
+    assert stranger.post("/erasures", json=sure).status_code == 404
     for wrong in ({}, {"studies": []}, {"studies": ["x"]}, {"studies": "all"}, {"studies": [None]}):
         assert code(ask.post("/erasures", json=wrong)) == "invalid_request", wrong
-    assert fits("Erased", ask.post("/erasures", json=wish)) == {"studies": 1, "images": 1}
-    assert ask.post("/erasures", json=wish).status_code == 404
-    assert ask.post("/erasures", json={"studies": [str(uuid.uuid4())]}).status_code == 404
+    assert fits("Erased", ask.post("/erasures", json=sure)) == {"studies": 1, "images": 1}
+    assert ask.post("/erasures", json=sure).status_code == 404
+    assert ask.post("/erasures", json={**sure, "studies": [str(uuid.uuid4())]}).status_code == 404
     with session_scope() as session:
         assert list(session.scalars(select(Study.accession))) == ["ACC-b"]

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from store import accounts
 from store.audit import AuditFilter, list_actions, list_lines
 from store.session import session_scope
-from store.tables import Audit, Site, User
+from store.tables import ApiKey, Audit, Site, User
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 
@@ -51,6 +51,24 @@ def test_who_saw_what_is_noted_once_in_a_while(browser: Browser, ask: Asker) -> 
     for _ in range(2):
         ask.get(f"/batches/{batch}/results.csv")
     assert len(lines("results_csv_downloaded")) == 2  # what was taken away is noted each time
+
+
+def test_a_line_says_from_where_and_by_which_key(browser: Browser, ask: Asker) -> None:
+    with session_scope() as session:
+        key_id = session.scalars(select(ApiKey.id)).one()
+    batch = ask.draft()
+    (line,) = lines("batch_created")
+    assert (line.object_id, line.address, line.key_id, line.operator) == (batch, "127.0.0.1", key_id, None)
+    for _ in range(2):
+        assert browser.client.get("/worklist").status_code == 200
+    (line,) = lines("worklist_viewed")
+    assert (line.address, line.key_id) == ("127.0.0.1", None)
+    other = Browser(browser.client.application.test_client())
+    assert other.sign_in(email="nobody@hospital.example", password="guess").status_code == 401
+    (line,) = lines("sign_in_failed")  # of nobody that is known: without what was typed
+    assert (line.user_id, line.object_id, line.detail) == (None, None, {})
+    rows = list(csv.DictReader(io.StringIO(browser.client.get("/admin/audit/audit.csv").text)))
+    assert {row["api_key"] for row in rows if row["action"] == "batch_created"} == {str(key_id)}
 
 
 def test_the_page_filters_and_pages(browser: Browser, ask: Asker, stranger: Asker) -> None:

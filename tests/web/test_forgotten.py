@@ -18,10 +18,10 @@ from settings import get_settings
 from store import accounts
 from store.accounts import Role
 from store.session import session_scope
-from store.tables import Audit, SignInToken, Site, User, Work, WorkKind
+from store.tables import AccountMail, Audit, SignInToken, Site, User, Work, WorkKind
 from tests.web.asking import Browser
 from web.factory import create_app
-from worker import flow, passwords
+from worker import account_mails, flow, passwords
 
 OLD, NEW = "the old sentence", "a new sentence"
 EMAIL = "bo@hospital.example"
@@ -171,3 +171,27 @@ def test_without_mail_or_an_address_of_its_own_nothing_is_offered(
     assert "/sign-in/forgotten" not in client.get("/sign-in").text
     assert client.get("/sign-in/forgotten").status_code == 404
     assert client.post("/sign-in/forgotten").status_code == 404
+
+
+def test_people_are_told_what_happens_to_their_accounts(inbox: Inbox) -> None:
+    app = create_app()
+    for address in ("192.0.2.1", "192.0.2.1", "198.51.100.7"):  # the first place is no news
+        browser = Browser(app.test_client())
+        browser.client.environ_base["REMOTE_ADDR"] = address
+        assert browser.sign_in(email=EMAIL, password=OLD).status_code == 303
+    assert browser.post("/account/keys", name="PACS", scope="read").status_code == 200
+    changed = {"old": OLD, "password": NEW, "again": NEW}
+    assert browser.post("/account/password", **changed).status_code == 200
+    with session_scope() as session:
+        units = session.scalars(select(Work).where(Work.kind == WorkKind.ACCOUNT_MAIL)).all()
+    for unit in units:
+        flow.run(unit.id, None, account_mails.send)
+    said = "\n".join(text_of(mail) for mail in inbox.got)
+    assert "198.51.100.7" in said
+    assert "192.0.2.1" not in said
+    assert "API key was made for your account: PACS" in said
+    assert "password of your account was changed" in said
+    assert NEW not in said
+    with session_scope() as session:
+        assert session.scalars(select(AccountMail)).all() == []
+        assert {session.get_one(Work, unit.id).state for unit in units} == {"done"}

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from settings import get_settings
-from store import fsck, notices, retention, runs, work
+from store import accounts, fsck, notices, retention, runs, work
 from store.blobs import BlobStore, FolderStore
 from store.notices import Channel, Event
 from store.session import get_engine, session_scope
@@ -27,6 +27,7 @@ from store.tables import (
     Study,
     StudyFinding,
     Upload,
+    User,
     Work,
     WorkKind,
 )
@@ -252,18 +253,22 @@ def test_a_patient_is_nowhere_whatever_became_of_the_images(
 
 
 def test_a_patient_without_a_study_is_erased_by_name(ask: Asker, stranger: Asker, blobs: BlobStore) -> None:
+    with session_scope() as session:
+        for user in session.scalars(select(User)):
+            accounts.set_password(session, user, "a sentence is easy")
+    sure = {"named": "ACC-9", "password": "a sentence is easy"}
     for sender in (ask, stranger):
         batch = sender.draft()
         sender.send(batch, ("marker.png", png("x")), manifest=b"path,accession\nmarker.png,ACC-9\n")
         sender.post(f"/batches/{batch}/submit")
         if sender is ask:
-            assert sender.post("/erasures", json={"named": "ACC-9"}).json["code"] == "study_in_use"
+            assert sender.post("/erasures", json=sure).json["code"] == "study_in_use"
         cancel(sender, batch)
-    assert ask.post("/erasures", json={"named": "ACC-9"}).json == {"studies": 0, "images": 1}
+    assert ask.post("/erasures", json=sure).json == {"studies": 0, "images": 1}
     with session_scope() as session:
         (theirs,) = session.scalars(select(Image)).all()
     assert blobs.exists(theirs.incoming_key or "")
-    assert ask.post("/erasures", json={"named": "ACC-9"}).status_code == 404
+    assert ask.post("/erasures", json=sure).status_code == 404
     for wrong in ({"named": 7}, {"named": "x" * 101}, {"named": "a\u0000b"}, {"studies": [], "named": ""}):
         assert ask.post("/erasures", json=wrong).status_code == 422
 

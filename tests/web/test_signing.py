@@ -108,7 +108,8 @@ def test_a_wrong_password_loses_nothing_that_was_typed(password: str, browser: B
     assert waiting() == 1
 
 
-def test_nobody_names_themselves(browser: Browser, ask: Asker, site_key: str) -> None:
+def test_nobody_names_themselves(browser: Browser, site_key: str) -> None:
+    ask = browser.asker()
     assert browser.post("/account/name", name="Prof. Chief").status_code == 404
     with session_scope() as session:
         admin = session.scalars(select(User)).one()

@@ -1,0 +1,37 @@
+"""Mails people what happened to their own accounts."""
+
+from __future__ import annotations
+
+from settings import get_settings
+from store import work
+from store.account_mails import WORDS, AccountEvent
+from store.session import session_scope
+from store.tables import AccountMail, User
+from store.work import Lease
+from worker.mail import send_mail
+from worker.passwords import MailFailed
+
+
+def send(lease: Lease) -> bool:
+    """Mail what happened; what was sent, or cannot be, is forgotten."""
+    settings = get_settings()
+    with session_scope() as session:
+        mail = session.get(AccountMail, lease.subject_id)
+        user = session.get(User, mail.user_id) if mail else None
+    if mail is not None and user is not None:
+        subject, sentence = WORDS[AccountEvent(mail.event)]
+        lines = [
+            f"{sentence} {mail.said}".rstrip(),
+            "",
+            f"When: {mail.at:%Y-%m-%d %H:%M} UTC",
+            "",
+            "If it was not you, change your password and tell the administrator of your site.",
+        ]
+        outcome = send_mail(user.email, subject, lines, mark=str(lease.work_id), settings=settings)
+        if outcome.error and not outcome.final:
+            raise MailFailed(outcome.error)
+    with session_scope() as session:
+        work.end_unit(session, lease)
+        if mail is not None:
+            session.delete(session.get_one(AccountMail, mail.id))
+    return False
