@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import os
 import random
 import signal
+import ssl
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,20 +24,28 @@ import httpx
 Json = dict[str, Any]
 P = ParamSpec("P")
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TERMINAL = frozenset({"done", "partial", "failed", "cancelled"})
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 TRANSIENT = {429, 502, 503, 504}
+TUS = {"Tus-Resumable": "1.0.0"}
+#: A large file goes in pieces of this size, each of which is acknowledged.
+PIECE_BYTES = 16 << 20
+#: How long the server may take over an archive of gigabytes before it answers.
+UNPACK_SECONDS = 1800.0
 
 # Exit codes, stable; docs/cli.md explains them.
 OK, SOME_FAILED, USAGE, UNREACHABLE, REFUSED, INTERRUPTED = range(6)
+#: A fault of the program's own, or of this machine: sysexits' EX_SOFTWARE.
+OUR_ERROR = 70
 
 
 class ClientError(click.ClickException):
     """An error with an exit code of its own; click prints its sentence and ends with the code."""
 
-    exit_code = SOME_FAILED
+    exit_code = OUR_ERROR
 
 
 class UsageProblem(ClientError):
@@ -45,6 +56,16 @@ class UsageProblem(ClientError):
 
 class ServerUnreachable(ClientError):
     """No answer, for as long as the client's patience lasted."""
+
+    exit_code = UNREACHABLE
+
+
+class Untrusted(ServerUnreachable):
+    """A server answers, but its certificate does not show that it is the one that was meant."""
+
+
+class Damaged(ClientError):
+    """What the server sent is not what it announced."""
 
     exit_code = UNREACHABLE
 
@@ -107,7 +128,7 @@ def find_server(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
     if not key:
         from cli.embedded import default_home
 
-        with suppress(OSError, ValueError, KeyError):
+        with suppress(OSError, ValueError, KeyError, RuntimeError):  # the last: a user without a home
             local = json.loads((default_home() / "client.json").read_text())
             if url in {"", local["url"].rstrip("/")}:
                 return str(local["url"]).rstrip("/"), str(local["api_key"])
@@ -141,11 +162,28 @@ class Client:
             parts = httpx.URL()
         if parts.scheme not in {"http", "https"} or not parts.host or (parts.port or 0) > 65535:
             raise UsageProblem(f"FRACTUREAI_URL must be an http or https address, not {url!r}.")
-        self._http = httpx.Client(
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx.Timeout(30.0, connect=5.0),
-            trust_env=parts.host not in LOOPBACK,  # a company's proxy does not know this machine's loopback
-        )
+        try:
+            self._http = httpx.Client(
+                headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+                timeout=httpx.Timeout(30.0, connect=5.0),
+                # SSL_CERT_FILE and SSL_CERT_DIR count for every address,
+                verify=httpx.create_ssl_context(trust_env=True),
+                # a proxy does not: a company's knows nothing of this machine's loopback
+                trust_env=parts.host not in LOOPBACK,
+            )
+        except UnicodeEncodeError:
+            raise UsageProblem("FRACTUREAI_API_KEY is not a key: it holds letters beyond ASCII.") from None
+        except ImportError as error:  # httpx speaks SOCKS with a package of its own
+            raise UsageProblem(
+                "ALL_PROXY or HTTPS_PROXY names a SOCKS proxy, which needs the package 'socksio': "
+                "pip install socksio, or take the proxy out of the environment."
+            ) from error
+        except (OSError, ssl.SSLError) as error:
+            raise UsageProblem(
+                f"The certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be used: {error}."
+            ) from error
+        except ValueError as error:
+            raise UsageProblem(f"A proxy in the environment is none: {error}") from error
 
     def __enter__(self) -> Client:
         return self
@@ -164,8 +202,20 @@ class Client:
         target, own = urlsplit(link), urlsplit(self.url)
         return f"{own.scheme}://{own.netloc}{target.path}" + (f"?{target.query}" if target.query else "")
 
-    def _retrying(self, attempt: Callable[[], T]) -> T:
+    def _retrying(
+        self, attempt: Callable[[], T], *, moved: Callable[[], int] = lambda: 0, resumes: bool = False
+    ) -> T:
         """Call `attempt` until it neither loses the connection nor is told to come back later.
+
+        Patience is spent on pauses, and on attempts to which nobody answers. A transfer that breaks off after
+        an hour has not used any of it up.
+
+        Parameters
+        ----------
+        moved
+            Returns a number that rises while bytes pass.
+        resumes
+            What passed is not sent again, so that patience starts anew whenever some did.
 
         Raises
         ------
@@ -174,30 +224,59 @@ class Client:
         Interrupted
             `stopped` was set.
         """
-        started, tries = time.monotonic(), 0
+        waited, tries = 0.0, 0
         while True:
-            pause = min(0.3 * 2**tries, 10.0) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+            began, before = time.monotonic(), moved()
+            after = 0.0
             try:
                 return attempt()
             except httpx.UnsupportedProtocol as error:
                 raise UsageProblem(str(error)) from error
             except httpx.TransportError as error:
-                last: ClientError = ServerUnreachable(
-                    f"No answer from {self.url} ({type(error).__name__}). "
-                    "Is it running, and is FRACTUREAI_URL right? `fractureai up` starts a local one."
-                )
+                last = self._unreachable(error)
+                if isinstance(error, httpx.TimeoutException) or moved() <= before:
+                    waited += time.monotonic() - began
             except _ComeBack as busy:
                 last = busy.refusal
                 if busy.refusal.status != 429:  # too many requests is an answer, the others are absences
                     last = ServerUnreachable(f"{self.url} is not ready: {busy.refusal.message}")
-                pause = max(pause, busy.after)
-            if time.monotonic() - started + pause > self.patience:
+                after = busy.after
+                if moved() <= before:
+                    waited += time.monotonic() - began
+            if resumes and moved() > before:
+                waited, tries = 0.0, 0
+            backoff = min(0.3 * 2**tries, 10.0) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+            pause = max(backoff, after)
+            waited += pause
+            if waited > self.patience:
                 raise last
             if tries == 1 and self.on_wait:
                 self.on_wait(f"{self.url} does not answer; trying again for {self.patience:.0f} s")
             tries += 1
             if self.stopped.wait(pause):
                 raise Interrupted("Interrupted.")
+
+    def _unreachable(self, error: httpx.TransportError) -> ClientError:
+        """Return why there is no connection, as a sentence. Raises `Untrusted`: trying again is no use."""
+        certificate = _cause(error, ssl.SSLCertVerificationError)
+        if certificate is not None:
+            raise Untrusted(
+                f"The certificate of {self.url} is not trusted: {certificate.verify_message or certificate}. "
+                "If it comes from an authority of your own, name that authority's file in SSL_CERT_FILE."
+            ) from error
+        if (tls := _cause(error, ssl.SSLError)) is not None:
+            raise Untrusted(
+                f"{self.url} does not speak TLS as it should ({tls.reason or tls}). Is it an http address?"
+            ) from error
+        if isinstance(error, httpx.ProxyError):
+            return ServerUnreachable(
+                f"The proxy on the way to {self.url} refuses: {error}. It is named in HTTP_PROXY, "
+                "HTTPS_PROXY or ALL_PROXY; NO_PROXY lists addresses that need none."
+            )
+        return ServerUnreachable(
+            f"No answer from {self.url} ({type(error).__name__}). "
+            "Is it running, and is FRACTUREAI_URL right? `fractureai up` starts a local one."
+        )
 
     def request(
         self,
@@ -207,6 +286,7 @@ class Client:
         body: Json | None = None,
         headers: Mapping[str, str] | None = None,
         parts: Callable[[ExitStack], Sequence[tuple[str, Any]]] | None = None,
+        moved: Callable[[], int] = lambda: 0,
         read_timeout: float = 30.0,
     ) -> httpx.Response:
         """Send one request and return its good answer (2xx or 304).
@@ -215,6 +295,8 @@ class Client:
         ----------
         parts
             Opens the multipart fields anew for each try; what it puts on the stack is closed afterwards.
+        moved
+            Returns a number that rises while the parts are read.
 
         Raises
         ------
@@ -234,7 +316,7 @@ class Client:
             _come_back(response)
             return response
 
-        response = self._retrying(attempt)
+        response = self._retrying(attempt, moved=moved)
         if not response.is_success and response.status_code != 304:
             raise _refusal(response)
         return response
@@ -259,10 +341,66 @@ class Client:
         """Create a draft; the same key gives the same batch."""
         return self._json("POST", "/batches", body=options, headers={"Idempotency-Key": idempotency_key})
 
-    def send_files(self, batch_id: str, parts: Callable[[ExitStack], Sequence[tuple[str, Any]]]) -> Json:
+    def send_files(
+        self,
+        batch_id: str,
+        parts: Callable[[ExitStack], Sequence[tuple[str, Any]]],
+        moved: Callable[[], int] = lambda: 0,
+    ) -> Json:
         """Send files of a draft; those that are there already are answered `duplicate`."""
-        # A ZIP of gigabytes is unpacked and stored before the server answers.
-        return self._json("POST", f"/batches/{batch_id}/files", parts=parts, read_timeout=1800.0)
+        # A ZIP is unpacked and stored before the server answers.
+        return self._json(
+            "POST", f"/batches/{batch_id}/files", parts=parts, moved=moved, read_timeout=UNPACK_SECONDS
+        )
+
+    def send_large(self, batch_id: str, name: str, size: int, read: Callable[[int], Iterator[bytes]]) -> Json:
+        """Send a large file in pieces (tus 1.0); after a break it goes on where the server's bytes end.
+
+        Parameters
+        ----------
+        read
+            Yields the next piece of the file, of at most `PIECE_BYTES`, from an offset.
+        """
+        named = base64.b64encode(name.encode()).decode()
+        started = self.request(
+            "POST",
+            f"/batches/{batch_id}/uploads",
+            headers={**TUS, "Upload-Length": str(size), "Upload-Metadata": f"filename {named}"},
+        )
+        address = self._link(started.headers["location"])
+        offset, passed = 0, 0
+
+        def counted(start: int) -> Iterator[bytes]:
+            nonlocal passed
+            for piece in read(start):
+                yield piece
+                passed += len(piece)
+
+        def attempt() -> None:
+            nonlocal offset
+            told = self._http.head(address, headers=TUS)
+            _come_back(told)
+            if not told.is_success:
+                raise _refusal(told)
+            offset = int(told.headers["upload-offset"])
+            while offset < size:
+                response = self._http.patch(
+                    address,
+                    content=counted(offset),
+                    headers={
+                        **TUS,
+                        "Upload-Offset": str(offset),
+                        "Content-Type": "application/offset+octet-stream",
+                        "Content-Length": str(min(PIECE_BYTES, size - offset)),
+                    },
+                )
+                _come_back(response)
+                if not response.is_success:
+                    raise _refusal(response)
+                offset = int(response.headers["upload-offset"])
+
+        self._retrying(attempt, moved=lambda: offset, resumes=True)
+        return self._json("POST", f"{address}/take", body={}, read_timeout=UNPACK_SECONDS)
 
     def known_files(self, batch_id: str, hashes: Mapping[str, str | None]) -> list[Json]:
         """Return which of ``{name: sha256}`` the draft has already; None is not asked for."""
@@ -273,6 +411,19 @@ class Client:
     def act(self, batch_id: str, verb: str) -> Json:
         """Do ``submit``, ``cancel``, ``retry``, ``pause`` or ``resume``."""
         return self._json("POST", f"/batches/{batch_id}/{verb}", body={})
+
+    def discard(self, batch_id: str) -> bool:
+        """Cancel a draft that is of no use any more; tell whether it is gone.
+
+        A batch that somebody submitted meanwhile is left alone by the server. One short attempt: nobody waits
+        for a clean-up.
+        """
+        self.patience = 2.0
+        try:
+            self.request("POST", f"/batches/{batch_id}/cancel", body={"draft_only": True}, read_timeout=3.0)
+        except ClientError:
+            return False
+        return True
 
     def batch(self, batch_id: str) -> Json:
         """Return a batch."""
@@ -393,16 +544,25 @@ class Client:
         ServerUnreachable, Refused, Interrupted, OSError
             And what `verify` raises.
         """
+        require_plain(target)
         partial = target.with_name(f".{target.name}.part")
+        partial.unlink(missing_ok=True)
+        done, tag = 0, ""
 
         def attempt() -> httpx.Response:
-            with self._http.stream("GET", self._address(path)) as response:
+            nonlocal done, tag
+            asked = {"Range": f"bytes={done}-", "If-Range": tag} if done and tag else {}
+            with self._http.stream("GET", self._address(path), headers=asked) as response:
                 if not response.is_success:
                     response.read()
                     _come_back(response)
                     raise _refusal(response)
-                done = 0
-                with partial.open("wb", opener=_private) as file:
+                goes_on = response.status_code == 206
+                if not goes_on:
+                    done = 0
+                takes_ranges = response.headers.get("accept-ranges") == "bytes"
+                tag = response.headers.get("etag", "") if takes_ranges else ""
+                with open(partial, "ab" if goes_on else "wb", opener=_private) as file:
                     for piece in response.iter_bytes(1 << 18):
                         if self.stopped.is_set():
                             raise Interrupted("Interrupted.")
@@ -415,7 +575,7 @@ class Client:
             return response
 
         try:
-            self._retrying(attempt)
+            self._retrying(attempt, moved=lambda: done, resumes=True)
             if verify:
                 verify(partial)
             partial.replace(target)
@@ -425,7 +585,33 @@ class Client:
 
 def _private(path: str, flags: int) -> int:
     """Open a file that nobody else on this machine may read: what is downloaded is patients'."""
-    return os.open(path, flags, 0o600)
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def require_plain(target: Path) -> None:
+    """Refuse to replace what is no file: a device, a FIFO, a socket, a link to anywhere, a folder.
+
+    Raises
+    ------
+    UsageProblem
+    """
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(mode):
+        return
+    kinds = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO"}
+    kind = kinds.get(stat.S_IFMT(mode), "a device or a socket")
+    raise UsageProblem(f"{target} is {kind}, not a file; nothing was written. Name a file to write.")
+
+
+def _cause(error: BaseException, kind: type[E]) -> E | None:
+    """Return the error of a kind that led to another one."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, kind):
+        found = found.__cause__ or found.__context__
+    return found
 
 
 class _ComeBack(Exception):

@@ -5,13 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from cli.client import Client, ClientError, Json, client_command, open_client
+from cli.client import (
+    Client,
+    ClientError,
+    Damaged,
+    Interrupted,
+    Json,
+    Refused,
+    client_command,
+    open_client,
+)
 from cli.output import byte_bar, open_console, shown
+
+#: Images of a batch whose ZIP is streamed at once; a break starts it again from the beginning.
+MOST_STREAMED = 500
 
 
 def verify_zip(path: Path) -> None:
@@ -19,7 +32,7 @@ def verify_zip(path: Path) -> None:
 
     Raises
     ------
-    ClientError
+    Damaged
         Something is damaged, missing, or there without being named.
     """
     try:
@@ -27,35 +40,61 @@ def verify_zip(path: Path) -> None:
             promised: dict[str, str] = json.loads(archive.read("manifest.json"))["members"]
             names = archive.namelist()
             if sorted(names) != sorted([*promised, "manifest.json"]):
-                raise ClientError("The ZIP does not hold exactly the members that its manifest names.")
+                raise Damaged("The ZIP does not hold exactly the members that its manifest names.")
             for name, sha256 in promised.items():
                 digest = hashlib.sha256()
                 with archive.open(name) as member:
                     while piece := member.read(1 << 20):
                         digest.update(piece)
                 if digest.hexdigest() != sha256:
-                    raise ClientError(
+                    raise Damaged(
                         f"In the ZIP, {shown(name)} does not have the hash that its manifest names."
                     )
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
-        raise ClientError(f"The ZIP is damaged ({error}); download it again.") from error
+        raise Damaged(f"The ZIP is damaged ({error}); download it again.") from error
 
 
 def save_zip(client: Client, batch: Json, out: Path, console: Console) -> Path:
-    """Save a batch's ZIP, which appears whole and verified or not at all; return its path."""
+    """Save a batch's ZIP, which appears whole and verified or not at all; return its path.
+
+    A large one is prepared by the server first: only a file that is there can be gone on with after a break.
+    """
     received = 0
-    with byte_bar(console, "Receiving", 0, 0) as add:
+    export = _prepared(client, batch, console) if batch["counts"]["total"] > MOST_STREAMED else None
+    address = (
+        export["links"]["file"].removeprefix("/api/v1") if export else f"/batches/{batch['id']}/results.zip"
+    )
+    with byte_bar(console, "Receiving", 0, int(export["size"] or 0) if export else 0) as add:
 
         def on_bytes(total: int) -> None:
             nonlocal received
             add(0, total - received)
             received = total
 
-        client.download(f"/batches/{batch['id']}/results.zip", out, on_bytes=on_bytes, verify=verify_zip)
+        client.download(address, out, on_bytes=on_bytes, verify=verify_zip)
+    if export:
+        with suppress(ClientError):  # it ends by itself; ended now, it makes room for the next
+            client.document(f"/exports/{export['id']}/cancel", body={})
     console.print(
         f"Saved {out} ({out.stat().st_size / 1e6:.1f} MB, every member's hash checked)", soft_wrap=True
     )
     return out
+
+
+def _prepared(client: Client, batch: Json, console: Console) -> Json | None:
+    """Have the server prepare the ZIP and wait for it; None where it has too many to prepare already."""
+    try:
+        export = client.document("/exports", body={"format": "zip", "batch": batch["id"]})
+    except Refused:
+        return None
+    console.print("The server prepares the ZIP.")
+    pause = 0.25
+    while export["state"] not in {"ready", "failed", "cancelled", "expired"}:
+        if client.stopped.wait(pause):
+            raise Interrupted("Interrupted.")
+        pause = min(pause * 1.5, 5.0)
+        export = client.document(f"/exports/{export['id']}")
+    return export if export["state"] == "ready" else None
 
 
 @click.command()
@@ -75,8 +114,8 @@ def download(batch: str, out: Path | None, as_csv: bool) -> None:
       fractureai download latest --csv --out table.csv
 
     \b
-    Exit codes: 0 saved; 1 the ZIP is damaged; 2 usage, or it cannot be written;
-    3 no answer from the server; 4 refused by the server; 5 interrupted.
+    Exit codes: 0 saved; 2 usage, or it cannot be written; 3 no answer from the server,
+    or a damaged one; 4 refused by the server; 5 interrupted.
     """  # noqa: D301
     console = open_console()
     with open_client() as client:

@@ -23,10 +23,19 @@ from cli.client import (
     UsageProblem,
     client_command,
     open_client,
+    require_plain,
 )
 from cli.download import save_zip
-from cli.drafts import Draft, leave_out_known
-from cli.local_files import find_files
+from cli.drafts import (
+    DraftEntry,
+    DraftNote,
+    Hashes,
+    fingerprint,
+    hash_files,
+    leave_out_known,
+    not_in_batch,
+)
+from cli.local_files import LocalFile, find_files
 from cli.output import (
     batch_bar,
     byte_bar,
@@ -37,7 +46,7 @@ from cli.output import (
     summary,
     worst_images,
 )
-from cli.upload import FileProblem, upload
+from cli.upload import DraftTaken, FileProblem, upload
 
 SHOWN_PROBLEMS = 20
 
@@ -105,7 +114,9 @@ class SubmitResult:
 
 
 def batch_exit_code(batch: Json) -> int:
-    """Return 1 when an image of the batch was rejected, failed or cancelled, else 0."""
+    """Return 1 when an image of the batch, or the batch, was rejected, failed or cancelled, else 0."""
+    if batch["status"] == "cancelled":
+        return SOME_FAILED
     counts = batch["counts"]
     bad = counts["rejected"] + counts["failed"] + counts["cancelled"]
     return SOME_FAILED if bad > batch["reasons"].get("duplicate_in_study", 0) else OK
@@ -119,6 +130,121 @@ def _print_problems(console: Console, problems: Sequence[FileProblem]) -> None:
         )
     if len(problems) > len(listed):
         console.print(f"... and {len(problems) - len(listed)} more rejected files.")
+
+
+def _send(
+    client: Client,
+    paths: Sequence[Path],
+    files: Sequence[LocalFile],
+    options: SubmitOptions,
+    console: Console,
+) -> tuple[Json, Json, tuple[FileProblem, ...]]:
+    """Send the files and submit the batch; return it, the counts, and the files that were refused.
+
+    While another run of the same command is sending, it is waited for, and its batch taken for ours when it
+    was made of the same files.
+    """
+
+    def on_wait(other: DraftEntry | None) -> None:
+        which = f" (batch {other.batch})" if other else ""
+        console.print(f"The same command is already sending{which}: waiting for it.", soft_wrap=True)
+
+    with DraftNote(client, paths, options.as_request()) as note:
+        other = note.hold(on_wait=on_wait, timeout=options.timeout)
+        hashes = hash_files(files)
+        contents = fingerprint(files, hashes, options.manifest)
+        if other is not None and other.contents == contents:
+            batch = client.batch(other.batch)
+            if batch["submitted_at"]:
+                console.print(f"Batch {batch['id']} has these files: following it.")
+                rejected = batch["counts"]["rejected"]
+                counts = {"accepted": batch["counts"]["total"] - rejected, "rejected": rejected, "skipped": 0}
+                return batch, counts, ()
+        batch = _resumable_draft(client, note, contents, console)
+        return _send_to_draft(client, note, batch, files, hashes, contents, options, console)
+
+
+def _resumable_draft(client: Client, note: DraftNote, contents: str, console: Console) -> Json | None:
+    """Return the draft that an interrupted run left, if the server has it and the files are the same."""
+    entry = note.read()
+    if entry is None:
+        return None
+    batch: Json | None = None
+    with suppress(Refused):
+        batch = client.batch(entry.batch)
+    if batch is not None and batch["status"] == "draft":
+        if entry.contents == contents:
+            console.print(f"Going on with batch {batch['id']}, which was interrupted.")
+            return batch
+        console.print(
+            f"An interrupted run left {batch['counts']['total']} files in draft {batch['id']}. The files are "
+            f"others now, so this is a new batch. Submit or cancel the draft at {client.page(batch)}; left "
+            "alone, it is deleted after a week.",
+            soft_wrap=True,
+        )
+    elif batch is not None and batch["submitted_at"]:
+        console.print(
+            f"Batch {batch['id']}, which an interrupted run left, was submitted meanwhile; this is a new one."
+        )
+    note.forget()
+    return None
+
+
+def _send_to_draft(
+    client: Client,
+    note: DraftNote,
+    draft: Json | None,
+    files: Sequence[LocalFile],
+    hashes: Hashes,
+    contents: str,
+    options: SubmitOptions,
+    console: Console,
+) -> tuple[Json, Json, tuple[FileProblem, ...]]:
+    made: str | None = None  # the draft of this run's own
+    batch, accepted = draft, 0
+    problems: list[FileProblem] = []
+    try:
+        if batch is None:
+            batch = client.create_batch(options.as_request(), str(uuid.uuid4()))
+            made = batch["id"]
+            note.keep(DraftEntry(batch["id"], contents))
+        else:
+            files, accepted, problems = leave_out_known(client, batch["id"], files, hashes)
+        try:
+            with byte_bar(console, "Sending", len(files), sum(file.size for file in files)) as add:
+                sent = upload(client, batch["id"], files, manifest=options.manifest, on_progress=add)
+            batch = client.act(batch["id"], "submit")
+        except DraftTaken as taken:
+            sent = taken.sent
+            batch = client.batch(batch["id"])
+            verb = "submitted" if batch["submitted_at"] else "cancelled"
+            console.print(f"Batch {batch['id']} was {verb} by somebody else while it was being sent.")
+            missing = not_in_batch(client, batch["id"], taken.unanswered, hashes)
+            problems += [
+                FileProblem(
+                    file.name,
+                    "not_sent",
+                    f"The batch was {verb} before this file was sent.",
+                    "Send it again, in a new batch.",
+                )
+                for file in missing
+            ]
+            accepted += len(taken.unanswered) - len(missing)
+    except Refused:
+        if made is not None and client.discard(made):
+            note.forget()
+        raise
+    except (ClientError, KeyboardInterrupt) as error:
+        if batch is not None:
+            console.print("What arrived is kept for a week: the same command goes on with it.")
+        raise error if isinstance(error, ClientError) else Interrupted("Interrupted.") from None
+    note.forget()
+    counts = {
+        **sent.counts,
+        "accepted": sent.counts["accepted"] + accepted,
+        "rejected": sent.counts["rejected"] + len(problems),
+    }
+    return batch, counts, tuple(sorted([*problems, *sent.problems], key=lambda problem: problem.name))
 
 
 def run_submit(
@@ -145,48 +271,17 @@ def run_submit(
         A path is not there, or there is nothing to send.
     ServerUnreachable, Refused, Interrupted
         Before the batch was submitted, its draft is kept for the next run (and cancelled when it was
-        refused); afterwards the server goes on with it.
+        refused, if this run made it); afterwards the server goes on with it.
     """
     if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)  # now, and not after an hour's reading
+        require_plain(options.out)  # now, and not after an hour's reading
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     found = find_files(paths)
     for path in found.left_out:
         console.print(f"Left out (a link, a device, or not readable): {shown(path)}", soft_wrap=True)
     if not found.files:
         raise UsageProblem("There are no files to send.")
-    size = sum(file.size for file in found.files)
-    draft = Draft(client, paths, options.as_request())
-    batch, files = draft.find(), list(found.files)
-    accepted, problems = 0, []
-    try:
-        if batch is None:
-            batch = client.create_batch(options.as_request(), str(uuid.uuid4()))
-            draft.keep(batch["id"])
-        else:
-            console.print(f"Going on with batch {batch['id']}, which was interrupted.")
-            files, accepted, problems = leave_out_known(client, batch["id"], files)
-            size = sum(file.size for file in files)
-        with byte_bar(console, "Sending", len(files), size) as add:
-            sent = upload(client, batch["id"], files, manifest=options.manifest, on_progress=add)
-        batch = client.act(batch["id"], "submit")
-    except Refused:
-        draft.forget()
-        if batch is not None:
-            client.patience = 2.0
-            with suppress(ClientError):
-                client.request("POST", f"/batches/{batch['id']}/cancel", body={}, read_timeout=3.0)
-        raise
-    except (ClientError, KeyboardInterrupt) as error:
-        if batch is not None:
-            console.print("What arrived is kept for a week: the same command goes on with it.")
-        raise error if isinstance(error, ClientError) else Interrupted("Interrupted.") from None
-    draft.forget()
-    counts = {
-        **sent.counts,
-        "accepted": sent.counts["accepted"] + accepted,
-        "rejected": sent.counts["rejected"] + len(problems),
-    }
-    refused = tuple(sorted([*problems, *sent.problems], key=lambda problem: problem.name))
+    batch, counts, refused = _send(client, paths, found.files, options, console)
     try:
         _print_problems(console, refused)
         console.print(

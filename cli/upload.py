@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cli.client import Client, Interrupted, Json, Refused
-from cli.local_files import LocalFile, groups
+from cli.client import PIECE_BYTES, Client, Interrupted, Json, Refused
+from cli.local_files import GROUP_BYTES, LocalFile, groups
 
 PARALLEL = 4
+#: The server's code for files that come to a batch which is no draft any more.
+NOT_DRAFT = "batch_not_draft"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,23 @@ class Uploaded:
     unsent: tuple[FileProblem, ...]
 
 
+class DraftTaken(Refused):
+    """The batch stopped being a draft while files were sent to it: somebody submitted or cancelled it.
+
+    Attributes
+    ----------
+    sent
+        What became of the files that were answered.
+    unanswered
+        The files of the other requests; the server may have taken some of them.
+    """
+
+    def __init__(self, refused: Refused, sent: Uploaded, unanswered: Sequence[LocalFile]) -> None:
+        super().__init__(refused.status, refused.code, refused.sentence, refused.advice)
+        self.sent = sent
+        self.unanswered = tuple(unanswered)
+
+
 class _LocalFault(Exception):
     """A file cannot be read; its request has to go without it."""
 
@@ -47,10 +66,15 @@ class _Reader:
     """A file of a request: counts what was read, never gives more than was announced, stops when told."""
 
     def __init__(
-        self, file: LocalFile, source: IO[bytes], on_bytes: Callable[[int], None], client: Client
+        self,
+        file: LocalFile,
+        source: IO[bytes],
+        on_bytes: Callable[[int], None],
+        client: Client,
+        position: int = 0,
     ) -> None:
         self._file, self._source, self._on_bytes, self._client = file, source, on_bytes, client
-        self._position = 0
+        self._position = position
 
     def read(self, size: int = -1) -> bytes:
         if self._client.stopped.is_set():
@@ -86,10 +110,17 @@ class _Upload:
         self.counts: Json = dict.fromkeys(("accepted", "rejected", "skipped"), 0)
         self.problems: list[FileProblem] = []
         self.unsent: list[FileProblem] = []
+        self.answered: set[str] = set()
+
+    def result(self) -> Uploaded:
+        """Return what became of the files so far."""
+        with self.lock:
+            problems = sorted([*self.problems, *self.unsent], key=lambda problem: problem.name)
+            return Uploaded(dict(self.counts), tuple(problems), tuple(self.unsent))
 
     def send(self, group: list[LocalFile]) -> None:
         """Send one request; one that is too large is cut in two, an unreadable file is left out."""
-        sent = 0
+        sent, passed = 0, 0
 
         def forget() -> None:
             nonlocal sent
@@ -97,8 +128,9 @@ class _Upload:
             sent = 0
 
         def count(n: int) -> None:
-            nonlocal sent
+            nonlocal sent, passed
             sent += n
+            passed += n
             self.on_progress(0, n)
 
         def parts(opened: ExitStack) -> Sequence[tuple[str, Any]]:
@@ -114,7 +146,10 @@ class _Upload:
             return fields
 
         try:
-            answer = self.client.send_files(self.batch_id, parts)
+            if len(group) == 1 and group[0].size > GROUP_BYTES:
+                answer = self._send_large(group[0], count)
+            else:
+                answer = self.client.send_files(self.batch_id, parts, lambda: passed)
         except _LocalFault as fault:
             forget()
             self._not_sent(FileProblem(fault.file.name, "unreadable", fault.sentence), fault.file.size)
@@ -133,17 +168,42 @@ class _Upload:
                 for half in (group[: len(group) // 2], group[len(group) // 2 :]):
                     self.send(half)
         else:
-            self._take(answer["files"])
+            self._take(group, answer["files"])
             self.on_progress(len(group), 0)
+
+    def _send_large(self, file: LocalFile, count: Callable[[int], None]) -> Json:
+        """Send a file that goes alone in pieces; a break costs the last piece, not all of it."""
+        furthest = 0
+
+        def read(offset: int) -> Iterator[bytes]:
+            nonlocal furthest
+            try:
+                with file.path.open("rb") as source:
+                    source.seek(offset)
+                    reader = _Reader(file, source, lambda n: None, self.client, position=offset)
+                    end = min(offset + PIECE_BYTES, file.size)
+                    while offset < end:
+                        piece = reader.read(min(1 << 16, end - offset))
+                        offset += len(piece)
+                        if offset > furthest:
+                            count(offset - furthest)
+                            furthest = offset
+                        yield piece
+            except OSError as error:
+                raise _LocalFault(file, error.strerror or "The file cannot be read.") from error
+
+        return self.client.send_large(self.batch_id, file.name, file.size, read)
 
     def _not_sent(self, problem: FileProblem, size: int) -> None:
         with self.lock:
             self.counts["rejected"] += 1
             self.unsent.append(problem)
+            self.answered.add(problem.name)
         self.on_progress(1, size)
 
-    def _take(self, files: Iterable[Json]) -> None:
+    def _take(self, group: Iterable[LocalFile], files: Iterable[Json]) -> None:
         with self.lock:
+            self.answered.update(file.name for file in group)
             for file in files:
                 reason = file.get("reason")
                 if file["status"] == "skipped":
@@ -174,20 +234,27 @@ def upload(
 
     Raises
     ------
+    DraftTaken
+        Somebody submitted or cancelled the batch meanwhile.
     ServerUnreachable, Refused, Interrupted
         Nothing more is sent; what was sent stays, and sending it again is safe.
     """
-    if manifest is not None:
-        client.send_files(
-            batch_id,
-            lambda opened: [
-                ("manifest", ("manifest.csv", opened.enter_context(manifest.open("rb")), "text/csv"))
-            ],
-        )
     work = _Upload(client, batch_id, on_progress)
-    _send_all(work, groups(files))
-    problems = sorted([*work.problems, *work.unsent], key=lambda problem: problem.name)
-    return Uploaded(work.counts, tuple(problems), tuple(work.unsent))
+    try:
+        if manifest is not None:
+            client.send_files(
+                batch_id,
+                lambda opened: [
+                    ("manifest", ("manifest.csv", opened.enter_context(manifest.open("rb")), "text/csv"))
+                ],
+            )
+        _send_all(work, groups(files))
+    except Refused as refused:
+        if refused.code != NOT_DRAFT:
+            raise
+        unanswered = [file for file in files if file.name not in work.answered]
+        raise DraftTaken(refused, work.result(), unanswered) from refused
+    return work.result()
 
 
 def _send_all(work: _Upload, requests: Iterator[list[LocalFile]]) -> None:

@@ -27,11 +27,12 @@ from cli.client import (
     client_command,
     find_server,
 )
+from cli.drafts import not_in_batch
 from cli.local_files import LocalFile, find_files, groups
 from cli.output import summary
 from cli.submit import SubmitOptions, batch_exit_code, reading_options
-from cli.upload import upload
-from cli.watch_journal import SENDING, SUBMITTED, Journal, JournalBatch
+from cli.upload import DraftTaken, upload
+from cli.watch_journal import SENDING, SENT, SUBMITTED, Journal, JournalBatch
 
 UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".temp", ".crdownload", ".download")
 MOST_FILES = 2000
@@ -141,13 +142,14 @@ class Watcher:
         self.client.stopped.wait(self.settling.seconds)
         now = self._arrived()
         settled = self.settling.settled(now, time.monotonic() + HOLD_SECONDS)
-        if len(settled) < len(now):
-            self.say(f"{len(now) - len(settled)} files are still changing: left for the next time.")
         self.note(settled)
         pause = 0.25
         while self.exchange():
             self.client.stopped.wait(pause)
             pause = min(pause * 1.5, 5.0)
+        if left := len(self._arrived()):
+            self.exit_code = SOME_FAILED
+            self.say(f"{left} files were not sent: they were still changing, or cannot be read.")
 
     def _come_back_later(self, error: ServerUnreachable | Refused) -> float:
         """Return after how many seconds to try again, or raise what time does not heal."""
@@ -184,7 +186,7 @@ class Watcher:
         ------
         ServerUnreachable, Refused
         """
-        for batch in self.journal.batches(SENDING):
+        for batch in self.journal.batches(SENDING, SENT):
             self._send(batch)
         if time.monotonic() - self._looked_again > RETRIED_SECONDS:
             self._looked_again = time.monotonic()
@@ -192,12 +194,11 @@ class Watcher:
         waiting = False
         for batch in self.journal.batches(SUBMITTED):
             waiting = not self._follow(batch) or waiting
-        return waiting or bool(self.journal.batches(SENDING))
+        return waiting or bool(self.journal.batches(SENDING, SENT))
 
     def _send(self, batch: JournalBatch) -> None:
         files = self.journal.files_of(batch)
-        changed = [file for file in files if not _is_unchanged(file)]
-        if changed:
+        if changed := [file for file in files if not _is_unchanged(file)]:
             self.journal.drop_files(batch, changed)
             files = [file for file in files if file not in changed]
         if not files and batch.remote is None:
@@ -209,27 +210,58 @@ class Watcher:
                 self.journal.created(batch, remote["id"])
             else:
                 remote = self.client.batch(batch.remote)
+            missing: list[LocalFile] = []
             if remote["status"] == "draft":
-                sent = upload(self.client, remote["id"], files, manifest=self.options.manifest)
-                unreadable = {problem.name for problem in sent.unsent if problem.code == "unreadable"}
-                self.journal.drop_files(batch, [file for file in files if file.name in unreadable])
-                if too_large := len(sent.unsent) - len(unreadable):
-                    self.exit_code = SOME_FAILED
-                    self.say(f"{too_large} files are too large for this server and were not sent.")
-                remote = self.client.act(remote["id"], "submit")
-            elif remote["submitted_at"] is None:  # a draft that lay too long, and was cleared away
-                self.journal.forget(batch)
-                return
+                remote, missing = self._send_to_draft(batch, remote["id"], files)
+            elif (
+                remote["submitted_at"] and batch.state == SENDING
+            ):  # by somebody else, before all had arrived
+                missing = not_in_batch(self.client, remote["id"], files)
         except Refused as refused:
             if refused.status == 404:
-                self.journal.forget(batch)
+                self.say(f"Batch {batch.remote} is not on the server any more: its files are sent again.")
+                self.journal.restart(batch)
             elif refused.code == "batch_empty":  # everything in it was skipped, or too large to send
                 self.journal.filed(batch, None, 0)
             else:
                 raise
             return
+        if remote["submitted_at"] is None:  # a draft that somebody cancelled, or that lay too long
+            self.say(
+                f"Batch {remote['id']} was cancelled before it was complete: its files are sent in a new one."
+            )
+            self.journal.restart(batch)
+            return
+        if missing:
+            self.say(
+                f"Batch {remote['id']} was submitted by somebody else before {len(missing)} files "
+                "had arrived: they are sent in a new one."
+            )
+            self.journal.move(batch, missing)
         self.journal.set_state(batch, SUBMITTED)
         self.say(f"Batch {remote['id']}: {remote['counts']['total']} images submitted.")
+
+    def _send_to_draft(
+        self, batch: JournalBatch, remote_id: str, files: list[LocalFile]
+    ) -> tuple[Json, list[LocalFile]]:
+        """Send the files and submit; return the batch, and the files that it lacks.
+
+        It lacks some when somebody else submitted it too early.
+        """
+        try:
+            sent = upload(self.client, remote_id, files, manifest=self.options.manifest)
+        except DraftTaken as taken:
+            remote = self.client.batch(remote_id)
+            if remote["submitted_at"] is None:
+                return remote, []
+            return remote, not_in_batch(self.client, remote_id, taken.unanswered)
+        unreadable = {problem.name for problem in sent.unsent if problem.code == "unreadable"}
+        self.journal.drop_files(batch, [file for file in files if file.name in unreadable])
+        if too_large := len(sent.unsent) - len(unreadable):
+            self.exit_code = SOME_FAILED
+            self.say(f"{too_large} files are too large for this server and were not sent.")
+        self.journal.set_state(batch, SENT)
+        return self.client.act(remote_id, "submit"), []
 
     def _follow(self, batch: JournalBatch) -> bool:
         """Look at a submitted batch and file it if it has ended; tell whether it has."""
@@ -243,6 +275,7 @@ class Watcher:
                 raise
             self.say(f"Batch {batch.remote} is not on the server any more.")
             self.journal.filed(batch, None, 0)
+            self.exit_code = SOME_FAILED
             return True
         if remote is None or remote["status"] not in TERMINAL:
             return False

@@ -28,8 +28,8 @@ CREATE TABLE IF NOT EXISTS folders (name TEXT PRIMARY KEY, study TEXT NOT NULL U
 CREATE TABLE IF NOT EXISTS reports (
     study TEXT NOT NULL, version INTEGER NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (study, sha256));
 """
-# The states of a batch: being sent; in the server's hands; its results filed.
-SENDING, SUBMITTED, FILED = "sending", "submitted", "filed"
+# The states of a batch: being sent; sent whole, perhaps not submitted; in the server's hands; results filed.
+SENDING, SENT, SUBMITTED, FILED = "sending", "sent", "submitted", "filed"
 #: For so long a batch with failed or cancelled images is looked at again: somebody may have it retried.
 RETRY_SECONDS = 7 * 86_400.0
 
@@ -119,20 +119,20 @@ class Journal:
 
     # batches
 
-    def batches(self, state: str) -> list[JournalBatch]:
-        """Return the batches of a state, the oldest first."""
-        return self._batches("state = ?", state)
+    def batches(self, *states: str) -> list[JournalBatch]:
+        """Return the batches of some states, the oldest first."""
+        return self._batches(f"state IN ({', '.join('?' * len(states))})", *states)
 
     def retried_maybe(self) -> list[JournalBatch]:
         """Return the filed batches that had failed or cancelled images, of the last days."""
         return self._batches("state = 'filed' AND bad > 0 AND filed_at > ?", time.time() - RETRY_SECONDS)
 
-    def _batches(self, where: str, value: object) -> list[JournalBatch]:
+    def _batches(self, where: str, *values: object) -> list[JournalBatch]:
         columns = "id, key, options, state, remote, ended_at, csv_begun"
         query = f"SELECT {columns} FROM batches WHERE {where} ORDER BY id"  # noqa: S608 - our own words
         return [
             JournalBatch(id_, key, json.loads(options), state, remote, ended_at, bool(begun))
-            for id_, key, options, state, remote, ended_at, begun in self._db.execute(query, (value,))
+            for id_, key, options, state, remote, ended_at, begun in self._db.execute(query, values)
         ]
 
     def created(self, batch: JournalBatch, remote: str) -> None:
@@ -155,10 +155,27 @@ class Journal:
         )
 
     def forget(self, batch: JournalBatch) -> None:
-        """Forget a batch that the server does not have: its files count as new."""
+        """Forget a batch that has no files left."""
+        self._db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
+
+    def restart(self, batch: JournalBatch) -> None:
+        """Have the files of a batch sent in a new one: the server lost it, or it was cancelled as a draft."""
+        self._db.execute(
+            "UPDATE batches SET key = ?, state = ?, remote = NULL WHERE id = ?",
+            (str(uuid.uuid4()), SENDING, batch.id),
+        )
+
+    def move(self, batch: JournalBatch, files: Sequence[LocalFile]) -> None:
+        """Have files that did not reach a batch in time sent in a new one."""
         with self._transaction():
-            self._db.execute("DELETE FROM files WHERE batch = ?", (batch.id,))
-            self._db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
+            made = self._db.execute(
+                "INSERT INTO batches (key, options, state) VALUES (?, ?, ?)",
+                (str(uuid.uuid4()), json.dumps(batch.options), SENDING),
+            )
+            self._db.executemany(
+                "UPDATE files SET batch = ? WHERE batch = ? AND path = ?",
+                [(made.lastrowid, batch.id, os.fsencode(file.path)) for file in files],
+            )
 
     # reports
 

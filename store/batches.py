@@ -410,13 +410,25 @@ def submit(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
     return batch
 
 
-def cancel(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
+def cancel(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID, *, draft_only: bool = False) -> Batch:
     """Cancel what has not ended. Chunks in a worker's hands end at their next step.
 
     Done images stay done, and so are those that were read. Cancelling a batch that has ended changes
     nothing.
+
+    Parameters
+    ----------
+    draft_only
+        For a client that cleans up after itself: somebody may have submitted its draft meanwhile.
+
+    Raises
+    ------
+    BatchNotDraft
+        With `draft_only`, when the batch is not a draft any more.
     """
     batch = get_batch(session, site_id, batch_id, lock=True)
+    if draft_only and batch.status != BatchStatus.DRAFT:
+        raise BatchNotDraft
     if batch.status in TERMINAL_BATCH_STATUSES:
         return batch
     batch.cancelled_at = func.clock_timestamp()

@@ -244,6 +244,12 @@ ACTIONS: Mapping[str, Callable[[Session, uuid.UUID, uuid.UUID], Batch]] = {
     "retry": batches.retry,
 }
 
+#: The members that an action's body may have.
+TAKEN: Mapping[str, frozenset[str]] = {
+    "retry": frozenset({"images"}),
+    "cancel": frozenset({"draft_only"}),
+}
+
 
 def act(batch_id: uuid.UUID, action: str, **how: Any) -> Batch:
     """Do one of `ACTIONS`, and have what became due published."""
@@ -262,9 +268,16 @@ def act(batch_id: uuid.UUID, action: str, **how: Any) -> Batch:
 def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
     """Submit, cancel, pause, resume or retry a batch."""
     body = read_body()
-    if set(body) - ({"images"} if action == "retry" else set()):
-        raise InvalidRequest("this address takes no members")
-    batch = act(batch_id, action, images=image_ids(body["images"])) if body else act(batch_id, action)
+    if set(body) - TAKEN.get(action, frozenset()):
+        raise InvalidRequest(f"this address takes {' and '.join(TAKEN.get(action, ())) or 'no members'}")
+    how: dict[str, Any] = {}
+    if "images" in body:
+        how["images"] = image_ids(body["images"])
+    if "draft_only" in body:
+        if not isinstance(body["draft_only"], bool):
+            raise InvalidRequest("draft_only must be true or false")
+        how["draft_only"] = body["draft_only"]
+    batch = act(batch_id, action, **how)
     with session_scope() as session:
         return _batch_answer(session, batch, 202)
 

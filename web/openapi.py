@@ -257,7 +257,11 @@ PATHS: Json = {
         ),
     },
     "/batches/{batch_id}/submit": _action("submit", "Have the files of a draft read"),
-    "/batches/{batch_id}/cancel": _action("cancel", "Cancel what has not ended; what is done stays"),
+    "/batches/{batch_id}/cancel": _action(
+        "cancel",
+        "Cancel what has not ended; what is done stays. With draft_only, cancel a draft and nothing else",
+        record({"draft_only": {"type": "boolean"}}, required=False),
+    ),
     "/batches/{batch_id}/pause": _action("pause", "Take up no more of this batch for now"),
     "/batches/{batch_id}/resume": _action("resume", "Go on with a paused batch"),
     "/batches/{batch_id}/retry": _action(

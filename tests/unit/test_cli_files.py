@@ -147,6 +147,7 @@ def test_results_are_trusted_only_when_every_hash_is_right(tmp_path: Path) -> No
 def test_the_exit_code_tells_whether_an_image_was_not_read() -> None:
     def batch(**reasons: int) -> dict[str, object]:
         return {
+            "status": "done",
             "counts": {"rejected": sum(reasons.values()), "failed": 0, "cancelled": 0},
             "reasons": reasons,
         }
@@ -154,6 +155,7 @@ def test_the_exit_code_tells_whether_an_image_was_not_read() -> None:
     assert batch_exit_code(batch()) == 0
     assert batch_exit_code(batch(duplicate_in_study=2)) == 0
     assert batch_exit_code(batch(duplicate_in_study=2, truncated=1)) == 1
+    assert batch_exit_code({**batch(), "status": "cancelled"}) == 1
 
 
 def test_the_client_knows_when_a_batch_has_ended() -> None:

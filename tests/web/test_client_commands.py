@@ -338,6 +338,136 @@ def test_interrupted_while_sending_the_same_command_goes_on(
     assert not list((tmp_path / "state" / "fractureai" / "drafts").iterdir())
 
 
+@contextlib.contextmanager
+def slow_line(url: str, rate: float) -> Iterator[str]:
+    """A proxy that passes at most so many bytes a second to the server."""
+    target = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pump(source: socket.socket, sink: socket.socket, pause: float) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(1 << 14):
+                sink.sendall(piece)
+                time.sleep(len(piece) * pause)
+            sink.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(target)
+            for arguments in ((near, far, 1 / rate), (far, near, 0.0)):
+                threading.Thread(target=pump, args=arguments, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.close()
+
+
+def submitting(folder: Path, url: str, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "submit", str(folder), *options],
+        cwd=ROOT,
+        env={**os.environ, "FRACTUREAI_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def until_files_arrive() -> None:
+    while True:
+        with session_scope() as session:
+            if session.scalar(select(func.count()).select_from(Image)):
+                return
+        time.sleep(0.05)
+
+
+def test_two_runs_of_one_command_give_one_batch(
+    serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    folder = radiographs(tmp_path / "in", 300, size=20_000)
+    with slow_line(serving.url, 400_000) as url:
+        first = submitting(folder, url)
+        until_files_arrive()
+        second = submitting(folder, url)
+        told = [process.communicate(timeout=300)[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), told
+    batch = only_batch()
+    assert (batch.status, batch.n_total, batch.n_rejected) == ("queued", 300, 0)
+    assert "already sending" in told[1]
+    assert f"Batch {batch.id} has these files" in told[1]
+    assert not list((tmp_path / "state" / "fractureai" / "drafts").iterdir())
+
+
+@pytest.mark.parametrize("action", ["submit", "cancel"])
+def test_somebody_who_acts_on_the_draft_meanwhile_is_followed(
+    serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    folder = radiographs(tmp_path / "in", 300, size=20_000)
+    with slow_line(serving.url, 400_000) as url, Client(serving.url, serving.key) as browser:
+        process = submitting(folder, url)
+        until_files_arrive()
+        browser.act(str(only_batch().id), action)
+        told, _ = process.communicate(timeout=300)
+    batch = only_batch()
+    assert process.returncode == 1, told
+    assert "by somebody else while it was being sent" in told
+    if action == "submit":
+        assert batch.status == "queued"
+        assert 0 < batch.n_total < 300
+        assert f"{batch.n_total} accepted, {300 - batch.n_total} rejected" in told
+    else:
+        assert batch.status == "cancelled"
+
+
+def test_a_clean_up_leaves_a_submitted_batch_alone(serving: Serving, tmp_path: Path) -> None:
+    fractureai("submit", radiographs(tmp_path, 2))
+    batch = only_batch()
+    with Client(serving.url, serving.key) as client:
+        assert not client.discard(str(batch.id))
+        draft = client.create_batch({}, "another")
+        assert client.discard(draft["id"])
+        assert client.batch(draft["id"])["status"] == "cancelled"
+        with pytest.raises(Refused):
+            client.document(f"/batches/{draft['id']}/cancel", body={"draft_only": "yes"})
+    assert only_batch_with(str(batch.id)).status == "queued"
+
+
+def only_batch_with(batch_id: str) -> Batch:
+    with session_scope() as session:
+        return session.scalars(select(Batch).where(Batch.id == batch_id)).one()
+
+
+def test_other_files_in_the_same_folder_are_a_new_batch(
+    serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    folder = radiographs(tmp_path / "in", 100, size=20_000)
+    with slow_line(serving.url, 200_000) as url:
+        process = submitting(folder, url)
+        until_files_arrive()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+        left = only_batch()
+        # the same names and sizes: only the contents are others
+        radiographs(folder, 100, size=20_000)
+        monkeypatch.setenv("FRACTUREAI_URL", url)
+        done = fractureai("submit", folder)
+    assert process.returncode == 5
+    assert done.exit_code == 0, done.output
+    assert f"left {left.n_total} files in draft {left.id}" in done.output.replace("\n", " ")
+    assert "100 accepted" in done.output
+    with session_scope() as session:
+        batches = {batch.id: batch for batch in session.scalars(select(Batch))}
+    assert batches.pop(left.id).status == "draft"
+    assert [(batch.status, batch.n_total) for batch in batches.values()] == [("queued", 100)]
+
+
 def test_a_server_that_hangs_can_be_left(tmp_path: Path) -> None:
     radiographs(tmp_path, 1)
     with socket.create_server(("127.0.0.1", 0)) as hanging:

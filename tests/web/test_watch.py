@@ -19,6 +19,7 @@ from sqlalchemy import func, select
 from cli.client import Client
 from cli.main import main
 from cli.submit import SubmitOptions
+from cli.upload import upload
 from cli.watch import Watcher
 from cli.watch_journal import FILED, SENDING, SUBMITTED, Journal
 from settings import get_settings
@@ -161,6 +162,45 @@ def test_killed_while_sending_it_goes_on_with_the_same_batch(
         step(watcher)
         assert [b.state for b in watcher.journal.batches(SUBMITTED)] == [SUBMITTED]
     assert (count(Batch), count(Image)) == (1, 2)
+
+
+def test_a_draft_that_was_cancelled_is_sent_anew(serving: Serving, folders: tuple[Path, Path]) -> None:
+    inbox, out = folders
+    arrive(inbox, "a.png")
+    with watching(serving, inbox, out) as watcher:
+        watcher.note(watcher.settling.settled(watcher._arrived(), time.monotonic()))
+        [noted] = watcher.journal.batches(SENDING)
+        draft = watcher.client.create_batch(noted.options, noted.key)
+        watcher.journal.created(noted, draft["id"])
+        watcher.client.act(draft["id"], "cancel")
+    with Reader(facts=header):
+        done = CliRunner().invoke(main, ["watch", str(inbox), "--out", str(out), "--settle", "0", "--once"])
+    assert done.exit_code == 0, done.output
+    assert "sent in a new one" in done.output
+    with session_scope() as session:
+        states = dict(session.execute(select(Batch.status, Batch.n_total)).all())
+    assert states == {"cancelled": 0, "done": 1}
+
+
+def test_what_a_batch_lacks_that_somebody_else_submitted_is_sent_in_another(
+    serving: Serving, folders: tuple[Path, Path]
+) -> None:
+    inbox, out = folders
+    for name in ("a.png", "b.png", "c.png"):
+        arrive(inbox, name)
+    with watching(serving, inbox, out) as watcher:
+        watcher.note(watcher.settling.settled(watcher._arrived(), time.monotonic()))
+        [noted] = watcher.journal.batches(SENDING)
+        draft = watcher.client.create_batch(noted.options, noted.key)
+        watcher.journal.created(noted, draft["id"])
+        upload(watcher.client, draft["id"], watcher.journal.files_of(noted)[:1])
+        watcher.client.act(draft["id"], "submit")
+        watcher.exchange()
+        watcher.exchange()
+        assert len(watcher.journal.batches(SUBMITTED)) == 2
+    with session_scope() as session:
+        assert sorted(session.scalars(select(Image.path))) == ["a.png", "b.png", "c.png"]
+        assert sorted(session.scalars(select(Batch.n_total))) == [1, 2]
 
 
 def test_killed_after_submitting_or_filing_nothing_is_done_twice(
