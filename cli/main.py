@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import click
+
+from cli.boundary import telling_errors
 
 # name: (module:attribute, what `fractureai --help` says of it)
 COMMANDS = {
@@ -53,6 +58,23 @@ class LazyGroup(click.Group):
         module, attribute = COMMANDS[cmd_name][0].split(":")
         command = getattr(import_module(module), attribute)
         return command if isinstance(command, click.Command) else _passing_on(cmd_name, command)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the arguments; errors are told as in `invoke`."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal of Latin-1 shows the rest as escapes
+                stream.reconfigure(errors="backslashreplace")
+        with telling_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command; whatever goes wrong in it is told as a sentence, with an exit code of its own."""
+        with telling_errors():
+            result = super().invoke(ctx)
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:  # closed by the caller
+                    stream.flush()  # a full disk is for us to tell, and not for the interpreter at its end
+            return result
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any."""

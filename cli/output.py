@@ -63,8 +63,9 @@ def open_console(*, as_json: bool = False) -> Console:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on standard output."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    """Print one JSON document on standard output, in ASCII where that does not take UTF-8."""
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=not is_utf8) + "\n")
 
 
 def _size(n: float) -> str:
