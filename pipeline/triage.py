@@ -22,12 +22,29 @@ PICTURE_FLAGS = frozenset(
     }
 )
 #: With one of these an image is never reported negative.
-NEVER_NEGATIVE = PICTURE_FLAGS | {Reason.REGION_CONTRADICTS_HEADER, Reason.SEVERAL_REGIONS}
+NEVER_NEGATIVE = PICTURE_FLAGS | {
+    Reason.REGION_CONTRADICTS_HEADER,
+    Reason.SEVERAL_REGIONS,
+    Reason.NEGATIVE_NOT_VALIDATED,
+}
 
 
 def may_be_negative(flags: Iterable[Reason]) -> bool:
     """Tell whether an image with these flags may be reported negative."""
     return NEVER_NEGATIVE.isdisjoint(flags)
+
+
+def withheld(probability: float, thresholds: Thresholds, *, may_say_negative: bool) -> frozenset[Reason]:
+    """Return the flag of a reading that is below the lower threshold where *negative* was not earned.
+
+    Parameters
+    ----------
+    may_say_negative
+        Whether the bundle's evidence, or the site's own, allows the body part to be called negative.
+    """
+    if probability < thresholds.low and not may_say_negative:
+        return frozenset({Reason.NEGATIVE_NOT_VALIDATED})
+    return frozenset()
 
 
 def calibrate(logit: float, platt: Platt) -> float:

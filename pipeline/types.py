@@ -150,6 +150,7 @@ class Reason(StrEnum):
     HEADER_VALUE_UNREADABLE = "header_value_unreadable"
     HEADER_CONTRADICTS_PICTURE = "header_contradicts_picture"
     NON_SQUARE_PIXELS = "non_square_pixels"
+    NEGATIVE_NOT_VALIDATED = "negative_not_validated"
     # failed: our fault
     PROCESSING_ERROR = "processing_error"
     PROCESSING_TIMEOUT = "processing_timeout"
@@ -354,6 +355,12 @@ REASONS: Mapping[Reason, ReasonText] = {
     Reason.NON_SQUARE_PIXELS: ReasonText(
         "The file says that its pixels are not square, as a picture squashed to one side has them.",
         "Check the proportions of the picture shown.",
+    ),
+    Reason.NEGATIVE_NOT_VALIDATED: ReasonText(
+        "Below the lower threshold, but too few known cases show that the AI finds them in this body part: it"
+        " does not say negative.",
+        "Read the image yourself; an administrator can validate the body part on the site's own images"
+        " (fractureai validate).",
     ),
     Reason.PROCESSING_ERROR: ReasonText(
         "The image could not be processed.", "Retry; if it fails again, tell the operator."
@@ -598,7 +605,7 @@ class RegionModel:
     calibration: Platt
     thresholds: Thresholds
     pooled: bool
-    may_say_negative: bool = True
+    may_say_negative: bool = False
     evidence: SensitivityEvidence | None = None
 
 

@@ -38,7 +38,7 @@ def write_untrained_bundle(
     map_size = int(fracture.get_layer(architectures.ACTIVATION).output.shape[1])
     network = {"architecture": "mobilenet_v2_0.35", "input_size": size}
     manifest = {
-        "format": 1,
+        "format": 2,
         "name": name,
         "label_meaning": "fractured",
         "regions": REGIONS,
@@ -53,6 +53,7 @@ def write_untrained_bundle(
                 "calibration": {"slope": 1.0, "intercept": 0.0, "prevalence": 0.2},
                 "thresholds": {"low": 0.3, "high": 0.6},
                 "pooled": region_name in {"hip", "shoulder"},
+                "may_say_negative": True,
             }
             for region_name in REGIONS
         },

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.bundle import Bundle
+from pipeline.earned import OWN_FRACTURES, OWN_LOWER, wilson
+from pipeline.types import RegionModel
 from training.attention import BY_CHANCE
 from training.datasets import CACHE_SIDE, Dataset, Example
 from training.experiment import Experiment
@@ -130,6 +132,15 @@ def card(
             for r, m in bundle.models.items()
         ),
         "",
+        "## Which region may say negative",
+        f"Below the low threshold a region says negative only where at least {OWN_FRACTURES} test images "
+        f"that are {word} show it: the 95% interval of sensitivity begins at {OWN_LOWER:.2f} or more. "
+        "Elsewhere such an image is in doubt, until a site has validated the region on its own images.",
+        "",
+        f"| region | test images {word} | found at low | sensitivity | may say negative |",
+        "|---|---|---|---|---|",
+        *(_may_be_negative(m) for m in bundle.models.values()),
+        "",
         "## Shortcuts and limits",
         *([dataset.shortcuts, ""] if dataset.shortcuts else []),
         *(f"- {sentence}" for sentence in limits(experiment, dataset, fractures, len(parts["train"]))),
@@ -137,6 +148,15 @@ def card(
     if experiment.tried:
         lines += ["", "## Tried", *(f"- {sentence}" for sentence in experiment.tried)]
     return "\n".join(lines) + "\n"
+
+
+def _may_be_negative(model: RegionModel) -> str:
+    said = "yes" if model.may_say_negative else "no"
+    if (e := model.evidence) is None or not e.fractures:
+        return f"| {model.region} | 0 | 0 | unknown | {said} |"
+    low, high = wilson(e.found, e.fractures)
+    share = e.found / e.fractures
+    return f"| {model.region} | {e.fractures} | {e.found} | {share:.3f} ({low:.3f}-{high:.3f}) | {said} |"
 
 
 def _starts(experiment: Experiment) -> str:

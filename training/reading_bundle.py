@@ -30,6 +30,7 @@ from models.bundle import MANIFEST, Bundle, Network, load_bundle
 from models.scorer import Reference, Scorer, open_scorer
 from pipeline import metrics
 from pipeline.boxes import suspected_places
+from pipeline.earned import earned
 from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.triage import calibrate
@@ -37,7 +38,7 @@ from pipeline.types import PlaceRules, Platt, RegionModel, Route, RoutingRules, 
 from training.calibrate import fit_platt
 from training.datasets import phantom_examples
 from training.datasets.parts import FAMILY, PARTS
-from training.earned import cautious_thresholds, earned
+from training.earned import cautious_thresholds
 from training.experiment import ROOT, load_config, shared_data
 from training.export import BundleContent, TrainedNetwork, write_bundle
 from training.reading import auc_within

@@ -47,7 +47,7 @@ def build_tiny_bundle(folder: Path, *, epochs: int = 3, per_region: int = 24) ->
     labels = np.array([e.positive for e in examples])
     platt = fit_platt(logits, labels)
     thresholds = operating_points(1 / (1 + np.exp(-(platt.slope * logits + platt.intercept))), labels)
-    model = RegionModel("", "fracture", platt, thresholds, True)
+    model = RegionModel("", "fracture", platt, thresholds, True, may_say_negative=True)
     return write_bundle(
         BundleContent(
             name=folder.name,

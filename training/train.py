@@ -21,6 +21,7 @@ import numpy as np
 from models import architectures
 from models.bundle import MANIFEST, Bundle
 from models.scorer import Reference, Scorer, open_scorer
+from pipeline.earned import earned_by_figures
 from pipeline.metrics import auc
 from pipeline.preprocess import model_input
 from pipeline.triage import calibrate, triage
@@ -287,10 +288,23 @@ def build(experiment: Experiment, data: Data, weights: Path, runs: Path, out: Pa
     figures = figures_of(scorer.bundle, read_all(scorer, test, test_pixels), test_pixels)
     figures["phantoms"] = phantom_figures(scorer, experiment)
     print(summary(figures), flush=True)
+    models = {}
+    for region, model in content.models.items():
+        allowed, evidence = earned_by_figures(figures, region)
+        models[region] = replace(model, may_say_negative=allowed, evidence=evidence)
+    content = replace(content, models=models)
     content = replace(
         content,
         limits=limits(experiment, data.dataset, fractures, len(data.parts["train"])),
-        card=card(experiment, data.dataset, data.parts, scorer.bundle, fractures, figures, command),
+        card=card(
+            experiment,
+            data.dataset,
+            data.parts,
+            replace(scorer.bundle, models=models),
+            fractures,
+            figures,
+            command,
+        ),
         facts={
             "command": command,
             "dataset": {"name": data.dataset.name, "skipped": dict(data.dataset.skipped)},

@@ -37,7 +37,7 @@ from pipeline.report import render
 from pipeline.report.types import BundleCard, EarlierSignature, ReportImage, Signature, StudyReport
 from pipeline.routing import route
 from pipeline.study import ImageOutcome, study_finding
-from pipeline.triage import PICTURE_FLAGS, calibrate, may_be_negative, triage
+from pipeline.triage import PICTURE_FLAGS, calibrate, may_be_negative, triage, withheld
 from pipeline.types import (
     AttentionRegion,
     Float16Array,
@@ -710,11 +710,11 @@ def _apply_finding(image: Image, finding: Finding, bundle: Bundle) -> None:
         reader = _reader(bundle, finding.region)
         if reader.pooled:
             flags.add(Reason.POOLED_MODEL)
+        flags.discard(Reason.NEGATIVE_NOT_VALIDATED)  # read again, it may have been earned meanwhile
+        flags |= withheld(finding.probability, reader.thresholds, may_say_negative=reader.may_say_negative)
         image.probability = finding.probability
         image.triage = triage(
-            finding.probability,
-            reader.thresholds,
-            never_negative=not (may_be_negative(flags) and reader.may_say_negative),
+            finding.probability, reader.thresholds, never_negative=not may_be_negative(flags)
         ).value
     image.flags = sorted(flag.value for flag in flags)
 

@@ -89,3 +89,20 @@ def test_a_manifest_that_does_not_fit_is_refused(copy, change, sentence):
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path):
     with pytest.raises(BundleError, match="manifest"):
         load_bundle(tmp_path)
+
+
+def test_a_region_whose_bundle_says_nothing_of_its_negative_may_not_say_it(copy):
+    def forget(manifest):
+        manifest["format"] = 1
+        for model in manifest["models"].values():
+            del model["may_say_negative"], model["evidence"]
+
+    assert not any(m.may_say_negative for m in load_bundle(changed(copy, forget)).models.values())
+
+    def figures(found, of):
+        return {"fractured": {"value": float(of)}, "sensitivity_at_low": {"value": found / of}}
+
+    regions = {"hand": figures(29, 30), "leg": figures(27, 30)}
+    models = load_bundle(changed(copy, lambda m: m.update(metrics={"regions": regions}))).models
+    assert {name: model.may_say_negative for name, model in models.items()} == {"hand": True, "leg": False}
+    assert (models["leg"].evidence.fractures, models["leg"].evidence.found) == (30, 27)

@@ -48,6 +48,18 @@ def test_it_is_whole_and_says_what_it_is(bundle):
     assert bundle.manifest["metrics"]["fitted_on_overlap"] == 0
 
 
+def test_only_a_region_that_has_shown_it_says_negative(bundle):
+    assert {r: m.may_say_negative for r, m in bundle.models.items()} == {
+        "hand": True,
+        "hip": False,  # 3 fractures in the test part
+        "leg": False,  # 30 of 36 found: the interval reaches down to 0.68
+        "shoulder": False,  # 6 fractures
+    }
+    leg = bundle.models["leg"].evidence
+    assert (leg.fractures, leg.found) == (36, 30)
+    assert leg.lower == pytest.approx(0.681, abs=1e-3)
+
+
 @pytest.mark.slow
 def test_real_dicom_images_are_read_only_where_the_bundle_can(scorer, shared_data):
     found = {}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.triage import NEVER_NEGATIVE, calibrate, may_be_negative, triage
+from pipeline.triage import NEVER_NEGATIVE, calibrate, may_be_negative, triage, withheld
 from pipeline.types import Platt, Reason, Thresholds, Triage
 
 CUT = Thresholds(low=0.2, high=0.6)
@@ -69,3 +69,10 @@ def test_thresholds_out_of_order_are_refused():
 def test_what_forbids_negative_is_one_list(flag):
     assert not may_be_negative([flag, Reason.POOLED_MODEL])
     assert may_be_negative([Reason.POOLED_MODEL, Reason.BURNED_IN_FLAG])
+
+
+def test_only_what_would_have_been_negative_is_flagged_as_not_validated():
+    assert withheld(0.1, CUT, may_say_negative=False) == {Reason.NEGATIVE_NOT_VALIDATED}
+    assert not withheld(0.1, CUT, may_say_negative=True)
+    assert not withheld(CUT.low, CUT, may_say_negative=False)
+    assert not withheld(CUT.high, CUT, may_say_negative=False)
