@@ -1,0 +1,87 @@
+"""The shipped bundle that names parts: whole, small enough, and it leaves alone what it cannot read."""
+
+import numpy as np
+import pytest
+
+from models.bundle import load_bundle
+from models.scorer import open_scorer
+from pipeline.decode import decode
+from pipeline.preprocess import model_input
+from pipeline.routing import route
+from training.datasets.parts import FAMILY, PARTS
+from training.experiment import ROOT
+
+NAME = "fracatlas-1-parts"
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return load_bundle(ROOT / "models" / "bundles" / NAME)
+
+
+@pytest.fixture(scope="module")
+def scorer(bundle):
+    return open_scorer(bundle)
+
+
+def routes(scorer, pictures, body_part=""):
+    bundle, found = scorer.bundle, []
+    for start in range(0, len(pictures), 32):
+        stack = np.stack([model_input(p, bundle.region_input_size) for p in pictures[start : start + 32]])
+        for row in scorer.classify(stack).probabilities:
+            said = dict(zip(bundle.regions, map(float, row), strict=True))
+            found.append(
+                route(
+                    said,
+                    None,
+                    bundle.routing,
+                    body_part=body_part,
+                    regions=tuple(bundle.models),
+                    families=bundle.families,
+                )
+            )
+    return found
+
+
+def test_it_is_whole_and_says_what_it_is(bundle):
+    assert bundle.regions == (*PARTS, "other")
+    assert bundle.families == FAMILY
+    assert bundle.label_meaning == "fractured"
+    assert sum(path.stat().st_size for path in bundle.folder.iterdir()) < 60e6
+    assert "## Figures" in bundle.card
+
+
+def test_negative_is_said_only_on_evidence(bundle):
+    for part, model in bundle.models.items():
+        assert model.evidence is not None
+        if part in {"hip", "shoulder"}:
+            assert not model.may_say_negative
+        if model.may_say_negative:
+            own = model.evidence.fractures >= 30 and model.evidence.lower >= 0.8
+            assert own or (model.evidence.family_lower or 0) >= 0.9
+
+
+@pytest.mark.slow
+def test_a_chest_is_refused_by_its_picture_and_a_lower_leg_read(scorer, shared_data):
+    found = {}
+    for name in ("RG1_J2KI.dcm", "RG3_J2KI.dcm"):
+        path = shared_data / "dicom" / name
+        radiograph = decode(path.read_bytes(), max_pixels=10**8, pseudonymise=lambda text: text)
+        (found[name],) = routes(scorer, [radiograph.pixels])
+    assert found["RG1_J2KI.dcm"].not_assessable is not None
+    assert found["RG3_J2KI.dcm"].not_assessable is None
+    assert FAMILY[found["RG3_J2KI.dcm"].region] == "leg"
+
+
+@pytest.mark.slow
+def test_kept_out_pictures_are_refused_and_true_limbs_are_read(scorer, shared_data, tmp_path):
+    from training.reading_data import read_films
+
+    split = ROOT / "training" / "splits" / "fracatlas.csv"
+    test = read_films(shared_data, split, tmp_path, 0, 0)["test"]
+    found = routes(scorer, test.pixels)
+    refused = np.array([r.not_assessable is not None for r in found])
+    negative = np.array([f.source == "negative" for f in test.films])
+    limbs = np.array([f.source == "film" and f.main.sum() > 0 for f in test.films])
+    assert refused[negative].mean() >= 0.95
+    assert refused[limbs].mean() <= 0.02
