@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import Any, cast
 
 import cv2
@@ -10,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from openjpeg.utils import decode as jpeg_2000_decode
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate, generate_frames
+from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, convert_color_space
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from pipeline.decode.containers import JPEG_START_OF_FRAME, MAX_JPEG_SCANS, jpeg_segments
 from pipeline.decode.gdcm_frames import decode_frame
 from pipeline.decode.stripped import strip_jpeg, strip_jpeg_2000
+from pipeline.dicom.stream import MIN_BEYOND, colour_of, cut_native, is_grey, locate, put_right
 from pipeline.dicom.terms import (
     JPEG_2000_SYNTAXES,
     JPEG_SYNTAXES,
@@ -30,7 +32,7 @@ from pipeline.dicom.terms import (
     UID_PATTERN,
 )
 from pipeline.quality import require_size
-from pipeline.types import Reason, Rejected
+from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep
 
 
 def require_pixel_module(clean: Dataset, max_pixels: int) -> None:
@@ -44,13 +46,16 @@ def require_pixel_module(clean: Dataset, max_pixels: int) -> None:
     numbers = [clean.get(word) for word in NEEDED]
     if not all(isinstance(n, int) for n in numbers):
         raise Rejected(Reason.DICOM_CORRUPT, "incomplete image pixel module")
+    if "PhotometricInterpretation" not in clean:
+        raise Rejected(Reason.DICOM_NO_PHOTOMETRIC)
     samples, rows, columns, allocated, stored, high, representation = cast(list[int], numbers)
     photometric = clean.get("PhotometricInterpretation")
     require_size(columns, rows, max_pixels)
+    if allocated not in {8, 16} or samples not in {1, 3} or photometric not in PHOTOMETRICS:
+        raise Rejected(Reason.DICOM_PIXEL_FORMAT, f"{allocated} bits, {samples} samples, {photometric}")
     if (
-        photometric not in PHOTOMETRICS
-        or samples != (1 if photometric in ONE_SAMPLE else 3)
-        or allocated not in {8, 16}
+        (samples == 1 and photometric not in ONE_SAMPLE)
+        or (samples == 3 and photometric == "PALETTE COLOR")
         or not 1 <= stored <= allocated
         or not stored - 1 <= high < allocated
         or representation not in {0, 1}
@@ -58,52 +63,135 @@ def require_pixel_module(clean: Dataset, max_pixels: int) -> None:
         raise Rejected(Reason.DICOM_CORRUPT, "image pixel module that contradicts itself or is not read")
 
 
-def stored_values(coded: bytes, coded_as: str, clean: Dataset) -> npt.NDArray[Any]:
+@dataclass(frozen=True)
+class Decoded:
+    """Stored values (rows, columns), or blue-green-red (rows, columns, 3), and how they came about."""
+
+    values: npt.NDArray[Any]
+    flags: tuple[Reason, ...] = ()
+    steps: tuple[RenderingStep, ...] = ()
+
+
+def stored_values(value: bytes, coded_as: str, clean: Dataset) -> Decoded:
     """Decode the pixel data and keep them in `clean`, cut to what a decoder needs of them.
 
-    A copy keeps the coding of its upload. Only a compressed frame that does not hold together, or whose
-    values have more bits than the header says, is kept uncompressed: those bits may be text.
-
-    Returns
-    -------
-    numpy.ndarray
-        Stored values of shape (rows, columns), or blue-green-red of shape (rows, columns, 3).
+    A copy keeps the coding of its upload, named as it is. Only a compressed frame that does not hold
+    together, or whose values have more bits than the header says, is kept uncompressed: those bits may be
+    text. Where the stream and the header disagree, `pipeline.dicom.stream` decides.
     """
-    syntax = clean.file_meta.TransferSyntaxUID
-    if syntax in NATIVE:
-        per_pixel = 2 if clean.PhotometricInterpretation == "YBR_FULL_422" else clean.SamplesPerPixel
-        length = clean.Rows * clean.Columns * per_pixel * clean.BitsAllocated // 8
-        if len(coded) < length:
-            raise Rejected(Reason.TRUNCATED, "pixel data shorter than rows times columns")
-        frame = _without_unused_bits(coded[:length], clean) + b"\0" * (length % 2)
+    pixels = clean.Rows * clean.Columns
+    length = pixels * clean.SamplesPerPixel * clean.BitsAllocated // 8
+    subsampled = clean.PhotometricInterpretation == "YBR_FULL_422" and len(value) < length
+    if subsampled and clean.file_meta.TransferSyntaxUID in NATIVE:
+        length = 2 * pixels * clean.BitsAllocated // 8
+    stream, steps = locate(value, clean.file_meta.TransferSyntaxUID, length)
+    clean.file_meta.TransferSyntaxUID = stream.syntax
+    flags: tuple[Reason, ...] = ()
+    if stream.native:
+        coded, flags, more = cut_native(stream.coded, length, length // clean.Rows)
+        steps += more
+        if clean.BitsAllocated == 16 and clean.SamplesPerPixel == 1 and clean.HighBit == clean.BitsStored - 1:
+            order = ">" if stream.syntax == ExplicitVRBigEndian else "<"
+            words = np.frombuffer(coded, order + "u2").astype(np.uint16)
+            words, odd, more = put_right(words, clean.BitsStored, signed=clean.PixelRepresentation == 1)
+            flags, steps = flags + odd, steps + more
+            coded = words.astype(order + "u2").tobytes() if more else coded
+        frame = _without_unused_bits(coded, clean) + b"\0" * (length % 2)
         clean.add_new("PixelData", "OB" if coded_as == "OB" else "OW", frame)
-        # all allocated bits, since pydicom would cut the upper ones of a picture that is stored high
-        values = get_decoder(syntax).as_array(clean, index=0, bits_stored=clean.BitsAllocated)[0]
-    elif syntax in JPEG_SYNTAXES | JPEG_2000_SYNTAXES or syntax == RLE:
-        frame = next(generate_frames(coded, number_of_frames=1))
-        stripped: bytes | None
-        if syntax == RLE:
-            values, stripped = _decode_rle(frame, clean)
-        elif syntax in JPEG_2000_SYNTAXES:
-            _require_jpeg_2000(frame, clean)
-            stripped = strip_jpeg_2000(frame)
-            values = jpeg_2000_decode(stripped or frame)
+        if clean.SamplesPerPixel == 3 and not subsampled:
+            values, more = _settled(_native_planes(coded, clean), clean)
+            steps += more
+            values = _keep_uncompressed(values, clean) if more else values
         else:
-            stripped = strip_jpeg(frame)
-            values = _decode_jpeg(stripped, clean, _require_jpeg(stripped, clean))
+            # all allocated bits, since pydicom would cut the upper ones of a picture that is stored high
+            values = get_decoder(stream.syntax).as_array(clean, index=0, bits_stored=clean.BitsAllocated)[0]
+    else:
+        values, kept, precision, more = _decode_frame(stream.coded, stream.syntax, clean)
+        steps += more
+        if values.ndim == 2 and _believe_depth(values, precision, clean):
+            steps.append(RenderingStep(RenderingCode.DEPTH_FROM_STREAM, str(precision)))
+            flags = (Reason.HEADER_CONTRADICTS_PICTURE,)
         limited = _limited(values, clean)
-        if stripped is None or limited is not None:
+        if kept is None or limited is not None or more:
             values = _keep_uncompressed(values if limited is None else limited, clean)
         else:
-            clean.add_new("PixelData", "OB", encapsulate([stripped]))
+            clean.add_new("PixelData", "OB", encapsulate([kept]))
             clean["PixelData"].is_undefined_length = True
-    else:
-        raise Rejected(Reason.DICOM_UNSUPPORTED_SYNTAX, syntax if UID_PATTERN.fullmatch(syntax) else "")
     if clean.PhotometricInterpretation == "PALETTE COLOR":
         values = apply_color_lut(values, clean)
     if values.shape[:2] != (clean.Rows, clean.Columns) or values.dtype.itemsize > 2:
-        raise Rejected(Reason.DICOM_CORRUPT, "decoded to another size than its header says")
-    return values[..., ::-1] if values.ndim == 3 else values
+        raise Rejected(Reason.DICOM_CONTRADICTION, "decoded to another size than its header says")
+    return Decoded(values[..., ::-1] if values.ndim == 3 else values, flags, tuple(steps))
+
+
+def _decode_frame(
+    frame: bytes, syntax: UID, clean: Dataset
+) -> tuple[npt.NDArray[Any], bytes | None, int, list[RenderingStep]]:
+    """Decode one coded frame; return also what is kept of it, its precision, and what its colours are."""
+    kept: bytes | None
+    if syntax == RLE:
+        planes, kept = _decode_rle(frame, clean)
+        return _with_steps(planes, kept, clean.BitsAllocated, clean)
+    if syntax in JPEG_2000_SYNTAXES:
+        precision = _require_jpeg_2000(frame, clean)
+        kept = strip_jpeg_2000(frame)
+        values = jpeg_2000_decode(kept or frame)
+        if values.ndim == 2 or clean.PhotometricInterpretation in {"YBR_ICT", "YBR_RCT"}:
+            return values, kept, precision, []  # the stream's own transform has been undone
+        return _with_steps(values, kept, precision, clean)
+    if syntax in JPEG_SYNTAXES:
+        kept = strip_jpeg(frame)
+        precision = _require_jpeg(kept, clean)
+        if syntax in LOSSY_JPEG_SYNTAXES and precision == 8:
+            values, more = _decode_lossy(kept, clean)
+            return values, kept, precision, more
+        return _with_steps(_decode_gdcm(kept, clean, precision), kept, precision, clean)
+    raise Rejected(Reason.DICOM_UNSUPPORTED_SYNTAX, syntax if UID_PATTERN.fullmatch(syntax) else "")
+
+
+def _with_steps(
+    planes: npt.NDArray[Any], kept: bytes | None, precision: int, clean: Dataset
+) -> tuple[npt.NDArray[Any], bytes | None, int, list[RenderingStep]]:
+    if planes.ndim == 2:
+        return planes, kept, precision, []
+    values, more = _settled(planes, clean)
+    return values, kept, precision, more
+
+
+def _settled(planes: npt.NDArray[Any], clean: Dataset) -> tuple[npt.NDArray[Any], list[RenderingStep]]:
+    """Turn three planes as coded into red-green-blue; see `pipeline.dicom.stream.colour_of`."""
+    label = clean.PhotometricInterpretation
+    if planes.dtype != np.uint8:
+        return planes, []
+    found = colour_of(planes, label)
+    if label in ONE_SAMPLE and found != "RGB":
+        raise Rejected(Reason.DICOM_CONTRADICTION, "three samples of a single colour")
+    if label in ONE_SAMPLE and not is_grey(planes):
+        raise Rejected(Reason.DICOM_CONTRADICTION, "three samples of a single colour")
+    told = label in ONE_SAMPLE or (found == "YBR") != label.startswith("YBR")
+    steps = [RenderingStep(RenderingCode.COLOUR_FROM_STREAM, found)] if told else []
+    return (convert_color_space(planes, "YBR_FULL", "RGB") if found == "YBR" else planes), steps
+
+
+def _native_planes(coded: bytes, clean: Dataset) -> npt.NDArray[Any]:
+    order = ">" if clean.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
+    flat = np.frombuffer(coded, f"{order}u{clean.BitsAllocated // 8}")
+    if clean.get("PlanarConfiguration") == 1:
+        return np.ascontiguousarray(flat.reshape(3, clean.Rows, clean.Columns).transpose(1, 2, 0))
+    return flat.reshape(clean.Rows, clean.Columns, 3)
+
+
+def _believe_depth(values: npt.NDArray[Any], precision: int, clean: Dataset) -> bool:
+    """Take over the stream's precision where many values need it; a lossy coder's few overshoots do not."""
+    stored = clean.BitsStored
+    if precision <= stored or clean.PixelRepresentation == 1 or values.dtype.kind == "i":
+        return False
+    beyond = np.count_nonzero(values > (1 << stored) - 1) / values.size
+    if beyond <= MIN_BEYOND:
+        return False
+    clean.BitsStored, clean.HighBit = precision, precision - 1
+    clean.BitsAllocated = 8 if precision <= 8 else 16
+    return True
 
 
 def _without_unused_bits(coded: bytes, clean: Dataset) -> bytes:
@@ -172,10 +260,7 @@ def _decode_rle(frame: bytes, clean: Dataset) -> tuple[npt.NDArray[Any], bytes]:
     values = np.ascontiguousarray(high_first.transpose(0, 2, 3, 1)).view(f">u{depth}")[..., 0]
     if clean.SamplesPerPixel == 1:
         return values[0], stripped
-    colour = np.ascontiguousarray(values.transpose(1, 2, 0))
-    if clean.PhotometricInterpretation.startswith("YBR"):
-        return convert_color_space(colour, "YBR_FULL", "RGB"), stripped
-    return colour, stripped
+    return np.ascontiguousarray(values.transpose(1, 2, 0)), stripped
 
 
 def _unpack_bits(coded: bytes, length: int) -> tuple[bytes, bytes]:
@@ -220,54 +305,85 @@ def _require_jpeg(frame: bytes, clean: Dataset) -> int:
         if segment.marker in JPEG_START_OF_FRAME:
             precision, rows, columns, components = struct.unpack_from(">BHHB", segment.body)
             if (rows, columns, components) != (clean.Rows, clean.Columns, clean.SamplesPerPixel):
-                raise Rejected(Reason.DICOM_CORRUPT, "JPEG stream of another size than its header says")
+                raise Rejected(Reason.DICOM_CONTRADICTION, "JPEG stream of another size than its header says")
     if not 1 <= scans <= MAX_JPEG_SCANS or not 2 <= precision <= 16:
         raise Rejected(Reason.DICOM_CORRUPT, "JPEG stream without a readable frame, or with too many scans")
     return precision
 
 
-def _decode_jpeg(frame: bytes, clean: Dataset, precision: int) -> npt.NDArray[Any]:
-    syntax, photometric = clean.file_meta.TransferSyntaxUID, clean.PhotometricInterpretation
+def _decode_lossy(frame: bytes, clean: Dataset) -> tuple[npt.NDArray[Any], list[RenderingStep]]:
+    """Decode lossy JPEG of 8 bits; of colours that stay, the other reading is tried: grey settles it."""
+    if clean.SamplesPerPixel == 1:
+        return _opencv(frame), []
+    label = clean.PhotometricInterpretation
+    stated = frame
+    if b"Adobe" not in frame[:1024]:  # say what the header says of the colours
+        stated = _with_transform(frame, 0 if label == "RGB" else 1)
+    picture = _opencv(stated)[..., ::-1]
+    if is_grey(picture):
+        return picture, []
+    for transform, name in ((0, "RGB"), (1, "YBR")):
+        other = _opencv(_with_transform(frame, transform))[..., ::-1]
+        if is_grey(other):
+            return other, [RenderingStep(RenderingCode.COLOUR_FROM_STREAM, name)]
+    return picture, []
+
+
+def _with_transform(frame: bytes, transform: int) -> bytes:
+    """Return a JPEG stream that says by an Adobe segment alone how its colours are coded (T.872, 6.5.3)."""
+    segments = [b"\xff\xd8\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])]
+    for segment in jpeg_segments(frame):
+        if segment.marker not in {0xE0, 0xEE}:
+            head = struct.pack(">BBH", 0xFF, segment.marker, len(segment.body) + 2)
+            segments.append(head + segment.body + segment.scan)
+    return b"".join(segments) + b"\xff\xd9"
+
+
+def _opencv(frame: bytes) -> npt.NDArray[Any]:
+    picture = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise Rejected(Reason.DICOM_CORRUPT, "the decoder gave up")
+    return picture
+
+
+def _decode_gdcm(frame: bytes, clean: Dataset, precision: int) -> npt.NDArray[Any]:
+    """Decode lossless JPEG, JPEG-LS or JPEG Extended of 12 bits; colours stay as coded."""
     shape = clean.Rows, clean.Columns, clean.SamplesPerPixel
-    if syntax in LOSSY_JPEG_SYNTAXES and precision == 8:
-        if shape[2] == 3 and b"Adobe" not in frame[:1024]:  # say what the header says of the colours
-            transform = b"\0" if photometric == "RGB" else b"\1"
-            frame = frame[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + transform + frame[2:]
-        picture = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_UNCHANGED)
-        if picture is None:
-            raise Rejected(Reason.DICOM_CORRUPT, "the decoder gave up")
-        return picture if picture.ndim == 2 else picture[..., ::-1]
-    if (
-        syntax in LOSSY_JPEG_SYNTAXES
-    ):  # extended: 12 bits (ITU-T T.81 table B.2), though some writers state 16
+    if clean.file_meta.TransferSyntaxUID in LOSSY_JPEG_SYNTAXES:
+        # extended: 12 bits (ITU-T T.81 table B.2), though some writers state 16
         if precision not in {12, 16} or clean.BitsStored != 12:
             raise Rejected(Reason.DICOM_UNSUPPORTED_SYNTAX, f"JPEG Extended of {precision} bits")
         precision = 12
     words = decode_frame(
         frame,
-        syntax=syntax,
+        syntax=clean.file_meta.TransferSyntaxUID,
         rows=shape[0],
         columns=shape[1],
         samples=shape[2],
         precision=precision,
-        photometric=photometric,
+        photometric=clean.PhotometricInterpretation if shape[2] == 1 else "RGB",
     )
     values = np.frombuffer(words, "u1" if precision <= 8 else "<u2").reshape(shape)
-    if shape[2] == 1:
-        return values[..., 0]
-    return convert_color_space(values, "YBR_FULL", "RGB") if photometric.startswith("YBR") else values
+    return values[..., 0] if shape[2] == 1 else values
 
 
-def _require_jpeg_2000(frame: bytes, clean: Dataset) -> None:
-    """Check a JPEG 2000 codestream (SIZ, ITU-T T.800 A.5.1) against the header, and that it has an end."""
+def _require_jpeg_2000(frame: bytes, clean: Dataset) -> int:
+    """Check a JPEG 2000 codestream (SIZ, ITU-T T.800 A.5.1) against the header, and that it has an end.
+
+    Returns
+    -------
+    int
+        Its precision in bits.
+    """
     start = frame.find(b"\xff\x4f\xff\x51")
     if start < 0:
         raise Rejected(Reason.DICOM_CORRUPT, "no JPEG 2000 codestream")
     right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
     components, depth = struct.unpack_from(">HB", frame, start + 40)
     if (bottom - top, right - left, components) != (clean.Rows, clean.Columns, clean.SamplesPerPixel):
-        raise Rejected(Reason.DICOM_CORRUPT, "JPEG 2000 stream of another size than its header says")
+        raise Rejected(Reason.DICOM_CONTRADICTION, "JPEG 2000 stream of another size than its header says")
     if (depth & 127) + 1 > 16:
         raise Rejected(Reason.DICOM_CORRUPT, "JPEG 2000 stream of more than 16 bits")
-    if b"\xff\xd9" not in frame.rstrip(b"\0")[-1024:]:  # some writers pad to a block of theirs
+    if b"\xff\xd9" not in frame.rstrip(b"\0\xff")[-1024:]:  # padded by whatever length
         raise Rejected(Reason.TRUNCATED, "JPEG 2000 stream without its end marker")
+    return int(depth & 127) + 1

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import zlib
 from datetime import date
 from typing import Any
 
-from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -21,7 +22,9 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
+from pipeline.dicom.stream import native_value
 from pipeline.dicom.terms import (
     AGE,
     BODY_PARTS,
@@ -32,6 +35,7 @@ from pipeline.dicom.terms import (
     HASH,
     MAX_VALUE_BYTES,
     METHOD,
+    NATIVE,
     PICTURELESS_CLASSES,
     PIXEL_DATA,
     READ,
@@ -51,27 +55,68 @@ def open_object(data: bytes, max_pixels: int) -> tuple[Dataset, UID]:
     media_class = str(meta.get("MediaStorageSOPClassUID") or "")
     if media_class.startswith(PICTURELESS_CLASSES):
         raise Skipped(Reason.DICOM_NOT_AN_IMAGE, "by its file meta information")
-    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+    stated, body = UID(str(meta.get("TransferSyntaxUID") or "")), data[start + head.tell() :]
+    if stated == DeflatedExplicitVRLittleEndian:
         inflater, limit = zlib.decompressobj(-zlib.MAX_WBITS), 6 * max_pixels + (1 << 24)
-        body = inflater.decompress(data[start + head.tell() :], limit)
+        body = inflater.decompress(body, limit)
         if not inflater.eof:
             truncated = len(body) < limit
             raise Rejected(Reason.TRUNCATED if truncated else Reason.TOO_LARGE, "deflated data set")
-        raw, syntax = read_dataset(io.BytesIO(body), False, True, specific_tags=READ), ExplicitVRLittleEndian
-        raw.file_meta = FileMetaDataset()
-    else:
-        raw = dcmread(io.BytesIO(data), force=True, specific_tags=READ)
-        implicit, little = raw.original_encoding
-        guessed = (
-            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        )
-        syntax = UID(raw.file_meta.get("TransferSyntaxUID") or guessed)
+        stated = UID(ExplicitVRLittleEndian)
+    implicit, little = _encoding(body)
+    file = io.BytesIO(body)
+    raw = read_dataset(file, implicit, little, stop_when=_at_pixels, specific_tags=READ)
+    raw.file_meta = FileMetaDataset()
+    if "MediaStorageSOPClassUID" in meta:
+        raw.file_meta.MediaStorageSOPClassUID = UID(media_class)
+    _add_pixels(raw, body, file.tell(), implicit, little)
+    native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    syntax = native if not stated or stated in NATIVE else stated
     for tag in list(raw.keys()):
         element: Any = raw.get_item(tag)  # unparsed as yet
         too_long = isinstance(element, RawDataElement) and len(element.value or b"") > MAX_VALUE_BYTES
         if too_long and tag != PIXEL_DATA:
             del raw[tag]
     return raw, syntax
+
+
+def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return int(tag) >= PIXEL_DATA
+
+
+def _encoding(body: bytes) -> tuple[bool, bool]:
+    """Tell from its first element whether a data set is implicit, and whether it is little-endian.
+
+    The transfer syntax of the header may say otherwise; there is no other way to read the bytes (PS3.5, 7.1).
+    """
+    if len(body) < 8:
+        return False, True
+    little = int.from_bytes(body[:2], "little") <= int.from_bytes(body[:2], "big")
+    return not (body[4:6].isalpha() and body[4:6].isupper()), little
+
+
+def _add_pixels(raw: Dataset, body: bytes, position: int, implicit: bool, little: bool) -> None:
+    """Add the top level's Pixel Data, as far as the bytes go; nothing behind them is read."""
+    order = "<" if little else ">"
+    head = body[position : position + 12]
+    if len(head) < 8 or struct.unpack_from(order + "HH", head) != (PIXEL_DATA >> 16, PIXEL_DATA & 0xFFFF):
+        return
+    if implicit:
+        vr, length, at = "OW", struct.unpack_from(order + "I", head, 4)[0], position + 8
+    else:
+        vr = head[4:6].decode("latin-1")
+        long = vr in EXPLICIT_VR_LENGTH_32
+        if long and len(head) < 12:
+            return
+        length = struct.unpack_from(order + ("I" if long else "H"), head, 8 if long else 6)[0]
+        at = position + (12 if long else 8)
+    if length != 0xFFFFFFFF:
+        value = body[at : at + length]
+    elif body[at : at + 4] == b"\xfe\xff\x00\xe0":
+        value = body[at:]  # fragments; what follows them is told by their own lengths
+    else:
+        value = native_value(body, at)
+    raw.add_new(PIXEL_DATA, "OB" if vr == "OB" else "OW", value)
 
 
 def element_values(dataset: Dataset, word: str) -> list[Any]:

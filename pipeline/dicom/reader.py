@@ -16,6 +16,8 @@ from pipeline.dicom.deidentify import allowed_copy, keep_facts, write_copy
 from pipeline.dicom.frames import require_pixel_module, stored_values
 from pipeline.dicom.header import element_text, open_object, study_facts
 from pipeline.dicom.render import render
+from pipeline.dicom.repair import repair_pixel_values
+from pipeline.dicom.shape import square
 from pipeline.dicom.terms import (
     PICTURELESS_CLASSES,
     PIXEL_DATA,
@@ -74,15 +76,15 @@ def _read(
     data: bytes, max_pixels: int, refuse_burned_in: bool
 ) -> tuple[UInt8Array, StudyFacts, str, Dataset, tuple[Reason, ...], tuple[RenderingStep, ...]]:
     raw, syntax = open_object(data, max_pixels)
+    flags, steps = repair_pixel_values(raw)
     clean = allowed_copy(raw)
     if "SOPClassUID" not in clean:
         clean.SOPClassUID = element_text(raw.file_meta, "MediaStorageSOPClassUID", UID_PATTERN)
     if clean.SOPClassUID:
         _require_class(clean.SOPClassUID)
-    coded = raw.get("PixelData")
-    if not coded:  # when a file ends inside its pixel data, pydicom may return nothing of it
-        begun = b"\xe0\x7f\x10\x00" in data or b"\x7f\xe0\x00\x10" in data
-        raise Rejected(Reason.TRUNCATED if begun else Reason.DICOM_NO_PIXELS, "no pixel data")
+    coded: bytes | None = raw.get("PixelData")
+    if not coded:
+        raise Rejected(Reason.DICOM_NO_PIXELS if coded is None else Reason.TRUNCATED, "no pixel data")
     if not clean.SOPClassUID:
         raise Rejected(Reason.DICOM_UNSUPPORTED_CLASS, "no SOP class")
     facts, identity = study_facts(raw)
@@ -95,16 +97,20 @@ def _read(
     require_pixel_module(clean, max_pixels)
     clean.file_meta = FileMetaDataset()
     clean.file_meta.TransferSyntaxUID = syntax
-    values = stored_values(coded, raw[PIXEL_DATA].VR, clean)
-    flags: tuple[Reason, ...] = (Reason.BURNED_IN_FLAG,) if burned_in else ()
+    decoded = stored_values(coded, raw[PIXEL_DATA].VR, clean)
+    values = decoded.values
+    flags += decoded.flags + ((Reason.BURNED_IN_FLAG,) if burned_in else ())
     if values.ndim == 3:
-        pixels, steps = grey8(values), [RenderingStep(RenderingCode.COLOUR_TO_GREY)]
-        graded = grade(pixels, require_radiograph(colour8(values)))
+        pixels, seen = grey8(values), colour8(values)
+        rendered = [RenderingStep(RenderingCode.COLOUR_TO_GREY)]
     else:
-        pixels, more, steps = render(values, clean)
-        flags += more
-        graded = grade(pixels, require_radiograph(pixels))
-    return graded.pixels, facts, identity, clean, flags + graded.flags, (*steps, *graded.steps)
+        pixels, more, rendered = render(values, clean)
+        flags, seen = flags + more, pixels
+    graded = grade(pixels, require_radiograph(seen))
+    shaped = square(graded.pixels, clean)
+    steps += [*decoded.steps, *rendered, *graded.steps, *shaped.steps]
+    flags = tuple(dict.fromkeys(flags + graded.flags + shaped.flags))
+    return shaped.pixels, facts, identity, clean, flags, tuple(steps)
 
 
 def _require_class(sop_class: str) -> None:

@@ -45,19 +45,27 @@ def render(
     if clean.PixelRepresentation == 1:
         stored[stored.size // 2 :] -= stored.size
     steps: list[RenderingStep] = []
-    modality = _modality(stored, clean, steps)
+    flags: tuple[Reason, ...] = ()
+    try:
+        modality = _modality(stored, clean, steps)
+    except ValueError:  # a window is meant for values after the LUT
+        for word in ("ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth"):
+            if word in clean:
+                del clean[word]
+        modality, flags = stored, (Reason.HEADER_VALUE_UNREADABLE,)
+        steps.append(RenderingStep(RenderingCode.VALUE_DROPPED, "ModalityLUTSequence"))
     padding = _padding(stored, index, clean, steps)
     step = max(1, int((index.size / 1_000_000) ** 0.5))
     seen = index[::step, ::step]
     seen = seen[~padding[seen]]
     if not seen.size:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a blank picture")
-    table, flags = _voi(modality, seen, clean, steps)
+    table, more = _voi(modality, seen, clean, steps)
     if clean.PhotometricInterpretation == "MONOCHROME1":
         table = np.invert(table)
         steps.append(RenderingStep(RenderingCode.MONOCHROME1))
     table[padding] = 0
-    return table[index], flags, steps
+    return table[index], flags + more, steps
 
 
 def _stored_bits(values: npt.NDArray[Any], clean: Dataset) -> npt.NDArray[np.uint16]:

@@ -114,7 +114,8 @@ DEFINED_TERMS: Mapping[str, tuple[frozenset[str], ...]] = {
 NUMBERS = (
     "SamplesPerPixel", "PlanarConfiguration", "Rows", "Columns", "NumberOfFrames", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio", "WindowCenter", "WindowWidth",
+    "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio",
+    "WindowCenter", "WindowWidth",
     "RescaleIntercept", "RescaleSlope", "PixelIntensityRelationshipSign", "SeriesNumber", "InstanceNumber",
     "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor",

@@ -1,0 +1,97 @@
+"""Header values that the grey values depend on: repaired where unambiguous, else dropped.
+
+For a fact of the study an unreadable value is as good as an absent one. For the picture it is not: a window
+is meant for values after the rescale, so one without the other shows something else than its maker meant.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataset import Dataset
+
+from pipeline.dicom.header import element_values
+from pipeline.types import Reason, RenderingCode, RenderingStep
+
+_RESCALE = ("RescaleSlope", "RescaleIntercept")
+_WINDOW = ("WindowCenter", "WindowWidth")
+_SHAPE = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
+_VOI = (*_WINDOW, "VOILUTSequence")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+#: A decimal comma, unless it may as well part the thousands.
+_COMMA = re.compile(r"[+-]?(\d+),(\d+)")
+
+
+def repair_pixel_values(raw: Dataset) -> tuple[tuple[Reason, ...], list[RenderingStep]]:
+    """Mend the numbers in `raw` that the picture depends on, or leave them out.
+
+    Returns
+    -------
+    tuple
+        What a person must know, and what was done.
+    """
+    found = {word: _numbers(raw, word) for word in (*_RESCALE, *_WINDOW, *_SHAPE)}
+    steps = [RenderingStep(how, word) for word, (_, how) in found.items() if how is not None]
+    for word, (numbers, how) in found.items():
+        if how is RenderingCode.COMMA_REPAIRED:
+            raw.add_new(word, dictionary_VR(word), numbers)
+        elif how is RenderingCode.VALUE_DROPPED:
+            del raw[word]
+    if RenderingCode.VALUE_DROPPED in (found[word][1] for word in _RESCALE):
+        for word in (*_RESCALE, *_VOI):
+            if word in raw:
+                del raw[word]
+    elif RenderingCode.VALUE_DROPPED in (found[word][1] for word in _WINDOW):
+        pairs = list(zip(*(found[word][0] for word in _WINDOW), strict=False))
+        whole = [pair for pair in pairs if all(map(math.isfinite, pair))]
+        for place, word in enumerate(_WINDOW):
+            if whole:
+                raw.add_new(word, "DS", [pair[place] for pair in whole])
+            elif word in raw:
+                del raw[word]
+    else:
+        return (), steps
+    return (Reason.HEADER_VALUE_UNREADABLE,), steps
+
+
+def _numbers(raw: Dataset, word: str) -> tuple[list[float], RenderingCode | None]:
+    """Return an element's numbers, NaN for one that cannot be read, and what had to be done to read them."""
+    tag = tag_for_keyword(word)
+    if tag is None or tag not in raw:
+        return [], None
+    read = element_values(raw, word)
+    if read and all(isinstance(n, int | float) and math.isfinite(n) for n in read):
+        return [float(n) for n in read], None
+    if read:  # pydicom leaves text that is no number as it is, or gives up on it
+        texts = [str(value) for value in read]
+    else:
+        value: Any = raw.get_item(tag).value
+        texts = value.decode("latin-1").split("\\") if isinstance(value, bytes) else []
+    if not any(text.strip(" \0") for text in texts):
+        return [], None
+    numbers, how = [], None
+    for text in texts:
+        number, comma = _number(text.strip(" \0"))
+        numbers.append(number)
+        if math.isnan(number):
+            how = RenderingCode.VALUE_DROPPED
+        elif comma and how is None:
+            how = RenderingCode.COMMA_REPAIRED
+    return numbers, how
+
+
+def _number(text: str) -> tuple[float, bool]:
+    """Return a number, NaN where it cannot be told, and whether it was written with a decimal comma."""
+    if _NUMBER.fullmatch(text):
+        value = float(text)
+        return (value if math.isfinite(value) else math.nan), False
+    found = _COMMA.fullmatch(text)
+    if found is None:
+        return math.nan, False
+    whole, decimals = found.groups()
+    if len(decimals) == 3 and whole != "0" and len(whole) <= 3 and set(decimals) != {"0"}:
+        return math.nan, False  # 1,024 may be a thousand and twenty-four
+    return float(text.replace(",", ".")), True

@@ -1,0 +1,201 @@
+"""What the pixel data say of themselves beside the header, and which of the two is believed.
+
+The decisions stand one a line, each with its paragraph of the standard, in docs/picture.md; the functions
+here follow that table.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from pipeline.decode.containers import JPEG_START_OF_FRAME, jpeg_segments
+from pipeline.dicom.terms import JPEG_2000_SYNTAXES, JPEG_SYNTAXES, LOSSY_JPEG_SYNTAXES, NATIVE, RLE
+from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep
+
+_ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_JPEG, _JPEG_2000, _JP2 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP"
+_JPEG_BASELINE, _JPEG_EXTENDED = UID("1.2.840.10008.1.2.4.50"), UID("1.2.840.10008.1.2.4.51")
+_JPEG_LOSSLESS, _JPEG_LS = UID("1.2.840.10008.1.2.4.57"), UID("1.2.840.10008.1.2.4.80")
+_JPEG_2000_SYNTAX = UID("1.2.840.10008.1.2.4.91")
+_LOSSLESS_SYNTAXES = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
+_JPEG_LS_SYNTAXES = frozenset({"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})
+#: Share of the pixels whose channels must agree, within so many levels, for a picture to be grey.
+_GREY_SHARE, _GREY_LEVELS = 0.98, 4
+#: Share of native values above the stored bits from which the picture is flagged.
+MAX_BEYOND = 0.001
+#: Share from which the stream's own depth is believed, or the bytes may be swapped. Fewer are no picture: a
+#: coder that overshot, or something written into bits that nobody looks at.
+MIN_BEYOND = 0.05
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The pixel data of one frame.
+
+    Attributes
+    ----------
+    syntax
+        The transfer syntax that they are coded in, whatever the header says.
+    coded
+        Native bytes, or one coded frame.
+    """
+
+    syntax: UID
+    coded: bytes
+
+    @property
+    def native(self) -> bool:
+        """Whether the values stand there as they are."""
+        return self.syntax in NATIVE
+
+
+def locate(value: bytes, stated: UID, native_length: int) -> tuple[Stream, list[RenderingStep]]:
+    """Find the frame in the value of Pixel Data, and how it is coded.
+
+    Parameters
+    ----------
+    value
+        Of the element, without the delimiter of a sequence of fragments.
+    stated
+        Transfer syntax of the header.
+    native_length
+        Bytes that the header's rows, columns, samples and bits come to.
+    """
+    if stated in NATIVE:
+        coded = value.startswith((_ITEM, _JPEG, _JPEG_2000, _JP2)) and len(value) < native_length
+    else:
+        coded = value.startswith((_ITEM, _JPEG, _JPEG_2000, _JP2))
+        if not coded and len(value) < native_length:
+            raise Rejected(Reason.DICOM_CORRUPT, "pixel data that are neither fragments nor native")
+    if not coded:
+        syntax = stated if stated in NATIVE else ExplicitVRLittleEndian
+        return Stream(syntax, value), _told(syntax, stated)
+    frame = first_frame(value) if value.startswith(_ITEM) else value
+    syntax = _coding(frame, stated)
+    return Stream(syntax, frame), _told(syntax, stated)
+
+
+def _told(syntax: UID, stated: UID) -> list[RenderingStep]:
+    return [] if syntax == stated else [RenderingStep(RenderingCode.SYNTAX_FROM_STREAM, syntax.name)]
+
+
+def _coding(frame: bytes, stated: UID) -> UID:
+    """Return the transfer syntax of a coded frame: the stated one where it is of the same kind."""
+    if frame.startswith((_JPEG_2000, _JP2)):
+        return stated if stated in JPEG_2000_SYNTAXES else _JPEG_2000_SYNTAX
+    if not frame.startswith(_JPEG):
+        return stated
+    marker, precision = next(
+        ((s.marker, s.body[0]) for s in jpeg_segments(frame) if s.marker in JPEG_START_OF_FRAME and s.body),
+        (0, 0),
+    )
+    if marker == 0xF7:
+        return stated if stated in _JPEG_LS_SYNTAXES else _JPEG_LS
+    if marker == 0xC3:
+        return stated if stated in _LOSSLESS_SYNTAXES else _JPEG_LOSSLESS
+    if stated in LOSSY_JPEG_SYNTAXES or stated not in JPEG_SYNTAXES | JPEG_2000_SYNTAXES | NATIVE | {RLE}:
+        return stated
+    return _JPEG_BASELINE if precision == 8 else _JPEG_EXTENDED
+
+
+def first_frame(value: bytes) -> bytes:
+    """Join the fragments of a single frame (PS3.5 A.4); one that ends inside a fragment is truncated.
+
+    The sequence delimiter may be missing: what counts is that the frame is whole, which its own end tells.
+    """
+    fragments: list[bytes] = []
+    position, first = 0, True
+    while value[position : position + 4] == _ITEM:
+        (length,) = struct.unpack_from("<I", value, position + 4)
+        fragment = value[position + 8 : position + 8 + length]
+        if len(fragment) < length:
+            raise Rejected(Reason.TRUNCATED, "pixel data end inside a fragment")
+        position += 8 + length
+        if first:  # the basic offset table; one frame needs none
+            first = False
+            continue
+        fragments.append(fragment)
+    if not fragments:
+        raise Rejected(Reason.TRUNCATED, "pixel data without a fragment")
+    return b"".join(fragments)
+
+
+def native_value(body: bytes, position: int) -> bytes:
+    """Return native pixel data of undefined length from `position` up to a delimiter, if any."""
+    end = body.find(_DELIMITER + bytes(4), position)
+    return body[position:] if end < 0 else body[position:end]
+
+
+def cut_native(coded: bytes, length: int, row: int) -> tuple[bytes, tuple[Reason, ...], list[RenderingStep]]:
+    """Cut native pixel data to the picture; see the table.
+
+    Parameters
+    ----------
+    length, row
+        Bytes of the picture and of one row of it.
+    """
+    if len(coded) < length:
+        raise Rejected(Reason.TRUNCATED, "pixel data shorter than rows times columns")
+    surplus = coded[length:]
+    if len(surplus) <= 1:
+        return coded[:length], (), []
+    step = [RenderingStep(RenderingCode.SURPLUS_IGNORED)]
+    if not surplus.strip(b"\0") or not surplus.strip(b"\xff"):
+        return coded[:length], (), step
+    if len(surplus) >= row:
+        raise Rejected(Reason.DICOM_CONTRADICTION, "pixel data longer than rows times columns")
+    return coded[:length], (Reason.HEADER_CONTRADICTS_PICTURE,), step
+
+
+def put_right(
+    words: npt.NDArray[np.uint16], stored: int, *, signed: bool
+) -> tuple[npt.NDArray[np.uint16], tuple[Reason, ...], list[RenderingStep]]:
+    """Look at the bits of native 16-bit words above the stored ones, which begin at the lowest bit."""
+    above = 0xFFFF & ~((1 << stored) - 1)
+    beyond = (words & above) != 0
+    if signed:
+        sign = 0xFFFF & ~((1 << stored - 1) - 1)
+        beyond &= (words & sign) != sign
+    share = np.count_nonzero(beyond) / max(words.size, 1)
+    if share <= MAX_BEYOND:
+        return words, (), []
+    if share > MIN_BEYOND and not signed:
+        swapped = words.byteswap()
+        if not (swapped & above).any():
+            step = [RenderingStep(RenderingCode.BYTES_SWAPPED)]
+            return swapped, (Reason.HEADER_CONTRADICTS_PICTURE,), step
+    return words, (Reason.HEADER_CONTRADICTS_PICTURE,), []
+
+
+def _sample(planes: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
+    step = max(1, int((planes.shape[0] * planes.shape[1] / 250_000) ** 0.5))
+    return planes[::step, ::step].astype(np.int16)
+
+
+def is_grey(colours: npt.NDArray[Any]) -> bool:
+    """Tell whether the three channels of a picture of shape (h, w, 3) are one."""
+    return float(np.mean(np.ptp(_sample(colours), axis=2) <= _GREY_LEVELS)) > _GREY_SHARE
+
+
+def colour_of(planes: npt.NDArray[Any], label: str) -> str:
+    """Return ``RGB`` or ``YBR``: what grey in colour shows the three planes to be, else what the label says.
+
+    Parameters
+    ----------
+    planes
+        uint8 array of shape (h, w, 3), as coded.
+    label
+        Photometric Interpretation.
+    """
+    sample = _sample(planes)
+    as_rgb = is_grey(planes)
+    as_ybr = float(np.mean(np.abs(sample[..., 1:] - 128).max(axis=2) <= _GREY_LEVELS)) > _GREY_SHARE
+    if as_rgb != as_ybr:
+        return "RGB" if as_rgb else "YBR"
+    return "YBR" if label.startswith("YBR") else "RGB"

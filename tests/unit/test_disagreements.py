@@ -1,0 +1,288 @@
+"""Header and picture data that disagree, values that cannot be read, pixels that are not square."""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from openjpeg.utils import encode_array as encode_jpeg_2000
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    RLELossless,
+)
+
+from pipeline.types import Reason, RenderingCode, RenderingStep
+from tests.unit.test_dicom import make_dicom, packed_bits, read, refusal, rle_frame
+from training.phantoms import make_phantom
+
+WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
+
+
+@pytest.fixture(scope="module")
+def film():
+    """A hand of 12 bits."""
+    return make_phantom(2, "hand").pixels.astype(np.uint16)[:400, :300] * 16
+
+
+@pytest.fixture(scope="module")
+def shown(film):
+    """The picture of `film` through its window."""
+    return read(make_dicom(film, **WINDOW)).pixels
+
+
+def jpeg_2000(film, bits=12):
+    return bytes(encode_jpeg_2000(film, bits_stored=bits, photometric_interpretation=2))
+
+
+def codes(result):
+    return [step.code for step in result.rendering]
+
+
+def same_again(result):
+    """What is kept is read to the same picture."""
+    np.testing.assert_array_equal(read(result.stored).pixels, result.pixels)
+    return result
+
+
+# --- length ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [200, 100])
+def test_data_of_more_rows_than_the_header_says_are_refused(film, rows):
+    assert refusal(make_dicom(film, Rows=rows, **WINDOW)) is Reason.DICOM_CONTRADICTION
+
+
+@pytest.mark.parametrize("padding", [bytes(2000), b"\xff" * 2000])
+def test_padding_behind_the_picture_is_left_out(film, shown, padding):
+    data = make_dicom(film, **WINDOW)
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset.PixelData += padding
+    file = io.BytesIO()
+    dataset.save_as(file)
+    result = same_again(read(file.getvalue()))
+    np.testing.assert_array_equal(result.pixels, shown)
+    assert RenderingCode.SURPLUS_IGNORED in codes(result)
+    assert result.flags == ()
+
+
+@pytest.mark.parametrize("tail", [b"\xff" * 10, bytes(7), b"rubbish behind the end"])
+def test_what_follows_the_data_set_is_not_read(film, shown, tail):
+    np.testing.assert_array_equal(read(make_dicom(film, **WINDOW) + tail).pixels, shown)
+
+
+# --- how the data are coded -----------------------------------------------------------------------
+
+
+def test_the_frame_tells_how_it_is_coded(film, shown):
+    coded = jpeg_2000(film)
+    for data in (
+        make_dicom(film, JPEGLosslessSV1, coded=coded, **WINDOW),
+        make_dicom(film, JPEGBaseline8Bit, coded=coded, **WINDOW),
+    ):
+        result = same_again(read(data))
+        np.testing.assert_array_equal(result.pixels, shown)
+        assert RenderingCode.SYNTAX_FROM_STREAM in codes(result)
+
+
+def test_native_data_under_a_compressed_syntax_and_the_other_way_round(film, shown):
+    native = make_dicom(film, **WINDOW)
+    compressed = make_dicom(film, JPEG2000Lossless, coded=jpeg_2000(film), **WINDOW)
+    for data in (
+        rewrite_syntax(native, JPEGLosslessSV1),
+        rewrite_syntax(compressed, ExplicitVRLittleEndian),
+    ):
+        np.testing.assert_array_equal(same_again(read(data)).pixels, shown)
+
+
+def rewrite_syntax(data, syntax):
+    """Name another transfer syntax in the file meta information, and leave the rest as it is."""
+    at = data.index(b"\x02\x00\x10\x00UI")
+    length = int.from_bytes(data[at + 6 : at + 8], "little")
+    value = str(syntax).encode()
+    value += b"\0" * (len(value) % 2)
+    group = data.index(b"\x02\x00\x00\x00UL")
+    stated = int.from_bytes(data[group + 8 : group + 12], "little") + len(value) - length
+    changed = data[: at + 6] + len(value).to_bytes(2, "little") + value + data[at + 8 + length :]
+    return changed[: group + 8] + stated.to_bytes(4, "little") + changed[group + 12 :]
+
+
+@pytest.mark.parametrize("stated", [ExplicitVRBigEndian, ImplicitVRLittleEndian])
+def test_a_data_set_coded_otherwise_than_stated_is_read(film, shown, stated):
+    np.testing.assert_array_equal(read(rewrite_syntax(make_dicom(film, **WINDOW), stated)).pixels, shown)
+
+
+def test_a_sequence_of_fragments_without_its_delimiter(film, shown):
+    data = make_dicom(film, JPEG2000Lossless, coded=jpeg_2000(film), **WINDOW)
+    assert data.endswith(b"\xfe\xff\xdd\xe0\0\0\0\0")
+    np.testing.assert_array_equal(read(data[:-8]).pixels, shown)
+    assert refusal(data[:-200]) is Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("padding", [bytes(3000), b"\xff" * 3000])
+def test_jpeg_2000_padded_by_any_length(film, shown, padding):
+    data = make_dicom(film, JPEG2000Lossless, coded=jpeg_2000(film) + padding, **WINDOW)
+    np.testing.assert_array_equal(same_again(read(data)).pixels, shown)
+
+
+# --- depth ----------------------------------------------------------------------------------------
+
+
+def test_a_codestream_deeper_than_the_header_says_is_believed(film):
+    deep = film * 16
+    data = make_dicom(film, JPEG2000Lossless, coded=jpeg_2000(deep, 16), bits=12)
+    result = same_again(read(data))
+    expected = read(make_dicom(deep, bits=16)).pixels
+    np.testing.assert_array_equal(result.pixels, expected)
+    assert result.flags == (Reason.HEADER_CONTRADICTS_PICTURE,)
+    assert RenderingStep(RenderingCode.DEPTH_FROM_STREAM, "16") in result.rendering
+
+
+def test_swapped_bytes_are_put_right_and_flagged(film, shown):
+    result = same_again(read(make_dicom((film + 1).byteswap(), **WINDOW)))
+    assert np.abs(result.pixels.astype(int) - shown).max() <= 1
+    assert Reason.HEADER_CONTRADICTS_PICTURE in result.flags
+    assert RenderingCode.BYTES_SWAPPED in codes(result)
+
+
+def test_native_values_beyond_the_stored_bits_are_masked_and_flagged(film):
+    result = read(make_dicom(film * 16 + 7, **WINDOW))
+    assert Reason.HEADER_CONTRADICTS_PICTURE in result.flags
+
+
+# --- colours --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grey(film):
+    return (film // 16).astype(np.uint8)
+
+
+@pytest.mark.parametrize("label", ["RGB", "YBR_FULL", "YBR_FULL_422", "MONOCHROME2"])
+@pytest.mark.parametrize("coding", ["native", "rle"])
+def test_grey_in_colour_settles_how_the_colours_are_coded(grey, label, coding):
+    colours = np.dstack([grey] * 3)
+    options = {"bits": 8, "PhotometricInterpretation": label}
+    if coding == "rle":
+        frame = rle_frame(*(packed_bits(grey) for _ in range(3)))
+        data = make_dicom(colours, RLELossless, coded=frame, **options)
+    else:
+        data = make_dicom(colours, **options)
+    result = same_again(read(data))
+    np.testing.assert_array_equal(result.pixels, grey)
+    assert (RenderingCode.COLOUR_FROM_STREAM in codes(result)) == (label != "RGB")
+
+
+def test_brightness_and_two_empty_differences_are_grey_whatever_the_label(grey):
+    planes = np.dstack([grey, np.full_like(grey, 128), np.full_like(grey, 128)])
+    result = same_again(read(make_dicom(planes, bits=8, PhotometricInterpretation="RGB")))
+    assert np.abs(result.pixels.astype(int) - grey).max() <= 1
+
+
+@pytest.mark.parametrize("label", ["RGB", "YBR_FULL_422"])
+def test_a_bare_jpeg_of_brightness_and_differences(grey, label):
+    coded = cv2.imencode(".jpg", np.dstack([grey] * 3), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    at = coded.index(b"\xff\xe0")
+    bare = coded[:at] + coded[at + 2 + int.from_bytes(coded[at + 2 : at + 4], "big") :]
+    data = make_dicom(
+        np.dstack([grey] * 3), JPEGBaseline8Bit, coded=bare, bits=8, PhotometricInterpretation=label
+    )
+    result = same_again(read(data))
+    assert np.abs(result.pixels.astype(int) - grey).mean() <= 2
+
+
+# --- values of the header -------------------------------------------------------------------------
+
+
+def unreadable(film, **texts):
+    """A DICOM file in which decimal strings are what a modality wrote, not what the standard allows."""
+    places = {word: f"{n}{n}{n}.{n}" for n, word in enumerate(texts, 1)}
+    data = make_dicom(film, **{word: float(place) for word, place in places.items()})
+    for word, place in places.items():
+        old, new = place.encode(), texts[word].encode()
+        at = data.index(
+            pydicom.datadict.tag_for_keyword(word).to_bytes(4, "big")[1::-1]
+            + pydicom.datadict.tag_for_keyword(word).to_bytes(4, "big")[3:1:-1]
+            + b"DS"
+        )
+        length = int.from_bytes(data[at + 6 : at + 8], "little")
+        assert old in data[at + 8 : at + 8 + length]
+        new += b" " * (len(new) % 2)
+        data = data[: at + 6] + len(new).to_bytes(2, "little") + new + data[at + 8 + length :]
+    return data
+
+
+def test_a_decimal_comma_is_read_as_a_point(film):
+    texts = {
+        "WindowCenter": "512,0",
+        "WindowWidth": "1024,00",
+        "RescaleIntercept": "0",
+        "RescaleSlope": "0,25",
+    }
+    result = same_again(read(unreadable(film, **texts)))
+    right = {"WindowCenter": 512, "WindowWidth": 1024, "RescaleIntercept": 0, "RescaleSlope": 0.25}
+    np.testing.assert_array_equal(result.pixels, read(make_dicom(film, **right)).pixels)
+    assert RenderingStep(RenderingCode.COMMA_REPAIRED, "RescaleSlope") in result.rendering
+    assert result.flags == ()
+
+
+@pytest.mark.parametrize("slope", ["1.0.0", "one", "1,024"])
+def test_a_window_is_not_used_without_the_rescale_that_it_is_meant_for(film, slope):
+    texts = {"WindowCenter": "100", "WindowWidth": "300", "RescaleIntercept": "0", "RescaleSlope": slope}
+    result = same_again(read(unreadable(film, **texts)))
+    np.testing.assert_array_equal(result.pixels, read(make_dicom(film)).pixels)
+    assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
+
+
+def test_a_bad_first_window_does_not_hide_the_good_one(film, shown):
+    data = make_dicom(film, WindowCenter=[0, 2048], WindowWidth=[-5, 4096])
+    result = same_again(read(data))
+    np.testing.assert_array_equal(result.pixels, shown)
+    assert RenderingStep(RenderingCode.HEADER_WINDOW, "2") in result.rendering
+
+
+@pytest.mark.parametrize("times", [3, 8, 16])
+def test_a_window_far_too_wide_is_replaced_and_flagged(film, times):
+    result = same_again(read(make_dicom(film, WindowCenter=2048 * times, WindowWidth=4096 * times)))
+    np.testing.assert_array_equal(result.pixels, read(make_dicom(film)).pixels)
+    assert result.flags == (Reason.WINDOW_REPLACED,)
+
+
+# --- shape ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_pixels_that_are_not_square_are_resampled(film, shown, word, axis):
+    squashed = film[::2] if axis == 0 else film[:, ::2]
+    sides = [2, 1] if axis == 0 else [1, 2]
+    result = same_again(read(make_dicom(squashed, **{word: sides}, **WINDOW)))
+    assert result.pixels.shape == shown.shape == (result.height, result.width)
+    assert np.abs(result.pixels.astype(int) - shown).mean() < 8
+    assert RenderingStep(RenderingCode.SQUARE_PIXELS, word) in result.rendering
+
+
+def test_an_absurd_spacing_is_flagged_and_one_of_nothing_is_none(film, shown):
+    result = read(make_dicom(film, PixelSpacing=[0.1, 10], **WINDOW))
+    assert result.flags == (Reason.NON_SQUARE_PIXELS,)
+    np.testing.assert_array_equal(result.pixels, shown)
+    assert read(make_dicom(film, PixelSpacing=[0, 0], **WINDOW)).flags == ()
+
+
+def test_an_icon_is_not_the_picture(film):
+    icon = pydicom.Dataset()
+    icon.Rows = icon.Columns = 64
+    icon.SamplesPerPixel, icon.PhotometricInterpretation, icon.PixelRepresentation = 1, "MONOCHROME2", 0
+    icon.BitsAllocated = icon.BitsStored = 8
+    icon.HighBit = 7
+    icon.add_new("PixelData", "OB", bytes(64 * 64))
+    data = make_dicom(film, IconImageSequence=[icon], **WINDOW)
+    picture_at = data.rindex(b"\xe0\x7f\x10\x00OW")
+    assert refusal(data[:picture_at]) is Reason.DICOM_NO_PIXELS
