@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 import click
 import httpx
 
+from cli.boundary import OUR_ERROR
+
 Json = dict[str, Any]
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,8 +40,6 @@ UNPACK_SECONDS = 1800.0
 
 # Exit codes, stable; docs/cli.md explains them.
 OK, SOME_FAILED, USAGE, UNREACHABLE, REFUSED, INTERRUPTED = range(6)
-#: A fault of the program's own, or of this machine: sysexits' EX_SOFTWARE.
-OUR_ERROR = 70
 
 
 class ClientError(click.ClickException):

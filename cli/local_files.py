@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def is_clutter(name: str) -> bool:
     return name.startswith(".") or name.casefold() in CLUTTER
 
 
-def _walk(root: Path, left_out: list[Path]) -> Iterator[Path]:
+def _walk(root: Path, left_out: list[Path], known: Container[str]) -> Iterator[Path]:
     inside = root.resolve()
     unreadable: list[Path] = []
     for folder, folders, files in os.walk(root, onerror=lambda e: unreadable.append(Path(e.filename))):
@@ -46,6 +46,8 @@ def _walk(root: Path, left_out: list[Path]) -> Iterator[Path]:
         left_out.extend(Path(folder, name) for name in links)
         folders[:] = sorted(name for name in folders if not is_clutter(name) and name not in links)
         for name in sorted(files):
+            if f"{folder}/{name}" in known:
+                continue
             path = Path(folder, name)
             if is_clutter(name):
                 continue
@@ -56,11 +58,16 @@ def _walk(root: Path, left_out: list[Path]) -> Iterator[Path]:
     left_out.extend(unreadable)
 
 
-def find_files(paths: Sequence[Path]) -> Found:
+def find_files(paths: Sequence[Path], *, known: Container[str] = frozenset()) -> Found:
     """Find the files below folders, recursively, and the files named themselves.
 
     Hidden files, ``__MACOSX`` and ``Thumbs.db`` are passed over, links out of a folder are not followed. One
     folder is the upload root; of several paths it is the deepest folder that holds them all.
+
+    Parameters
+    ----------
+    known
+        Absolute paths of files to pass over without a look at them.
 
     Raises
     ------
@@ -78,7 +85,7 @@ def find_files(paths: Sequence[Path]) -> Found:
     left_out: list[Path] = []
     files: dict[Path, LocalFile] = {}
     for start in starts:
-        for path in _walk(start, left_out) if start.is_dir() else (start,):
+        for path in _walk(start, left_out, known) if start.is_dir() else (start,):
             if path in files:
                 continue
             try:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -20,6 +25,8 @@ from cli.client import (
     SOME_FAILED,
     TERMINAL,
     Client,
+    ClientError,
+    Interrupted,
     Json,
     Refused,
     ServerUnreachable,
@@ -34,12 +41,16 @@ from cli.submit import SubmitOptions, batch_exit_code, reading_options
 from cli.upload import DraftTaken, upload
 from cli.watch_journal import SENDING, SENT, SUBMITTED, Journal, JournalBatch
 
+T = TypeVar("T")
 UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".temp", ".crdownload", ".download")
 MOST_FILES = 2000
 MOST_BYTES = 4 << 30
 HOLD_SECONDS = 60.0  # for so long a settled file waits for its folder's other files, to keep studies together
 RETRIED_SECONDS = 60.0
 SLOWEST = 30.0
+LOOK_SHARE = 20.0  # looking takes at most a twentieth of the time,
+THOROUGH_SHARE = 50.0  # and looking at every file's size and time a fiftieth,
+THOROUGH_SECONDS = 60.0  # and is done no oftener
 WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
@@ -111,25 +122,55 @@ class Watcher:
         self.settling = Settling(settle)
         self.exit_code = OK
         self._etags: dict[str, str | None] = {}
-        self._away = 0
         self._looked_again = time.monotonic()
+        self._mount = _mount_of(source)
+        self._known: frozenset[str] = frozenset()
+        self._thorough_at = 0.0
+        #: What does not work now, by where: (the sentence that was logged, failures in a row).
+        self._troubles: dict[str, tuple[str, int]] = {}
+        self._unreachable = False  # in this look: the other batches need not find that out for themselves
 
     # what the loop does
 
     def run(self) -> None:
-        """Work until interrupted."""
+        """Work until interrupted: whatever does not work is waited for."""
         while True:
-            started = time.monotonic()
-            try:
-                self.note(self.settling.settled(self._arrived(), time.monotonic()))
-                self.exchange()
-                pause = max(1.0, min(self.settling.seconds / 3, 5.0), time.monotonic() - started)
-                if self._away:
-                    self.say("The server answers again.")
-                self._away = 0
-            except (ServerUnreachable, Refused) as error:
-                pause = self._come_back_later(error)
+            pause = self.look()
             self.client.stopped.wait(pause)
+
+    def look(self) -> float:
+        """Send and file what there is; return the seconds after which to look again."""
+        started = time.monotonic()
+        self._unreachable = False
+        arrived = self._waiting("folder", self._arrived)
+        looked = time.monotonic() - started
+        if arrived is not None:
+            self._waiting("note", lambda: self.note(self.settling.settled(arrived, time.monotonic())))
+        self._waiting("journal", lambda: self._exchange_each(self._waiting))
+        usual = max(1.0, min(self.settling.seconds / 3, 5.0), looked * LOOK_SHARE)
+        failures = max((count for _, count in self._troubles.values()), default=0)
+        return max(usual, min(2.0**failures, SLOWEST)) if failures else usual
+
+    def _waiting(self, where: str, step: Callable[[], T]) -> T | None:
+        """Do a step; when it fails, log why, once, and return None: the next look tries again."""
+        try:
+            result = step()
+        except (ClientError, OSError, sqlite3.Error) as error:
+            if isinstance(error, Interrupted):
+                raise
+            if isinstance(error, sqlite3.Error):
+                with suppress(OSError, sqlite3.Error):
+                    self.journal.reconnect()
+            self._unreachable = self._unreachable or isinstance(error, ServerUnreachable)
+            sentence = _sentence_of(error)
+            before, count = self._troubles.get(where, ("", 0))
+            if sentence not in {before, *(said for said, _ in self._troubles.values())}:
+                self.say(f"{sentence} Trying again until it works.")
+            self._troubles[where] = (sentence, count + 1)
+            return None
+        if self._troubles.pop(where, None) and not self._troubles:
+            self.say("All works again.")
+        return result
 
     def run_once(self) -> None:
         """Send what is there and settled, wait for everything in the server's hands, file it.
@@ -138,37 +179,54 @@ class Watcher:
         ------
         ServerUnreachable, Refused
         """
-        self.settling.settled(self._arrived(), time.monotonic())
+        self.settling.settled(self._arrived(thorough=True), time.monotonic())
         self.client.stopped.wait(self.settling.seconds)
-        now = self._arrived()
+        now = self._arrived(thorough=True)
         settled = self.settling.settled(now, time.monotonic() + HOLD_SECONDS)
         self.note(settled)
         pause = 0.25
         while self.exchange():
             self.client.stopped.wait(pause)
             pause = min(pause * 1.5, 5.0)
-        if left := len(self._arrived()):
+        if left := len(self._arrived(thorough=True)):
             self.exit_code = SOME_FAILED
             self.say(f"{left} files were not sent: they were still changing, or cannot be read.")
 
-    def _come_back_later(self, error: ServerUnreachable | Refused) -> float:
-        """Return after how many seconds to try again, or raise what time does not heal."""
-        if isinstance(error, Refused) and error.status < 500 and error.status != 429:
-            raise error
-        if not self._away:
-            self.say(f"{error.message} Trying again until it does.")
-        self._away += 1
-        return min(2.0**self._away, SLOWEST)
-
     # what arrives
 
-    def _arrived(self) -> list[LocalFile]:
-        """Return the files that were not sent yet, settled or not."""
-        return [
-            file
-            for file in find_files([self.source]).files
-            if not file.name.casefold().endswith(UNFINISHED) and not self.journal.knows(file)
-        ]
+    def _arrived(self, *, thorough: bool = False) -> list[LocalFile]:
+        """Return the files that were not sent yet, settled or not.
+
+        Names that are known are passed over, which makes a look at tens of thousands cheap; now and then
+        a thorough look finds the files that got new contents under an old name.
+
+        Raises
+        ------
+        OSError
+            The folder is not there: it lies on a share that is away.
+        """
+        self._require_source()
+        started = time.monotonic()
+        thorough = thorough or started >= self._thorough_at
+        found = find_files([self.source], known=frozenset() if thorough else self._known).files
+        new, known = [], []
+        for file in found:
+            if self.journal.knows(file):
+                known.append(str(file.path))
+            elif not file.name.casefold().endswith(UNFINISHED):
+                new.append(file)
+        if thorough:
+            took = time.monotonic() - started
+            self._thorough_at = started + max(THOROUGH_SECONDS, took * THOROUGH_SHARE)
+            self._known = frozenset(known)
+        elif known:
+            self._known |= frozenset(known)
+        return new
+
+    def _require_source(self) -> None:
+        """Raise `OSError` when IN's share is away: its files are not gone, and must not be forgotten."""
+        if not self.source.is_dir() or _mount_of(self.source) != self._mount:
+            raise OSError(errno.ENODEV, "The folder IN is not there: is its share away?")
 
     def note(self, files: list[LocalFile]) -> None:
         """Note settled files in the journal, cut into batches."""
@@ -186,24 +244,40 @@ class Watcher:
         ------
         ServerUnreachable, Refused
         """
+        return self._exchange_each(lambda _, step: step())
+
+    def _exchange_each(self, attempt: Callable[[str, Callable[[], bool]], bool | None]) -> bool:
+        """Take every batch one step further; one that fails does not hold up the others.
+
+        Parameters
+        ----------
+        attempt
+            Does a step, and returns None when it failed and is to be tried again.
+        """
         for batch in self.journal.batches(SENDING, SENT):
-            self._send(batch)
+            if self._unreachable:
+                return True
+            attempt(f"batch {batch.id}", partial(self._send, batch))
         if time.monotonic() - self._looked_again > RETRIED_SECONDS:
             self._looked_again = time.monotonic()
-            self._look_for_retries()
+            attempt("retries", self._look_for_retries)
         waiting = False
         for batch in self.journal.batches(SUBMITTED):
-            waiting = not self._follow(batch) or waiting
+            if self._unreachable:
+                return True
+            waiting = not attempt(f"batch {batch.id}", partial(self._follow, batch)) or waiting
         return waiting or bool(self.journal.batches(SENDING, SENT))
 
-    def _send(self, batch: JournalBatch) -> None:
+    def _send(self, batch: JournalBatch) -> bool:
+        """Send a batch's files and submit it; tell whether it is submitted."""
+        self._require_source()
         files = self.journal.files_of(batch)
         if changed := [file for file in files if not _is_unchanged(file)]:
             self.journal.drop_files(batch, changed)
             files = [file for file in files if file not in changed]
         if not files and batch.remote is None:
             self.journal.forget(batch)
-            return
+            return False
         try:
             if batch.remote is None:
                 remote = self.client.create_batch(batch.options, batch.key)
@@ -225,13 +299,13 @@ class Watcher:
                 self.journal.filed(batch, None, 0)
             else:
                 raise
-            return
+            return False
         if remote["submitted_at"] is None:  # a draft that somebody cancelled, or that lay too long
             self.say(
                 f"Batch {remote['id']} was cancelled before it was complete: its files are sent in a new one."
             )
             self.journal.restart(batch)
-            return
+            return False
         if missing:
             self.say(
                 f"Batch {remote['id']} was submitted by somebody else before {len(missing)} files "
@@ -240,6 +314,7 @@ class Watcher:
             self.journal.move(batch, missing)
         self.journal.set_state(batch, SUBMITTED)
         self.say(f"Batch {remote['id']}: {remote['counts']['total']} images submitted.")
+        return True
 
     def _send_to_draft(
         self, batch: JournalBatch, remote_id: str, files: list[LocalFile]
@@ -288,7 +363,8 @@ class Watcher:
         self.say(f"Batch {batch.remote} is {remote['status']}: {summary(remote)}; {filed} reports filed.")
         return True
 
-    def _look_for_retries(self) -> None:
+    def _look_for_retries(self) -> bool:
+        """Follow again the batches that somebody had retried; always true."""
         for batch in self.journal.retried_maybe():
             assert batch.remote is not None
             try:
@@ -299,6 +375,7 @@ class Watcher:
                 continue
             if remote["finished_at"] != batch.ended_at:
                 self.journal.set_state(batch, SUBMITTED)
+        return True
 
     # what is filed
 
@@ -348,26 +425,75 @@ class Watcher:
         report, study, heatmap = (header.index(name) for name in ("report", "study_id", "heatmap"))
         for row in rows:  # the server names members of its ZIP; here the reports lie elsewhere
             row[report], row[heatmap] = reports.get(row[study], ""), ""
-        if table.exists():
-            with table.open(encoding="utf-8", newline="") as file:
-                lines = csv.reader(file)
-                if next(lines, None) != header:  # another version's columns: a new table beside the old one
-                    os.rename(table, self.out / f"results-until-{time.strftime('%Y%m%d-%H%M%S')}.csv")
-                elif batch.csv_begun:
-                    there = {tuple(line) for line in lines}
-                    rows = [row for row in rows if tuple(row) not in there]
-        self.journal.csv_begins(batch)
-        with table.open("a+b") as out:
-            start = out.seek(0, os.SEEK_END)
-            text = _csv_text(rows if start else [header, *rows])
-            if start:
-                out.seek(start - 1)
-                if out.read(1) != b"\n":  # an editor, or a power cut, left the last line open
-                    text = "\r\n" + text
-            out.write(text.encode())
-            out.flush()
-            os.fsync(out.fileno())
+        with _telling_of_table():
+            if table.exists():
+                with table.open(encoding="utf-8", newline="") as file:
+                    lines = csv.reader(file)
+                    if (
+                        next(lines, None) != header
+                    ):  # another version's columns: a new table beside the old one
+                        os.rename(table, self.out / f"results-until-{time.strftime('%Y%m%d-%H%M%S')}.csv")
+                    elif batch.csv_begun:
+                        there = {tuple(line) for line in lines}
+                        rows = [row for row in rows if tuple(row) not in there]
+            self.journal.csv_begins(batch)
+            _append(table, header, rows)
         fresh.unlink()
+
+
+@contextmanager
+def _telling_of_table() -> Iterator[None]:
+    """Say of an error of the file system that it is results.csv that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        told = f"results.csv cannot be written ({error.strerror}): is it open in another program?"
+        raise OSError(error.errno, told) from error
+
+
+def _append(table: Path, header: list[str], rows: list[list[str]]) -> None:
+    """Append rows to a table, all of them or none, with the header when it is new.
+
+    Raises
+    ------
+    OSError
+        The disk is full, or a program that has the table open keeps others out.
+    """
+    with table.open("a+b", buffering=0) as out:
+        start = out.seek(0, os.SEEK_END)
+        text = _csv_text(rows if start else [header, *rows])
+        if start:
+            out.seek(start - 1)
+            if out.read(1) != b"\n":  # an editor, or a power cut, left the last line open
+                text = "\r\n" + text
+        left = memoryview(text.encode())
+        try:
+            while left:
+                left = left[out.write(left) :]
+            os.fsync(out.fileno())
+        except OSError:
+            out.truncate(start)  # no half rows
+            raise
+
+
+def _sentence_of(error: Exception) -> str:
+    """Return what the log says of an error; it names no file."""
+    if isinstance(error, ClientError):
+        return error.message
+    if isinstance(error, sqlite3.Error):
+        return f"The watcher's journal in OUT cannot be used ({error})."
+    if isinstance(error, OSError):
+        return str(error.strerror or type(error).__name__).rstrip(".?") + (
+            "." if error.filename is None else " (a file or folder)."
+        )
+    return type(error).__name__
+
+
+def _mount_of(path: Path) -> Path:
+    """Return where the file system of a path is mounted; another place once its share is away."""
+    while not os.path.ismount(path) and path != path.parent:
+        path = path.parent
+    return path
 
 
 def _csv_text(rows: list[list[str]]) -> str:
@@ -439,7 +565,8 @@ def watch(
     A file is sent once it has settled; names ending in .part, .tmp, .crdownload and the like are left alone
     until they are renamed. OUT/<accession or study id>/report.pdf is a study's report, report-v2.pdf its
     next version; OUT/results.csv gets a row for every image. The same content at the same path is never sent
-    twice, not after a restart or a power cut either. While the server is away the watcher keeps trying.
+    twice, not after a restart or a power cut either. Whatever does not work (the server, a share, a full
+    disk, results.csv open in Excel, a revoked key) is logged once and waited for.
 
     \b
     Examples:
@@ -449,8 +576,8 @@ def watch(
 
     \b
     Exit codes: 0 ended by Ctrl-C or SIGTERM, or --once is through; 1 --once: some images were
-    rejected, failed or cancelled; 2 usage, or another watcher works on OUT; 3 --once: no answer from
-    the server; 4 refused by the server, in a way that waiting does not heal; 5 --once was interrupted.
+    rejected, failed or cancelled, or some files not sent; 2 usage, or another watcher works on
+    OUT; 3 --once: no answer from the server; 4 --once: refused by the server; 5 --once was interrupted.
     """  # noqa: D301 - \b is click's mark for "do not rewrap"
     source, out = source.resolve(), out.resolve()
     if out.is_relative_to(source):

@@ -64,9 +64,19 @@ class Journal:
         except OSError:
             os.close(self._lock)
             raise UsageProblem(f"Another watcher works on {folder.parent}.") from None
-        self._db = sqlite3.connect(folder / "journal.sqlite3", isolation_level=None)
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.executescript(_TABLES)
+        self._path = folder / "journal.sqlite3"
+        self._db = self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, isolation_level=None)
+        db.execute("PRAGMA synchronous = FULL")
+        db.executescript(_TABLES)
+        return db
+
+    def reconnect(self) -> None:
+        """Open the database anew: after its disk was full or away, the old connection may be of no use."""
+        self._db.close()
+        self._db = self._connect()
 
     def close(self) -> None:
         """Let go of it."""

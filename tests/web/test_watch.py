@@ -20,7 +20,7 @@ from cli.client import Client
 from cli.main import main
 from cli.submit import SubmitOptions
 from cli.upload import upload
-from cli.watch import Watcher
+from cli.watch import Watcher, _append
 from cli.watch_journal import FILED, SENDING, SUBMITTED, Journal
 from settings import get_settings
 from store import batches
@@ -345,13 +345,92 @@ def test_what_the_server_does_not_take_is_sent_once(
     server.stop()
 
 
-def test_what_waiting_does_not_heal_ends_it(
+def test_once_ends_with_what_the_server_refuses(
     serving: Serving, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inbox, out = folders
     arrive(inbox, "a.png")
-    start = ["watch", str(inbox), "--settle", "0", "--out"]
+    start = ["watch", str(inbox), "--settle", "0", "--once", "--out"]
     assert CliRunner().invoke(main, [*start, str(inbox / "out")]).exit_code == 2
     assert CliRunner().invoke(main, [*start, str(out), "--bundle", "unknown"]).exit_code == 4
     monkeypatch.setenv("FRACTUREAI_API_KEY", "revoked")
     assert CliRunner().invoke(main, [*start, str(out / "other")]).exit_code == 4
+
+
+def test_whatever_does_not_work_is_told_once_and_waited_for(
+    serving: Serving, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, out = folders
+    log: list[str] = []
+    journal = Journal(out / ".fractureai-watch")
+
+    def look(client: Client) -> None:
+        watcher.client = client
+        watcher.look()
+        watcher.look()
+
+    with Client(serving.url, "revoked", patience=1.0) as denied, Client(serving.url, serving.key) as client:
+        watcher = Watcher(client, journal, inbox, out, SubmitOptions(), settle=0.0, say=log.append)
+        arrive(inbox, "a.png")
+        look(denied)
+        assert [line for line in log if "[unauthorized]" in line] == [log[-1]]
+        look(client)
+        # the share goes: what is noted is not forgotten, and what was sent not sent again
+        arrive(inbox, "b.png")
+        watcher.look()
+        away = inbox.with_name("away")
+        inbox.rename(away)
+        look(client)
+        assert sum("is its share away" in line for line in log) == 1
+        away.rename(inbox)
+        # a program keeps results.csv to itself
+        (out / "results.csv").mkdir()
+        read_all(facts=header)
+        look(client)
+        assert sum("results.csv cannot be written" in line for line in log) == 1
+        (out / "results.csv").rmdir()
+        # the disk of the journal is full
+        pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+        journal._db.execute(f"PRAGMA max_page_count = {pages}")
+        for i in range(200):
+            arrive(inbox, f"study/{i:03d}-{'x' * 100}.png")
+        look(client)
+        assert sum("journal in OUT cannot be used" in line for line in log) == 1
+        for _ in range(3):
+            watcher.look()
+            read_all(facts=header)
+        assert log.count("All works again.") >= 2
+    assert len(rows(out)) == count(Image) == 202
+    assert len({row["filename"] for row in rows(out)}) == 202
+    journal.close()
+
+
+def test_a_row_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    table = tmp_path / "results.csv"
+    _append(table, ["a", "b"], [["1", "2"]])
+    before = table.read_bytes()
+    with table.open("r+b") as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space left"):
+            _append(table, ["a", "b"], [["3", "4"]])
+        assert file.read() == before
+    _append(table, ["a", "b"], [["3", "4"]])
+    assert table.read_bytes() == before + b"3,4\r\n"
+
+
+def test_new_contents_under_a_known_name_are_found_by_a_thorough_look(
+    serving: Serving, folders: tuple[Path, Path]
+) -> None:
+    inbox, out = folders
+    arrive(inbox, "a.png", b"one")
+    with watching(serving, inbox, out) as watcher:
+        watcher.look()
+        arrive(inbox, "b.png")
+        assert [file.name for file in watcher._arrived()] == ["b.png"]
+        watcher.look()
+        watcher._arrived(thorough=True)
+        arrive(inbox, "a.png", b"two")
+        assert watcher._arrived() == []
+        watcher._thorough_at = 0.0
+        watcher.look()
+        assert (count(Batch), count(Image)) == (3, 3)
