@@ -1,0 +1,715 @@
+"""Kill the process before and after all it makes durable: ``python -m tests.faults.crash_points``.
+
+A journey (upload, resumable upload, submit, five stages, end of the batch, export, signing, erasure) runs
+once while each commit, blob write, rename, deletion, publish and acknowledgement on its way is written down.
+Then, for each of them, the same step runs again from the same state in a child that ends at once just before
+it, and in another that ends just after it. Time passes, recovery runs, whoever asked asks again, each message
+that was not acknowledged comes again, and the oracle looks at what is left.
+
+Everything is real but the clock and the worker's loop: a forked child takes messages out of Valkey by kombu
+and runs them as Celery's worker does, acknowledgement included, so that one process holds every point.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import importlib
+import json
+import os
+import pickle
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import redis
+
+from cli.embedded import Servers, embedded
+from tests.conftest import ROOT
+from tests.running import SHORT
+
+KILLED = 77
+PRELOADED = (
+    *("web.factory", "worker.tasks", "worker.stages", "worker.exports", "worker.signing", "worker.reconcile"),
+    *("store.fsck", "pipeline.report.render", "training.phantoms", "tests.running"),
+)
+OURS = tuple(f"{ROOT}/{name}/" for name in ("store", "worker", "web"))
+ROUNDS = 60
+
+
+# points
+
+
+@dataclass
+class Points:
+    """Counts what is made durable, and ends the process at one of them."""
+
+    kill: tuple[int, str] | None = None
+    labels: list[str] = field(default_factory=list)
+    pid: int = 0
+
+    def around(self, kind: str, do: Callable[[], Any]) -> Any:
+        """Do something that is made durable; end before or after it if this is the point."""
+        if os.getpid() != self.pid:  # a child of the process that is watched
+            return do()
+        number = len(self.labels)
+        self.labels.append(f"{kind} in {_place()}")
+        if self.kill == (number, "before"):
+            os._exit(KILLED)
+        result = do()
+        if self.kill == (number, "after"):
+            os._exit(KILLED)
+        return result
+
+    @contextmanager
+    def watching(self, blobs: Path) -> Iterator[None]:
+        """Wrap every function that makes something durable."""
+        from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+        from store.broker import Channel, QoS
+
+        self.pid = os.getpid()
+        saved: list[tuple[Any, str, Any]] = []
+
+        def wrap(owner: Any, name: str, kind: str, of: Callable[[Any], str] | None = None) -> None:
+            plain = getattr(owner, name)
+
+            def wrapped(*arguments: Any, **named: Any) -> Any:
+                if of is not None and not of(arguments[0]).startswith(str(blobs)):
+                    return plain(*arguments, **named)
+                return self.around(kind, lambda: plain(*arguments, **named))
+
+            saved.append((owner, name, plain))
+            setattr(owner, name, wrapped)
+
+        wrap(PGDialect_psycopg, "do_commit", "commit")
+        wrap(Channel, "_put", "publish")
+        wrap(QoS, "ack", "acknowledgement")
+        wrap(os, "fsync", "write", lambda fd: os.readlink(f"/proc/self/fd/{fd}"))
+        wrap(os, "rename", "rename", str)
+        wrap(os, "unlink", "deletion", str)
+        try:
+            yield
+        finally:
+            for owner, name, plain in saved:
+                setattr(owner, name, plain)
+
+
+def _place() -> str:
+    """Return which of our functions is at work: the innermost two."""
+    frame, names = sys._getframe(2), []
+    while frame is not None and len(names) < 2:
+        code = frame.f_code
+        if code.co_filename.startswith(OURS) and code.co_name not in {"session_scope", "<lambda>", "put"}:
+            names.append(f"{Path(code.co_filename).stem}.{code.co_name}")
+        frame = frame.f_back  # type: ignore[assignment]
+    return " < ".join(names) or "the test"
+
+
+# the world
+
+
+@dataclass
+class World:
+    """Where everything is, and what the client knows."""
+
+    servers: Servers
+    blobs: Path
+    files: dict[str, bytes]
+    known: dict[str, Any] = field(default_factory=dict)
+
+    def database(self) -> str:
+        """Return the database's name."""
+        return urlsplit(self.servers.database_url).path.lstrip("/")
+
+    def other_database(self) -> str:
+        """Return the address of a database from which ours can be dropped."""
+        return urlsplit(self.servers.database_url)._replace(path="/template1").geturl()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of everything before a step."""
+
+    name: str
+    blobs: Path
+    messages: dict[bytes, bytes]
+    known: dict[str, Any]
+
+
+def _administer(world: World, *statements: str) -> None:
+    with psycopg.connect(world.other_database(), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)  # type: ignore[call-overload]
+
+
+def take_snapshot(world: World, name: str) -> Snapshot:
+    """Keep the database, the blobs and the broker as they are. Nobody may be connected."""
+    _administer(
+        world, f'DROP DATABASE IF EXISTS "{name}"', f'CREATE DATABASE "{name}" TEMPLATE "{world.database()}"'
+    )
+    blobs = world.blobs.with_name(f"blobs-{name}")
+    shutil.copytree(world.blobs, blobs)
+    with redis.Redis.from_url(world.servers.broker_url) as broker:
+        messages = {key: broker.dump(key) for key in broker.keys("*")}
+    return Snapshot(name, blobs, messages, copy.deepcopy(world.known))
+
+
+def restore(world: World, snapshot: Snapshot) -> None:
+    """Bring everything back to a snapshot."""
+    name = world.database()
+    _administer(
+        world,
+        f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)',
+        f'CREATE DATABASE "{name}" TEMPLATE "{snapshot.name}"',
+    )
+    shutil.rmtree(world.blobs)
+    shutil.copytree(snapshot.blobs, world.blobs)
+    with redis.Redis.from_url(world.servers.broker_url) as broker:
+        broker.flushall()
+        for key, value in snapshot.messages.items():
+            broker.restore(key, 0, value)
+    world.known = copy.deepcopy(snapshot.known)
+
+
+def in_child(do: Callable[[], Any]) -> tuple[int, Any]:
+    """Run something in a forked child; return its status and what it returned, or the error's text."""
+    with tempfile.TemporaryFile() as said:
+        sys.stdout.flush()
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                result, status = do(), 0
+            except BaseException:
+                result = traceback.format_exc()
+            said.write(pickle.dumps(result))
+            said.flush()
+            os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        said.seek(0)
+        return status, pickle.loads(said.read() or pickle.dumps(None))
+
+
+# who acts
+
+
+class Client:
+    """The client of a hospital: asks again when it got no answer, and takes "already so" for an answer."""
+
+    def __init__(self, world: World) -> None:
+        from web.factory import create_app
+
+        self.world = world
+        self.http = create_app().test_client()
+        self.headers = {"Authorization": f"Bearer {world.known['key']}"}
+
+    def ask(self, method: str, path: str, *, also: Sequence[int] = (), **more: Any) -> Any:
+        """Send one request; statuses beyond 2xx that are fine are named by `also`."""
+        headers = {**self.headers, **more.pop("headers", {})}
+        answer = self.http.open(f"/api/v1{path}", method=method, headers=headers, **more)
+        assert answer.status_code < 300 or answer.status_code in also, (path, answer.status_code, answer.text)
+        return answer
+
+    @property
+    def batch(self) -> str:
+        """The batch of the journey, made by the first question for it."""
+        answer = self.ask(
+            "POST",
+            "/batches",
+            json={"label": "journey"},
+            headers={"Idempotency-Key": self.world.known["idempotency"]},
+        )
+        self.world.known["batch"] = answer.json["id"]
+        return str(answer.json["id"])
+
+    def study(self) -> str:
+        """The study of the journey: the first of the batch when it was first asked for."""
+        from sqlalchemy import select
+
+        from store.session import session_scope
+        from store.tables import Image
+
+        if "study" not in self.world.known:
+            with session_scope() as session:
+                query = select(Image.study_id).where(Image.batch_id == uuid.UUID(self.world.known["batch"]))
+                self.world.known["study"] = str(session.scalars(query.order_by(Image.seq)).first())
+        return str(self.world.known["study"])
+
+
+def upload(client: Client) -> None:
+    """Send files as a form."""
+    import io
+
+    files = [(io.BytesIO(data), name) for name, data in client.world.files.items() if name != "large.png"]
+    client.ask("POST", f"/batches/{client.batch}/files", data={"files": files})
+
+
+def resumable(client: Client) -> None:
+    """Send a file in two pieces, and go on where the server says."""
+    batch, data = client.batch, client.world.files["large.png"]
+    tus = {"Tus-Resumable": "1.0.0"}
+    where = client.world.known.get("upload")
+    if where is None or client.ask("HEAD", where, also=[404]).status_code == 404:
+        announced = {
+            **tus,
+            "Upload-Length": str(len(data)),
+            "Upload-Metadata": f"filename {b64encode(b'large.png').decode()}",
+        }
+        made = client.ask("POST", f"/batches/{batch}/uploads", headers=announced)
+        where = client.world.known["upload"] = made.headers["Location"].removeprefix("/api/v1")
+    half = len(data) // 2
+    while (offset := int(client.ask("HEAD", where).headers["Upload-Offset"])) < len(data):
+        piece = data[offset:half] if offset < half else data[offset:]
+        headers = {**tus, "Upload-Offset": str(offset)}
+        client.ask(
+            "PATCH",
+            where,
+            headers=headers,
+            data=piece,
+            content_type="application/offset+octet-stream",
+            also=[404],
+        )
+        if client.ask("HEAD", where, also=[404]).status_code == 404:
+            break
+    client.ask("POST", f"{where}/take", also=[404])
+
+
+def submit(client: Client) -> None:
+    """Submit the batch."""
+    client.ask("POST", f"/batches/{client.batch}/submit", also=[409])
+
+
+def export(client: Client) -> None:
+    """Have results prepared."""
+    client.ask("POST", "/exports", json={"batch": client.batch, "format": "zip"})
+
+
+def sign(client: Client) -> None:
+    """Answer and sign, as the page does: once for one state of the study."""
+    from store import reading, reviews
+    from store.dispatch import dispatch
+    from store.session import session_scope
+    from store.tables import Answer
+
+    study = uuid.UUID(client.study())
+    with session_scope() as session:
+        site, user = (uuid.UUID(client.world.known[name]) for name in ("site", "user"))
+        found = reading.get_study(session, site, study, trials=False)
+        if not reviews.history(session, study, client.world.known["bundle"]):
+            reviews.record(session, found, user, Answer.ABSENT, sign=True)
+    dispatch()
+
+
+def erase(client: Client) -> None:
+    """Erase the study, with all that there is of it; the page asks for a password before."""
+    from store import retention
+    from store.errors import NotFound
+
+    site, user = (uuid.UUID(client.world.known[name]) for name in ("site", "user"))
+    with suppress(NotFound):  # it was erased, and only the answer was lost
+        retention.erase_studies(site, [uuid.UUID(client.study())], by=user)
+
+
+# the worker
+
+
+def take_messages(until: str | None = None) -> int:
+    """Take what lies in the queues and run it as a worker does; return how many messages that were."""
+    from store.dispatch import KIND_QUEUES, QUEUES
+    from worker.acknowledging import Request
+    from worker.tasks import app
+
+    taken = 0
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        for queue in sorted({*QUEUES.values(), *KIND_QUEUES.values()}):
+            while (message := channel.basic_get(queue)) is not None:
+                taken += 1
+                task = app.tasks[message.headers["task"]]
+                request = Request(
+                    message,
+                    on_ack=message.ack_log_error,
+                    on_reject=message.reject_log_error,
+                    app=app,
+                    hostname="crash-points",
+                    task=task,
+                    connection_errors=connection.connection_errors,
+                )
+                request.execute()
+                if until == task.name:
+                    return taken
+    return taken
+
+
+def let_time_pass(world: World) -> None:
+    """Let every lease run out and everything be due, as after an hour."""
+    from sqlalchemy import text
+
+    from store.session import session_scope
+
+    with session_scope() as session:
+        session.execute(
+            text(
+                "UPDATE work SET lease_until = lease_until - interval '1 hour',"
+                " published_at = published_at - interval '1 hour', due_at = least(due_at, now())"
+                " WHERE state NOT IN ('done', 'cancelled', 'failed')"
+            )
+        )
+
+
+def work_until_done(world: World) -> None:
+    """Run recovery and the worker until no work is open."""
+    from sqlalchemy import func, select
+
+    from store.session import session_scope
+    from store.tables import ENDED_WORK, Work
+    from worker import reconcile
+
+    for _ in range(ROUNDS):
+        let_time_pass(world)
+        reconcile.recover()
+        take_messages()
+        with session_scope() as session:
+            left = session.scalar(select(func.count()).where(Work.state.not_in(ENDED_WORK)))
+        if not left:
+            return
+    raise AssertionError(f"work is left after {ROUNDS} rounds")
+
+
+def deliver_again(world: World) -> None:
+    """Have every message come again that was taken and not acknowledged."""
+    from worker.tasks import app
+
+    with app.connection_for_read() as connection, redis.Redis.from_url(world.servers.broker_url) as broker:
+        for tag in broker.hkeys("unacked"):
+            connection.default_channel.qos.restore_by_tag(tag.decode())
+    take_messages()
+
+
+# the oracle
+
+
+def check(world: World, done: str) -> list[str]:
+    """Look at everything after a journey whose last step was `done`; return what is odd but allowed."""
+    from sqlalchemy import func, select, text
+
+    from store import fsck
+    from store.session import session_scope
+    from store.tables import Batch, Export, Image, StudyFinding, Work
+    from tests.running import assert_sound
+    from worker import reconcile
+
+    long_ago = time.time() - 8 * 86_400
+    for path in world.blobs.rglob("*"):
+        if path.is_file():
+            os.utime(path, (long_ago, long_ago))
+    for step in reconcile.TIDYING.values():
+        step()
+    repaired = fsck.check(repair_orphans=True)
+    stray = [f"{repaired.deleted} bytes of no row"] if repaired.deleted else []
+    assert not repaired.problems, repaired.problems
+    with session_scope() as session:
+        batch = session.get_one(Batch, uuid.UUID(world.known["batch"]))
+        images = session.scalars(select(Image).where(Image.batch_id == batch.id)).all()
+        attempts = session.scalar(select(func.max(Work.attempt))) or 0
+        assert attempts <= 1, f"{attempts} attempts after one death"
+    if done in {"finish", "export"}:  # a signed report is one more than the oracle of reading knows
+        assert_sound(batch)
+    if done != "erase":
+        states = Counter((image.path, image.status) for image in images)
+        assert states == Counter((name, "done") for name in world.files), states
+    with session_scope() as session:
+        if done == "export":
+            ready = session.scalars(select(Export)).all()
+            assert ready
+            assert all(export.key for export in ready)
+        if done == "sign":
+            signed = session.scalars(select(StudyFinding).where(StudyFinding.signed_at.is_not(None))).all()
+            assert len(signed) == 1, f"signed {len(signed)} times"
+        if done == "erase":
+            study = uuid.UUID(world.known["study"])
+            names = [
+                ("images", "study_id"),
+                ("study_findings", "study_id"),
+                ("worklist", "study_id"),
+                ("studies", "id"),
+            ]
+            for table, column in names:
+                query = text(f"SELECT count(*) FROM {table} WHERE {column} = :study")
+                assert not session.scalar(query, {"study": study}), f"{table} still name the study"
+            assert not [key for key in world.blobs.rglob(f"*{study}*/**/*") if key.is_file()]
+    return stray
+
+
+# the journey
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the journey; `again` is what whoever asked does once more when there was no answer."""
+
+    name: str
+    act: Callable[[Client], None]
+    asked: bool
+
+
+def journey() -> list[Step]:
+    """Return the steps in their order."""
+    stages = ("prepare", "classify", "detect", "explain", "report", "finish")
+    return [
+        Step("upload", upload, asked=True),
+        Step("resumable", resumable, asked=True),
+        Step("submit", submit, asked=True),
+        *(
+            Step(name, lambda _, n=name: take_messages(until=f"fractureai.{n}"), asked=False)
+            for name in stages
+        ),  # type: ignore[misc]
+        Step("ask for an export", export, asked=True),
+        Step("export", lambda _: take_messages(until="fractureai.export"), asked=False),  # type: ignore[arg-type, return-value]
+        Step("ask to sign", sign, asked=True),
+        Step("sign", lambda _: take_messages(until="fractureai.sign"), asked=False),  # type: ignore[arg-type, return-value]
+        Step("erase", erase, asked=True),
+    ]
+
+
+#: What the oracle expects after a step has gone wrong and was mended: how far the journey is gone on with.
+GOES_ON_TO = {
+    "ask for an export": "export",
+    "ask to sign": "sign",
+    "export": "export",
+    "sign": "sign",
+    "erase": "erase",
+}
+
+
+def go_on(world: World, steps: Sequence[Step], broken: Step) -> list[str]:
+    """After a death in the step `broken`: ask again, go on, and look."""
+    client = Client(world)
+    goal = GOES_ON_TO.get(broken.name, "finish")
+    if broken.asked:
+        broken.act(client)
+    if goal == "finish":
+        for step in steps[steps.index(broken) + 1 :]:
+            if step.asked and step.name in {"resumable", "submit"}:
+                step.act(client)
+    work_until_done(world)
+    deliver_again(world)
+    work_until_done(world)
+    return check(world, goal)
+
+
+def set_up(world: World) -> None:
+    """Make tables, the bundle, a site and a key; read pictures once, so that some findings are shared."""
+    from cli.prepare import migrate_database
+    from store import accounts
+    from store.bundles import add_bundle
+    from store.session import session_scope
+    from store.sites import bootstrap
+
+    migrate_database()
+    bundle = untrained_bundle()
+    add_bundle(bundle)
+    with session_scope() as session:
+        site, user, _ = bootstrap(session, "Test hospital", "admin@example.org")
+        key = accounts.create_api_key(session, user, "journey")[1]
+        world.known |= {
+            "site": str(site.id),
+            "user": str(user.id),
+            "key": key,
+            "idempotency": str(uuid.uuid4()),
+            "bundle": json.loads((bundle / "manifest.json").read_text())["name"],
+        }
+
+
+def untrained_bundle() -> Path:
+    """Return the untrained bundle that the tests keep, made now where they have not."""
+    kept = sorted((ROOT / ".pytest_cache" / "d").glob("untrained-*/untrained/manifest.json"))
+    if kept:
+        return kept[-1].parent
+    from tests.bundles import write_untrained_bundle
+
+    return write_untrained_bundle(Path(tempfile.mkdtemp()) / "untrained")
+
+
+def pictures() -> dict[str, bytes]:
+    """Return three small radiographs, the last for the resumable upload."""
+    from training.phantoms import encode_phantom, make_phantom
+
+    names = ("a.png", "b.png", "large.png")
+    return {
+        name: encode_phantom(make_phantom(n, region, size=(160, 160)))
+        for n, (name, region) in enumerate(zip(names, ("hand", "leg", "hip"), strict=True))
+    }
+
+
+@contextmanager
+def world_of(home: Path) -> Iterator[World]:
+    """Run the servers, with every time-out long: time passes when we say so."""
+    with embedded(home) as (servers, _):
+        os.environ.update(SHORT)
+        os.environ.update(
+            servers.environment(),
+            FRACTUREAI_BLOB_URL=f"file://{home}/blobs",
+            FRACTUREAI_SECRET_KEY="a secret for tests alone",
+            FRACTUREAI_LEASE_SECONDS="3600",
+            FRACTUREAI_LEASE_RENEW_SECONDS="1000",
+            FRACTUREAI_RESEND_SECONDS="60",
+            FRACTUREAI_CACHE_DIR=str(untrained_bundle().parent / "cache"),  # with its converted network
+            FRACTUREAI_LOG_LEVEL="CRITICAL",
+        )
+        for name in PRELOADED:  # once, not in each of hundreds of children
+            importlib.import_module(name)
+        gc.freeze()
+        yield World(servers, home / "blobs", pictures())
+
+
+@dataclass
+class Result:
+    """What was found at one point."""
+
+    step: str
+    label: str
+    when: str
+    problem: str = ""
+    stray: list[str] = field(default_factory=list)
+
+
+def record(world: World, step: Step) -> list[str]:
+    """Run a step undisturbed in a child; return its points, and keep what the client learned."""
+    points = Points()
+
+    def run() -> tuple[list[str], dict[str, Any]]:
+        client = Client(world)
+        with points.watching(world.blobs):
+            step.act(client)
+        return points.labels, world.known
+
+    status, said = in_child(run)
+    if status:
+        raise RuntimeError(f"{step.name} fails undisturbed:\n{said}")
+    labels, world.known = said
+    return labels
+
+
+def try_point(
+    world: World, steps: Sequence[Step], step: Step, snapshot: Snapshot, number: int, when: str
+) -> Result | None:
+    """Die at one point, recover, look; None when the point was not reached this time."""
+    restore(world, snapshot)
+    points = Points(kill=(number, when))
+    reached = ""
+
+    def run() -> None:
+        client = Client(world)
+        with points.watching(world.blobs):
+            step.act(client)
+
+    status, said = in_child(run)
+    if status == 0:
+        return None
+    if status != KILLED:
+        return Result(step.name, reached, when, f"died of itself ({status}): {said}")
+    status, said = in_child(lambda: go_on(world, steps, step))
+    if status:
+        return Result(step.name, reached, when, str(said))
+    return Result(step.name, reached, when, stray=said)
+
+
+def explore(
+    world: World,
+    *,
+    only: Sequence[str] = (),
+    every: int = 1,
+    seconds: float = float("inf"),
+    say: Callable[[str], None] = print,
+) -> list[Result]:
+    """Go through the journey; at each step, die at every `every`-th of its points.
+
+    Parameters
+    ----------
+    only
+        Names of steps; all by default.
+    seconds
+        No further point is begun after so long; what was left out is said.
+    """
+    began = time.monotonic()
+    status, said = in_child(lambda: (set_up(world), world.known)[1])
+    if status:
+        raise RuntimeError(said)
+    world.known = said
+    steps, results = journey(), []
+    skipped = found = 0
+    for step in steps:
+        snapshot = take_snapshot(world, f"before_{step.name.replace(' ', '_')}")
+        labels = record(world, step)
+        after = take_snapshot(world, f"after_{step.name.replace(' ', '_')}")
+        found += len(labels)
+        say(f"{step.name}: {len(labels)} points")
+        if not only or step.name in only:
+            for number, label in enumerate(labels):
+                for when in ("before", "after"):
+                    if (2 * number + (when == "after")) % every:
+                        continue
+                    if time.monotonic() - began > seconds:
+                        skipped += 1
+                        continue
+                    result = try_point(world, steps, step, snapshot, number, when)
+                    if result is None:
+                        say(f"  {when} {label}: not reached this time")
+                        continue
+                    result.label = label
+                    results.append(result)
+                    if result.problem:
+                        say(f"  DEATH {when} {label}:\n{result.problem}")
+                    elif result.stray:
+                        say(f"  {when} {label}: {', '.join(result.stray)}, swept")
+        restore(world, after)
+    bad = [result for result in results if result.problem]
+    say(
+        f"{found} points on the way; died {len(results)} times, {skipped} left out for want of time;"
+        f" {len(bad)} were not mended; {sum(bool(r.stray) for r in results)} left bytes that the sweep took;"
+        f" {time.monotonic() - began:.0f} s"
+    )
+    return results
+
+
+def main() -> int:
+    """Go through all of it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="*", default=(), help="names of steps")
+    parser.add_argument("--every", type=int, default=1, help="take one death in so many")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no death after so long")
+    asked = parser.parse_args()
+    home = Path(tempfile.mkdtemp(prefix="fractureai-crash-"))
+    home.chmod(0o711)
+    try:
+        with world_of(home) as world:
+            results = explore(world, only=asked.only, every=asked.every, seconds=60 * asked.minutes, say=_say)
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(home)
+    return int(any(result.problem for result in results))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
