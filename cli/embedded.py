@@ -258,6 +258,7 @@ def _start_postgres(home: Path, lock: int, children: list[Child]) -> str:
         "max_connections": 200,
         "password_encryption": "scram-sha-256",
         "log_checkpoints": "off",
+        "idle_in_transaction_session_timeout": "60s",
     }
     child = Child(
         "postgres",

@@ -8,14 +8,14 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date
 
 from sqlalchemy import Connection, Select, select, text, tuple_
 from sqlalchemy.orm import Session
 
-from store.errors import InvalidCursor
+from store.days import begin_of, end_of
 from store.export import cell
-from store.paging import Page, decode_cursor, encode_cursor
+from store.paging import Page, decode_cursor, encode_cursor, moment, whole
 from store.session import get_engine
 from store.tables import Audit, User
 
@@ -53,9 +53,9 @@ def _query(site_id: uuid.UUID, asked: AuditFilter) -> Select[Audit, str | None]:
     if asked.object_id is not None:
         query = query.where(Audit.object_id == asked.object_id)
     if asked.first is not None:
-        query = query.where(Audit.at >= datetime.combine(asked.first, time(), UTC))
+        query = query.where(Audit.at >= begin_of(asked.first))
     if asked.last is not None:
-        query = query.where(Audit.at < datetime.combine(asked.last + timedelta(days=1), time(), UTC))
+        query = query.where(Audit.at < end_of(asked.last))
     return query.order_by(Audit.at.desc(), Audit.id.desc())
 
 
@@ -65,11 +65,7 @@ def list_lines(
     """Return lines of the site, the newest first. Raises `InvalidCursor`."""
     query = _query(site_id, asked)
     if cursor:
-        at, id_ = decode_cursor(cursor, 2)
-        try:
-            query = query.where(tuple_(Audit.at, Audit.id) < (datetime.fromisoformat(at), int(id_)))
-        except ValueError:
-            raise InvalidCursor from None
+        query = query.where(tuple_(Audit.at, Audit.id) < tuple(decode_cursor(cursor, moment, whole(64))))
     rows = [AuditLine(line, email) for line, email in session.execute(query.limit(limit + 1))]
     more = len(rows) > limit
     rows = rows[:limit]
@@ -134,24 +130,25 @@ def stream_csv(site_id: uuid.UUID, asked: AuditFilter) -> Iterator[bytes]:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(CSV_COLUMNS)
-    with Session(get_engine()) as session:
-        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-        rows = session.execute(_query(site_id, asked).execution_options(yield_per=_PIECE))
-        for part in rows.partitions():
-            for line, email in part:
-                detail = json.dumps(line.detail, sort_keys=True) if line.detail else ""
-                fields = (
-                    line.at.isoformat(),
-                    email or "",
-                    line.action,
-                    line.object_id or "",
-                    detail,
-                    line.address or "",
-                    str(line.key_id or ""),
-                    line.operator or "",
-                )
-                writer.writerow([cell(field) for field in fields])
-            yield buffer.getvalue().encode()
-            buffer.seek(0)
-            buffer.truncate()
-    yield buffer.getvalue().encode()
+    cursor: str | None = ""
+    while cursor is not None:
+        with Session(get_engine()) as session:  # a transaction a page: whoever reads may stall
+            page = list_lines(session, site_id, asked, cursor=cursor, limit=_PIECE)
+        for line in page.items:
+            said = line.audit
+            detail = json.dumps(said.detail, sort_keys=True) if said.detail else ""
+            fields = (
+                said.at.isoformat(),
+                line.email or "",
+                said.action,
+                said.object_id or "",
+                detail,
+                said.address or "",
+                str(said.key_id or ""),
+                said.operator or "",
+            )
+            writer.writerow([cell(field) for field in fields])
+        yield buffer.getvalue().encode()
+        buffer.seek(0)
+        buffer.truncate()
+        cursor = page.next_cursor

@@ -25,7 +25,7 @@ from store.errors import (
     UnknownBundle,
     WrongState,
 )
-from store.paging import Page, decode_cursor, encode_cursor
+from store.paging import Page, decode_cursor, encode_cursor, moment, whole
 from store.tables import (
     TERMINAL_BATCH_STATUSES,
     Batch,
@@ -181,13 +181,9 @@ def list_batches(
     """Return the site's batches, the newest first."""
     query = select(Batch).where(Batch.site_id == site_id, Batch.run_id.is_(None))
     if cursor:
-        at, id_ = decode_cursor(cursor, 2)
-        try:
-            query = query.where(
-                tuple_(Batch.created_at, Batch.id) < (datetime.fromisoformat(at), uuid.UUID(id_))
-            )
-        except ValueError:
-            raise InvalidCursor from None
+        query = query.where(
+            tuple_(Batch.created_at, Batch.id) < tuple(decode_cursor(cursor, moment, uuid.UUID))
+        )
     rows = list(session.scalars(query.order_by(Batch.created_at.desc(), Batch.id.desc()).limit(limit + 1)))
     more = len(rows) > limit
     rows = rows[:limit]
@@ -623,10 +619,7 @@ def list_images(
         if value is not None:
             query = query.where(column == value)
     if cursor:
-        after = decode_cursor(cursor, 1)[0]
-        if not re.fullmatch(r"\d{1,18}", after):
-            raise InvalidCursor
-        query = query.where(Image.seq > int(after))
+        query = query.where(Image.seq > decode_cursor(cursor, whole(64))[0])
     rows = [_image_row(row) for row in session.execute(query.order_by(Image.seq).limit(limit + 1))]
     more = len(rows) > limit
     rows = rows[:limit]

@@ -9,7 +9,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import IO, Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from settings import VERSION
 from store.blobs import get_blobs
+from store.days import parse_day
 from store.errors import BlobMissing
 from store.export import cell
 from store.results import (
@@ -145,13 +146,6 @@ def _word(allowed: Sequence[str]) -> Callable[[str], str]:
     return parse
 
 
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ValueError("must be a day as YYYY-MM-DD") from None
-
-
 def _id(text: str) -> UUID:
     try:
         return UUID(text)
@@ -170,8 +164,8 @@ _FILTERS: dict[str, Callable[[str], Any]] = {
     "status": _word(tuple(ImageStatus)),
     "triage": _word(tuple(Triage)),
     "region": _region,
-    "since": _day,
-    "until": _day,
+    "since": parse_day,
+    "until": parse_day,
 }
 
 

@@ -21,8 +21,8 @@ from sqlalchemy.orm import Session
 
 from settings import get_settings
 from store import quotas, work
-from store.errors import InvalidCursor, NotFound, ServiceError
-from store.paging import Page, decode_cursor, encode_cursor
+from store.errors import NotFound, ServiceError
+from store.paging import Page, decode_cursor, encode_cursor, moment
 from store.tables import Batch, Notice, NoticeTarget, Triage, Work, WorkKind, WorkState
 
 MOST_TARGETS = 20
@@ -309,11 +309,7 @@ def list_notices(
         .where(Notice.site_id == site_id)
     )
     if cursor:
-        at, id_ = decode_cursor(cursor, 2)
-        try:
-            after = (datetime.fromisoformat(at), uuid.UUID(id_))
-        except ValueError:
-            raise InvalidCursor from None
+        after = tuple(decode_cursor(cursor, moment, uuid.UUID))
         query = query.where(tuple_(Notice.created_at, Notice.id) < after)
     query = query.order_by(Notice.created_at.desc(), Notice.id.desc()).limit(limit + 1)
     rows: list[tuple[Notice, NoticeTarget, datetime | None]] = [

@@ -6,19 +6,21 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, func, literal, select, text, true
+from sqlalchemy import ColumnElement, Select, func, literal, select, true
+from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.orm import Session
 
 from pipeline.words import shown_flags
+from store.days import begin_of, end_of
 from store.export import MemberNames
 from store.session import get_engine
 from store.tables import REASONS, Batch, Bundle, Image, ImageStatus, Reason, Study, StudyFinding
 from store.words import finding_words, label_meaning, thresholds
 
-#: Rows that a server-side cursor fetches at a time.
+#: Rows that are read at a time.
 FETCH = 1000
 _NOT_DONE = frozenset({ImageStatus.REJECTED, ImageStatus.FAILED, ImageStatus.CANCELLED})
 _EXTENSIONS = {
@@ -68,16 +70,9 @@ class Selection:
             if value is not None:
                 chosen.append(column == value)
         if self.since is not None:
-            chosen.append(
-                Image.created_at
-                >= text("CAST(:since AS timestamp) AT TIME ZONE 'UTC'").bindparams(since=self.since)
-            )
+            chosen.append(Image.created_at >= begin_of(self.since))
         if self.until is not None:
-            after = self.until + timedelta(days=1)
-            chosen.append(
-                Image.created_at
-                < text("CAST(:after AS timestamp) AT TIME ZONE 'UTC'").bindparams(after=after)
-            )
+            chosen.append(Image.created_at < end_of(self.until))
         return chosen
 
     @property
@@ -128,6 +123,7 @@ class Row(NamedTuple):
     report_key: str | None
     number: int | None
     study_shared: bool | None
+    seq: int
 
 
 def _query(selection: Selection, *, with_lists: bool) -> Select[Any]:
@@ -158,24 +154,59 @@ def _query(selection: Selection, *, with_lists: bool) -> Select[Any]:
         .outerjoin(Study, Study.id == Image.study_id)
         .outerjoin(latest, true())
         .where(*selection.conditions())
-        .order_by(Image.seq)
     )
 
 
-def iter_rows(selection: Selection, *, with_lists: bool = False) -> Iterator[Row]:
-    """Yield the chosen images in the order of arrival; memory stays flat whatever the number.
+def _groups(session: Session, selection: Selection) -> list[list[uuid.UUID]]:
+    """Return the batches that hold what is chosen, the oldest first: small ones together."""
+    if selection.batch_id is not None:
+        return [[selection.batch_id]]
+    query = select(Batch.id, Batch.n_total).where(
+        Batch.site_id == selection.site_id, Batch.run_id.is_(None), Batch.submitted_at.is_not(None)
+    )
+    if not selection.trials:
+        query = query.where(Batch.promoted)
+    if selection.since is not None:  # images arrive before their batch is submitted, and after it is made
+        query = query.where(Batch.submitted_at >= begin_of(selection.since))
+    if selection.until is not None:
+        query = query.where(Batch.created_at < end_of(selection.until))
+    groups: list[list[uuid.UUID]] = []
+    room = 0
+    for id_, n in session.execute(query.order_by(Batch.created_at, Batch.id)):
+        if not groups or n > room or len(groups[-1]) >= FETCH:
+            groups.append([])
+            room = FETCH
+        groups[-1].append(id_)
+        room -= n
+    return groups
 
-    Opens a session of its own, read-only, that sees one moment of the database. Only what a line can show
-    is loaded: no class-activation map, and attention regions only `with_lists`.
+
+def iter_rows(selection: Selection, *, with_lists: bool = False) -> Iterator[Row]:
+    """Yield the chosen images batch by batch in the order of arrival; memory stays flat whatever the number.
+
+    They are read by pages, each in a short transaction of its own: whoever takes the rows may stall for as
+    long as they like. What arrives after the beginning is left out. Only what a line can show is loaded: no
+    class-activation map, and attention regions only `with_lists`.
     """
     with Session(get_engine()) as session:
-        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-        session.execute(text("SET TRANSACTION READ ONLY"))
-        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-        query = _query(selection, with_lists=with_lists).execution_options(yield_per=FETCH)
-        for part in session.execute(query).partitions():
-            for row in part:
-                yield Row._make(row)
+        last = session.scalar(select(func.max(Image.seq))) or 0
+        groups = _groups(session, selection)
+    query = _query(selection, with_lists=with_lists).where(Image.seq <= last)
+    for ids in groups:
+        page = query.where(Image.batch_id.in_(ids))
+        if len(ids) > 1:
+            place = func.array_position(array(ids), Image.batch_id)
+            yield from _read(page.order_by(place, Image.seq))
+            continue
+        after = 0
+        while rows := _read(page.where(Image.seq > after).order_by(Image.seq).limit(FETCH)):
+            yield from rows
+            after = rows[-1].seq
+
+
+def _read(query: Select[Any]) -> list[Row]:
+    with Session(get_engine()) as session:
+        return [Row._make(row) for row in session.execute(query)]
 
 
 def count(session: Session, selection: Selection) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Row, Select, func, select, update
 from sqlalchemy.orm import Session
 
 from store import studies, work
@@ -263,6 +263,8 @@ def tally(session: Session, site_id: uuid.UUID, bundle: str) -> Tally:
     return Tally(table, by_kind[Agreement.AGREE], by_kind[Agreement.DISAGREE])
 
 
+#: Answers whose images are read at a time.
+PAGE = 200
 TRAINING_COLUMNS = (
     "path", "label", "labelled", "region", "patient", "study", "image_id", "sha256", "ai_triage",
     "ai_probability", "answer", "x", "y", "width", "height", "reviewed_at", "original",
@@ -281,25 +283,35 @@ def disagreements(site_id: uuid.UUID, bundle: Bundle) -> Iterator[bytes]:
     crossed = ((Review.answer == Answer.PRESENT.value) & (Review.triage == Triage.NEGATIVE.value)) | (
         (Review.answer == Answer.ABSENT.value) & (Review.triage == Triage.POSITIVE.value)
     )
+    with Session(get_engine()) as session:
+        answers = select(Review.id).where(Review.id.in_(_last_answers(site_id, bundle.name)), crossed)
+        chosen = session.scalars(answers.order_by(Review.study_id)).all()
+    for start in range(0, len(chosen), PAGE):  # a transaction a page: whoever reads may stall
+        with Session(get_engine()) as session:
+            rows = _crossed_images(session, chosen[start : start + PAGE], bundle.name)
+        seen: tuple[uuid.UUID, str] | None = None  # a study that came twice has its bytes twice
+        for review, image in rows:
+            if seen != (review.study_id, image.sha256):
+                yield _line(_training_cells(review, image, meaning))
+            seen = review.study_id, image.sha256
+
+
+def _crossed_images(
+    session: Session, reviews: Sequence[uuid.UUID], bundle: str
+) -> Sequence[Row[Review, Image]]:
     query = (
         select(Review, Image)
         .join(Image, Image.study_id == Review.study_id)
         .join(Batch, Batch.id == Image.batch_id)
         .where(
-            Review.id.in_(_last_answers(site_id, bundle.name)),
-            crossed,
+            Review.id.in_(reviews),
             Image.finding_id.is_not(None),
-            Batch.bundle == bundle.name,
+            Batch.bundle == bundle,
             Batch.run_id.is_(None),
         )
         .order_by(Review.study_id, Image.sha256, Image.seq)
     )
-    seen: tuple[uuid.UUID, str] | None = None  # a study that came twice has its bytes twice
-    with Session(get_engine()) as session:
-        for review, image in session.execute(query.execution_options(yield_per=500)):
-            if seen != (review.study_id, image.sha256):
-                yield _line(_training_cells(review, image, meaning))
-            seen = review.study_id, image.sha256
+    return session.execute(query).all()
 
 
 def _training_cells(review: Review, image: Image, meaning: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from enum import IntEnum
 
 from sqlalchemy import (
@@ -32,8 +32,8 @@ from sqlalchemy.orm import Session, aliased
 
 from pipeline.words import ADULT
 from settings import get_settings
-from store.errors import InvalidCursor, NotFound
-from store.paging import Page, decode_cursor, encode_cursor
+from store.errors import NotFound
+from store.paging import Page, decode_cursor, encode_cursor, moment, whole
 from store.session import session_scope
 from store.tables import Batch, Image, ImageStatus, User
 from store.worklist_search import holds, note_words, query_of, studies_with
@@ -307,11 +307,8 @@ def list_studies(
     order = [column.desc() for column in _ORDER] if newest_first else list(_ORDER)
     query = select(WorklistRow).where(*_conditions(site_id, wish)).order_by(*order)
     if cursor:
-        rank, since, id_ = decode_cursor(cursor, 3)
-        try:
-            place = tuple_(literal(int(rank), Integer), datetime.fromisoformat(since), uuid.UUID(id_))
-        except ValueError:
-            raise InvalidCursor from None
+        rank, since, id_ = decode_cursor(cursor, whole(32), moment, uuid.UUID)
+        place = tuple_(literal(rank, Integer), since, id_)
         query = query.where(tuple_(*_ORDER) < place if newest_first else tuple_(*_ORDER) > place)
     rows, last = _rows(session, site_id, query, wish.search, limit)
     labels: dict[uuid.UUID, str] = {}

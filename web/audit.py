@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from datetime import date
 from typing import Any
 
 from flask import Blueprint, Response, render_template
@@ -12,6 +11,7 @@ from sqlalchemy.orm import Session
 from store import people
 from store.accounts import Permission, write_audit
 from store.audit import AuditFilter, list_actions, list_lines, stream_csv
+from store.days import parse_day
 from store.session import session_scope
 from web.asked import cursor_text, read_query, without_empty_fields
 from web.auth import identity, needs
@@ -29,8 +29,8 @@ _FILTERS: dict[str, Any] = {
     "person": uuid.UUID,
     "action": _word,
     "object": _word,
-    "first": date.fromisoformat,
-    "last": date.fromisoformat,
+    "first": parse_day,
+    "last": parse_day,
 }
 
 

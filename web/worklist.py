@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import date
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, render_template
@@ -12,6 +11,7 @@ from flask import Blueprint, Response, jsonify, render_template
 from settings import get_settings
 from store import bundles, worklist
 from store.accounts import Permission, write_view
+from store.days import parse_day
 from store.session import session_scope
 from store.tables import ImageStatus, Reason, Triage
 from store.worklist import Filters, Item, Rank
@@ -34,13 +34,6 @@ REVIEWED = {"no": False, "yes": True, "all": None}
 STATUSES = (ImageStatus.DONE, ImageStatus.REJECTED, ImageStatus.FAILED)
 
 
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ValueError("must be a day as YYYY-MM-DD") from None
-
-
 def _id(text: str) -> uuid.UUID:
     try:
         return uuid.UUID(text)
@@ -61,8 +54,8 @@ QUERY: Mapping[str, Callable[[str], Any]] = {
     "status": one_of(*STATUSES),
     "batch": _id,
     "bundle": _words,
-    "from": _day,
-    "until": _day,
+    "from": parse_day,
+    "until": parse_day,
     "reviewed": one_of(*REVIEWED),
     "q": _words,
     "cursor": cursor_text,
