@@ -10,7 +10,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends libpango-1.0-0 libpangoft2-1.0-0 libseccomp2 libharfbuzz-subset0 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --no-create-home --home-dir /cache --shell /usr/sbin/nologin fractureai \
-    && install -d -o fractureai -g fractureai /cache \
+    && install -d -o fractureai -g fractureai /cache /blobs \
     && python -m venv /opt/venv
 WORKDIR /app
 

@@ -7,12 +7,10 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 from sqlalchemy import Engine
 
 from cli.child import Child, stop_all
@@ -33,7 +31,6 @@ RUNNING = (
 FILLED_IN = {
     "POSTGRES_PASSWORD": "p",
     "VALKEY_PASSWORD": "v",
-    "S3_SECRET_KEY": "s",
     "SECRET_KEY": "k" * 32,
     "SLOTS": "1",
 }
@@ -47,13 +44,13 @@ def filled(text: str) -> str:
 class Deployment:
     """The services' commands and environments, with this machine's addresses in place of the containers'."""
 
-    def __init__(self, servers: Servers, s3: str, folder: Path) -> None:
+    def __init__(self, servers: Servers, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
         self.here = {
             "FRACTUREAI_DATABASE_URL": servers.database_url,
             "FRACTUREAI_BROKER_URL": servers.broker_url,
-            "FRACTUREAI_BLOB_URL": f"s3://fractureai?endpoint={s3}",
+            "FRACTUREAI_BLOB_URL": f"file://{folder}/blobs",
             "FRACTUREAI_CACHE_DIR": str(folder / "cache"),
             "GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{self.port}",
         }
@@ -82,12 +79,8 @@ class Deployment:
 
 
 @pytest.fixture
-def deployment(servers: Servers, database: Engine, tmp_path: Path) -> Iterator[Deployment]:
-    s3 = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    s3.start()
-    _, port = s3.get_host_and_port()
-    yield Deployment(servers, f"http://127.0.0.1:{port}", tmp_path)
-    s3.stop()
+def deployment(servers: Servers, database: Engine, tmp_path: Path) -> Deployment:
+    return Deployment(servers, tmp_path)
 
 
 def test_its_commands_read_a_batch(deployment: Deployment, tmp_path: Path) -> None:

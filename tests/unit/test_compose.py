@@ -20,7 +20,7 @@ OURS = [name for name, service in SERVICES.items() if str(service["image"]).star
 
 
 def test_nothing_is_missing() -> None:
-    assert {"postgres", "valkey", "s3", "migrate", "web", "reconcile", "proxy"} <= set(SERVICES)
+    assert {"postgres", "valkey", "migrate", "web", "reconcile", "proxy"} <= set(SERVICES)
     workers = {"cpu", "report", "score", "gpu", "notices", "exports"}
     assert {f"worker-{name}" for name in workers} <= set(SERVICES)
 
@@ -74,6 +74,13 @@ def test_broker_never_evicts_and_keeps_a_log() -> None:
     assert "--appendonly yes" in command
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_bytes_lie_in_a_volume_that_all_of_ours_have(name: str) -> None:
+    assert SERVICES[name]["environment"]["FRACTUREAI_BLOB_URL"] == "file:///blobs"
+    assert "blobs:/blobs" in SERVICES[name]["volumes"]
+    assert " /blobs " in (ROOT / "Dockerfile").read_text(), "whose owner a new volume gets"
+
+
 def test_without_a_gpu_it_starts_too() -> None:
     assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
     assert SERVICES["worker-score"]["profiles"] == ["cpu"]
@@ -93,7 +100,7 @@ def test_variables_are_explained_and_settings_exist() -> None:
 
 
 def test_secrets_have_no_default() -> None:
-    for name in ("POSTGRES_PASSWORD", "VALKEY_PASSWORD", "S3_SECRET_KEY", "SECRET_KEY"):
+    for name in ("POSTGRES_PASSWORD", "VALKEY_PASSWORD", "SECRET_KEY"):
         assert set(re.findall(rf"\$\{{{name}([^}}]*)\}}", TEXT)) == {":?"}
 
 
