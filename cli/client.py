@@ -408,9 +408,9 @@ class Client:
         answer = self._json("POST", f"/batches/{batch_id}/known", body={"files": asked})
         return list(answer["files"])
 
-    def act(self, batch_id: str, verb: str) -> Json:
+    def act(self, batch_id: str, verb: str, **how: Any) -> Json:
         """Do ``submit``, ``cancel``, ``retry``, ``pause`` or ``resume``."""
-        return self._json("POST", f"/batches/{batch_id}/{verb}", body={})
+        return self._json("POST", f"/batches/{batch_id}/{verb}", body=how)
 
     def discard(self, batch_id: str) -> bool:
         """Cancel a draft that is of no use any more; tell whether it is gone.

@@ -65,6 +65,7 @@ class SubmitOptions:
 
     label: str = ""
     manifest: Path | None = None
+    strict: bool = False
     report: bool = True
     heatmap: bool = True
     bundle: str | None = None
@@ -213,7 +214,7 @@ def _send_to_draft(
         try:
             with byte_bar(console, "Sending", len(files), sum(file.size for file in files)) as add:
                 sent = upload(client, batch["id"], files, manifest=options.manifest, on_progress=add)
-            batch = client.act(batch["id"], "submit")
+            batch = client.act(batch["id"], "submit", **({"strict": True} if options.strict else {}))
         except DraftTaken as taken:
             sent = taken.sent
             batch = client.batch(batch["id"])
@@ -245,6 +246,18 @@ def _send_to_draft(
         "rejected": sent.counts["rejected"] + len(problems),
     }
     return batch, counts, tuple(sorted([*problems, *sent.problems], key=lambda problem: problem.name))
+
+
+def _print_unmatched(client: Client, console: Console, batch: Json) -> None:
+    said = batch.get("manifest")
+    if said and (said["rows_without_file"] or said["files_without_row"]):
+        rows, files = said["rows_without_file"], said["files_without_row"]
+        link = f"{client.url}{batch['links']['unmatched']}"
+        console.print(
+            f"The manifest does not match: {rows} of its {said['rows']} lines met no file, "
+            f"{files} files met no line. The list: {link}",
+            soft_wrap=True,
+        )
 
 
 def run_submit(
@@ -288,6 +301,7 @@ def run_submit(
             f"Batch {batch['id']}: {counts['accepted']} accepted, {counts['rejected']} rejected"
             + (f", {counts['skipped']} skipped" if counts["skipped"] else "")
         )
+        _print_unmatched(client, console, batch)
         console.print(client.page(batch), soft_wrap=True)
         if not (options.wait or options.out):
             return SubmitResult(batch, counts, refused)
@@ -331,6 +345,11 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @reading_options
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Read nothing unless each line of the manifest met a file, and each file a line.",
+)
 @click.option("--wait", is_flag=True, help="Wait until every image is read, then print a table.")
 @click.option(
     "--out",
@@ -347,6 +366,7 @@ def submit(
     paths: tuple[Path, ...],
     label: str,
     manifest: Path | None,
+    strict: bool,
     no_report: bool,
     no_heatmap: bool,
     bundle: str | None,
@@ -375,6 +395,7 @@ def submit(
     options = SubmitOptions(
         label=label,
         manifest=manifest,
+        strict=strict,
         report=not no_report,
         heatmap=not no_heatmap,
         bundle=bundle,

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
 import uuid
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
-from sqlalchemy import Row, Select, and_, func, select, text, tuple_, update
+from sqlalchemy import Row, Select, Text, and_, func, select, text, tuple_, update
+from sqlalchemy import column as column_of
+from sqlalchemy import values as values_of
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
 from settings import get_settings
-from store import counters, quotas, studies
+from store import counters, manifest_matching, quotas, studies
 from store.errors import (
     BatchEmpty,
     BatchNotDraft,
     IdempotencyKeyReused,
-    InvalidCursor,
+    ManifestUnmatched,
     NotFound,
     UnknownBundle,
     WrongState,
@@ -231,22 +231,97 @@ def set_manifest(
     _apply_manifest(session, batch_id)
 
 
-def _apply_manifest(session: Session, batch_id: uuid.UUID) -> None:
+def _apply_manifest(session: Session, batch_id: uuid.UUID, images: Collection[uuid.UUID] = ()) -> None:
+    """Apply the manifest's lines to the images of the very same path: all, or only `images`."""
     session.execute(
         update(Image)
         .where(
             Image.batch_id == batch_id,
             ManifestLine.batch_id == batch_id,
             Image.path == ManifestLine.path,
+            *([Image.id.in_(images)] if images else []),
         )
-        .values(
-            accession=ManifestLine.accession,
-            manifest_study=ManifestLine.study,
-            view=ManifestLine.view,
-            laterality=ManifestLine.laterality,
-            priority=ManifestLine.priority,
-        )
+        .values(_FROM_MANIFEST)
         .execution_options(synchronize_session=False)
+    )
+
+
+_FROM_MANIFEST = {
+    Image.manifest_path: ManifestLine.path,
+    Image.accession: ManifestLine.accession,
+    Image.manifest_study: ManifestLine.study,
+    Image.view: ManifestLine.view,
+    Image.laterality: ManifestLine.laterality,
+    Image.priority: ManifestLine.priority,
+}
+#: Paths that an error names.
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """Lines of the manifest that met no file, and files that no line speaks of; by path, in order."""
+
+    rows: list[str]
+    files: list[str]
+
+
+def _match_manifest(session: Session, batch: Batch, *, strict: bool) -> None:
+    """Let lines meet files that are written otherwise, and count what met nothing.
+
+    Raises
+    ------
+    ManifestUnmatched
+        Something did, and `strict` forbids it.
+    """
+    rows = set(session.scalars(select(ManifestLine.path).where(ManifestLine.batch_id == batch.id)))
+    if not rows:
+        return
+    files = set(session.scalars(select(Image.path).where(Image.batch_id == batch.id)))
+    matched = manifest_matching.match(files, rows)
+    others = [(file, row) for file, row in matched.items() if file != row]
+    for start in range(0, len(others), 1000):
+        part = others[start : start + 1000]
+        pairs = values_of(column_of("file", Text), column_of("row", Text), name="pairs").data(part)
+        session.execute(
+            update(Image)
+            .where(
+                Image.batch_id == batch.id,
+                Image.path == pairs.c.file,
+                ManifestLine.batch_id == batch.id,
+                ManifestLine.path == pairs.c.row,
+            )
+            .values(_FROM_MANIFEST)
+            .execution_options(synchronize_session=False)
+        )
+    unmatched = unmatched_of(session, batch.id)
+    batch.manifest_rows = len(rows)
+    batch.manifest_rows_unmatched = len(unmatched.rows)
+    batch.manifest_files_unmatched = len(unmatched.files)
+    if strict and (unmatched.rows or unmatched.files):
+        raise ManifestUnmatched(
+            f"{_named('line', unmatched.rows)} met no file; {_named('file', unmatched.files)} met no line"
+        )
+
+
+def _named(what: str, paths: Sequence[str]) -> str:
+    shown = ", ".join(repr(path[-80:]) for path in paths[:MOST_NAMED])
+    more = ", ..." if len(paths) > MOST_NAMED else ""
+    return f"{len(paths)} {what}{'' if len(paths) == 1 else 's'}" + (f" ({shown}{more})" if paths else "")
+
+
+def unmatched_of(session: Session, batch_id: uuid.UUID) -> Unmatched:
+    """Return what of a submitted batch's manifest met nothing; files that were refused need no line."""
+    taken = select(Image.manifest_path).where(
+        Image.batch_id == batch_id, Image.manifest_path == ManifestLine.path
+    )
+    rows = select(ManifestLine.path).where(ManifestLine.batch_id == batch_id, ~taken.exists())
+    files = select(Image.path).where(
+        Image.batch_id == batch_id, Image.manifest_path.is_(None), Image.status != ImageStatus.REJECTED
+    )
+    return Unmatched(
+        list(session.scalars(rows.order_by(ManifestLine.path))),
+        list(session.scalars(files.order_by(Image.path))),
     )
 
 
@@ -328,8 +403,9 @@ def add_files(
                 )
             )
             answers.append(FileAnswer(file.path, "duplicate", known, file.reason, file.sha256, file.size))
-    if session.scalar(select(ManifestLine.path).where(ManifestLine.batch_id == batch_id).limit(1)):
-        _apply_manifest(session, batch_id)
+    manifest = select(ManifestLine.path).where(ManifestLine.batch_id == batch_id).limit(1)
+    if ids and session.scalar(manifest):
+        _apply_manifest(session, batch_id, ids.values())
     if delta["n_bytes"]:
         quotas.require_room(session, site_id, delta["n_bytes"], set_aside=set_aside)
     counters.apply(session, batch_id, delta)
@@ -381,18 +457,24 @@ def _cut_into_chunks(session: Session, batch: Batch, n: int, status: ImageStatus
     )
 
 
-def submit(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
+def submit(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID, *, strict: bool = False) -> Batch:
     """Cut a draft into chunks and queue them; one transaction. Submitting again changes nothing.
+
+    Parameters
+    ----------
+    strict
+        Whether a manifest must match: each line a file, each file that is read a line.
 
     Raises
     ------
-    NotFound, BatchEmpty
+    NotFound, BatchEmpty, ManifestUnmatched
     """
     batch = get_batch(session, site_id, batch_id, lock=True)
     if batch.status != BatchStatus.DRAFT:
         return batch
     if batch.n_total == 0:
         raise BatchEmpty
+    _match_manifest(session, batch, strict=strict)
     waiting = batch.n_total - batch.n_rejected
     batch.status = BatchStatus.QUEUED.value
     batch.submitted_at = func.clock_timestamp()

@@ -15,7 +15,6 @@ import shutil
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
@@ -84,6 +83,8 @@ class BlobStore(Protocol):
 
 #: With less than this a folder's file system counts as full.
 LEAST_FREE = 16 << 20
+#: What `check` writes: one key, so that what a killed process leaves of it is replaced.
+PROBE = "ready/probe"
 #: What an S3 store takes in one request, and holds of a larger object until the next part goes.
 PART = 64 << 20
 #: How often the objects of a store with a set capacity are added up.
@@ -91,9 +92,8 @@ MEASURE_SECONDS = 60.0
 
 
 def _probe(store: BlobStore) -> None:
-    key = f"ready/{uuid.uuid4()}"
-    store.put(key, b"ready")
-    store.delete(key)
+    store.put(PROBE, b"ready", named=False)
+    store.delete(PROBE)
 
 
 def _pieces(data: bytes | IO[bytes]) -> Iterator[bytes]:
@@ -549,22 +549,51 @@ def get_blobs() -> BlobStore:
 
 #: How long an answer of `storage_problem` counts.
 CHECK_SECONDS = 10.0
-_checked: tuple[float, ServiceError | None] = (-math.inf, None)
-_checking = threading.Lock()
 
 
-def storage_problem() -> ServiceError | None:
-    """Return why the blob store takes nothing now, or None; asked of the store every `CHECK_SECONDS`.
+class _Health:
+    """Whether a store takes bytes, asked of it every `CHECK_SECONDS` by one thread at a time."""
 
-    While one thread asks the others get the answer before: a store that hangs holds one of them.
-    """
-    global _checked  # noqa: PLW0603 - one answer per process is the point
-    if time.monotonic() - _checked[0] > CHECK_SECONDS and _checking.acquire(blocking=False):
+    def __init__(self, store: BlobStore) -> None:
+        self.store = store
+        self.problem: ServiceError | None = None
+        self._at = -math.inf
+        self._asking = threading.Lock()
+
+    def ask(self, *, wait: bool) -> None:
+        if time.monotonic() - self._at < CHECK_SECONDS or not self._asking.acquire(blocking=False):
+            return
+        if wait:
+            self._ask()
+        else:
+            threading.Thread(target=self._ask, name="blob check", daemon=True).start()
+
+    def _ask(self) -> None:
         try:
-            get_blobs().check()
-            _checked = (time.monotonic(), None)
+            self.store.check()
+            self.problem = None
         except (BlobFull, BlobUnavailable) as error:
-            _checked = (time.monotonic(), error)
+            self.problem = error
         finally:
-            _checking.release()
-    return _checked[1]
+            self._at = time.monotonic()
+            self._asking.release()
+
+
+_health: _Health | None = None
+
+
+def storage_problem(*, wait: bool) -> ServiceError | None:
+    """Return why the blob store takes nothing, or None.
+
+    Parameters
+    ----------
+    wait
+        For an answer of the last seconds; else the last one counts, and a page is never late because of it.
+    """
+    global _health  # noqa: PLW0603 - one per process is the point
+    store = get_blobs()
+    health = _health
+    if health is None or health.store is not store:
+        health = _health = _Health(store)
+    health.ask(wait=wait)
+    return health.problem

@@ -16,12 +16,15 @@ class ServiceError(Exception):
         One sentence for the person.
     advice
         What to do next.
+    waiting
+        What to do while a batch waits because of it.
     """
 
     code = "internal_error"
     status = 500
     title = "Something went wrong on our side."
     advice = "Try again; if it stays, tell the operator."
+    waiting = "Tell the operator; the batch goes on by itself when it is mended, and nothing is lost."
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail or self.title)
@@ -66,6 +69,14 @@ class BatchEmpty(ServiceError):
     code, status = "batch_empty", 409
     title = "The batch has no files."
     advice = "Send files first, then submit."
+
+
+class ManifestUnmatched(ServiceError):
+    """Lines of the manifest met no file, or files no line, and the request forbids it."""
+
+    code, status = "manifest_unmatched", 409
+    title = "The manifest does not match the files."
+    advice = "Correct its paths and send it again, add the files, or submit without 'strict'."
 
 
 class WrongState(ServiceError):

@@ -209,6 +209,7 @@ def erase(
     )
     keys |= set(session.scalars(select(StudyFinding.report_key).where(StudyFinding.study_id.in_(study_ids))))
     paths = [(image.batch_id, image.path) for image in images]
+    lines = [(image.batch_id, image.manifest_path) for image in images if image.manifest_path is not None]
     hashes = {image.sha256 for image in images}
     told = list(session.scalars(select(Notice.id).where(Notice.study_id.in_(study_ids))))
     other = aliased(Image)
@@ -219,7 +220,7 @@ def erase(
         delete(StudyFinding).where(StudyFinding.study_id.in_(study_ids)),
         delete(Image).where(Image.id.in_([image.id for image in images])),
         delete(Finding).where(Finding.site_id == site_id, Finding.sha256.in_(hashes), ~shared),
-        delete(ManifestLine).where(tuple_(ManifestLine.batch_id, ManifestLine.path).in_(paths)),
+        delete(ManifestLine).where(tuple_(ManifestLine.batch_id, ManifestLine.path).in_([*paths, *lines])),
         delete(Study).where(Study.id.in_(study_ids)),
     ):
         session.execute(statement.execution_options(synchronize_session=False))

@@ -378,6 +378,10 @@ class Batch(Base):
     n_failed: Mapped[int] = _zero()
     n_cancelled: Mapped[int] = _zero()
     n_skipped: Mapped[int] = _zero()
+    # of the requester's manifest, counted at submit
+    manifest_rows: Mapped[int] = _zero()
+    manifest_rows_unmatched: Mapped[int] = _zero()
+    manifest_files_unmatched: Mapped[int] = _zero()
     n_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
     t_positive: Mapped[int] = _zero()
     t_doubt: Mapped[int] = _zero()
@@ -601,6 +605,7 @@ class Image(Base):
     # what a manifest row says, before the header is known
     manifest_study: Mapped[str] = mapped_column(server_default="", default="")
     priority: Mapped[int | None] = mapped_column(SmallInteger)
+    manifest_path: Mapped[str | None]  # of the manifest's line that speaks of it
     # what is kept of the header or the manifest (StudyFacts)
     accession: Mapped[str] = mapped_column(server_default="", default="")
     study_uid: Mapped[str] = mapped_column(server_default="", default="")

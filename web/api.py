@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import re
 import uuid
@@ -20,7 +22,8 @@ from store.accounts import Permission
 from store.batches import ImageRow
 from store.blobs import get_blobs
 from store.downloads import Format, Wish, stream
-from store.errors import BatchNotDraft, FindingsWithheld, NotFound
+from store.errors import BatchNotDraft, FindingsWithheld, NotFound, WrongState
+from store.export import cell
 from store.results import Selection
 from store.session import session_scope
 from store.tables import Batch, BatchStatus, Priority, Site
@@ -38,7 +41,7 @@ from web.representations import (
     image_without_finding,
     next_link,
 )
-from web.uploads import FilePart, Intake, read_form
+from web.uploads import FilePart, Intake, read_form, unknown_field
 
 api = Blueprint("api", __name__, url_prefix=API)
 
@@ -198,7 +201,7 @@ def get_batch(batch_id: uuid.UUID) -> Response:
     read_query()
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
-        if request.if_none_match.contains(batch_etag(batch)):
+        if request.if_none_match.contains_weak(batch_etag(batch)):
             response = Response(status=304)
             response.set_etag(batch_etag(batch))
             return response
@@ -230,7 +233,7 @@ def add_files(batch_id: uuid.UUID) -> Response:
     with Intake(identity().site_id, batch_id, settings) as intake:
         for part in parts:
             if not isinstance(part, FilePart):
-                raise InvalidRequest(f"unknown field {part.name[:40]!r}; files are sent as 'files'")
+                raise unknown_field(part.name)
             intake.take_part(part)
     return Response(intake.answers.stream(), content_type="application/json")
 
@@ -248,6 +251,7 @@ ACTIONS: Mapping[str, Callable[[Session, uuid.UUID, uuid.UUID], Batch]] = {
 TAKEN: Mapping[str, frozenset[str]] = {
     "retry": frozenset({"images"}),
     "cancel": frozenset({"draft_only"}),
+    "submit": frozenset({"strict"}),
 }
 
 
@@ -273,10 +277,11 @@ def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
     how: dict[str, Any] = {}
     if "images" in body:
         how["images"] = image_ids(body["images"])
-    if "draft_only" in body:
-        if not isinstance(body["draft_only"], bool):
-            raise InvalidRequest("draft_only must be true or false")
-        how["draft_only"] = body["draft_only"]
+    for name in ("draft_only", "strict"):
+        if name in body:
+            if not isinstance(body[name], bool):
+                raise InvalidRequest(f"{name} must be true or false")
+            how[name] = body[name]
     batch = act(batch_id, action, **how)
     with session_scope() as session:
         return _batch_answer(session, batch, 202)
@@ -346,6 +351,28 @@ def _download(batch_id: uuid.UUID, kind: Format) -> Response:
     return send_stream(Wish(Selection(identity().site_id, batch_id, trials=not batch.promoted), kind))
 
 
+@api.get("/batches/<uuid:batch_id>/unmatched.csv")
+@needs(Permission.READ)
+def unmatched_csv(batch_id: uuid.UUID) -> Response:
+    """Answer what of a submitted batch's manifest met nothing."""
+    read_query()
+    with session_scope() as session:
+        batch = batches.get_batch(session, identity().site_id, batch_id)
+        if batch.submitted_at is None:
+            raise WrongState
+        unmatched = batches.unmatched_of(session, batch_id) if batch.manifest_rows else None
+        audit(session, "unmatched_downloaded", batch_id)
+    text = io.StringIO()
+    lines = csv.writer(text)
+    lines.writerow(("what", "path"))
+    if unmatched is not None:
+        lines.writerows(("line without a file", cell(path)) for path in unmatched.rows)
+        lines.writerows(("file without a line", cell(path)) for path in unmatched.files)
+    response = Response(text.getvalue(), content_type="text/csv; charset=utf-8")
+    response.headers["Content-Disposition"] = f'attachment; filename="unmatched-{str(batch_id)[:8]}.csv"'
+    return response
+
+
 @api.get("/batches/<uuid:batch_id>/results.csv")
 @needs(Permission.READ)
 def results_csv(batch_id: uuid.UUID) -> Response:
@@ -401,7 +428,7 @@ def send_blob(
         headers["Content-Security-Policy"] = (
             "default-src 'none'; object-src 'self'; style-src 'unsafe-inline'"
         )
-    if sha256 and request.if_none_match.contains(sha256):
+    if sha256 and request.if_none_match.contains_weak(sha256):
         response = Response(status=304, headers=headers)
     else:
         response = Response(get_blobs().stream(key), headers=headers, content_type=media_type)

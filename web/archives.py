@@ -19,6 +19,8 @@ from settings import Settings
 from store.tables import Reason
 
 MAX_PATH = 1024
+#: In UTF-8: a path is part of a key, and Postgres takes no key beyond 2,704 bytes.
+MAX_PATH_BYTES = 2048
 #: Below this size a member may unpack at any ratio: small flat pictures compress very well.
 FREE_BYTES = 16 << 20
 
@@ -44,6 +46,14 @@ class ArchiveRefused(Exception):
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.value)
         self.reason = reason
+
+
+def printable(path: str) -> str:
+    """Return a path that a database takes and a page shows: no control characters, no boundless length."""
+    shown = "".join(
+        "\N{REPLACEMENT CHARACTER}" if ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF else c for c in path
+    )
+    return shown[-MAX_PATH:].encode()[-MAX_PATH_BYTES:].decode(errors="ignore") or "unnamed"
 
 
 @dataclass(frozen=True)

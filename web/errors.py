@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -9,7 +10,9 @@ import sqlalchemy.exc
 from flask import Flask, Response, current_app, json, render_template, request
 from werkzeug.exceptions import HTTPException, SecurityError
 
+from store.blobs import is_full
 from store.errors import BlobFull, ServiceError
+from store.seldom import log_seldom
 
 
 class InvalidRequest(ServiceError):
@@ -44,6 +47,14 @@ class ManifestInvalid(ServiceError):
     def __init__(self, errors: list[tuple[int, str]]) -> None:
         super().__init__("; ".join(f"line {line}: {what}" for line, what in errors))
         self.errors = errors
+
+
+class PrefixUnsupported(ServiceError):
+    """A proxy serves the application below a path."""
+
+    code, status = "prefix_unsupported", 400
+    title = "This service has to be served at the root of a host name, not below a path."
+    advice = "Give it a host name of its own in the proxy, and send no X-Forwarded-Prefix."
 
 
 class Unauthorized(ServiceError):
@@ -207,7 +218,16 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(ServiceError)
     def service_error(error: ServiceError) -> Response:
-        if error.status >= 500:
+        if error.status in {503, 507}:  # it lasts, and every request meets it
+            log_seldom(
+                current_app.logger,
+                logging.ERROR,
+                error.code,
+                "%s: %s",
+                error.code,
+                error.detail or error.title,
+            )
+        elif error.status >= 500:
             current_app.logger.error("%s: %s", error.code, error.detail)
         return respond(error)
 
@@ -230,6 +250,10 @@ def register(app: Flask) -> None:
         # the error's own text may quote a row: only its kind is logged
         current_app.logger.error("database: %s", type(getattr(error, "orig", None) or error).__name__)
         return respond(BlobFull() if full else DatabaseUnavailable() if gone else InternalError())
+
+    @app.errorhandler(OSError)
+    def no_room(error: OSError) -> Response:
+        return service_error(BlobFull()) if is_full(error) else unexpected(error)
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:

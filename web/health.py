@@ -7,7 +7,6 @@ operator's network reaches.
 
 from __future__ import annotations
 
-import uuid
 from datetime import timedelta
 
 import redis
@@ -20,9 +19,8 @@ from sqlalchemy.orm import Session
 
 from settings import Settings
 from store import monitoring
-from store.blobs import get_blobs
+from store.blobs import storage_problem
 from store.dispatch import KIND_QUEUES, QUEUES
-from store.errors import ServiceError
 from store.session import session_scope
 from store.tables import ENDED_WORK, Batch, BatchStatus, Work, Worker, WorkState
 from web.auth import is_public
@@ -62,10 +60,8 @@ def missing_parts(settings: Settings) -> dict[str, str]:
             broker.ping()
     except redis.RedisError as error:
         missing["broker"] = type(error).__name__
-    try:
-        get_blobs().exists(f"ready/{uuid.uuid4()}")
-    except ServiceError as error:
-        missing["blobs"] = error.code
+    if (problem := storage_problem(wait=True)) is not None:
+        missing["blobs"] = problem.code
     return missing
 
 

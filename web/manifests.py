@@ -8,6 +8,7 @@ from typing import IO
 
 from store.batches import ManifestRow
 from store.tables import Priority
+from web.archives import printable
 from web.errors import ManifestInvalid
 
 COLUMNS = ("path", "accession", "study", "view", "laterality", "priority")
@@ -23,6 +24,7 @@ def _row(values: dict[str, str]) -> ManifestRow:
     path = values["path"].replace("\\", "/").removeprefix("./")
     if not path:
         raise ValueError("the path is empty")
+    path = printable(path)  # as the name of a file that is sent
     for column in ("accession", "study", "view"):
         if len(values[column]) > MAX_VALUE:
             raise ValueError(f"{column} is longer than {MAX_VALUE} characters")

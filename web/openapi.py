@@ -83,6 +83,10 @@ SCHEMAS: Json = {
             "reasons": {"type": "object", "additionalProperties": {"type": "integer"}},
             "rate": {"type": "number", "description": "Images a second, lately."},
             "eta_seconds": maybe(WHOLE),
+            "manifest": maybe(numbers("rows", "rows_without_file", "files_without_row"))
+            | {"description": "Of a submitted batch with a manifest: how many lines and files met nothing."},
+            "waits_for": maybe(ref("Reason"))
+            | {"description": "Why nothing goes on at this moment: the storage is full or does not answer."},
             "links": {"type": "object", "additionalProperties": LINK},
         }
     ),
@@ -256,7 +260,11 @@ PATHS: Json = {
             requestBody=_FORM,
         ),
     },
-    "/batches/{batch_id}/submit": _action("submit", "Have the files of a draft read"),
+    "/batches/{batch_id}/submit": _action(
+        "submit",
+        "Have the files of a draft read; strict: only if the manifest and the files match",
+        record({"strict": YES_NO}, required=False),
+    ),
     "/batches/{batch_id}/cancel": _action(
         "cancel",
         "Cancel what has not ended; what is done stays. With draft_only, cancel a draft and nothing else",
@@ -296,6 +304,15 @@ PATHS: Json = {
                 CURSOR,
                 LIMIT,
             ],
+        ),
+    },
+    "/batches/{batch_id}/unmatched.csv": {
+        "parameters": [id_of("batch_id")],
+        "get": operation(
+            "Batches",
+            "unmatchedCsv",
+            "Download the manifest's lines that met no file, and the files that no line speaks of",
+            {"200": answer("A line each: what, path.", None, "text/csv")},
         ),
     },
     "/batches/{batch_id}/results.csv": {

@@ -8,6 +8,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from store.batches import ImageRow
+from store.blobs import storage_problem
+from store.errors import ServiceError
 from store.export import reason_of
 from store.tables import (
     REASONS,
@@ -73,9 +75,14 @@ def uploaded(batch: Batch) -> int:
     return batch.n_total - others - batch.n_cancelled
 
 
+def waits_for(batch: Batch) -> ServiceError | None:
+    """Return why a batch that is read makes no progress: the blob store takes nothing."""
+    return storage_problem(wait=False) if batch.status in _MOVING else None
+
+
 def eta_seconds(batch: Batch) -> int | None:
     """Return the seconds that the rest will take at the present rate, or None when that is not known."""
-    if batch.status not in _MOVING or batch.rate <= 0:
+    if batch.status not in _MOVING or batch.rate <= 0 or waits_for(batch) is not None:
         return None
     passed = sum(getattr(batch, f"s_{stage.value}") for stage in STAGES) / len(STAGES)
     return round((batch.n_total - passed) / batch.rate)
@@ -87,10 +94,12 @@ def batch_document(batch: Batch, reasons: Mapping[str, int], *, findings: bool) 
     Without `findings` it does not say what the bundle found.
     """
     here = f"{API}/batches/{batch.id}"
+    waits = waits_for(batch)
     return {
         "id": str(batch.id),
         "label": batch.label,
         "status": batch.status,
+        "waits_for": waits and {"code": waits.code, "sentence": waits.title, "advice": waits.waiting},
         "priority": PRIORITIES[batch.priority],
         "bundle": batch.bundle,
         "options": {"report": batch.with_report, "heatmap": batch.with_heatmap},
@@ -114,6 +123,13 @@ def batch_document(batch: Batch, reasons: Mapping[str, int], *, findings: bool) 
         else None,
         "stages": {stage.value: getattr(batch, f"s_{stage.value}") for stage in STAGES},
         "reasons": {code: n for code, n in sorted(reasons.items()) if findings or code not in NOT_ASSESSABLE},
+        "manifest": {
+            "rows": batch.manifest_rows,
+            "rows_without_file": batch.manifest_rows_unmatched,
+            "files_without_row": batch.manifest_files_unmatched,
+        }
+        if batch.manifest_rows
+        else None,
         "rate": round(batch.rate, 3) if batch.status in _MOVING else 0.0,
         "eta_seconds": eta_seconds(batch),
         "links": {
@@ -126,6 +142,7 @@ def batch_document(batch: Batch, reasons: Mapping[str, int], *, findings: bool) 
             "retry": f"{here}/retry",
             "pause": f"{here}/pause",
             "resume": f"{here}/resume",
+            "unmatched": f"{here}/unmatched.csv",
             "csv": f"{here}/results.csv",
             "zip": f"{here}/results.zip",
         },
@@ -133,8 +150,9 @@ def batch_document(batch: Batch, reasons: Mapping[str, int], *, findings: bool) 
 
 
 def batch_etag(batch: Batch) -> str:
-    """Return the entity tag of a batch: its version rises with every change of its row."""
-    return f"{batch.id.hex[:12]}-{batch.version}"
+    """Return the entity tag of a batch: its version rises with every change of its row; what it waits for."""
+    waits = waits_for(batch)
+    return f"{batch.id.hex[:12]}-{batch.version}" + (f"-{waits.code}" if waits else "")
 
 
 def image_document(row: ImageRow, bundle: Bundle) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from store.errors import BlobFull, QuotaExceeded, ServiceError
 from store.media import HEAD_BYTES, is_archive, is_zip, sniff
 from store.session import session_scope
 from store.tables import REASONS, Reason
-from web.archives import MAX_PATH, ArchiveRefused, Limits, is_ignored, open_members
+from web.archives import ArchiveRefused, Limits, is_ignored, open_members, printable
 from web.errors import InvalidRequest, MalformedForm
 from web.manifests import MAX_BYTES as MAX_MANIFEST_BYTES
 from web.manifests import read_manifest
@@ -102,6 +102,19 @@ def _events(stream: Readable, boundary: bytes, max_parts: int) -> Iterator[multi
             return
 
 
+#: The fields of a form whose values are files.
+FILE_FIELDS = frozenset({"files", "manifest"})
+
+
+def unknown_field(name: str) -> InvalidRequest:
+    """Return what is wrong with a field that is no file, or that a form does not have."""
+    if name in FILE_FIELDS:
+        return InvalidRequest(
+            f"{name!r} came as text, without a file name; send it as a file: curl -F '{name}=@PATH'"
+        )
+    return InvalidRequest(f"unknown field {name[:40]!r}; files are sent as 'files'")
+
+
 def read_form(stream: Readable, boundary: str, max_parts: int) -> Iterator[Field | FilePart]:
     """Yield the parts of a multipart body one by one, reading no further than needed.
 
@@ -128,7 +141,7 @@ def read_form(stream: Readable, boundary: str, max_parts: int) -> Iterator[Field
             while piece := reader.read(CHUNK):
                 value += piece
                 if len(value) > MAX_FIELD:
-                    raise RequestEntityTooLarge
+                    raise unknown_field(event.name) if event.name in FILE_FIELDS else RequestEntityTooLarge()
             yield Field(event.name or "", value.decode("utf-8", "replace"))
 
 
@@ -214,14 +227,6 @@ class Answers:
             while piece := self._spool.read(CHUNK):
                 yield piece
             yield b'\n], "counts": ' + json.dumps(counts | {"total": self.counts.total()}).encode() + b"}\n"
-
-
-def printable(path: str) -> str:
-    """Return a path that a database takes and a page shows: no control characters, no boundless length."""
-    shown = "".join(
-        "\N{REPLACEMENT CHARACTER}" if ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF else c for c in path
-    )
-    return shown[-MAX_PATH:] or "unnamed"
 
 
 class Intake:
@@ -405,4 +410,4 @@ class Intake:
             if part.filename:
                 self.take_manifest(part)
         else:
-            raise InvalidRequest(f"unknown field {part.name[:40]!r}; files are sent as 'files'")
+            raise unknown_field(part.name)

@@ -15,6 +15,7 @@ from settings import get_settings
 from store import work
 from store.dispatch import dispatch
 from store.errors import BlobFull, BlobUnavailable
+from store.seldom import log_seldom
 from store.session import is_unavailable, session_scope
 from store.tables import Reason, Stage, WorkKind
 from store.work import Lease, StaleLease, Verdict
@@ -112,7 +113,11 @@ def run(work_id: uuid.UUID, stage: Stage | None, execute: Callable[[Lease], bool
         _failed(taken, Reason.PROCESSING_ERROR, "out of memory")
     except Exception as error:
         if is_away(error):
-            log.warning("%s of %s is given back: %s", stage, work_id, describe(error))
+            told = ("%s of %s is given back: %s", stage, work_id, describe(error))
+            if isinstance(error, BlobFull):  # every unit meets it, every two seconds, until there is room
+                log_seldom(log, logging.WARNING, "full", *told)
+            else:
+                log.warning(*told)
             _give_back(taken, AWAY_DELAY, describe(error))
         else:
             log.exception("%s of %s failed", stage, work_id)

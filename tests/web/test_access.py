@@ -60,6 +60,7 @@ POST  /api/v1/batches/<uuid:batch_id>/files                   S T C R A
 POST  /api/v1/batches/<uuid:batch_id>/<any(submit,cancel,pause,resume,retry):action>   S T C R A
 GET   /api/v1/batches/<uuid:batch_id>/images                  S T C R A
 GET   /api/v1/batches/<uuid:batch_id>/results.csv             S T C R A
+GET   /api/v1/batches/<uuid:batch_id>/unmatched.csv           S T C R A
 GET   /api/v1/batches/<uuid:batch_id>/results.zip             S T C R A
 GET   /api/v1/images/<uuid:image_id>                          S T C R A
 GET   /api/v1/images/<uuid:image_id>/<any(original,display,overlay,report):kind>   S T C R A

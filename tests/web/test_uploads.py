@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import socket
+import unicodedata
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from store.fsck import check
 from store.session import session_scope
 from store.tables import Image
 from tests.faults.proxy import FaultyLine
-from tests.web.asking import JPEG, PNG, Asker, png, zipped
+from tests.web.asking import JPEG, PNG, Asker, Browser, png, zipped
 from tests.web.conftest import Process
 from tests.web.test_api import problem
 from tests.web.test_resumable import TUS, append
@@ -201,6 +202,50 @@ def test_a_bad_manifest_is_told_by_line_and_loses_nothing(ask: Asker) -> None:
     body = problem(answer, 422, "manifest_invalid")
     assert body["errors"] == [{"line": 2, "message": "priority must be urgent, normal, low or empty"}]
     assert ask.get(f"/batches/{batch}").json["counts"]["uploaded"] == 1
+
+
+APART = unicodedata.normalize("NFD", "Hüfte.png")
+UNLIKE = (
+    f"path,accession,laterality\nward/{unicodedata.normalize('NFC', APART)},A1,L\n"
+    "B.PNG,A2,R\nother/c.png,A3,L\n"
+)
+
+
+def test_a_manifest_written_otherwise_meets_its_files(ask: Asker, browser: Browser) -> None:
+    batch = ask.draft()
+    files = (f"ward/{APART}", "b.png", "in/c.png", "d.png", "notes.txt")
+    manifest = (UNLIKE + "e.png,A5,L\n").encode()
+    ask.send(
+        batch, *((name, png(name) if name.endswith("png") else b"no") for name in files), manifest=manifest
+    )
+    assert ask.get(f"/batches/{batch}/unmatched.csv").json["code"] == "wrong_state"
+    refused = problem(ask.post(f"/batches/{batch}/submit", json={"strict": True}), 409, "manifest_unmatched")
+    assert "1 line ('e.png')" in refused["detail"]
+    assert "1 file ('d.png')" in refused["detail"]
+    assert ask.get(f"/batches/{batch}").json["status"] == "draft"
+    told = ask.post(f"/batches/{batch}/submit", json={"strict": False})
+    assert told.json["manifest"] == {"rows": 4, "rows_without_file": 1, "files_without_row": 1}
+    images = ask.get(f"/batches/{batch}/images").json["items"]
+    assert [(i["accession"], i["laterality"]) for i in images] == [
+        ("A1", "L"), ("A2", "R"), ("A3", "L"), ("", ""), ("", ""),
+    ]  # fmt: skip
+    listed = ask.get(f"/batches/{batch}/unmatched.csv").text.splitlines()
+    assert listed == ["what,path", "line without a file,e.png", "file without a line,d.png"]
+    page = browser.client.get(f"/batches/{batch}").text
+    assert "1 met no file, and 1 files met no line" in page
+    assert f"/api/v1/batches/{batch}/unmatched.csv" in page
+
+
+def test_a_manifest_that_matches_may_be_strict(ask: Asker, browser: Browser) -> None:
+    batch = ask.draft()
+    ask.send(batch, ("a.png", png("1")), manifest=b"path,accession\na.png,A1\n")
+    assert ask.post(f"/batches/{batch}/submit", json={"strict": 1}).json["code"] == "invalid_request"
+    told = ask.post(f"/batches/{batch}/submit", json={"strict": True}).json
+    assert (told["status"], told["manifest"]["rows_without_file"]) == ("queued", 0)
+    assert "met no file" not in browser.client.get(f"/batches/{batch}").text
+    plain = ask.draft()
+    ask.send(plain, ("a.png", png("1")))
+    assert ask.post(f"/batches/{plain}/submit", json={"strict": True}).json["manifest"] is None
 
 
 def test_a_full_store_is_told_and_nothing_half_is_kept(

@@ -18,7 +18,7 @@ function valueAt(batch, path) {
     return c.done + c.rejected + c.failed + c.cancelled;
   }
   if (path === "pace") {
-    if (!batch.rate) return "";
+    if (!batch.rate || batch.waits_for) return "";
     const left = batch.eta_seconds === null ? "" : ` · ${spoken(batch.eta_seconds)} left`;
     return `· ${batch.rate.toFixed(1)} images/s${left}`;
   }
@@ -33,6 +33,11 @@ function showCounts(batch) {
   for (const bar of document.querySelectorAll("[data-bar]")) {
     bar.max = batch.counts.total || 1;
     bar.value = valueAt(batch, bar.dataset.bar);
+  }
+  const waits = document.querySelector("[data-waits]");
+  if (waits) {
+    waits.hidden = !batch.waits_for;
+    waits.textContent = batch.waits_for ? `${batch.waits_for.sentence} ${batch.waits_for.advice}` : "";
   }
   for (const element of document.querySelectorAll("[data-unless-zero]")) {
     element.hidden = !valueAt(batch, element.dataset.unlessZero);

@@ -1,0 +1,26 @@
+"""Keeps a fault that lasts from filling the log: one line a minute of each kind."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+
+SECONDS = 60.0
+_lock = threading.Lock()
+_told: dict[str, float] = {}
+_left_out: dict[str, int] = {}
+
+
+def log_seldom(log: logging.Logger, level: int, kind: str, message: str, *values: object) -> None:
+    """Log a message unless one of its kind was logged within the last minute."""
+    with _lock:
+        now = time.monotonic()
+        if now - _told.get(kind, -math.inf) < SECONDS:
+            _left_out[kind] = _left_out.get(kind, 0) + 1
+            return
+        _told[kind] = now
+        left_out = _left_out.pop(kind, 0)
+    more = f" ({left_out} like it in the last minutes)" if left_out else ""
+    log.log(level, message + more, *values)
