@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import urlsplit
 
 PREFIX = "FRACTUREAI_"
 
@@ -152,6 +153,8 @@ class Settings:
             > self.reconcile_seconds,
             "unavailable_seconds must be more than 0": self.unavailable_seconds > 0,
             "max_attempts must be at least 1": self.max_attempts >= 1,
+            "public_url must be the root of a host name, without a path": urlsplit(self.public_url).path
+            in {"", "/"},
             "blob_capacity_bytes must not be negative": self.blob_capacity_bytes >= 0,
             "disk_watermark must be 0 to 1": 0 <= self.disk_watermark < 1,
             "smtp_security must be starttls, tls or none": self.smtp_security in {"starttls", "tls", "none"},

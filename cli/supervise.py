@@ -121,6 +121,8 @@ def interruptible() -> None:
 def listen(host: str, port: int | None) -> socket.socket:
     """Return a listening socket: on the port asked for, or on the first free one from 8000.
 
+    ``::`` listens on IPv4, too, where the system can.
+
     Every web process of this run inherits it, so nobody else can take the port between two of them.
 
     Raises
@@ -130,7 +132,12 @@ def listen(host: str, port: int | None) -> socket.socket:
     """
     for candidate in [port] if port is not None else range(PORT, PORT + 100):
         try:
-            return socket.create_server((host, candidate), backlog=2048)
+            return socket.create_server(
+                (host, candidate),
+                family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+                dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+                backlog=2048,
+            )
         except OSError as error:
             last = error
     raise EmbeddedError(
@@ -230,11 +237,12 @@ def server(
             embedded(home, postgres=not named["DATABASE_URL"], valkey=not named["BROKER_URL"])
         )
         number = listener.getsockname()[1]
-        address = f"http://{'127.0.0.1' if host == ANYWHERE else host}:{number}"
+        everywhere = host in {ANYWHERE, "::"}
+        address = f"http://{'127.0.0.1' if everywhere else f'[{host}]' if ':' in host else host}:{number}"
         set_defaults(home, servers)
         os.environ.setdefault(
             "FRACTUREAI_PUBLIC_URL",
-            f"http://{socket.gethostname()}:{number}" if host == ANYWHERE else address,
+            f"http://{socket.gethostname()}:{number}" if everywhere else address,
         )
         os.environ.setdefault("FRACTUREAI_SOFT_SHUTDOWN_SECONDS", str(STOP_SECONDS - 1))
 

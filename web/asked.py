@@ -8,14 +8,37 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from flask import Flask, request
+from werkzeug.routing import IntegerConverter, Map
 
 from store.errors import NotFound
 from store.tables import ImageStatus, Triage
-from web.errors import InvalidQuery, InvalidRequest, UnsupportedMediaType
+from web.errors import InvalidQuery, InvalidRequest, PrefixUnsupported, UnsupportedMediaType
+
+
+def refuse_prefix() -> None:
+    """Refuse to be served below a path, where the first page would work and later ones would not.
+
+    Raises
+    ------
+    PrefixUnsupported
+    """
+    if request.headers.get("X-Forwarded-Prefix", "/") not in {"", "/"}:
+        raise PrefixUnsupported
+
+
+class DatabaseInteger(IntegerConverter):
+    """A number in an address, no larger than an integer of the database."""
+
+    def __init__(self, map: Map, **how: Any) -> None:
+        super().__init__(map, **{"max": (1 << 31) - 1, **how})
 
 
 def register(app: Flask) -> None:
-    """Refuse addresses, queries and forms with text that the database does not keep."""
+    """Refuse addresses, queries and forms with text and numbers that the database does not keep."""
+    app.url_map.converters["int"] = DatabaseInteger
+
+    # before anybody is sent to a page that the proxy does not find
+    app.before_request_funcs.setdefault(None, []).insert(0, refuse_prefix)
 
     @app.before_request
     def check_text() -> None:
@@ -95,7 +118,7 @@ def read_body() -> dict[str, Any]:
     if request.mimetype != "application/json":
         raise UnsupportedMediaType
     try:
-        body = json.loads(request.get_data())
+        body = json.loads(request.get_data(), parse_constant=_refuse_constant)
         writable = _writable(body)
     except ValueError:
         raise InvalidRequest("the body is not JSON") from None
@@ -106,6 +129,11 @@ def read_body() -> dict[str, Any]:
     if not writable:
         raise InvalidRequest("the body holds a character that no text has")
     return body
+
+
+def _refuse_constant(name: str) -> None:
+    """Python reads NaN and Infinity, which JSON does not have."""
+    raise ValueError(name)
 
 
 def _writable(value: object) -> bool:

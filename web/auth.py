@@ -253,7 +253,8 @@ def local_address(address: str) -> str:
     """Return an address to go to after signing in, only if it lies on this server."""
     parts = urlsplit(address)
     safe = address.startswith("/") and not parts.netloc and not address.startswith(("//", "/\\"))
-    return address if safe and "\\" not in address else url_for("pages.list_batches")
+    printable = all(32 < ord(c) != 127 for c in address)  # a line break would begin another header
+    return address if safe and printable and "\\" not in address else url_for("pages.list_batches")
 
 
 def network_of(address: str) -> str:

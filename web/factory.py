@@ -30,7 +30,7 @@ from web.admin_api import admin_api
 from web.api import api
 from web.audit import audit_pages
 from web.notices import notice_pages
-from web.resumable import resumable
+from web.resumable import MethodOverride, resumable
 from web.retention import retention_pages
 
 #: A body without files; requests with files have a limit of their own.
@@ -85,6 +85,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.url_map.strict_slashes = False
     app.extensions["settings"] = settings
+    app.wsgi_app = MethodOverride(app.wsgi_app)  # type: ignore[method-assign]
     if settings.trusted_proxies:
         n = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=n, x_proto=n, x_host=n)  # type: ignore[method-assign]

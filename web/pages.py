@@ -44,7 +44,7 @@ from web.auth import check_csrf, checks_csrf, identity, is_personal, needs
 from web.markdown import render
 from web.pacing import PAGE, is_watched
 from web.representations import batch_etag
-from web.uploads import Field, FilePart, Intake
+from web.uploads import FILE_FIELDS, Field, FilePart, Intake, unknown_field
 
 pages = Blueprint("pages", __name__)
 
@@ -115,6 +115,8 @@ def _take_form(
     with ExitStack() as opened:
         for part in parts:
             if isinstance(part, Field):
+                if part.name in FILE_FIELDS:
+                    raise unknown_field(part.name)
                 fields[part.name] = part.value
                 continue
             if intake is None:

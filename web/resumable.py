@@ -9,11 +9,12 @@ import base64
 import binascii
 import re
 import uuid
-from email.utils import format_datetime
-from typing import IO, cast
+from collections.abc import Iterable
+from typing import IO, TYPE_CHECKING, cast
 
 from flask import Blueprint, current_app, jsonify, request
 from werkzeug.exceptions import ClientDisconnected
+from werkzeug.http import http_date
 from werkzeug.wrappers import Response
 
 from settings import Settings
@@ -23,11 +24,15 @@ from store.blobs import get_blobs
 from store.errors import OffsetConflict, QuotaExceeded
 from store.session import session_scope
 from store.tables import Upload
+from web.archives import printable
 from web.asked import read_body
 from web.auth import identity, is_public, needs
 from web.errors import InvalidRequest, UnsupportedMediaType
 from web.representations import API, reason_document
-from web.uploads import FilePart, Intake, printable
+from web.uploads import FilePart, Intake
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 resumable = Blueprint("resumable", __name__, url_prefix=API)
 
@@ -77,6 +82,29 @@ def _asked(file: object) -> tuple[str, str]:
 # tus
 
 
+class MethodOverride:
+    """Takes a request for what ``X-HTTP-Method-Override`` names, as tus asks: some proxies pass only POST.
+
+    Parameters
+    ----------
+    app
+        What answers.
+    """
+
+    METHODS = frozenset({"PATCH", "DELETE", "HEAD"})
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request."""
+        named = environ.get("HTTP_X_HTTP_METHOD_OVERRIDE", "").upper()
+        here = environ.get("PATH_INFO", "").startswith(f"{API}/uploads/")
+        if here and environ["REQUEST_METHOD"] == "POST" and named in self.METHODS:
+            environ["REQUEST_METHOD"] = named
+        return self._app(environ, start_response)
+
+
 def _settings() -> Settings:
     settings: Settings = current_app.extensions["settings"]
     return settings
@@ -88,7 +116,7 @@ def _answer(status: int, upload: Upload | None = None, **headers: str) -> Respon
     response.headers["Cache-Control"] = "no-store"
     if upload is not None:
         response.headers["Upload-Offset"] = str(upload.offset)
-        response.headers["Upload-Expires"] = format_datetime(upload.expires_at, usegmt=False)
+        response.headers["Upload-Expires"] = http_date(upload.expires_at)
     for name, value in headers.items():
         response.headers[name.replace("_", "-")] = value
     return response
