@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     from training.evaluate import Reading
 
 
-def region_right(reading: Reading) -> bool:
-    """Tell whether the top region is one that the image is tagged with."""
-    return reading.route.region in reading.example.regions
+#: What FracAtlas calls the family of the arm.
+_FAMILY_TAGS = {"arm": "hand"}
+
+
+def region_right(reading: Reading, families: Mapping[str, str]) -> bool:
+    """Tell whether the image is tagged with the top region, or with the family of a bundle that has them."""
+    region, tags = reading.route.region, reading.example.regions
+    family = families.get(region, region)
+    return region in tags or _FAMILY_TAGS.get(family, family) in tags
 
 
 def unit_of(example: Example) -> str:
@@ -132,7 +138,7 @@ def figures_of(
         What a positive of the data set means, where it may differ from the bundle's.
     """
     examples = [reading.example for reading in readings]
-    right = np.array([region_right(r) for r in readings], np.float64)
+    right = np.array([region_right(r, bundle.families) for r in readings], np.float64)
     single = np.array([len(e.regions) == 1 for e in examples])
     turned_away = np.array([r.route.not_assessable is not None for r in readings], np.float64)
     shares = lambda k: {  # noqa: E731

@@ -780,7 +780,7 @@ _DEMO = (
 def demo_images(folder: Path | str, *, seed: int = 2026) -> list[Path]:
     """Write the demo's sample set, one file or more for each kind of outcome, and return their paths.
 
-    Single phantoms of every region (the shipped bundle knows no elbow), two DICOM studies of two views,
+    Single phantoms of every region, two DICOM studies of two views,
     in one of them a copy of the same bytes, a cut-off file, a colour picture, and a text file.
     """
     folder = Path(folder)

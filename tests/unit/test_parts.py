@@ -59,3 +59,19 @@ def test_a_header_is_held_against_the_family():
     assert stated("FOREARM").flags == stated("HAND").flags == stated("ELBOW").flags == ()
     assert stated("KNEE").flags == (Reason.REGION_CONTRADICTS_HEADER,)
     assert stated("CHEST").not_assessable is Reason.REGION_UNSUPPORTED
+
+
+def test_a_part_is_right_where_the_data_names_its_family():
+    from training.datasets import Example
+    from training.evaluate import Reading
+    from training.figures import region_right
+
+    def right(region, *tags):
+        example = Example("a", None, tags, False, "", "")
+        return region_right(Reading(example, told(**{region: 0.9}), None, None, None), FAMILY)
+
+    assert right("wrist", "hand")
+    assert right("wrist", "wrist")
+    assert right("ankle", "leg")
+    assert not right("wrist", "leg")
+    assert not right("shoulder", "hand")
