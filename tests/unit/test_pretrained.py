@@ -47,9 +47,8 @@ def test_weights_by_name_and_by_file_say_the_same(architecture, published, pictu
     source = getattr(keras.applications, published)(
         input_shape=(SIZE, SIZE, 3), include_top=False, weights=None, **options
     )
-    file = tmp_path / "weights.h5"
-    source.save_weights(tmp_path / "weights.weights.h5")
-    (tmp_path / "weights.weights.h5").rename(file)
+    file = tmp_path / "published.weights.h5"
+    source.save_weights(file)
     # what `imagenet` would download
     monkeypatch.setattr(file_utils, "get_file", lambda *a, **k: str(file))
     by_name = said(build_backbone(architecture, SIZE, "imagenet"), pictures)
