@@ -36,6 +36,7 @@ class Settings:
     public_url: str = ""
     # the database
     database_pooler: str = ""  # PgBouncer's mode, "transaction" or "session", where database_url leads to one
+    database_owner_url: str = ""  # of the tables' owner, for migrate, backup and restore; empty: database_url
     database_direct_url: str = ""  # past the pooler, for migrations, recovery's lock and fsck
     database_statement_seconds: float = 60.0  # then a query is cancelled
     database_lock_seconds: float = 20.0  # then a query that waits for a lock is cancelled
@@ -182,6 +183,7 @@ class Settings:
         """Show the settings without the secrets."""
         hidden = {
             "database_url",
+            "database_owner_url",
             "database_direct_url",
             "broker_url",
             "blob_url",

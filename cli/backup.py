@@ -94,7 +94,8 @@ def _postgres(name: str, *arguments: str, stdin: IO[bytes] | None = None) -> Non
     BackupError
         It failed.
     """
-    url = os.environ.get("FRACTUREAI_DATABASE_DIRECT_URL") or os.environ["FRACTUREAI_DATABASE_URL"]
+    names = ("OWNER_URL", "DIRECT_URL", "URL")
+    url = next(filter(None, (os.environ.get(f"FRACTUREAI_DATABASE_{name}") for name in names)))
     parts = urlsplit(url.replace("postgresql+psycopg://", "postgresql://"))
     address = urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@")))
     done = subprocess.run(
@@ -203,10 +204,10 @@ def _empty_target(*, force: bool) -> None:
     from sqlalchemy import text
 
     from store.blobs import get_blobs
-    from store.session import get_engine
+    from store.session import own_connection
 
     blobs = get_blobs()
-    with get_engine().begin() as connection:
+    with own_connection(autocommit=False, as_owner=True) as connection, connection.begin():
         tables = connection.scalar(text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"))
         if (tables or next(blobs.keys(), None)) and not force:
             raise BackupError("There is data at the target. To replace it with the archive's: --force.")

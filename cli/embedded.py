@@ -50,6 +50,7 @@ class Servers:
 
     database_url: str
     broker_url: str
+    database_owner_url: str = ""
 
     def environment(self) -> dict[str, str]:
         """Return them as environment variables."""
@@ -178,10 +179,10 @@ def embedded(
 
         stack.callback(stop)
         broker_url = _start_valkey(home, lock, children) if valkey else ""
-        database_url = _start_postgres(home, lock, children) if postgres else ""
+        owner_url = _start_postgres(home, lock, children) if postgres else ""
         if valkey:
             _await(children[0], lambda: valkey_answers(broker_url))
-        servers = Servers(database_url, broker_url)
+        servers = Servers(_application_url(home, owner_url), broker_url, owner_url)
         write_private(home / "servers.json", json.dumps(asdict(servers)))  # for `fsck` and `backup`
         yield servers, children
 
@@ -275,6 +276,14 @@ def _start_postgres(home: Path, lock: int, children: list[Child]) -> str:
     url = f"postgresql://fractureai:{password}@127.0.0.1:{port}/postgres"
     _await(child, lambda: postgres_answers(url))
     return url
+
+
+def _application_url(home: Path, owner_url: str) -> str:
+    """Return the address under which the application comes; `migrate` makes the account."""
+    if not owner_url:
+        return ""
+    place = owner_url.rpartition("@")[2]
+    return f"postgresql://fractureai_app:{kept_secret(home / 'application_password')}@{place}"
 
 
 def _place_postgres(home: Path) -> tuple[int | None, Path, Path]:

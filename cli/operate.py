@@ -67,7 +67,9 @@ def server_parts(home: Path | None) -> Iterator[None]:
                 servers = running_servers(folder)
                 if servers is None:
                     servers, _ = stack.enter_context(embedded(folder, valkey=False))
-                os.environ["FRACTUREAI_DATABASE_URL"] = servers.database_url
+                os.environ.update(
+                    {name: url for name, url in servers.environment().items() if "DATABASE" in name}
+                )
             if not os.environ.get("FRACTUREAI_BLOB_URL"):
                 os.environ["FRACTUREAI_BLOB_URL"] = (folder / "blobs").as_uri()
             acting = origin.set(Origin(operator=operator()))

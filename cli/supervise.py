@@ -247,6 +247,7 @@ def server(
         os.environ.setdefault("FRACTUREAI_SOFT_SHUTDOWN_SECONDS", str(STOP_SECONDS - 1))
 
         prepare()
+        os.environ.pop("FRACTUREAI_DATABASE_OWNER_URL", None)  # nobody needs it from here on
         access = _leave_key(home, address)
         supervisor = Supervisor(children, say)
         ours = processes(home, listener, health, workers or max(1, (os.cpu_count() or 2) // 2))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import text
 
+from settings import get_settings
+from store.database_roles import grant_application
 from store.research_tables import Dataset  # noqa: F401 - its tables belong to Base
 from store.review_tables import Review  # noqa: F401 - its table belongs to Base
 from store.session import own_connection
@@ -20,7 +22,7 @@ if context.is_offline_mode():
     with context.begin_transaction():
         context.run_migrations()
 else:
-    with own_connection(autocommit=False) as connection:
+    with own_connection(autocommit=False, as_owner=True) as connection:
         context.configure(connection=connection, target_metadata=Base.metadata, compare_server_default=True)
         with context.begin_transaction():
             # Whoever comes second waits for the first, however long that takes. All of it ends with the
@@ -30,3 +32,4 @@ else:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             context.run_migrations()
+            grant_application(connection, get_settings())

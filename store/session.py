@@ -128,7 +128,7 @@ def refuse_unnamed_pooler() -> None:
 
 
 @contextmanager
-def own_connection(*, autocommit: bool = True) -> Iterator[Connection]:
+def own_connection(*, autocommit: bool = True, as_owner: bool = False) -> Iterator[Connection]:
     """Yield a connection of its own, not of the pool and not through a pooler: for state of a session.
 
     It is closed however the block ends, so that whatever it holds (an advisory lock, a temporary table, a
@@ -138,10 +138,13 @@ def own_connection(*, autocommit: bool = True) -> Iterator[Connection]:
     ----------
     autocommit
         Each statement commits by itself.
+    as_owner
+        As the owner of the tables, to change what they are; the application's own account may not.
     """
     settings = get_settings().require("database_url")
+    owner = settings.database_owner_url if as_owner else ""
     engine = create_engine(
-        _url(settings.database_direct_url or settings.database_url),
+        _url(owner or settings.database_direct_url or settings.database_url),
         poolclass=NullPool,
         connect_args={**_connect_args(settings), "options": _options(settings)},
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
 
 from cli.child import Child
 from cli.embedded import Servers, embedded
@@ -93,14 +93,16 @@ def settings_env(
 
 @pytest.fixture
 def database(settings_env: pytest.MonkeyPatch, migrated: None) -> Iterator[Engine]:
-    """An empty, migrated database."""
-    engine = session_module.get_engine()
+    """An empty, migrated database, as its owner sees it; the product comes by an account of its own."""
+    address = get_settings().database_owner_url.replace("postgresql://", "postgresql+psycopg://")
+    engine = create_engine(address, pool_pre_ping=True)
     tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
     with engine.begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))  # audit refuses otherwise
         connection.execute(text(f"TRUNCATE {tables} CASCADE"))
     yield engine
     engine.dispose()
+    session_module.get_engine().dispose()
 
 
 @pytest.fixture

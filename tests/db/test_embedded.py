@@ -66,7 +66,7 @@ def start(home: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
 def test_data_is_there_again_and_nothing_runs_in_between(fresh_home: Path) -> None:
     with embedded(fresh_home) as (servers, children):
         assert running_servers(fresh_home) == servers
-        assert row_count(servers.database_url) == 1
+        assert row_count(servers.database_owner_url) == 1
         with redis.Redis.from_url(servers.broker_url) as client:
             client.set("kept", "yes")
             assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
@@ -74,7 +74,7 @@ def test_data_is_there_again_and_nothing_runs_in_between(fresh_home: Path) -> No
     assert running_servers(fresh_home) is None
     assert not any(psutil.pid_exists(pid) for pid in pids)
     with embedded(fresh_home) as (servers, _):
-        assert row_count(servers.database_url) == 2
+        assert row_count(servers.database_owner_url) == 2
         with redis.Redis.from_url(servers.broker_url) as client:
             assert client.get("kept") == b"yes"
 
@@ -84,10 +84,10 @@ def test_killed_without_warning_it_ends_and_starts_again(fresh_home: Path) -> No
     descendants = [p for child in children for p in (child, *child.children(recursive=True))]
     servers = running_servers(fresh_home)
     assert servers is not None
-    assert row_count(servers.database_url) == 1
+    assert row_count(servers.database_owner_url) == 1
     parent.kill()
     with embedded(fresh_home) as (servers, _):  # at once: it waits for the others to end
-        assert row_count(servers.database_url) == 2
+        assert row_count(servers.database_owner_url) == 2
     parent.wait()
     _, alive = psutil.wait_procs(descendants, timeout=10)
     assert not alive
@@ -99,7 +99,7 @@ def test_a_foreign_pid_in_the_pid_file_does_not_keep_postgres_from_starting(fres
     pid_file = next(fresh_home.glob("postgres-*")) / "postmaster.pid"
     pid_file.write_text(f"{os.getpid()}\n{pid_file.parent}\n{int(time.time())}\n5432\n\n127.0.0.1\n")
     with embedded(fresh_home) as (servers, _):
-        assert row_count(servers.database_url) == 1
+        assert row_count(servers.database_owner_url) == 1
 
 
 def test_two_cannot_share_a_home(fresh_home: Path) -> None:
@@ -121,14 +121,14 @@ def test_secrets_are_the_owners_alone(fresh_home: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user for Postgres")
 def test_closed_folders_stay_closed(closed_home: Path) -> None:
     with embedded(closed_home) as (servers, children):
-        assert row_count(servers.database_url) == 1
+        assert row_count(servers.database_owner_url) == 1
         postgres = next(child for child in children if child.name == "postgres")
         assert postgres.process is not None
         assert psutil.Process(postgres.process.pid).uids().real != 0
     assert closed_home.parent.stat().st_mode & 0o777 == 0o700
     assert not list(closed_home.glob("postgres-*"))
     with embedded(closed_home) as (servers, _):
-        assert row_count(servers.database_url) == 2
+        assert row_count(servers.database_owner_url) == 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user for Postgres")
@@ -141,7 +141,7 @@ def test_programs_in_a_closed_folder_are_copied(closed_home: Path, monkeypatch: 
         embedded_module, "_wheel", lambda name: site / name if name.startswith("pixel") else real(name)
     )
     with embedded(closed_home) as (servers, children):
-        assert row_count(servers.database_url) == 1
+        assert row_count(servers.database_owner_url) == 1
         postgres = next(child for child in children if child.name == "postgres")
         assert Path(postgres.argv[0]).is_relative_to(OUTSIDE)
     assert closed_home.parent.stat().st_mode & 0o777 == 0o700
@@ -153,7 +153,7 @@ def test_an_interrupted_first_start_is_made_good(fresh_home: Path) -> None:
     data = next(fresh_home.glob("postgres-*"))
     (data / "PG_VERSION").unlink()  # the last thing that making a cluster writes
     with embedded(fresh_home) as (servers, _):
-        assert row_count(servers.database_url) == 1
+        assert row_count(servers.database_owner_url) == 1
 
 
 def test_a_server_that_dies_says_why(fresh_home: Path) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from store import audit
+from store.session import get_engine
 from store.tables import Base
 from tests.conftest import ROOT
 
@@ -76,3 +77,33 @@ def test_transactions_at_once_make_one_chain(database: Engine) -> None:
     with database.connect() as connection:
         assert audit.broken_links(connection, most=9) == []
         assert audit.chain_head(connection).startswith("80 ")
+
+
+def test_the_applications_account_can_neither_change_tables_nor_the_audit(database: Engine) -> None:
+    with database.begin() as connection:
+        connection.execute(text("INSERT INTO sites (id, name) VALUES (gen_random_uuid(), 'A')"))
+    application = get_engine()
+    with application.begin() as connection:
+        connection.execute(text("INSERT INTO audit (site_id, action) SELECT id, 'test' FROM sites"))
+        assert connection.scalar(text("SELECT count(*) FROM audit_chain")) == 0  # it comes with the commit
+    with application.connect() as connection:
+        assert audit.broken_links(connection, most=9) == []
+        assert connection.scalar(text("SELECT count(*) FROM audit_chain")) == 1
+        role = "SELECT rolsuper, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname = current_user"
+        assert tuple(connection.execute(text(role)).one()) == (False, False, False)
+    for statement in (
+        "UPDATE audit SET action = 'x'",
+        "DELETE FROM audit",
+        "TRUNCATE audit",
+        "DELETE FROM audit_chain",
+        "INSERT INTO audit_chain VALUES (9, 9, 'x')",
+        "SELECT audit_link_next(1)",
+        "ALTER TABLE audit DISABLE TRIGGER ALL",
+        "DROP TABLE audit",
+        "SET session_replication_role = replica",
+        "UPDATE alembic_version SET version_num = '0001'",
+        "CREATE TABLE mine (n int)",
+        "COPY sites TO PROGRAM 'cat'",
+    ):
+        with pytest.raises(DBAPIError, match=r"permission denied|must be owner"), application.begin() as link:
+            link.execute(text(statement))

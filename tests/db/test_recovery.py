@@ -216,7 +216,7 @@ def sleeps_too_long() -> None:
 
 
 def waits_for_a_lock() -> None:
-    with own_connection(autocommit=False) as locker, session_scope() as session:
+    with own_connection(autocommit=False, as_owner=True) as locker, session_scope() as session:
         locker.execute(text("LOCK TABLE audit IN ACCESS EXCLUSIVE MODE"))
         session.execute(text("SELECT count(*) FROM audit"))
 
@@ -231,8 +231,7 @@ def is_cancelled() -> None:
 
 def is_in_a_deadlock() -> None:
     keys = "SELECT pg_advisory_xact_lock(:key)"
-    with own_connection(autocommit=False) as other, session_scope() as session:
-        session.execute(text("SET LOCAL deadlock_timeout = '20ms'"))
+    with own_connection(autocommit=False, as_owner=True) as other, session_scope() as session:
         session.execute(text("SET LOCAL lock_timeout = 0"))
         other.execute(text("SET lock_timeout = 0"))
         other.execute(text("SET statement_timeout = 0"))
@@ -320,14 +319,14 @@ def test_an_expired_lease_that_cannot_be_written_down_holds_up_no_other(
         for unit in (odd, good):
             unit.state, unit.lease_token = WorkState.RUNNING.value, uuid.uuid4()
             unit.lease_until = func.now()
-        session.execute(
+    with own_connection(as_owner=True) as owner:
+        owner.execute(
             text(
                 "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger AS $$ BEGIN"
                 " RAISE EXCEPTION 'refused'; END $$ LANGUAGE plpgsql"
             )
         )
-        session.flush()
-        session.execute(
+        owner.execute(
             text(
                 f"CREATE TRIGGER refuse BEFORE UPDATE ON work FOR EACH ROW WHEN (OLD.id = '{odd.id}')"
                 " EXECUTE FUNCTION refuse()"
@@ -339,8 +338,8 @@ def test_an_expired_lease_that_cannot_be_written_down_holds_up_no_other(
             assert session.get_one(Work, good.id).attempt == 1
             assert session.get_one(Work, odd.id).attempt == 0
     finally:
-        with session_scope() as session:
-            session.execute(text("DROP TRIGGER refuse ON work"))
+        with own_connection(as_owner=True) as owner:
+            owner.execute(text("DROP TRIGGER refuse ON work"))
 
 
 def test_psycopg_files_a_cancelled_query_under_the_same_exception_as_a_lost_connection() -> None:

@@ -91,7 +91,7 @@ def test_nobody_changes_what_was_said(site: uuid.UUID, reader: uuid.UUID, blobs:
     read(site, {"p.png": POSITIVE})
     answer(site, reader, "p.png", Answer.PRESENT)
     for statement in ("UPDATE reviews SET answer = 'absent'", "DELETE FROM reviews", "TRUNCATE reviews"):
-        with pytest.raises(DBAPIError, match="append-only"), session_scope() as session:
+        with pytest.raises(DBAPIError, match=r"append-only|permission denied"), session_scope() as session:
             session.execute(text(statement))
     with session_scope() as session:  # erased on request, and only so
         session.execute(text("SET LOCAL fractureai.erasing = 'on'"))

@@ -30,6 +30,7 @@ RUNNING = (
 )
 FILLED_IN = {
     "POSTGRES_PASSWORD": "p",
+    "APPLICATION_PASSWORD": "a",
     "VALKEY_PASSWORD": "v",
     "SECRET_KEY": "k" * 32,
     "SLOTS": "1",
@@ -49,6 +50,7 @@ class Deployment:
         self.port = free_port()
         self.here = {
             "FRACTUREAI_DATABASE_URL": servers.database_url,
+            "FRACTUREAI_DATABASE_OWNER_URL": servers.database_owner_url,
             "FRACTUREAI_BROKER_URL": servers.broker_url,
             "FRACTUREAI_BLOB_URL": f"file://{folder}/blobs",
             "FRACTUREAI_CACHE_DIR": str(folder / "cache"),
@@ -84,18 +86,18 @@ def deployment(servers: Servers, database: Engine, tmp_path: Path) -> Deployment
 
 
 def test_its_commands_read_a_batch(deployment: Deployment, tmp_path: Path) -> None:
-    key = re.search(r"API key: (\S+)", deployment.run("migrate", deployment.command("migrate")))
-    assert key
+    assert "/sign-in?token=" in deployment.run("migrate", deployment.command("migrate"))
+    command = str(Path(sys.executable).parent / "fractureai")
+    key = deployment.run("web", [command, "keys", "add", "tests", "--for", "admin@localhost"]).strip()
     bundle = write_untrained_bundle(tmp_path / "untrained")
-    add = [str(Path(sys.executable).parent / "fractureai"), "bundles", "add", str(bundle)]
-    deployment.run("migrate", add)
+    deployment.run("migrate", [command, "bundles", "add", str(bundle)])
     images = tmp_path / "images"
     images.mkdir()
     for seed, region in enumerate(("hand", "leg", "hip", "shoulder")):
         (images / f"{region}.png").write_bytes(encode_phantom(make_phantom(seed, region), "png"))
     children = [deployment.start(name) for name in RUNNING]
     try:
-        with Client(f"http://127.0.0.1:{deployment.port}", key[1], patience=120) as client:
+        with Client(f"http://127.0.0.1:{deployment.port}", key, patience=120) as client:
             options = SubmitOptions(bundle=NAME, out=tmp_path / "results.zip", timeout=900)
             result = run_submit(client, [images], options, open_console())
         assert result.batch["status"] == "done", [child.log_tail() for child in children]

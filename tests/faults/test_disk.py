@@ -96,6 +96,7 @@ class TestPostgres:
         home = small_disk / "home"
         with embedded(home, valkey=False) as (servers, [child]):
             settings_env.setenv("FRACTUREAI_DATABASE_URL", servers.database_url)
+            settings_env.setenv("FRACTUREAI_DATABASE_OWNER_URL", servers.database_owner_url)
             settings_env.setattr(session_module, "_engine", None)
             get_settings.cache_clear()
             command = [sys.executable, "-m", "alembic", "upgrade", "head"]

@@ -100,7 +100,7 @@ def test_variables_are_explained_and_settings_exist() -> None:
 
 
 def test_secrets_have_no_default() -> None:
-    for name in ("POSTGRES_PASSWORD", "VALKEY_PASSWORD", "SECRET_KEY"):
+    for name in ("POSTGRES_PASSWORD", "APPLICATION_PASSWORD", "VALKEY_PASSWORD", "SECRET_KEY"):
         assert set(re.findall(rf"\$\{{{name}([^}}]*)\}}", TEXT)) == {":?"}
 
 
