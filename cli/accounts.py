@@ -199,6 +199,19 @@ def link(email: str, home: Path | None, site: str | None) -> None:
     _print_link(token)
 
 
+@people.command("reset-second-factor")
+@click.argument("email")
+@_options
+@client_command
+def reset_second_factor(email: str, home: Path | None, site: str | None) -> None:
+    """Let a person whose phone is gone sign in by password alone, until they set a second factor anew."""
+    with _site(home, site) as (session, found):
+        from store.second_factor import reset
+
+        reset(session, found.id, _person(session, found, email).id, by=None)
+    click.echo(f"{email} has no second factor now.")
+
+
 @people.command()
 @click.argument("email")
 @_options

@@ -28,6 +28,8 @@ from store.tables import ApiKey, Audit, KnownPlace, SignInToken, Site, User, Use
 KEY_PREFIX = "fai_"
 MIN_PASSWORD = 10
 MAX_PASSWORD = 1000
+#: Within which a code follows the password.
+CODE_MINUTES = 10.0
 
 
 class PasswordTooShort(ServiceError):
@@ -80,6 +82,8 @@ class Identity:
         Of the browser session; None for an API key.
     key_id
         Of the API key; None for a browser session.
+    must_enrol
+        The site demands a second factor, and this person has none yet.
     """
 
     site_id: uuid.UUID
@@ -90,6 +94,7 @@ class Identity:
     csrf_token: str | None = None
     name: str = ""
     key_id: uuid.UUID | None = None
+    must_enrol: bool = False
 
     def may(self, permission: str) -> bool:
         """Tell whether this may be done."""
@@ -501,6 +506,7 @@ def open_session(
             token_hash=hash_token(token),
             csrf_token=secrets.token_urlsafe(32),
             how=how,
+            second_factor=how == "provider",  # which asks for its own
             agent=agent[:200],
             expires_at=func.now() + timedelta(hours=hours),
         )
@@ -514,9 +520,11 @@ def identify_session(session: Session, token: str, *, idle_hours: float) -> Iden
     """Return whose browser this is, or None. Notes that it was seen at most once a minute."""
     unnoted = UserSession.last_seen_at < func.now() - timedelta(minutes=1)
     row = session.execute(
-        select(UserSession, User, unnoted)
+        select(UserSession, User, unnoted, Site.second_factor_roles)
         .join(User, User.id == UserSession.user_id)
+        .join(Site, Site.id == User.site_id)
         .where(
+            or_(User.totp_secret.is_(None), UserSession.second_factor),
             UserSession.token_hash == hash_token(token),
             UserSession.expires_at > func.now(),
             UserSession.last_seen_at > func.now() - timedelta(hours=idle_hours),
@@ -525,7 +533,7 @@ def identify_session(session: Session, token: str, *, idle_hours: float) -> Iden
     ).first()
     if row is None:
         return None
-    opened, user, is_unnoted = row
+    opened, user, is_unnoted, demanded = row
     if is_unnoted:
         session.execute(
             update(UserSession)
@@ -534,7 +542,37 @@ def identify_session(session: Session, token: str, *, idle_hours: float) -> Iden
             .execution_options(synchronize_session=False)
         )
     role = Role(user.role)
-    return Identity(user.site_id, user.id, role, user.email, PERMISSIONS[role], opened.csrf_token, user.name)
+    return Identity(
+        user.site_id,
+        user.id,
+        role,
+        user.email,
+        PERMISSIONS[role],
+        opened.csrf_token,
+        user.name,
+        must_enrol=role in demanded and not opened.second_factor and user.totp_secret is None,
+    )
+
+
+def awaiting_code(session: Session, token: str) -> User | None:
+    """Return whose browser gave the password, or used a link, a moment ago and now owes a code; or None."""
+    return session.scalar(
+        select(User)
+        .join(UserSession, UserSession.user_id == User.id)
+        .where(
+            UserSession.token_hash == hash_token(token),
+            UserSession.second_factor.is_(False),
+            UserSession.proved_at > func.now() - timedelta(minutes=CODE_MINUTES),
+            User.totp_secret.is_not(None),
+            User.disabled_at.is_(None),
+        )
+    )
+
+
+def pass_second_factor(session: Session, token: str) -> None:
+    """Note that the person of this browser has given a right code."""
+    mine = UserSession.token_hash == hash_token(token)
+    session.execute(update(UserSession).where(mine).values(second_factor=True))
 
 
 def note_confirmed(session: Session, token: str) -> None:

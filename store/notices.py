@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from cryptography.fernet import Fernet
 from sqlalchemy import Select, delete, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
@@ -23,6 +22,7 @@ from settings import get_settings
 from store import quotas, work
 from store.errors import NotFound, ServiceError
 from store.paging import Page, decode_cursor, encode_cursor, moment
+from store.sealing import sealer
 from store.tables import Batch, Notice, NoticeTarget, Triage, Work, WorkKind, WorkState
 
 MOST_TARGETS = 20
@@ -62,12 +62,6 @@ class TooManyTargets(ServiceError):
     code, status = "too_many_targets", 409
     title = f"A site has at most {MOST_TARGETS} targets of notices."
     advice = "Remove one that is not used."
-
-
-def _fernet() -> Fernet:
-    """Return the cipher of the signing secrets; its key never lies in the database."""
-    secret = get_settings().require("secret_key").secret_key.encode()
-    return Fernet(base64.urlsafe_b64encode(hmac.new(secret, b"notice secrets", hashlib.sha256).digest()))
 
 
 def sign(secret: str, notice_id: str, timestamp: int, body: bytes) -> str:
@@ -110,7 +104,7 @@ def add_target(
         channel=channel.value,
         address=address,
         events=sorted(events),
-        secret=_fernet().encrypt(secret.encode()).decode() if secret else None,
+        secret=sealer(b"notice secrets").encrypt(secret.encode()).decode() if secret else None,
     )
     session.add(target)
     session.flush()
@@ -119,7 +113,7 @@ def add_target(
 
 def secret_of(target: NoticeTarget) -> str:
     """Return the secret that signs the target's webhooks."""
-    return _fernet().decrypt((target.secret or "").encode()).decode()
+    return sealer(b"notice secrets").decrypt((target.secret or "").encode()).decode()
 
 
 def list_targets(session: Session, site_id: uuid.UUID) -> list[NoticeTarget]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from flask import Blueprint, current_app, redirect, render_template, request, url_for
+from flask import Response as FlaskResponse
+from markupsafe import Markup
 from werkzeug.wrappers import Response
 
-from store import accounts
+from store import accounts, second_factor, throttle
 from store.accounts import PERMISSIONS, Permission, Role
 from store.people import SignsInElsewhere
 from store.session import session_scope
 from store.tables import Site, User
 from web.auth import (
+    MOST_PER_PERSON,
     SESSION_COOKIE,
     Confirmation,
+    before_second_factor,
     confirm_identity,
     confirm_lately,
     confirmation,
@@ -23,7 +28,7 @@ from web.auth import (
     is_personal,
     local_address,
 )
-from web.errors import InvalidRequest
+from web.errors import InvalidRequest, TooManyAttempts
 
 account = Blueprint("account", __name__, url_prefix="/account")
 
@@ -109,6 +114,7 @@ def end_session(session_id: uuid.UUID) -> Response:
 
 
 @account.get("/confirm")
+@before_second_factor
 @is_personal
 def ask_password() -> str | Response:
     """Ask for the password again, before an act that needs it; or send to the identity provider."""
@@ -120,6 +126,7 @@ def ask_password() -> str | Response:
 
 
 @account.post("/confirm")
+@before_second_factor
 @is_personal
 def take_password() -> Response:
     """Note that the person gave their password again; it counts for some minutes."""
@@ -153,3 +160,69 @@ def change_password() -> str:
             session, user, request.form.get("password", ""), keep_session=request.cookies.get(SESSION_COOKIE)
         )
     return _page(said="The password is set. Other browsers were signed out.")
+
+
+def _second_factor_page(*, error: str = "", codes: Sequence[str] = (), status: int = 200) -> FlaskResponse:
+    import segno  # only this page draws a code
+
+    with session_scope() as session:
+        user = session.get_one(User, identity().user_id)
+    secret = second_factor.new_secret()
+    drawn = segno.make(second_factor.address_of(user, secret), micro=False)
+    page = render_template(
+        "second_factor.html",
+        user=user,
+        secret=" ".join(secret[i : i + 4] for i in range(0, len(secret), 4)),
+        offer=second_factor.seal_offer(user, secret),
+        picture=Markup(drawn.svg_inline(scale=5, border=4, light="#fff", title="QR code")),  # noqa: S704 - our own
+        error=error,
+        codes=codes,
+    )
+    return FlaskResponse(page, status)
+
+
+@account.get("/second-factor")
+@before_second_factor
+@is_personal
+def show_second_factor() -> FlaskResponse:
+    """Show whether signing in takes a code, and how to set that."""
+    return _second_factor_page()
+
+
+@account.post("/second-factor")
+@before_second_factor
+@is_personal
+def set_second_factor() -> FlaskResponse:
+    """Set the second factor, confirmed by its first code; shows recovery codes once."""
+    confirm_lately()
+    offer, code = request.form.get("offer", ""), request.form.get("code", "")
+    try:
+        with session_scope() as session:
+            user = session.get_one(User, identity().user_id, with_for_update=True)
+            if user.totp_secret is not None:
+                raise InvalidRequest("there is a second factor already: remove it first")
+            codes = second_factor.enrol(session, user, offer, code)
+            accounts.pass_second_factor(session, request.cookies.get(SESSION_COOKIE, ""))
+    except second_factor.CodeWrong as error:
+        return _second_factor_page(error=f"{error.title} {error.advice}", status=422)
+    return _second_factor_page(codes=codes)
+
+
+@account.post("/second-factor/remove")
+@is_personal
+def remove_second_factor() -> Response:
+    """Remove the second factor; takes a code of it."""
+    confirm_lately()
+    me = identity()
+    with session_scope() as session:
+        attempt = throttle.try_sign_in(session, {f"code {me.user_id}": MOST_PER_PERSON})
+    if attempt is None:
+        raise TooManyAttempts
+    with session_scope() as session:
+        right = second_factor.check_code(session, me.user_id, request.form.get("code", ""))
+        if right:
+            throttle.forgive(session, attempt)
+            second_factor.remove(session, session.get_one(User, me.user_id), by=me.user_id)
+    if not right:
+        return _second_factor_page(error=second_factor.CodeWrong.title, status=422)
+    return redirect(url_for("account.show_second_factor"), 303)

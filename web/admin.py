@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import people
+from store import people, second_factor
 from store.accounts import Permission, Role
 from store.session import session_scope
-from store.tables import User
+from store.tables import Site, User
 from web.account import PERMISSION_WORDS
 from web.auth import confirm_lately, identity, needs, require_person
 from web.errors import InvalidRequest
@@ -54,7 +54,8 @@ def home() -> Response:
 def _people(**more: object) -> str:
     with session_scope() as session:
         shown = people.list_people(session, identity().site_id)
-    return render_template("admin_people.html", people=shown, roles=ROLE_WORDS, **more)
+        demanded = session.get_one(Site, identity().site_id).second_factor_roles
+    return render_template("admin_people.html", people=shown, roles=ROLE_WORDS, demanded=demanded, **more)
 
 
 @admin.get("/people")
@@ -94,12 +95,13 @@ def invite() -> str:
 #: What an API key may do, to whoever is no administrator: let nobody in, and give nobody more.
 _BY_KEYS = ("disable", "sign-out")
 #: What takes a password again.
-_CONFIRMED = ("link", "role", "name", "enable")
+_CONFIRMED = ("link", "role", "name", "enable", "reset-second-factor")
 #: What can be done with a person, by the last part of the address; what takes a word is beside it.
 _ACTIONS: dict[str, Callable[..., User]] = {
     "disable": people.disable,
     "enable": people.enable,
     "sign-out": people.sign_out,
+    "reset-second-factor": second_factor.reset,
 }
 
 
@@ -131,13 +133,28 @@ def act_on_person(user_id: uuid.UUID, action: str, said: Mapping[str, object]) -
     return user, link_of(token) if token else ""
 
 
-@admin.post("/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out'):action>")
+@admin.post(
+    "/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out','reset-second-factor'):action>"
+)
 @needs(Permission.ADMINISTER)
 def change_person(user_id: uuid.UUID, action: str) -> Response | str:
     """Change a person's role or name, make a link for a new password, disable, enable, or sign them out."""
     user, link = act_on_person(user_id, action, request.form)
     if link:
         return _people(link=link, link_for=user.email, link_days=1)
+    return redirect(url_for("admin.list_people"), 303)
+
+
+@admin.post("/second-factor")
+@needs(Permission.ADMINISTER)
+def demand_second_factor() -> Response:
+    """Set of which roles the site demands a second factor."""
+    require_person()
+    roles = {read_role(role) for role in request.form.getlist("role")}
+    confirm_lately()
+    with session_scope() as session:
+        site = session.get_one(Site, identity().site_id)
+        second_factor.set_policy(session, site, roles, by=identity().user_id)
     return redirect(url_for("admin.list_people"), 303)
 
 

@@ -50,7 +50,7 @@ def _answer(document: Mapping[str, Any], status: int = 200) -> Response:
 # people
 
 
-_DEEDS = ("role", "name", "link", "disable", "enable", "sign-out")
+_DEEDS = ("role", "name", "link", "disable", "enable", "sign-out", "reset-second-factor")
 
 
 def person_document(person: Person) -> dict[str, Any]:
@@ -64,6 +64,7 @@ def person_document(person: Person) -> dict[str, Any]:
         "created_at": moment(user.created_at),
         "disabled_at": moment(user.disabled_at),
         "seen_at": moment(person.seen_at),
+        "second_factor": user.totp_secret is not None,
         "sessions": person.sessions,
         "keys": person.keys,
         "links": {
@@ -112,7 +113,9 @@ def get_person(user_id: uuid.UUID) -> Response:
         return jsonify(_person(session, user_id))
 
 
-@admin_api.post("/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out'):action>")
+@admin_api.post(
+    "/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out','reset-second-factor'):action>"
+)
 @needs(Permission.ADMINISTER)
 def change_person(user_id: uuid.UUID, action: str) -> Response:
     """Change a person's role or name, make a link for a new password, disable, enable, or sign them out."""

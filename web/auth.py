@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as BaseResponse
 
 from settings import Settings
-from store import accounts, people, throttle
+from store import accounts, people, second_factor, throttle
 from store.accounts import Identity, Origin, Permission
 from store.errors import NotFound
 from store.session import session_scope
@@ -27,6 +27,7 @@ from web.errors import (
     Forbidden,
     NeedsPerson,
     RequestFailed,
+    SecondFactorNeeded,
     TooManyAttempts,
     Unauthorized,
 )
@@ -68,6 +69,12 @@ def needs(permission: Permission) -> Callable[[View], View]:
 def is_personal(view: View) -> View:
     """Mark a view for everybody who signed in by browser; an API key could widen its own scope there."""
     view.is_personal = True  # type: ignore[attr-defined]
+    return view
+
+
+def before_second_factor(view: View) -> View:
+    """Mark a view that works for somebody who has yet to set the second factor that the site demands."""
+    view.before_second_factor = True  # type: ignore[attr-defined]
     return view
 
 
@@ -223,6 +230,10 @@ def _protect() -> BaseResponse | None:
         if request.path.startswith("/api/") or request.method not in SAFE_METHODS:
             raise Unauthorized
         return redirect(url_for("auth.sign_in", next=request.full_path.rstrip("?")))
+    if g.identity.must_enrol and not getattr(view, "before_second_factor", False):
+        if request.path.startswith("/api/") or request.method not in SAFE_METHODS:
+            raise SecondFactorNeeded
+        return redirect(url_for("account.show_second_factor"))
     check_allowed(view, g.identity)
     if request.method not in SAFE_METHODS and not getattr(view, "checks_csrf", False):
         check_csrf(request.headers.get("X-CSRF-Token") or _form_token())
@@ -324,8 +335,11 @@ def sign_in() -> BaseResponse:
 
     The link is used up by the button and not by being looked at: mail scanners look at links.
     """
-    if not request.args.get("token") and identify() is not None:
-        return redirect(local_address(request.args.get("next", "")))
+    if not request.args.get("token"):
+        if identify() is not None:
+            return redirect(local_address(request.args.get("next", "")))
+        if _owes_code() is not None:
+            return redirect(url_for("auth.ask_code", next=request.args.get("next", "")))
     return _sign_in_page(token=request.args.get("token", ""))
 
 
@@ -385,7 +399,57 @@ def sign_in_send() -> BaseResponse:
             else "The address or the password is wrong."
         )
         return _sign_in_page(error=said, status=401)
-    return signed_in(opened, local_address(request.form.get("next", "")))
+    target = local_address(request.form.get("next", ""))
+    if user is not None and user.totp_secret is not None:
+        target = url_for("auth.ask_code", next=target)
+    return signed_in(opened, target)
+
+
+def _owes_code() -> User | None:
+    """Return who gave the password in this browser and has yet to give a code."""
+    with session_scope() as session:
+        return accounts.awaiting_code(session, request.cookies.get(SESSION_COOKIE, ""))
+
+
+def _code_page(*, error: str = "", status: int = 200) -> Response:
+    twin = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(24)
+    page = render_template("code.html", twin=twin, error=error, next=request.values.get("next", ""))
+    return _with_twin(page, twin, status)
+
+
+@auth.get("/sign-in/code")
+@is_public
+def ask_code() -> BaseResponse:
+    """Ask for a code of the authenticator app, after the password."""
+    if _owes_code() is None:
+        return redirect(url_for("auth.sign_in", next=request.args.get("next", "")))
+    return _code_page()
+
+
+@auth.post("/sign-in/code")
+@is_public
+def take_code() -> BaseResponse:
+    """Finish signing in by a code of the authenticator app, or by a recovery code."""
+    _check_twin()
+    user = _owes_code()
+    if user is None:
+        return redirect(url_for("auth.sign_in"), 303)
+    with session_scope() as session:
+        attempt = throttle.try_sign_in(session, {f"code {user.id}": MOST_PER_PERSON})
+        if attempt is None:
+            accounts.note_throttled(session, user.email)
+    if attempt is None:
+        raise TooManyAttempts
+    with session_scope() as session:
+        right = second_factor.check_code(session, user.id, request.form.get("code", ""))
+        if right:
+            throttle.forgive(session, attempt)
+            accounts.pass_second_factor(session, request.cookies.get(SESSION_COOKIE, ""))
+    if not right:
+        return _code_page(error=f"{second_factor.CodeWrong.title}", status=401)
+    response = redirect(local_address(request.form.get("next", "")), 303)
+    response.delete_cookie(FORM_COOKIE, path="/sign-in")
+    return response
 
 
 def _mails_links() -> bool:
@@ -442,6 +506,7 @@ def forgotten_send() -> BaseResponse:
 
 
 @auth.post("/sign-out")
+@before_second_factor
 @is_personal
 def sign_out() -> BaseResponse:
     """End this browser's session."""

@@ -112,6 +112,14 @@ class ConfirmationFailed(ServiceError):
     advice = "Type it again."
 
 
+class SecondFactorNeeded(ServiceError):
+    """The site demands a second factor, and the person has set none."""
+
+    code, status = "second_factor_needed", 403
+    title = "Your site demands a second factor of your role."
+    advice = "Set it on your account page: it takes an authenticator app, and a minute."
+
+
 class TooManyAttempts(ServiceError):
     """Too many failed sign-ins from one place or for one person."""
 

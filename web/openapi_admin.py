@@ -39,6 +39,7 @@ _PERSON: Json = {
     "created_at": MOMENT,
     "disabled_at": maybe(MOMENT),
     "seen_at": maybe(MOMENT) | {"description": "When a browser or a key of theirs was last seen."},
+    "second_factor": YES_NO,
     "sessions": WHOLE,
     "keys": WHOLE,
     "links": LINKS,
@@ -171,6 +172,7 @@ PATHS: Json = {
     "/people/{user_id}/disable": _person("disable", "Shut out: sessions end, keys and links stop working"),
     "/people/{user_id}/enable": _person("enable", "Let in again"),
     "/people/{user_id}/sign-out": _person("sign-out", "End all their sessions"),
+    "/people/{user_id}/reset-second-factor": _person("reset-second-factor", "Remove their second factor"),
     "/keys": {
         "get": operation(_KEYS, "listKeys", "List the keys that still work", {"200": answer("All.", "Keys")})
     },

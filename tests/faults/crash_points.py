@@ -137,7 +137,7 @@ class World:
 
     def other_database(self) -> str:
         """Return the address of a database from which ours can be dropped."""
-        return urlsplit(self.servers.database_url)._replace(path="/template1").geturl()
+        return urlsplit(self.servers.database_owner_url)._replace(path="/template1").geturl()
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,12 @@ POST  /api/v1/bundles/<any(promote,rollback,shadow):action>   A
 GET   /account                                                personal
 GET   /sign-in/provider/confirm                               personal
 POST  /account/password                                       personal
+GET   /account/second-factor                                  personal
+POST  /account/second-factor                                  personal
+POST  /account/second-factor/remove                           personal
+POST  /admin/second-factor                                    . . . . A person
+GET   /sign-in/code                                           public
+POST  /sign-in/code                                           public
 GET   /account/confirm                                        personal
 POST  /account/confirm                                        personal
 POST  /account/keys                                           personal
@@ -113,7 +119,7 @@ POST  /account/sessions/<uuid:session_id>/end                 personal
 GET   /admin                                                  . . . . A
 GET   /admin/people                                           . . . . A
 POST  /admin/people                                           . . . . A person
-POST  /admin/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out'):action>   . . . . A person
+POST  /admin/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out','reset-second-factor'):action>   . . . . A person
 GET   /admin/keys                                             . . . . A
 GET   /admin/notices                                          . . . . A
 POST  /admin/notices                                          . . . . A
@@ -124,7 +130,7 @@ POST  /admin/retention/quota                                  . . . . A
 GET   /api/v1/people                                          . . . . A
 POST  /api/v1/people                                          . . . . A person
 GET   /api/v1/people/<uuid:user_id>                           . . . . A
-POST  /api/v1/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out'):action>   . . . . A person
+POST  /api/v1/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out','reset-second-factor'):action>   . . . . A person
 GET   /api/v1/keys                                            . . . . A
 GET   /api/v1/notice-targets                                  . . . . A
 POST  /api/v1/notice-targets                                  . . . . A
@@ -146,7 +152,7 @@ POST  /research/runs/<uuid:run_id>/delete                     R A
 DELETE /api/v1/datasets/<uuid:dataset_id>                     R A
 POST  /research/datasets/<uuid:dataset_id>/delete             R A
 POST  /sign-out                                               personal
-"""
+"""  # noqa: E501
 
 LETTERS = dict(zip("STCRA", Role, strict=True))
 NO_BYTES = frozenset({"display"})  # objects that the test's site does not have
