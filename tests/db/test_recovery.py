@@ -232,6 +232,9 @@ def is_cancelled() -> None:
 def is_in_a_deadlock() -> None:
     keys = "SELECT pg_advisory_xact_lock(:key)"
     with own_connection(autocommit=False, as_owner=True) as other, session_scope() as session:
+        with own_connection(as_owner=True) as owner:
+            owner.execute(text("GRANT SET ON PARAMETER deadlock_timeout TO fractureai_app"))
+        session.execute(text("SET LOCAL deadlock_timeout = '20ms'"))
         session.execute(text("SET LOCAL lock_timeout = 0"))
         other.execute(text("SET lock_timeout = 0"))
         other.execute(text("SET statement_timeout = 0"))

@@ -144,8 +144,8 @@ PUT   /api/v1/quota                                           . . . . A
 POST  /admin/retention/erase                                  . . . . A
 GET   /admin/audit                                            . . . . A
 GET   /admin/audit/audit.csv                                  . . . . A
-POST  /admin/keys/<uuid:key_id>/revoke                        . . . . A
-POST  /api/v1/keys/<uuid:key_id>/revoke                       . . . . A
+POST  /admin/keys/<uuid:key_id>/revoke                        . . . . A person
+POST  /api/v1/keys/<uuid:key_id>/revoke                       . . . . A person
 POST  /api/v1/notice-targets/<uuid:notice_target_id>/<any(test,remove):action>   . . . . A
 DELETE /api/v1/runs/<uuid:run_id>                             R A
 POST  /research/runs/<uuid:run_id>/delete                     R A
