@@ -14,6 +14,7 @@ import click
 from cli.client import UsageProblem, client_command
 from cli.operate import home_option, server_parts
 from cli.output import open_console, print_rows
+from pipeline.times import moment
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -133,12 +134,12 @@ def _list_people(home: Path | None, name: str | None) -> None:
                 person.user.email,
                 person.user.role,
                 "disabled" if person.user.disabled_at else "",
-                f"{person.seen_at:%Y-%m-%d %H:%M}" if person.seen_at else "",
+                moment(person.seen_at) if person.seen_at else "",
                 str(person.keys),
             )
             for person in list_people(session, site.id)
         ]
-    print_rows(open_console(), ("email", "role", "", "last here (UTC)", "keys"), rows)
+    print_rows(open_console(), ("email", "role", "", "last here", "keys"), rows)
 
 
 @people.command()
@@ -260,12 +261,12 @@ def _list_keys(home: Path | None, name: str | None) -> None:
                 key.name,
                 user.email,
                 " ".join(key.scope),
-                f"{key.expires_at:%Y-%m-%d}" if key.expires_at else "never",
-                f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never",
+                moment(key.expires_at) if key.expires_at else "never",
+                moment(key.last_used_at) if key.last_used_at else "never",
             )
             for key, user in list_site_keys(session, site.id)
         ]
-    print_rows(open_console(), ("id", "name", "owner", "may", "ends", "last used (UTC)"), rows)
+    print_rows(open_console(), ("id", "name", "owner", "may", "ends", "last used"), rows)
 
 
 @keys.command("add")

@@ -260,6 +260,8 @@ def _start_postgres(home: Path, lock: int, children: list[Child]) -> str:
         "password_encryption": "scram-sha-256",
         "log_checkpoints": "off",
         "idle_in_transaction_session_timeout": "60s",
+        "timezone": "UTC",  # and not the machine's, which changes in spring and autumn
+        "log_timezone": "UTC",
     }
     child = Child(
         "postgres",

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any, Literal
 
 from rich.console import Console
@@ -28,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.client import Client, Json
+from pipeline import times
 
 STYLES = {
     "positive": "bold red",
@@ -167,8 +167,8 @@ def _batch_note(batch: Json) -> str:
 
 
 def moment(when: str | None) -> str:
-    """Return a time of the server's, to the minute, on this machine's clock."""
-    return datetime.fromisoformat(when).astimezone().strftime("%Y-%m-%d %H:%M") if when else ""
+    """Return a time of the server's to the minute, in UTC as on its pages; nothing for none."""
+    return times.moment(when) if when else ""
 
 
 def duration(seconds: float) -> str:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +41,7 @@ from cli.output import summary
 from cli.submit import SubmitOptions, batch_exit_code, reading_options
 from cli.upload import DraftTaken, upload
 from cli.watch_journal import SENDING, SENT, SUBMITTED, Journal, JournalBatch
+from pipeline.times import moment
 
 T = TypeVar("T")
 UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".temp", ".crdownload", ".download")
@@ -593,7 +595,7 @@ def watch(
     )
 
     def say(sentence: str) -> None:
-        click.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {sentence}")
+        click.echo(f"{moment(datetime.now(UTC), seconds=True)} {sentence}")
 
     journal = Journal(out / ".fractureai-watch")
     url, key = find_server()

@@ -13,6 +13,7 @@ from datetime import date
 from sqlalchemy import Connection, Select, select, text, tuple_
 from sqlalchemy.orm import Session
 
+from pipeline.times import instant
 from store.days import begin_of, end_of
 from store.export import cell
 from store.paging import Page, decode_cursor, encode_cursor, moment, whole
@@ -138,7 +139,7 @@ def stream_csv(site_id: uuid.UUID, asked: AuditFilter) -> Iterator[bytes]:
             said = line.audit
             detail = json.dumps(said.detail, sort_keys=True) if said.detail else ""
             fields = (
-                said.at.isoformat(),
+                instant(said.at),
                 line.email or "",
                 said.action,
                 said.object_id or "",

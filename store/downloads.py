@@ -33,7 +33,7 @@ from store.results import (
 )
 from store.session import get_engine
 from store.tables import TERMINAL_BATCH_STATUSES, Batch, Bundle, ImageStatus, Triage
-from store.words import label_meaning, thresholds
+from store.words import instant, label_meaning, thresholds
 from store.zips import PIECE, Sink, ZipStream, file_pieces
 
 NOTICE = "AI output, to be verified by a clinician. Not a medical device."
@@ -375,9 +375,9 @@ def _batch_head(batch: Batch, bundle: Bundle) -> dict[str, Any]:
             "id": str(batch.id),
             "label": batch.label,
             "status": batch.status,
-            "created_at": batch.created_at.isoformat(),
-            "submitted_at": batch.submitted_at.isoformat() if batch.submitted_at else None,
-            "finished_at": batch.finished_at.isoformat() if batch.finished_at else None,
+            "created_at": instant(batch.created_at),
+            "submitted_at": instant(batch.submitted_at) if batch.submitted_at else None,
+            "finished_at": instant(batch.finished_at) if batch.finished_at else None,
         },
         "bundle": {
             "name": bundle.name,

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, func, literal, select, true
@@ -279,7 +279,7 @@ def _flags(line: Line) -> str:
 
 
 def _moment(when: datetime | None) -> str | None:
-    return when.isoformat(timespec="seconds") if when else None
+    return when.astimezone(UTC).isoformat(timespec="seconds") if when else None
 
 
 #: Every column that a table can have; the first ones are `RESULT_COLUMNS`.

@@ -32,7 +32,7 @@ from store.tables import (
     WorkKind,
     WorkState,
 )
-from store.words import label_meaning
+from store.words import instant, label_meaning
 from store.worklist import Rank
 from store.worklist_tables import WorklistRow
 
@@ -332,7 +332,7 @@ def _training_cells(review: Review, image: Image, meaning: str) -> tuple[str, ..
         "" if image.probability is None else f"{image.probability:.6f}",
         review.answer,
         *("" if value is None else str(value) for value in place),
-        review.created_at.isoformat(),
+        instant(review.created_at),
         f"/api/v1/images/{image.id}/original",
     )
 

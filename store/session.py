@@ -49,9 +49,13 @@ def _url(address: str) -> str:
     return address
 
 
-def _limits(settings: Settings) -> dict[str, int]:
-    """Return the time limits of every connection, in milliseconds."""
+def _limits(settings: Settings) -> dict[str, int | str]:
+    """Return the time limits of every connection, in milliseconds, and its time zone.
+
+    A server may have the zone of its machine: times would be read in it, and days begin at its midnight.
+    """
     return {
+        "TimeZone": "UTC",
         "statement_timeout": round(1000 * settings.database_statement_seconds),
         "lock_timeout": round(1000 * settings.database_lock_seconds),
         "idle_in_transaction_session_timeout": 60_000,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.times import instant, moment
 from pipeline.words import (
     GLYPHS,
     NOTICE,
@@ -25,7 +26,9 @@ __all__ = [
     "answer_words",
     "finding_words",
     "headline",
+    "instant",
     "label_meaning",
+    "moment",
     "noun",
     "shown_flags",
     "thresholds",

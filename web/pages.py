@@ -13,7 +13,7 @@ from flask import Blueprint, Flask, current_app, g, redirect, render_template, r
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import batches, bundles, promotions, quotas, reviews, uploads
+from store import batches, bundles, promotions, quotas, reviews, uploads, words
 from store.accounts import Permission
 from store.errors import BatchEmpty
 from store.session import session_scope
@@ -284,16 +284,19 @@ def duration(seconds: int | None) -> str:
 
 
 def moment(when: datetime | str | None) -> str:
-    """Return a time to the minute, in UTC."""
-    if when is None:
-        return ""
-    return (datetime.fromisoformat(when) if isinstance(when, str) else when).strftime("%Y-%m-%d %H:%M UTC")
+    """Return a time to the minute, in UTC; nothing for none."""
+    return words.moment(when) if when else ""
+
+
+def second(when: datetime) -> str:
+    """Return a time to the second, in UTC."""
+    return words.moment(when, seconds=True)
 
 
 def register(app: Flask) -> None:
     """Serve the pages."""
     app.register_blueprint(pages)
-    app.jinja_env.filters.update(percent=percent, duration=duration, moment=moment)
+    app.jinja_env.filters.update(percent=percent, duration=duration, moment=moment, second=second)
     app.jinja_env.globals.update(
         GLYPHS=GLYPHS,
         TRIAGE_WORDS=TRIAGE_WORDS,

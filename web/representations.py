@@ -22,7 +22,7 @@ from store.tables import (
     RenderingStep,
     Triage,
 )
-from store.words import label_meaning, shown_flags, thresholds
+from store.words import instant, label_meaning, shown_flags, thresholds
 
 API = "/api/v1"
 _MOVING = frozenset({BatchStatus.QUEUED, BatchStatus.RUNNING})
@@ -40,8 +40,8 @@ PRIORITIES = {priority.rank: priority.value for priority in Priority}
 
 
 def moment(when: datetime | None) -> str | None:
-    """Return a time as ISO 8601, or None."""
-    return when.isoformat() if when else None
+    """Return a time as ISO 8601 in UTC, or None."""
+    return instant(when) if when else None
 
 
 def reason_document(reason: Reason) -> dict[str, str]:

@@ -7,6 +7,7 @@ from store import work
 from store.account_mails import WORDS, AccountEvent
 from store.session import session_scope
 from store.tables import AccountMail, User
+from store.words import moment
 from store.work import Lease
 from worker.mail import send_mail
 from worker.passwords import MailFailed
@@ -23,7 +24,7 @@ def send(lease: Lease) -> bool:
         lines = [
             f"{sentence} {mail.said}".rstrip(),
             "",
-            f"When: {mail.at:%Y-%m-%d %H:%M} UTC",
+            f"When: {moment(mail.at)}",
             "",
             "If it was not you, change your password and tell the administrator of your site.",
         ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 from pipeline.report.types import Mark, ReportImage, StudyReport
+from pipeline.times import moment
 from pipeline.types import Finding, ImageStatus, Reason, StudyFacts, Thresholds, Triage
 from pipeline.words import ADULT, GLYPHS, TRIAGE_WORDS, headline, worst_of
 
@@ -155,11 +155,6 @@ def date(facts: StudyFacts) -> str:
     text = re.sub(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", facts.study_date)
     time = re.match(r"(\d\d)(\d\d)", facts.study_time)
     return (f"{text} {time[1]}:{time[2]}" if text and time else text) or "Not stated"
-
-
-def moment(when: datetime) -> str:
-    """Return an aware time in UTC, to the minute."""
-    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def short(identifier: str) -> str:

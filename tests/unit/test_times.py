@@ -1,0 +1,68 @@
+"""Times are written in UTC and say so, on a machine of any zone and when its clock is put back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from cli.output import moment as of_the_client
+from pipeline.times import instant, moment
+from tests.conftest import ROOT
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@pytest.fixture
+def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_berlin")
+@pytest.mark.parametrize(
+    ("when", "written"),
+    [
+        (datetime(2026, 3, 29, 1, 59, tzinfo=BERLIN), "2026-03-29 00:59 UTC"),
+        (datetime(2026, 3, 29, 3, 0, tzinfo=BERLIN), "2026-03-29 01:00 UTC"),
+        (datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN), "2026-10-25 00:30 UTC"),
+        (datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1), "2026-10-25 01:30 UTC"),
+        (datetime(2026, 7, 1, 0, 30, tzinfo=BERLIN), "2026-06-30 22:30 UTC"),
+        (datetime(2026, 1, 1, tzinfo=UTC), "2026-01-01 00:00 UTC"),
+    ],
+)
+def test_a_time_of_any_zone_is_written_in_utc(when: datetime, written: str) -> None:
+    assert moment(when) == written
+    assert moment(when.isoformat()) == written
+    assert of_the_client(when.isoformat()) == written
+    assert moment(when, seconds=True) == written.replace(" UTC", ":00 UTC")
+    assert instant(when).endswith("+00:00")
+    assert datetime.fromisoformat(instant(when)) == when.astimezone(UTC)
+
+
+def test_a_time_without_a_zone_is_refused() -> None:
+    with pytest.raises(ValueError, match="zone"):
+        moment(datetime(2026, 1, 1))
+
+
+def test_no_page_formats_a_time_by_itself() -> None:
+    templates = [*ROOT.glob("web/templates/**/*.html"), *ROOT.glob("web/*.py")]
+    assert templates
+    assert [path.name for path in templates if "strftime" in path.read_text()] == []
+
+
+def test_the_client_does_not_load_the_pipeline_for_a_time() -> None:
+    code = "import cli.output, sys; print([m for m in ('numpy', 'cv2', 'sqlalchemy') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
