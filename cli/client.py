@@ -519,9 +519,9 @@ class Client:
 
     # research
 
-    def document(self, path: str, *, body: Json | None = None) -> Json:
-        """Return what an address answers; with a body, what it answers to that (POST)."""
-        return self._json("GET" if body is None else "POST", path, body=body)
+    def document(self, path: str, *, body: Json | None = None, method: str = "POST") -> Json:
+        """Return what an address answers; with a body, what it answers to that, sent by `method`."""
+        return self._json("GET" if body is None else method, path, body=body)
 
     def items(self, path: str) -> list[Json]:
         """Return all items of a list."""

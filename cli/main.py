@@ -40,6 +40,7 @@ COMMANDS = {
     "phantoms": ("training.phantoms:main", "Make synthetic radiographs."),
     "train": ("training.train:main", "Fit a model."),
     "evaluate": ("training.evaluate:main", "Measure a bundle on a data set."),
+    "validate": ("cli.validate:validate", "Measure a bundle on a site's images; unlock a negative."),
     "benchmark": ("training.benchmark:main", "Compare architectures on a data set."),
 }
 

@@ -210,3 +210,19 @@ class Promotion(Base):
     before: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
     rolled_back: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
     at: Mapped[datetime] = _now()
+
+
+class PartValidation(Base):
+    """What a bundle said of a site's own labelled images of a body part, which lets it say negative there."""
+
+    __tablename__ = "part_validations"
+    site_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sites.id"), primary_key=True)
+    bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"), primary_key=True)
+    region: Mapped[str] = mapped_column(primary_key=True)
+    positives: Mapped[int]
+    found: Mapped[int]
+    negatives: Mapped[int]
+    cleared: Mapped[int]
+    dataset: Mapped[str]
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
+    at: Mapped[datetime] = _now()

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 from sqlalchemy.orm import Session
 
-from store import notices, people, quotas, retention
+from store import bundles, notices, people, quotas, retention, validations
 from store.accounts import Permission
 from store.people import Person
 from store.retention import StudyMatch
@@ -23,6 +23,9 @@ from web.errors import InvalidRequest
 from web.notices import add_target, change_target
 from web.representations import API, moment, next_link
 from web.retention import TIMES, erase_studies, set_quota, set_times, wanted
+
+#: More than any site validates with.
+MOST_IMAGES = 10_000_000
 
 admin_api = Blueprint("admin_api", __name__, url_prefix=API)
 
@@ -327,3 +330,83 @@ def put_quota() -> Response:
         raise InvalidRequest("say own_bytes; null leaves it to the server's setting")
     set_quota(body["own_bytes"])
     return _quota()
+
+
+# what bundles may call negative
+
+
+_FIGURES = ("positives", "found", "negatives", "cleared")
+
+
+def negative_document(bundle: str, part: validations.PartNegative) -> dict[str, Any]:
+    """Return whether a bundle may call a body part negative here, and the site's own figures."""
+    kept, sensitivity = part.validation, part.sensitivity
+    return {
+        "region": part.region,
+        "may_say_negative": part.allowed,
+        "by_bundle": part.by_bundle,
+        "validation": None
+        if kept is None or sensitivity is None
+        else {
+            **{name: getattr(kept, name) for name in _FIGURES},
+            "sensitivity": sensitivity[0],
+            "interval": list(sensitivity[1:]),
+            "dataset": kept.dataset,
+            "at": moment(kept.at),
+        },
+        "links": {"self": f"{API}/bundles/{bundle}/negatives/{part.region}"},
+    }
+
+
+def _negatives(name: str) -> Response:
+    with session_scope() as session:
+        bundle = bundles.installed(session, name)
+        parts = validations.negatives(session, identity().site_id, bundle)
+        return jsonify(items=[negative_document(name, part) for part in parts], next=None)
+
+
+@admin_api.get("/bundles/<bundle>/negatives")
+@needs(Permission.ADMINISTER)
+def list_negatives(bundle: str) -> Response:
+    """Tell which body parts a bundle may call negative at this site, and why."""
+    read_query()
+    return _negatives(bundle)
+
+
+@admin_api.put("/bundles/<bundle>/negatives/<region>")
+@needs(Permission.ADMINISTER)
+def unlock_negative(bundle: str, region: str) -> Response:
+    """Let a bundle call a body part negative here, on the site's own figures."""
+    body = json_body({"sha256", "dataset", *_FIGURES})
+    counts = {}
+    for name in _FIGURES:
+        value = body.get(name)
+        if type(value) is not int or not 0 <= value <= MOST_IMAGES:
+            raise InvalidRequest(f"{name} must be a whole number from 0 to {MOST_IMAGES}")
+        counts[name] = value
+    if counts["found"] > counts["positives"] or counts["cleared"] > counts["negatives"]:
+        raise InvalidRequest("found is a part of positives, and cleared of negatives")
+    dataset = " ".join(_text(body, "dataset").split())
+    if not 0 < len(dataset) <= 200 or not dataset.isprintable():
+        raise InvalidRequest("dataset must be a name of at most 200 characters")
+    with session_scope() as session:
+        validations.unlock(
+            session,
+            identity().site_id,
+            identity().user_id,
+            bundle,
+            region,
+            validations.PartFigures(**counts),
+            sha256=_text(body, "sha256"),
+            dataset=dataset,
+        )
+    return _negatives(bundle)
+
+
+@admin_api.delete("/bundles/<bundle>/negatives/<region>")
+@needs(Permission.ADMINISTER)
+def lock_negative(bundle: str, region: str) -> Response:
+    """Take the site's validation of a body part back."""
+    with session_scope() as session:
+        validations.lock(session, identity().site_id, identity().user_id, bundle, region)
+    return Response(status=204)

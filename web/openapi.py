@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from settings import VERSION
-from store import accounts, bundles, errors, notices, people, retention, reviews
+from store import accounts, bundles, errors, notices, people, retention, reviews, validations
 from store.errors import ServiceError
 from store.tables import BatchStatus, ImageStatus, Priority, Reason, RenderingCode, Triage
 from web import errors as web_errors
@@ -381,7 +381,17 @@ def error_codes() -> list[tuple[str, int, str, str]]:
     """Return every error of the service: code, HTTP status, sentence, advice."""
     kinds = [
         kind
-        for module in (errors, accounts, bundles, notices, people, retention, reviews, web_errors)
+        for module in (
+            errors,
+            accounts,
+            bundles,
+            validations,
+            notices,
+            people,
+            retention,
+            reviews,
+            web_errors,
+        )
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, ServiceError) and kind is not web_errors.RequestFailed
     ]

@@ -27,6 +27,8 @@ from web.openapi_parts import (
 )
 
 _PEOPLE, _KEYS, _NOTICES, _KEEPING = "People", "API keys", "Notices", "Retention and erasure"
+_VALIDATION = "Bundles"
+_BUNDLE: Json = {"name": "bundle", "in": "path", "required": True, "schema": TEXT}
 _DAYS: Json = maybe({"type": "integer", "minimum": 1, "maximum": 36_500}) | {
     "description": "After the batch ended; null is for ever."
 }
@@ -55,6 +57,13 @@ _TARGET: Json = {
     "rest_until": maybe(MOMENT) | {"description": "While it fails nothing is sent there before."},
     "created_at": MOMENT,
     "links": LINKS,
+}
+
+_PART_FIGURES: Json = {
+    "positives": WHOLE,
+    "found": WHOLE | {"description": "Of the positives: not below the lower threshold."},
+    "negatives": WHOLE,
+    "cleared": WHOLE | {"description": "Of the negatives: below the lower threshold."},
 }
 
 SCHEMAS: Json = {
@@ -121,6 +130,26 @@ SCHEMAS: Json = {
     ),
     "ErasableStudies": page_of("ErasableStudy"),
     "Erased": record({"studies": WHOLE, "images": WHOLE}),
+    "Negative": record(
+        {
+            "region": TEXT,
+            "may_say_negative": YES_NO,
+            "by_bundle": YES_NO | {"description": "The bundle's own evidence allows it."},
+            "validation": maybe(
+                record(
+                    {
+                        **_PART_FIGURES,
+                        "sensitivity": {"type": "number"},
+                        "interval": many({"type": "number"}) | {"description": "95%, Wilson."},
+                        "dataset": TEXT,
+                        "at": MOMENT,
+                    }
+                )
+            ),
+            "links": LINKS,
+        }
+    ),
+    "Negatives": page_of("Negative"),
     "Quota": record(
         {
             "own_bytes": maybe(WHOLE) | {"description": "The site's own; null: the server's setting counts."},
@@ -255,6 +284,30 @@ PATHS: Json = {
                 )
             ),
         )
+    },
+    "/bundles/{bundle}/negatives": {
+        "parameters": [_BUNDLE],
+        "get": operation(
+            _VALIDATION,
+            "listNegatives",
+            "See which body parts a bundle may call negative at this site",
+            {"200": answer("Every part that the bundle reads.", "Negatives")},
+        ),
+    },
+    "/bundles/{bundle}/negatives/{region}": {
+        "parameters": [_BUNDLE, {**_BUNDLE, "name": "region"}],
+        "put": operation(
+            _VALIDATION,
+            "unlockNegative",
+            "Let a bundle call a body part negative here, on the site's own figures",
+            {"200": answer("Every part that the bundle reads.", "Negatives")},
+            requestBody=_takes(
+                record({**_PART_FIGURES, "sha256": TEXT | {"description": "Of the bundle."}, "dataset": TEXT})
+            ),
+        ),
+        "delete": operation(
+            _VALIDATION, "lockNegative", "Take the site's validation of a body part back", _DONE
+        ),
     },
     "/quota": {
         "get": operation(

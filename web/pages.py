@@ -13,7 +13,7 @@ from flask import Blueprint, Flask, current_app, g, redirect, render_template, r
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import batches, bundles, promotions, quotas, reviews, uploads, words
+from store import batches, bundles, promotions, quotas, reviews, uploads, validations, words
 from store.accounts import Permission
 from store.errors import BatchEmpty
 from store.session import session_scope
@@ -247,8 +247,10 @@ def show_bundle(name: str) -> str:
     with session_scope() as session:
         bundle = bundles.installed(session, name)
         tally = reviews.tally(session, identity().site_id, name)
+        negatives = {part.region: part for part in validations.negatives(session, identity().site_id, bundle)}
     return render_template(
         "bundle.html",
+        negatives=negatives,
         bundle=bundle,
         card=render(re.sub(r"\A\s*# .*", "", bundle.card)),  # the page has that title
         thresholds=thresholds(bundle),

@@ -54,7 +54,7 @@ from pipeline.types import (
 )
 from pipeline.types import Finding as ReadFinding
 from settings import VERSION, get_settings
-from store import batches, counters, notices, runs, studies, work, worklist
+from store import batches, counters, notices, runs, studies, validations, work, worklist
 from store.blobs import get_blobs
 from store.bundles import fetch_bundle
 from store.errors import BlobAltered, BlobMissing
@@ -647,14 +647,16 @@ def detect(lease: Lease) -> bool:
             return False
         for bundle in sorted(chunk.bundles, key=lambda b: b.name):
             findings = _shared_findings(session, chunk.images, bundle.name, chunk.precision)
+            allowed = _may_say_negative(session, lease.site_id, bundle)
             for (sha256, network), score in sorted(scores[bundle.name].items()):
-                _save_score(session, findings[sha256], bundle, network, score)
+                _save_score(session, findings[sha256], bundle, network, score, allowed)
         session.expire_all()  # another worker may have said it first
         images = list(_locked_images(session, lease).values())
         findings = _shared_findings(session, images, chunk.bundle.name, chunk.precision)
+        allowed = _may_say_negative(session, lease.site_id, chunk.bundle)
         with counters.counted(session, lease.batch_id, images):
             for image in images:
-                _apply_finding(image, findings[image.sha256], chunk.bundle)
+                _apply_finding(image, findings[image.sha256], chunk.bundle, allowed)
         work.pass_stage(session, unit, Stage.EXPLAIN)
     return True
 
@@ -666,7 +668,20 @@ def _reader(bundle: Bundle, region: str) -> RegionModel:
     return model
 
 
-def _save_score(session: Session, finding: Finding, bundle: Bundle, network: str, score: _Score) -> None:
+def _may_say_negative(session: Session, site_id: uuid.UUID, bundle: Bundle) -> frozenset[str]:
+    """Return the regions that the bundle may call negative here: by its evidence or the site's validation."""
+    earned = {region for region, model in bundle.models.items() if model.may_say_negative}
+    return validations.validated(session, site_id, bundle.name) | earned
+
+
+def _save_score(
+    session: Session,
+    finding: Finding,
+    bundle: Bundle,
+    network: str,
+    score: _Score,
+    may_say_negative: frozenset[str],
+) -> None:
     cam = score.cam.astype(np.float16).tobytes()
     side = score.cam.shape[0], score.cam.shape[1]
     reader = bundle.model_for(finding.region)
@@ -684,7 +699,8 @@ def _save_score(session: Session, finding: Finding, bundle: Bundle, network: str
             triage=triage(
                 probability,
                 reader.thresholds,
-                never_negative=not (may_be_negative(map(Reason, finding.flags)) and reader.may_say_negative),
+                never_negative=finding.region not in may_say_negative
+                or not may_be_negative(map(Reason, finding.flags)),
             ).value,
             cam=cam,
             cam_height=side[0],
@@ -693,7 +709,7 @@ def _save_score(session: Session, finding: Finding, bundle: Bundle, network: str
     )
 
 
-def _apply_finding(image: Image, finding: Finding, bundle: Bundle) -> None:
+def _apply_finding(image: Image, finding: Finding, bundle: Bundle, may_say_negative: frozenset[str]) -> None:
     """Put the shared finding beside the image, with this image's own flags."""
     image.finding_id = finding.id
     image.region, image.region_probability = finding.region, finding.region_probability
@@ -711,7 +727,9 @@ def _apply_finding(image: Image, finding: Finding, bundle: Bundle) -> None:
         if reader.pooled:
             flags.add(Reason.POOLED_MODEL)
         flags.discard(Reason.NEGATIVE_NOT_VALIDATED)  # read again, it may have been earned meanwhile
-        flags |= withheld(finding.probability, reader.thresholds, may_say_negative=reader.may_say_negative)
+        flags |= withheld(
+            finding.probability, reader.thresholds, may_say_negative=finding.region in may_say_negative
+        )
         image.probability = finding.probability
         image.triage = triage(
             finding.probability, reader.thresholds, never_negative=not may_be_negative(flags)

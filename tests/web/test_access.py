@@ -141,6 +141,9 @@ GET   /api/v1/erasures/studies                                . . . . A
 POST  /api/v1/erasures                                        . . . . A
 GET   /api/v1/quota                                           . . . . A
 PUT   /api/v1/quota                                           . . . . A
+GET   /api/v1/bundles/<bundle>/negatives                      . . . . A
+PUT   /api/v1/bundles/<bundle>/negatives/<region>             . . . . A
+DELETE /api/v1/bundles/<bundle>/negatives/<region>            . . . . A
 POST  /admin/retention/erase                                  . . . . A
 GET   /admin/audit                                            . . . . A
 GET   /admin/audit/audit.csv                                  . . . . A

@@ -112,6 +112,6 @@ def make_research(world: World) -> None:
         session.add(compared)
         session.flush()
         world.ids |= {"dataset_id": found.id, "run_id": run.id, "number": 1, "file": "b1.csv"}
-        world.ids["bundle"] = "b1"
+        world.ids |= {"bundle": "b1", "region": "hand"}
         world.ids["comparison_id"] = compared.id
     get_blobs().put(picture.display_key, b"x")

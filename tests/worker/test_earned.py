@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from store import validations
 from store.bundles import add_bundle
 from store.results import COLUMNS, Selection, iter_lines
-from store.tables import Image
+from store.session import session_scope
+from store.tables import Bundle, Image, Site
 from tests.worker.test_reading import by_path, finding_of, pdf_text, png, read
 
 #: What the untrained bundle says of any picture lies below its lower threshold.
@@ -42,3 +44,26 @@ def test_what_was_not_earned_is_in_doubt_and_says_why(site_id: uuid.UUID, cautio
     (line,) = iter_lines(Selection(site_id, batch.id, trials=True))
     assert COLUMNS["triage"].value(line) == "doubt"
     assert "negative_not_validated" in COLUMNS["flags"].value(line)
+
+
+def test_a_site_that_has_validated_a_part_hears_its_negative(site_id: uuid.UUID, cautious: str) -> None:
+    before = by_path(read(site_id, {"a.png": png(1)}, bundle=cautious))["a.png"]
+    assert before.region is not None
+    other = uuid.uuid4()
+    with session_scope() as session:
+        session.add(Site(id=other, name="Other hospital"))
+        validations.unlock(
+            session,
+            site_id,
+            None,
+            cautious,
+            before.region,
+            validations.PartFigures(positives=40, found=40, negatives=60, cleared=30),
+            sha256=session.get_one(Bundle, cautious).sha256,
+            dataset="our hips",
+        )
+    again = by_path(read(site_id, {"a.png": png(1)}, bundle=cautious))["a.png"]
+    assert (again.finding_id, again.triage) == (before.finding_id, "negative"), "the finding is shared"
+    assert "negative_not_validated" not in again.flags
+    elsewhere = by_path(read(other, {"a.png": png(1)}, bundle=cautious))["a.png"]
+    assert (elsewhere.region, elsewhere.triage) == (before.region, "doubt")

@@ -1,0 +1,53 @@
+"""A site's labelled images, counted by the body part that the bundle saw in them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from models.bundle import Bundle
+from pipeline.types import Platt, Reason, RegionModel, Route, Thresholds
+from training.datasets import Example
+from training.evaluate import Reading
+from training.validate import count_parts
+
+MODEL = RegionModel("hand", "hand", Platt(1, 0, 0.2), Thresholds(0.2, 0.6), False, may_say_negative=True)
+BUNDLE = cast(
+    Bundle,
+    SimpleNamespace(models={"hand": MODEL, "hip": replace(MODEL, region="hip", may_say_negative=False)}),
+)
+
+
+def reading(region: str, positive: bool, probability: float | None, unread: Reason | None = None) -> Reading:
+    example: Any = SimpleNamespace(positive=positive, path=Path("a.png"))
+    return Reading(cast(Example, example), Route(region, 0.9, unread), 0.0, probability, None)
+
+
+def test_images_count_for_the_part_that_was_seen_and_unread_ones_for_none():
+    found = {
+        part.region: part
+        for part in count_parts(
+            BUNDLE,
+            [
+                reading("hip", True, 0.2),  # at the lower threshold: not negative
+                reading("hip", True, 0.19),
+                reading("hip", False, 0.1),
+                reading("hip", False, 0.7),
+                reading("hand", True, 0.01, Reason.REGION_UNSURE),
+            ],
+        )
+    }
+    hip, hand = found["hip"], found["hand"]
+    assert (hip.positives, hip.found, hip.negatives, hip.cleared) == (2, 1, 2, 1)
+    assert (hip.may_say_negative, hip.earned) == (False, False)
+    assert hip.sensitivity is not None
+    assert hip.sensitivity[0] < 0.5 < hip.sensitivity[1]
+    assert (hand.positives, hand.sensitivity, hand.specificity) == (0, None, None)
+
+
+def test_thirty_found_of_thirty_have_earned_it_and_twenty_nine_of_twenty_nine_have_not():
+    for count, earned in ((30, True), (29, False)):
+        part = {p.region: p for p in count_parts(BUNDLE, [reading("hip", True, 0.9)] * count)}["hip"]
+        assert part.earned is earned

@@ -1,0 +1,121 @@
+"""Sensitivity and specificity of a bundle on a site's labelled images, body part by body part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.bundle import Bundle, load_bundle
+from models.scorer import open_scorer
+from pipeline.earned import earned_alone, wilson
+from training.datasets import AUTO, hashed, load_pixels, open_dataset
+from training.evaluate import Reading, chosen_part, read_all
+
+
+@dataclass(frozen=True)
+class PartCounts:
+    """Images that the bundle read as one body part, counted at its lower threshold.
+
+    Attributes
+    ----------
+    positives, found
+        Images labelled positive, and how many of them are not below the threshold.
+    negatives, cleared
+        Images labelled negative, and how many of them are below it.
+    may_say_negative
+        Whether the bundle's own evidence allows it.
+    """
+
+    region: str
+    positives: int
+    found: int
+    negatives: int
+    cleared: int
+    may_say_negative: bool
+
+    @property
+    def sensitivity(self) -> tuple[float, float] | None:
+        """95% interval; None without positives."""
+        return wilson(self.found, self.positives) if self.positives else None
+
+    @property
+    def specificity(self) -> tuple[float, float] | None:
+        """95% interval; None without negatives."""
+        return wilson(self.cleared, self.negatives) if self.negatives else None
+
+    @property
+    def earned(self) -> bool:
+        """Whether these images let the part say *negative*."""
+        return earned_alone(self.positives, self.found)
+
+
+def count_parts(bundle: Bundle, readings: Iterable[Reading]) -> list[PartCounts]:
+    """Count readings by the part that the bundle saw, since that is whose negative is said.
+
+    Images that it does not assess are left out: it calls none of them negative.
+    """
+    counts = {region: [0, 0, 0, 0] for region in bundle.models}
+    for reading in readings:
+        if reading.route.not_assessable is not None or reading.probability is None:
+            continue
+        below = reading.probability < bundle.models[reading.route.region].thresholds.low
+        row = counts[reading.route.region]
+        if reading.example.positive:
+            row[0] += 1
+            row[1] += not below
+        else:
+            row[2] += 1
+            row[3] += below
+    return [
+        PartCounts(region, *row, may_say_negative=bundle.models[region].may_say_negative)
+        for region, row in counts.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A bundle's figures on a data set, by part; `seen` counts images that it was fitted on."""
+
+    bundle: Bundle
+    parts: Mapping[str, PartCounts]
+    images: int
+    not_assessed: int
+    seen: int
+
+
+def validate(
+    folder: Path,
+    dataset: Path,
+    *,
+    format: str = AUTO,
+    split: Path | None = None,
+    part: str | None = None,
+    cache: Path,
+    backend: str = "auto",
+) -> Validation:
+    """Read a data set's images with a bundle as the service does, and count.
+
+    Raises
+    ------
+    BundleError, DatasetError, ScorerError
+    """
+    bundle = load_bundle(folder)
+    examples = hashed(chosen_part(open_dataset(dataset, format), split, part))
+    readings = read_all(
+        open_scorer(bundle, backend=backend, cache=cache / "networks"), examples, load_pixels(examples, cache)
+    )
+    known = fitted_on(bundle)
+    return Validation(
+        bundle,
+        {counts.region: counts for counts in count_parts(bundle, readings)},
+        images=len(readings),
+        not_assessed=sum(r.route.not_assessable is not None for r in readings),
+        seen=sum(e.sha256[:12] in known for e in examples),
+    )
+
+
+def fitted_on(bundle: Bundle) -> frozenset[str]:
+    """Return the beginnings of the SHA-256 of the images that a bundle was fitted on."""
+    entry = bundle.manifest.get("fitted_on")
+    return frozenset((bundle.folder / entry["file"]).read_text().split()) if entry else frozenset()
