@@ -11,11 +11,14 @@ import pytest
 
 from cli.supervise import listen
 from settings import Settings, SettingsError
+from store.accounts import Role
 from store.session import session_scope
 from store.tables import Image
 from tests.web.asking import Asker, Browser, png
+from tests.web.test_access import LINES
 from tests.web.test_api import problem
 from tests.web.test_resumable import TUS, announce, append
+from tests.web.world import make_world
 
 
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"other", W/{}', "*"])
@@ -102,3 +105,31 @@ def test_it_listens_on_ipv6(host: str, asked: str) -> None:
     with closing(listen(host, 0)) as listener:
         port = listener.getsockname()[1]
         socket.create_connection((asked, port), timeout=5).close()
+
+
+def test_a_number_beyond_an_integer_in_an_address_is_not_there(app: Any, site_key: str) -> None:
+    world = make_world(app, Role.ADMIN)
+    browser = world.browser(app.test_client())
+    for line in LINES:
+        if "<int:" in line.rule and line.method == "GET":
+            path = next(iter(line.paths({**world.ids, "number": 2**31})))
+            assert browser.client.get(path).status_code == 404, line
+
+
+@pytest.mark.parametrize("target", ["/batches\r\nSet-Cookie: a=b", "/batches\n", "/a b", "/\x7f"])
+def test_a_line_break_in_the_way_back_is_dropped(app: Any, link: Any, target: str) -> None:
+    browser = Browser(app.test_client())
+    answer = browser.sign_in(token=link(), next=target)
+    assert (answer.status_code, answer.location) == (303, "/batches")
+    assert browser.client.get("/sign-in", query_string={"next": target}).location == "/batches"
+
+
+def test_a_long_name_is_cut_and_takes_no_neighbour_with_it(ask: Asker) -> None:
+    batch = ask.draft()
+    name = "\N{CJK UNIFIED IDEOGRAPH-9AA8}" * 1000 + ".png"
+    manifest = f"path,accession\n{name},A1\n".encode()
+    answer = ask.send(batch, ("good.png", png("1")), (name, png("2")), manifest=manifest)
+    assert [file["status"] for file in answer.json["files"]] == ["accepted", "accepted"]
+    assert [i["accession"] for i in ask.get(f"/batches/{batch}/images").json["items"]] == ["", "A1"]
+    known = {"files": [{"filename": name, "sha256": answer.json["files"][1]["sha256"]}]}
+    assert len(ask.post(f"/batches/{batch}/known", json=known).json["files"]) == 1
