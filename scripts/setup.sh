@@ -1,6 +1,6 @@
 #!/bin/sh
 # Make .venv and install the locked dependencies into it; look for the system libraries. Does nothing when all is there.
-# Usage: scripts/setup.sh [test|faults]   (test: also what the tests need: Chromium, poppler; faults: and what breaks things)
+# Usage: scripts/setup.sh [test|faults]   (test: also what the tests need: Chromium, poppler, DCMTK; faults: and what breaks things)
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -61,6 +61,7 @@ has_library libharfbuzz-subset.so.0 || apt_install want libharfbuzz-subset0
 if [ "${1:-}" = test ] || [ "${1:-}" = faults ]; then
     missing=
     command -v pdftoppm >/dev/null || missing="$missing poppler-utils"
+    command -v dcm2pnm >/dev/null || missing="$missing dcmtk"
     command -v strace >/dev/null || missing="$missing strace"
     command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing="$missing chromium"
     # a clock that jumps, a pooler between us and the database

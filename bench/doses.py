@@ -1,0 +1,160 @@
+"""Films that are read positive, made worse step by step: how each is read then. None may come out negative.
+
+``python -m bench.doses FOLDER [--films 200]`` prints a table. Each change goes through a file:
+a plain export or a DICOM object with such a header, decoded, gated and scored as the worker does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from models.bundle import load_bundle
+from models.scorer import Scorer, open_scorer
+from pipeline.decode.picture import decode
+from pipeline.preprocess import model_input
+from pipeline.routing import route
+from pipeline.triage import calibrate, may_be_negative, triage
+from pipeline.types import Radiograph, Rejected, Triage, UInt8Array
+
+ROOT = Path(__file__).resolve().parent.parent
+_CHUNK = 32
+_CR = "1.2.840.10008.5.1.4.1.1.1"
+
+
+def plain(pixels: UInt8Array) -> bytes:
+    """Export a picture as a PNG."""
+    return bytes(cv2.imencode(".png", pixels)[1])
+
+
+def dicom(pixels: UInt8Array, **header: object) -> bytes:
+    """Write a picture as a CR object of 12 bits."""
+    film = Dataset()
+    film.file_meta = FileMetaDataset()
+    film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    film.SOPClassUID, film.SOPInstanceUID = _CR, "1.2.3"
+    film.Rows, film.Columns = pixels.shape
+    film.SamplesPerPixel, film.PhotometricInterpretation = 1, "MONOCHROME2"
+    film.BitsAllocated, film.BitsStored, film.HighBit, film.PixelRepresentation = 16, 12, 11, 0
+    film.WindowCenter, film.WindowWidth = 2048, 4096
+    film.PixelData = (pixels.astype("<u2") * 16).tobytes()
+    for word, value in header.items():
+        setattr(film, word, value)
+    file = BytesIO()
+    film.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def squashed(pixels: UInt8Array, *, across: bool) -> bytes:
+    """Halve one side, and say so in the header."""
+    half = pixels[:, ::2] if across else pixels[::2]
+    return dicom(np.ascontiguousarray(half), PixelSpacing=[0.1, 0.2] if across else [0.2, 0.1])
+
+
+def changes() -> dict[str, Callable[[UInt8Array], bytes]]:
+    """Return what is done to a film, by name."""
+    found: dict[str, Callable[[UInt8Array], bytes]] = {"as it is": plain}
+    for times in (1.5, 2, 2.5, 3, 4, 8, 16):
+        found[f"darker, {times} times"] = lambda p, t=times: plain((p / t).astype(np.uint8))
+    for times in (1.5, 2, 2.5, 3, 4, 8, 16):
+        found[f"window wider, {times} times, from 0"] = lambda p, t=times: dicom(
+            p, WindowCenter=2048 * t, WindowWidth=4096 * t
+        )
+        found[f"window wider, {times} times, centred"] = lambda p, t=times: dicom(p, WindowWidth=4096 * t)
+    for times in (2, 4, 8, 32):
+        found[f"window narrower, {times} times"] = lambda p, t=times: dicom(p, WindowWidth=4096 / t)
+        found[f"brighter, {times} times"] = lambda p, t=times: plain(
+            np.minimum(p.astype(np.int32) * t, 255).astype(np.uint8)
+        )
+    found["inverted export"] = lambda p: plain(np.invert(p))
+    found["inverted object"] = lambda p: dicom(np.invert(p))
+    found["black and white"] = lambda p: plain(np.where(p > p.mean(), 255, 0).astype(np.uint8))
+    found["cut: half of the rows stated"] = lambda p: dicom(p, Rows=p.shape[0] // 2)
+    found["cut: file ends at half"] = lambda p: dicom(p)[: p.size]
+    found["squashed in width, stated"] = lambda p: squashed(p, across=True)
+    found["squashed in height, stated"] = lambda p: squashed(p, across=False)
+    return found
+
+
+def read(scorer: Scorer, files: Sequence[bytes]) -> list[str]:
+    """Return how each file is read: a triage, or ``refused``."""
+    said: list[str] = ["refused"] * len(files)
+    films: list[tuple[int, Radiograph]] = []
+    for number, data in enumerate(files):
+        try:
+            films.append((number, decode(data, max_pixels=10**8, pseudonymise=str)))
+        except Rejected:
+            continue
+    for start in range(0, len(films), _CHUNK):
+        _judge(scorer, films[start : start + _CHUNK], said)
+    return said
+
+
+def _judge(scorer: Scorer, films: Sequence[tuple[int, Radiograph]], said: list[str]) -> None:
+    bundle = scorer.bundle
+    stack = np.stack([model_input(film.pixels, bundle.region_input_size) for _, film in films])
+    scores = scorer.classify(stack)
+    for row, distance, (number, film) in zip(scores.probabilities, scores.distances, films, strict=True):
+        way = route(
+            dict(zip(bundle.regions, map(float, row), strict=True)),
+            float(distance),
+            bundle.routing,
+            body_part="",
+            regions=tuple(bundle.models),
+            picture=film.flags,
+            families=bundle.families,
+        )
+        if way.not_assessable is not None:
+            said[number] = Triage.NOT_ASSESSABLE.value
+            continue
+        model = bundle.models[way.region]
+        inputs = model_input(film.pixels, bundle.input_size(model.network))[None]
+        logit = float(scorer.detect(model.network, inputs).logits[0])
+        allowed = may_be_negative(way.flags) and model.may_say_negative
+        probability = calibrate(logit, model.calibration)
+        said[number] = triage(probability, model.thresholds, never_negative=not allowed).value
+
+
+def main() -> int:
+    """Print the table; the exit status tells whether a film came out negative."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="images/ and manifest.csv of FracAtlas")
+    parser.add_argument("--films", type=int, default=200)
+    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "bundles" / "fracatlas-1")
+    options = parser.parse_args()
+    scorer = open_scorer(load_bundle(options.bundle))
+    with (options.folder / "manifest.csv").open(newline="") as file:
+        names = [row["image_id"] for row in csv.DictReader(file) if row["label"] == "fractured"]
+    films: list[UInt8Array] = []
+    for start in range(0, len(names), _CHUNK):
+        if len(films) >= options.films:
+            break
+        paths = [options.folder / "images" / name for name in names[start : start + _CHUNK]]
+        said = read(scorer, [path.read_bytes() for path in paths])
+        found = [path for path, how in zip(paths, said, strict=True) if how == Triage.POSITIVE.value]
+        films += [np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), np.uint8) for path in found]
+    films = films[: options.films]
+    columns = ["positive", "doubt", "not_assessable", "refused", "negative"]
+    print(f"| {len(films)} positive films of `{scorer.bundle.name}` |", " | ".join(columns), "|")
+    print("|---|" + "--:|" * len(columns))
+    negatives = 0
+    for name, change in changes().items():
+        counts = Counter(read(scorer, [change(film) for film in films]))
+        negatives += counts["negative"]
+        print(f"| {name} |", " | ".join(str(counts[column]) for column in columns), "|", flush=True)
+    print(f"{negatives} negative")
+    return int(negatives > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
