@@ -67,6 +67,7 @@ def _lut_item(item: Dataset, word: str) -> Dataset:
     clean = Dataset()
     descriptor, table = element_values(item, "LUTDescriptor"), element_values(item, "LUTData")
     if len(descriptor) == 3 and all(isinstance(n, int) for n in descriptor):
+        descriptor[0] &= 0xFFFF  # a number of entries, also where the other two are signed
         clean.add_new("LUTDescriptor", "SS" if descriptor[1] < 0 else "US", descriptor)
         if table and isinstance(table[0], bytes):
             clean.add_new("LUTData", "OW", _table(table[0], descriptor))

@@ -257,7 +257,9 @@ def _decode_rle(frame: bytes, clean: Dataset) -> tuple[npt.NDArray[Any], bytes]:
     stripped = b"".join((struct.pack("<16I", count, *places, *[0] * (15 - count)), *runs))
     shape = clean.SamplesPerPixel, depth, clean.Rows, clean.Columns
     high_first = np.frombuffer(b"".join(planes), np.uint8).reshape(shape)
-    values = np.ascontiguousarray(high_first.transpose(0, 2, 3, 1)).view(f">u{depth}")[..., 0]
+    values = (
+        np.ascontiguousarray(high_first.transpose(0, 2, 3, 1)).view(f">u{depth}")[..., 0].astype(f"u{depth}")
+    )
     if clean.SamplesPerPixel == 1:
         return values[0], stripped
     return np.ascontiguousarray(values.transpose(1, 2, 0)), stripped

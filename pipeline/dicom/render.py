@@ -186,6 +186,11 @@ def _lut(values: npt.NDArray[Any], item: Dataset, clean: Dataset) -> npt.NDArray
     if len(descriptor) != 3 or not data:
         raise ValueError("LUT without a descriptor or data")
     entries, first = descriptor[0] & 0xFFFF or 65536, descriptor[1]
+    # its sign is that of the values that go in, which an implicit data set does not say
+    if first >= 1 << 15 and values.min() < 0:
+        first -= 1 << 16
+    elif first < 0 <= values.min():
+        first += 1 << 16
     if isinstance(data[0], bytes):
         order = ">" if clean.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
         packed = descriptor[2] <= 8 and len(data[0]) < 2 * entries  # two 8-bit entries a word

@@ -286,3 +286,28 @@ def test_an_icon_is_not_the_picture(film):
     data = make_dicom(film, IconImageSequence=[icon], **WINDOW)
     picture_at = data.rindex(b"\xe0\x7f\x10\x00OW")
     assert refusal(data[:picture_at]) is Reason.DICOM_NO_PIXELS
+
+
+# --- found by holding films against another reader ------------------------------------------------
+
+
+def test_signed_values_in_rle(film, shown):
+    signed = film.astype(np.int16) - 2048
+    words = signed.view(np.uint16)
+    frame = rle_frame(packed_bits(words >> 8), packed_bits(words & 255))
+    window = {"WindowCenter": 0, "WindowWidth": 4096}
+    result = same_again(read(make_dicom(signed, RLELossless, coded=frame, **window)))
+    np.testing.assert_array_equal(result.pixels, shown)
+
+
+def test_the_first_value_of_a_voi_lut_is_signed_where_a_rescale_makes_its_input_signed(film):
+    lut = pydicom.Dataset()
+    lut.add_new("LUTDescriptor", "SS", [4096, -1024, 12])
+    lut.add_new("LUTData", "OW", np.arange(4096, dtype="<u2").tobytes())
+    options = {"RescaleSlope": 1, "RescaleIntercept": -1024, "VOILUTSequence": [lut]}
+    explicit, implicit = (
+        same_again(read(make_dicom(film, syntax, **options)))
+        for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    )
+    np.testing.assert_array_equal(implicit.pixels, explicit.pixels)
+    assert RenderingStep(RenderingCode.VOI_LUT, "1") in implicit.rendering
