@@ -67,16 +67,22 @@ def test_a_small_table_comes_at_once_with_the_chosen_columns(ask: Asker, batch: 
     assert isinstance(lines[0]["probability"], float)
 
 
+def move(batch_id: str, moment: str) -> None:
+    """Let a batch have been made, filled and submitted at another time."""
+    with session_scope() as session:
+        for statement in (
+            "UPDATE batches SET created_at = :moment, submitted_at = :moment WHERE id = :id",
+            "UPDATE images SET created_at = :moment WHERE batch_id = :id",
+        ):
+            session.execute(text(statement), {"moment": moment, "id": batch_id})
+
+
 def test_filters_and_days(ask: Asker, batch: str) -> None:
     other = finished(ask, ("later.png", png("later")))
     ask.send(ask.draft(), ("draft.png", png("draft")))  # not submitted: not among all batches
     assert len(ask.get("/results?format=jsonl").text.splitlines()) == 5
     assert len(ask.get("/results?format=jsonl&status=rejected").text.splitlines()) == 1
-    with session_scope() as session:
-        session.execute(
-            text("UPDATE images SET created_at = '2026-03-01 23:59:59+00' WHERE batch_id = :id"),
-            {"id": other},
-        )
+    move(other, "2026-03-01 23:59:59+00")
     march = ask.get("/results?format=jsonl&since=2026-03-01&until=2026-03-01").text.splitlines()
     assert [json.loads(line)["filename"] for line in march] == ["later.png"]
     assert not ask.get("/results?format=jsonl&since=2026-03-02&until=2026-03-03").text
@@ -259,15 +265,10 @@ def test_the_page_sends_small_files_and_lists_the_others(
 
 def test_an_erasure_takes_the_files_that_may_hold_the_study(ask: Asker, batch: str, blobs: BlobStore) -> None:
     other = finished(ask, ("other.png", png("other")))
+    move(other, "2026-03-01 12:00:00+00")
     with session_scope() as session:
-        session.execute(
-            text("UPDATE images SET created_at = '2026-03-01 12:00:00+00' WHERE batch_id = :id"),
-            {"id": other},
-        )
-        site, study = session.execute(
-            select(Image.site_id, Image.study_id).where(
-                Image.batch_id == uuid.UUID(batch), Image.path == "b.png"
-            )
+        site, image = session.execute(
+            select(Image.site_id, Image.id).where(Image.batch_id == uuid.UUID(batch), Image.path == "b.png")
         ).one()
     held = [
         make(ask, format="csv", batch=batch)["id"],
@@ -280,7 +281,7 @@ def test_an_erasure_takes_the_files_that_may_hold_the_study(ask: Asker, batch: s
         make(ask, format="csv", until="2026-03-01")["id"],
     ]
     with session_scope() as session:
-        keys = exports.delete_holding(session, site, [study])
+        keys = exports.delete_holding(session, site, [image])
     assert len(keys) == 3
     assert {key.split("/")[2] for key in keys} == set(held[:3])
     assert {ask.get(f"/exports/{id_}").json["state"] for id_ in held} == {"expired", "cancelled"}
