@@ -335,6 +335,8 @@ class Sandbox:
                     raise TimeoutError("decoding took longer than the machine could give it") from None
                 continue
             if message[:1] == wire.ANSWER:
+                if child.cpu_time() > until:  # it answered before we looked; the limit is the same
+                    raise Rejected(Reason.TOO_EXPENSIVE_TO_DECODE, "processor time")
                 return message[1:]
             identities += 1
             if message[:1] != wire.IDENTITY or identities > _MAX_IDENTITIES:
