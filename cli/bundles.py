@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.client import ClientError, client_command, open_client
+from cli.client import UsageProblem, client_command, open_client
 from cli.operate import home_option, server_parts
 from cli.output import open_console, print_json, print_rows
 
@@ -56,7 +56,7 @@ def _load(folder: Path) -> str:
     try:
         bundle = load_bundle(folder)
     except BundleError as error:
-        raise ClientError(f"Not a sound bundle: {error}") from error
+        raise UsageProblem(f"Not a sound bundle: {error}") from error
     return f"{bundle.name}: {', '.join(bundle.regions)}; {bundle.label_meaning} ({bundle.sha256[:12]})"
 
 

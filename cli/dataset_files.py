@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.client import ClientError, client_command
+from cli.client import UsageProblem, client_command
 from cli.output import count_bar, open_console, print_rows, shown
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _said() -> Iterator[None]:
     try:
         yield
     except DatasetError as error:
-        raise ClientError(f"{error}.") from error
+        raise UsageProblem(f"{error}.") from error
 
 
 def _scanned(path: Path, format_: str, meaning: str, jobs: int | None) -> Scan:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli import dataset_files
-from cli.client import ClientError, UsageProblem, client_command
+from cli.client import UsageProblem, client_command
 from cli.operate import home_option, server_parts
 from cli.output import open_console, print_json, print_rows
 
@@ -101,7 +101,7 @@ def _images(path: Path, format: str, meaning: str) -> tuple[str, str, list[NewIm
         kind = detect_format(path) if FORMATS[format] == AUTO else FORMATS[format]
         read = open_dataset(path, kind, meaning)
     except DatasetError as error:
-        raise ClientError(str(error)) from error
+        raise UsageProblem(str(error)) from error
     root = path.parent if path.is_file() else path
     images = [
         NewImage(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.client import ClientError, UsageProblem, client_command, open_client
+from cli.client import UsageProblem, client_command, open_client
 from cli.output import open_console, print_rows
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def validate(
     try:
         found = measure(bundle, dataset, format=dataset_format, split=split, part=part, cache=cache)
     except (BundleError, DatasetError, ScorerError) as error:
-        raise ClientError(str(error)) from error
+        raise UsageProblem(str(error)) from error
     _print(found)
     if unlock:
         _unlock(found, dataset.name, unlock)

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, event, select, text, update
 from store import batches, worklist, worklist_search
 from store.batches import NewFile
 from store.errors import InvalidCursor
-from store.session import session_scope
+from store.session import get_engine, session_scope
 from store.tables import Batch, Bundle, Image, Priority, Site
 from store.worklist import Filters, Rank
 from store.worklist_tables import WorklistRow
@@ -218,9 +218,10 @@ def statements(database: Engine) -> Iterator[list[tuple[str, object]]]:
         if statement.startswith(("SELECT worklist", "SELECT anon", "SET LOCAL")):
             seen.append((statement, parameters))
 
-    event.listen(database, "before_cursor_execute", listen)
+    application = get_engine()  # not the owner's, which makes the tables
+    event.listen(application, "before_cursor_execute", listen)
     yield seen
-    event.remove(database, "before_cursor_execute", listen)
+    event.remove(application, "before_cursor_execute", listen)
 
 
 FILL = text(

@@ -3,10 +3,26 @@
 import pytest
 
 from training.datasets import SplitPlan
-from training.experiment import ROOT, load_experiment
+from training.experiment import ROOT, load_config, load_experiment
 from training.fit import Schedule
+from training.reading_plan import ReadingPlan
 
-CONFIGS = sorted(p for p in (ROOT / "training" / "configs").glob("*.py") if p.name != "__init__.py")
+#: Of one network that tells the part and reads it.
+READING = [ROOT / "training" / "configs" / "fracatlas_2.py"]
+CONFIGS = sorted(
+    p for p in (ROOT / "training" / "configs").glob("*.py") if p.name != "__init__.py" and p not in READING
+)
+
+
+@pytest.mark.parametrize("path", READING, ids=lambda p: p.name)
+def test_a_shipped_plan_of_a_reading_network_has_a_rate_for_every_step(path):
+    plan = load_config(path, ReadingPlan)
+    assert plan.split.is_file()
+    steps = plan.steps * sum(stage.epochs for stage in plan.stages)
+    rates = [plan.at(step)[1] for step in range(steps)]
+    assert all(0 < rate <= max(stage.rate for stage in plan.stages) for rate in rates)
+    with pytest.raises(ValueError, match="after the last stage"):
+        plan.at(steps)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)

@@ -234,7 +234,7 @@ def test_the_commands(messy, tmp_path, cache):
     )
     assert json.loads(out.read_text())["empty_classes"] == ["leg: no negative"]
     split = CliRunner().invoke(main, ["datasets", "split", str(messy), "--out", str(tmp_path / "s.csv")])
-    assert split.exit_code == 1
+    assert split.exit_code == 2
     assert "the part test has no positive image; give it more, or another seed." in split.output
 
 
