@@ -36,8 +36,8 @@ def prepare() -> None:
     from store.sites import bootstrap
 
     settings = get_settings().require("database_url", "blob_url", "secret_key")
-    refuse_unnamed_pooler()
-    migrate_database()
+    migrate_database()  # one transaction on one connection: a pooler does it no harm
+    refuse_unnamed_pooler()  # asks with the application's account, which the migration may have made just now
     make_bucket()
     for manifest in sorted(BUNDLES.glob("*/manifest.json")):
         try:
