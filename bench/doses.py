@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -25,7 +25,7 @@ from pipeline.decode.picture import decode
 from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.triage import calibrate, may_be_negative, triage
-from pipeline.types import Radiograph, Rejected, Triage, UInt8Array
+from pipeline.types import Radiograph, Rejected, Route, Triage, UInt8Array
 
 ROOT = Path(__file__).resolve().parent.parent
 _CHUNK = 32
@@ -104,6 +104,7 @@ def _judge(scorer: Scorer, films: Sequence[tuple[int, Radiograph]], said: list[s
     bundle = scorer.bundle
     stack = np.stack([model_input(film.pixels, bundle.region_input_size) for _, film in films])
     scores = scorer.classify(stack)
+    groups: defaultdict[str, list[tuple[int, Radiograph, Route]]] = defaultdict(list)
     for row, distance, (number, film) in zip(scores.probabilities, scores.distances, films, strict=True):
         way = route(
             dict(zip(bundle.regions, map(float, row), strict=True)),
@@ -117,12 +118,15 @@ def _judge(scorer: Scorer, films: Sequence[tuple[int, Radiograph]], said: list[s
         if way.not_assessable is not None:
             said[number] = Triage.NOT_ASSESSABLE.value
             continue
-        model = bundle.models[way.region]
-        inputs = model_input(film.pixels, bundle.input_size(model.network))[None]
-        logit = float(scorer.detect(model.network, inputs).logits[0])
-        allowed = may_be_negative(way.flags) and model.may_say_negative
-        probability = calibrate(logit, model.calibration)
-        said[number] = triage(probability, model.thresholds, never_negative=not allowed).value
+        groups[bundle.models[way.region].network].append((number, film, way))
+    for network, group in groups.items():
+        size = bundle.input_size(network)
+        stack = np.stack([model_input(film.pixels, size) for _, film, _ in group])
+        for logit, (number, _, way) in zip(scorer.detect(network, stack).logits, group, strict=True):
+            model = bundle.models[way.region]
+            allowed = may_be_negative(way.flags) and model.may_say_negative
+            probability = calibrate(float(logit), model.calibration)
+            said[number] = triage(probability, model.thresholds, never_negative=not allowed).value
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ The figures of real films behind each threshold stand in docs/picture.md.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep, UInt8Array
-from pipeline.window import stretch
+from pipeline.window import CLIPPED_PERCENT, stretch
+
+Counts = npt.NDArray[np.int64]
 
 #: The shorter side that a picture must have, in pixels.
 MIN_SIDE = 64
@@ -35,6 +38,7 @@ INVERTED_MEDIAN, INVERTED_PLACE, INVERTED_RIDGES = 150, 0.75, -0.05
 #: Perhaps inverted: thin structures are darker, or they are hardly brighter and the middle pixel is bright.
 PERHAPS_RIDGES, PERHAPS_MEDIAN, PERHAPS_FAINT_RIDGES = -0.1, 130, 0.05
 _RIDGE_SIDE = 256
+_LEVELS = np.arange(256)
 _RIDGE = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
 #: Share of pixels whose colour is not the tint of their brightness, and how far off they must be.
 MAX_COLOURED = 0.10
@@ -83,7 +87,7 @@ def require_radiograph(picture: npt.NDArray[Any]) -> UInt8Array:
     grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False) if small.ndim == 3 else small
     if small.ndim == 3 and coloured_share(small) > MAX_COLOURED:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a picture in colour")
-    if contrast(grey) < BLANK_CONTRAST:
+    if contrast(histogram(grey)) < BLANK_CONTRAST:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a blank picture")
     if looks_like_a_page(grey):
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a page of text")
@@ -111,22 +115,23 @@ def grade(pixels: UInt8Array, small: UInt8Array) -> Graded:
     """
     flags: list[Reason] = []
     steps: list[RenderingStep] = []
-    inverted = inversion(small)
+    levels = histogram(small)
+    inverted = inversion(small, levels)
     if inverted is Inversion.YES:
-        pixels, small = np.invert(pixels), np.invert(small)
+        pixels, levels = np.invert(pixels), levels[::-1]
         flags.append(Reason.INVERTED_PICTURE)
         steps.append(RenderingStep(RenderingCode.INVERTED))
     elif inverted is Inversion.PERHAPS:
         flags.append(Reason.PERHAPS_INVERTED)
     step = max(1, int((pixels.size / 250_000) ** 0.5))
     sample = pixels[::step, ::step]  # not averaged: pictures of black and white alone stay so
-    levels, counts = contrast(small), np.bincount(sample.ravel(), minlength=256)
+    counts = histogram(sample)
     clipped = (counts[:3].sum() + counts[253:].sum()) / sample.size
-    if levels < MIN_CONTRAST or entropy(sample) < MIN_ENTROPY or clipped > MAX_CLIPPED:
+    if contrast(levels) < MIN_CONTRAST or entropy(counts) < MIN_ENTROPY or clipped > MAX_CLIPPED:
         flags.append(Reason.TOO_LITTLE_CONTRAST)
-    elif levels < LOW_CONTRAST:
-        low, high = np.percentile(small, (0.5, 99.5))
-        pixels = stretch(np.arange(256), float(low), float(high))[pixels]
+    elif contrast(levels) < LOW_CONTRAST:
+        low, high = percentiles(levels, _LEVELS, CLIPPED_PERCENT, 100 - CLIPPED_PERCENT)
+        pixels = stretch(_LEVELS, low, high)[pixels]
         flags.append(Reason.LOW_CONTRAST)
         steps.append(RenderingStep(RenderingCode.CONTRAST_RAISED))
     return Graded(pixels, tuple(flags), tuple(steps))
@@ -140,14 +145,14 @@ class Inversion(Enum):
     YES = "yes"
 
 
-def inversion(grey: npt.NDArray[Any]) -> Inversion:
+def inversion(grey: npt.NDArray[Any], levels: Counts) -> Inversion:
     """Tell whether a film is shown black on white.
 
     Air makes most of a limb's film, so that its middle pixel is dark; but where the beam was collimated, or
     the trunk fills the film, it may be bright. Bone is told by its cortex and trabeculae: thin, and brighter
     than what is around them, unless the film is inverted.
     """
-    low, middle, high = (float(v) for v in np.percentile(grey, (1, 50, 99)))
+    low, middle, high = percentiles(levels, _LEVELS, 1, 50, 99)
     found = ridges(grey)
     place = (middle - low) / max(high - low, 1.0)
     if middle >= INVERTED_MEDIAN and place > INVERTED_PLACE and found < INVERTED_RIDGES:
@@ -164,23 +169,49 @@ def ridges(grey: npt.NDArray[Any]) -> float:
     """
     scale = min(1.0, _RIDGE_SIDE / max(grey.shape))
     size = max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale))
-    small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(grey, size, interpolation=cv2.INTER_LINEAR)
     bright = float(cv2.morphologyEx(small, cv2.MORPH_TOPHAT, _RIDGE).mean())
     dark = float(cv2.morphologyEx(small, cv2.MORPH_BLACKHAT, _RIDGE).mean())
     return (bright - dark) / max(bright + dark, 1e-3)
 
 
-def entropy(grey: npt.NDArray[Any]) -> float:
+def histogram(grey: npt.NDArray[Any]) -> Counts:
+    """Return how many pixels have each of the 256 grey levels of a uint8 picture."""
+    counts = cv2.calcHist([np.ascontiguousarray(grey)], [0], None, [256], [0, 256])
+    return counts.ravel().astype(np.int64)
+
+
+def percentiles(counts: Counts, values: npt.NDArray[Any], *percents: float) -> list[float]:
+    """Return percentiles of values that occur so often; between two of them linearly, as `numpy.percentile`.
+
+    Parameters
+    ----------
+    counts
+        How often each of `values` occurs; once at least in all.
+    values
+        In rising order.
+    """
+    reached = np.cumsum(counts)
+    found = []
+    for percent in percents:
+        place = percent / 100 * float(reached[-1] - 1)
+        below, above = (
+            float(values[np.searchsorted(reached, n, side="right")]) for n in (int(place), math.ceil(place))
+        )
+        found.append(below + (place - int(place)) * (above - below))
+    return found
+
+
+def entropy(counts: Counts) -> float:
     """Bits a pixel, of 8, that the shares of the grey levels amount to (Shannon 1948)."""
-    shares = np.bincount(grey.ravel(), minlength=256) / max(grey.size, 1)
-    shares = shares[shares > 0]
+    shares = counts[counts > 0] / max(int(counts.sum()), 1)
     return float(-(shares * np.log2(shares)).sum())
 
 
-def contrast(grey: npt.NDArray[Any]) -> float:
+def contrast(counts: Counts) -> float:
     """Grey levels between the 1st and the 99th percentile."""
-    low, high = np.percentile(grey, (1, 99))
-    return float(high - low)
+    low, high = percentiles(counts, _LEVELS, 1, 99)
+    return high - low
 
 
 def coloured_share(picture: UInt8Array) -> float:

@@ -46,7 +46,12 @@ def _grey() -> np.ndarray:
 
 
 def _plain() -> list[bytes]:
-    return [cv2.imencode(kind, _grey())[1].tobytes() for kind in (".png", ".jpg", ".tif", ".webp")]
+    deep, clear = _grey().astype(np.uint16) * 200, np.dstack([_grey()] * 4)
+    pictures = [(kind, _grey()) for kind in (".png", ".jpg", ".tif", ".webp")] + [
+        (".png", deep),
+        (".png", clear),
+    ]
+    return [cv2.imencode(kind, picture)[1].tobytes() for kind, picture in pictures]
 
 
 def _dicom() -> list[bytes]:
@@ -73,6 +78,7 @@ def _dicom() -> list[bytes]:
         dataset.WindowCenter, dataset.WindowWidth = "128", "256"
         dataset.PixelData = _grey().tobytes()
         dataset["PixelData"].VR = "OB"
+        dataset.add_new("PixelPaddingValue", "US", 0)
         if syntax == RLELossless:
             dataset.compress(RLELossless, generate_instance_uid=False)
         out = io.BytesIO()

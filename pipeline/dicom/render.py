@@ -17,9 +17,9 @@ from pydicom.uid import ExplicitVRBigEndian
 
 from pipeline.dicom.header import element_values
 from pipeline.dicom.terms import NATIVE
-from pipeline.quality import contrast, entropy
+from pipeline.quality import Counts, contrast, entropy, percentiles
 from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep, UInt8Array
-from pipeline.window import dicom_window, percentile_range, stretch
+from pipeline.window import CLIPPED_PERCENT, dicom_window, stretch
 
 #: Share of the contrast, and of the entropy, of the values' own window that one of the header must leave.
 MIN_SHARE_OF_CONTRAST = 0.45
@@ -56,9 +56,9 @@ def render(
         steps.append(RenderingStep(RenderingCode.VALUE_DROPPED, "ModalityLUTSequence"))
     padding = _padding(stored, index, clean, steps)
     step = max(1, int((index.size / 1_000_000) ** 0.5))
-    seen = index[::step, ::step]
-    seen = seen[~padding[seen]]
-    if not seen.size:
+    seen = np.bincount(index[::step, ::step].ravel(), minlength=stored.size)
+    seen[padding] = 0
+    if not seen.any():
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a blank picture")
     table, more = _voi(modality, seen, clean, steps)
     if clean.PhotometricInterpretation == "MONOCHROME1":
@@ -134,25 +134,42 @@ def _modality(stored: npt.NDArray[np.int32], clean: Dataset, steps: list[Renderi
 
 
 def _voi(
-    values: npt.NDArray[Any], seen: npt.NDArray[np.uint16], clean: Dataset, steps: list[RenderingStep]
+    values: npt.NDArray[Any], seen: Counts, clean: Dataset, steps: list[RenderingStep]
 ) -> tuple[UInt8Array, tuple[Reason, ...]]:
     """Return the values through the first VOI LUT or window of the header that shows the picture.
 
     One that cannot be applied is passed over; so is one that leaves much less of the picture than the
     values' own window does, which is flagged.
     """
-    own = stretch(values, *percentile_range(values[seen]))
-    least_contrast = MIN_SHARE_OF_CONTRAST * contrast(own[seen])
-    least_entropy = MIN_SHARE_OF_ENTROPY * entropy(own[seen])
+    own = stretch(values, *_range(values, seen))
+    shown = _levels(own, seen)
+    least_contrast = MIN_SHARE_OF_CONTRAST * contrast(shown)
+    least_entropy = MIN_SHARE_OF_ENTROPY * entropy(shown)
     flags: tuple[Reason, ...] = ()
     for step, table in _header_windows(values, clean):
-        shown = table[seen]
+        shown = _levels(table, seen)
         if contrast(shown) >= least_contrast and entropy(shown) >= least_entropy:
             steps.append(step)
             return table, flags
         flags = (Reason.WINDOW_REPLACED,)
     steps.append(RenderingStep(RenderingCode.WINDOW_REPLACED if flags else RenderingCode.PERCENTILE_WINDOW))
     return own, flags
+
+
+def _range(values: npt.NDArray[Any], seen: Counts) -> tuple[float, float]:
+    """Return `percentile_range` of values that occur so often."""
+    order = np.argsort(values, kind="stable")
+    rising, counts = values[order], seen[order]
+    low, high = percentiles(counts, rising, CLIPPED_PERCENT, 100 - CLIPPED_PERCENT)
+    if high > low:
+        return low, high
+    there = rising[counts > 0]
+    return float(there[0]), float(there[-1])
+
+
+def _levels(table: UInt8Array, seen: Counts) -> Counts:
+    """Return the histogram of a picture whose values occur so often, seen through a table."""
+    return np.bincount(table, weights=seen, minlength=256).astype(np.int64)
 
 
 def _header_windows(values: npt.NDArray[Any], clean: Dataset) -> Iterator[tuple[RenderingStep, UInt8Array]]:

@@ -19,6 +19,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from pipeline.decode import decode as decode_confined
 from pipeline.types import Reason, RenderingCode, RenderingStep
 from tests.unit.test_dicom import make_dicom, packed_bits, read, refusal, rle_frame
 from training.phantoms import make_phantom
@@ -311,3 +312,27 @@ def test_the_first_value_of_a_voi_lut_is_signed_where_a_rescale_makes_its_input_
     )
     np.testing.assert_array_equal(implicit.pixels, explicit.pixels)
     assert RenderingStep(RenderingCode.VOI_LUT, "1") in implicit.rendering
+
+
+def test_the_confined_process_has_all_that_these_ways_need(film, grey):
+    framed = np.pad(film, 8, constant_values=4095)
+    colours = np.dstack([grey] * 3)
+    seen = np.dstack([grey, grey, grey, np.where(np.arange(grey.shape[1]) < 200, 255, 90) + 0 * grey])
+    for data in (
+        make_dicom(framed, PixelPaddingValue=4095, **WINDOW),
+        make_dicom(film, WindowCenter=40000, WindowWidth=80000),
+        make_dicom(film[::2], PixelSpacing=[2, 1], **WINDOW),
+        make_dicom(film, JPEGLosslessSV1, coded=jpeg_2000(film), **WINDOW),
+        make_dicom((film + 1).byteswap(), **WINDOW),
+        make_dicom(colours, bits=8, PhotometricInterpretation="YBR_FULL"),
+        make_dicom(255 - grey, bits=8),
+        unreadable(film, RescaleIntercept="0", RescaleSlope="one"),
+        cv2.imencode(".png", seen.astype(np.uint8))[1].tobytes(),
+        cv2.imencode(".png", (grey * 0.4).astype(np.uint8))[1].tobytes(),
+        cv2.imencode(".png", film)[1].tobytes(),
+        cv2.imencode(".png", 255 - grey)[1].tobytes(),
+    ):
+        found = read(data, pseudonymise=str)
+        confined = decode_confined(data, max_pixels=10**7, pseudonymise=str)
+        np.testing.assert_array_equal(confined.pixels, found.pixels)
+        assert (confined.flags, confined.rendering) == (found.flags, found.rendering)

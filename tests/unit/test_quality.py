@@ -10,7 +10,9 @@ from pipeline.quality import (
     coloured_share,
     entropy,
     grade,
+    histogram,
     looks_like_a_page,
+    percentiles,
     require_radiograph,
     require_size,
 )
@@ -173,9 +175,15 @@ def test_a_dark_picture_is_spread_and_never_negative():
 
 
 def test_entropy_by_hand():
-    assert entropy(np.array([[0, 0], [255, 255]], np.uint8)) == 1.0
-    assert entropy(np.arange(256, dtype=np.uint8)) == 8.0
-    assert entropy(np.zeros((4, 4), np.uint8)) == 0.0
+    assert entropy(histogram(np.array([[0, 0], [255, 255]], np.uint8))) == 1.0
+    assert entropy(histogram(np.arange(256, dtype=np.uint8).reshape(16, 16))) == 8.0
+    assert entropy(histogram(np.zeros((4, 4), np.uint8))) == 0.0
+
+
+def test_percentiles_are_those_of_numpy():
+    for grey in (limb(), limb()[:3, :5], np.array([[7]], np.uint8)):
+        found = percentiles(histogram(grey), np.arange(256), 0.5, 1, 50, 99, 99.5)
+        np.testing.assert_allclose(found, np.percentile(grey, (0.5, 1, 50, 99, 99.5)))
 
 
 def test_real_radiographs_are_neither_inverted_nor_without_contrast_and_their_inversions_are_told(
