@@ -19,6 +19,7 @@ from store.tables import (
     Bundle,
     Priority,
     Reason,
+    RenderingCode,
     RenderingStep,
     Triage,
 )
@@ -65,7 +66,7 @@ def rendering_documents(steps: Iterable[Mapping[str, str]]) -> list[dict[str, st
     """Return how an image's grey values came about: codes, details and sentences, in order."""
     return [
         {"code": step.code.value, "detail": step.detail, "sentence": step.sentence}
-        for step in (RenderingStep(**kept) for kept in steps)
+        for step in (RenderingStep(RenderingCode(kept["code"]), kept["detail"]) for kept in steps)
     ]
 
 

@@ -1,0 +1,13 @@
+"""How a picture came about is told from what the database kept of it."""
+
+from pipeline.types import RenderingCode, RenderingStep
+from web.representations import rendering_documents
+
+
+def test_every_step_is_told_from_its_stored_form() -> None:
+    kept = [{"code": code.value, "detail": "x"} for code in RenderingCode]
+    told = rendering_documents(kept)
+    assert [each["code"] for each in told] == list(RenderingCode)
+    assert [each["sentence"] for each in told] == [
+        RenderingStep(code, "x").sentence for code in RenderingCode
+    ]
