@@ -15,7 +15,7 @@ from kombu import Connection, Consumer, Queue
 
 from settings import get_settings
 from store import dispatch
-from store.broker import Dropped, Transport
+from store.broker import Dropped, Transport, is_message
 from store.tables import Stage, WorkKind
 
 GARBAGE = (
@@ -131,3 +131,34 @@ def test_a_binding_that_cannot_be_read_does_not_stop_sending(
     dispatch._publisher.cache_clear()
     wanted = {send()}
     assert wanted <= set(received(connection, wanted))
+
+
+def test_a_message_that_breaks_whoever_takes_it_is_forgotten(
+    connection: Connection, broker: redis.Redis
+) -> None:
+    """Celery reads more of a message than anybody could list."""
+    send()
+    got: list[str] = []
+
+    def take(message: Any) -> None:
+        if not got:
+            got.append("broken")
+            raise AttributeError("'int' object has no attribute 'lower'")
+        got.append(json.loads(message.body)[1]["work_id"])
+        message.ack()
+
+    with Consumer(connection, [Queue("cpu")], on_message=take, prefetch_count=1):
+        connection.drain_events(timeout=5)
+        assert not broker.hlen("unacked")
+        wanted = send()
+        while wanted not in got:
+            connection.drain_events(timeout=5)
+    assert Dropped.take() == 1
+
+
+def test_every_odd_type_is_told_from_a_message() -> None:
+    for raw in odd_messages("x"):
+        message = json.loads(raw)
+        if is_message(message):
+            assert message["headers"].get("task") is not None
+            assert message["content-encoding"] in {"utf-8", "text", None}

@@ -75,6 +75,9 @@ ignore_startup_parameters = options
     finally:
         process.kill()
         process.wait()
+        # whoever is torn down after this asks the database itself
+        service_settings.setenv("FRACTUREAI_DATABASE_URL", servers.database_url)
+        service_settings.delenv("FRACTUREAI_DATABASE_POOLER", raising=False)
         forget_engine()
 
 
