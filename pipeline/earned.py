@@ -84,12 +84,14 @@ def earned_by_figures(figures: Mapping[str, Any], region: str) -> tuple[bool, Se
     Parameters
     ----------
     figures
-        As `training.figures` makes them; a region that they do not tell of may not say negative.
+        As `training.figures` makes them; a region that they do not tell of, or that they only count because
+        it had no fractures or nothing else, may not say negative. Older bundles count ``fractured`` in place
+        of ``positives``.
     """
-    found = figures.get("regions", {}).get(region)
-    sensitivity = found and found["sensitivity_at_low"]["value"]
+    found = figures.get("regions", {}).get(region) or {}
+    sensitivity = found.get("sensitivity_at_low", {}).get("value")
     if sensitivity is None:
         return False, None
-    fractures = round(found["fractured"]["value"])
+    fractures = round((found.get("positives") or found["fractured"])["value"])
     hits = {region: round(sensitivity * fractures)}
     return earned({region: fractures}, hits, {region: region}, {region})[region]

@@ -86,9 +86,8 @@ def route(
         probability = by_family.pop(families.get(top, top))
         second = max(by_family.values(), default=0.0)
     stated, known, name_of_top = regions_of(body_part), set(regions), top
-    if (
-        families
-    ):  # readers differ about the main subject of one arm; a header that names its neighbour is right
+    # readers differ about the main subject of one arm; a header that names its neighbour is right
+    if families:
         stated = None if stated is None else frozenset(_FAMILIES.get(name, name) for name in stated)
         known, name_of_top = {families.get(name, name) for name in regions}, families.get(top, top)
     # a part that nothing here reads may be in the picture: being second is enough to leave it alone

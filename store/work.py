@@ -408,21 +408,27 @@ def _end_failed(session: Session, work: Work, reason: Reason, error: str, *, spl
 
 def _split(session: Session, work: Work, images: Sequence[Image]) -> None:
     """Give each image a unit of its own, from the start: its neighbours must not die with it."""
+    for image in images:
+        _start_again(session, work, [image])
+
+
+def _start_again(session: Session, work: Work, images: Sequence[Image]) -> None:
+    """Take images out of a unit and give them one of their own, which starts with the first stage."""
+    own = Work(
+        id=uuid.uuid4(),
+        site_id=work.site_id,
+        batch_id=work.batch_id,
+        kind=WorkKind.CHUNK.value,
+        round=work.round,
+        stage=STAGES[0].value,
+        priority=work.priority,
+        n_images=len(images),
+    )
+    session.add(own)
+    session.flush()
     with counters.counted(session, _batch_of(work), list(images)):
         for image in images:
-            single = Work(
-                id=uuid.uuid4(),
-                site_id=work.site_id,
-                batch_id=work.batch_id,
-                kind=WorkKind.CHUNK.value,
-                round=work.round,
-                stage=STAGES[0].value,
-                priority=work.priority,
-                n_images=1,
-            )
-            session.add(single)
-            session.flush()
-            image.work_id = single.id
+            image.work_id = own.id
             image.stage = 0
             image.status = ImageStatus.QUEUED.value
 
@@ -439,24 +445,8 @@ def _fail_images(session: Session, work: Work, images: Sequence[Image], reason: 
 
 def leave_rest(session: Session, work: Work, images: Sequence[Image]) -> None:
     """Give images that a stage did not come to a unit of their own, due from the start."""
-    rest = Work(
-        id=uuid.uuid4(),
-        site_id=work.site_id,
-        batch_id=work.batch_id,
-        kind=WorkKind.CHUNK.value,
-        round=work.round,
-        stage=STAGES[0].value,
-        priority=work.priority,
-        n_images=len(images),
-    )
-    session.add(rest)
-    session.flush()
     work.n_images -= len(images)
-    with counters.counted(session, _batch_of(work), list(images)):
-        for image in images:
-            image.work_id = rest.id
-            image.stage = 0
-            image.status = ImageStatus.QUEUED.value
+    _start_again(session, work, images)
 
 
 #: The longest that one site's work stands back for what its files cost.

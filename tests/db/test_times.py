@@ -25,7 +25,7 @@ def _address(servers: Servers) -> str:
 @pytest.fixture
 def server_in_berlin(database: Engine, servers: Servers) -> Iterator[None]:
     """The database's default zone is Berlin's, as on a server that took its machine's."""
-    with psycopg.connect(_address(servers), autocommit=True) as connection:
+    with psycopg.connect(servers.database_owner_url, autocommit=True) as connection:
         name = connection.info.dbname
         connection.execute(f"ALTER DATABASE \"{name}\" SET timezone TO 'Europe/Berlin'")
         database.dispose()

@@ -255,7 +255,10 @@ def test_every_combination_of_filters_is_read_from_an_index(
                 )
             )
     with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM ANALYZE worklist, worklist_words"))
+        connection.execute(text("VACUUM ANALYZE"))
+        rows = connection.execute(text("SELECT relname FROM pg_class WHERE relkind = 'r' AND reltuples > 500"))
+        large = set(rows.scalars())
+    assert {"worklist", "worklist_words"} <= large
     day = date.today() - timedelta(3)
     offered: dict[str, list[object]] = {
         "rank": [None, Rank.POSITIVE],
@@ -282,7 +285,8 @@ def test_every_combination_of_filters_is_read_from_an_index(
                 connection.exec_driver_sql(statement)
                 continue
             plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
-            assert not any("Seq Scan" in line for line in plan), "\n".join(plan)
+            whole = {line.split("Seq Scan on ")[1].split()[0] for line in plan if "Seq Scan on " in line}
+            assert not whole & large, "\n".join(plan)
 
 
 def test_images_of_several_studies_and_a_cancelled_rest(site: uuid.UUID, blobs: object) -> None:

@@ -88,7 +88,10 @@ def deployment(servers: Servers, database: Engine, tmp_path: Path) -> Deployment
 def test_its_commands_read_a_batch(deployment: Deployment, tmp_path: Path) -> None:
     assert "/sign-in?token=" in deployment.run("migrate", deployment.command("migrate"))
     command = str(Path(sys.executable).parent / "fractureai")
-    key = deployment.run("web", [command, "keys", "add", "tests", "--for", "admin@localhost"]).strip()
+    add_key = [command, "keys", "add", "tests", "--for", "admin@localhost"]
+    for scope in ("submit", "read", "administer"):
+        add_key += ["--scope", scope]
+    key = deployment.run("web", add_key).strip()
     bundle = write_untrained_bundle(tmp_path / "untrained")
     deployment.run("migrate", [command, "bundles", "add", str(bundle)])
     images = tmp_path / "images"
@@ -98,6 +101,7 @@ def test_its_commands_read_a_batch(deployment: Deployment, tmp_path: Path) -> No
     children = [deployment.start(name) for name in RUNNING]
     try:
         with Client(f"http://127.0.0.1:{deployment.port}", key, patience=120) as client:
+            client.document("/bundles/promote", body={"bundle": NAME})
             options = SubmitOptions(bundle=NAME, out=tmp_path / "results.zip", timeout=900)
             result = run_submit(client, [images], options, open_console())
         assert result.batch["status"] == "done", [child.log_tail() for child in children]

@@ -99,10 +99,14 @@ def test_a_region_whose_bundle_says_nothing_of_its_negative_may_not_say_it(copy)
 
     assert not any(m.may_say_negative for m in load_bundle(changed(copy, forget)).models.values())
 
-    def figures(found, of):
-        return {"fractured": {"value": float(of)}, "sensitivity_at_low": {"value": found / of}}
+    def figures(found, of, counted="positives"):
+        return {counted: {"value": float(of)}, "sensitivity_at_low": {"value": found / of}}
 
-    regions = {"hand": figures(29, 30), "leg": figures(27, 30)}
+    regions = {"hand": figures(29, 30, "fractured"), "leg": figures(27, 30)}
     models = load_bundle(changed(copy, lambda m: m.update(metrics={"regions": regions}))).models
     assert {name: model.may_say_negative for name, model in models.items()} == {"hand": True, "leg": False}
     assert (models["leg"].evidence.fractures, models["leg"].evidence.found) == (30, 27)
+
+    only_counted = {"images": 12, "positives": 0}
+    models = load_bundle(changed(copy, lambda m: m.update(metrics={"regions": {"hand": only_counted}}))).models
+    assert not any(model.may_say_negative for model in models.values())
