@@ -256,7 +256,9 @@ def test_every_combination_of_filters_is_read_from_an_index(
             )
     with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
-        rows = connection.execute(text("SELECT relname FROM pg_class WHERE relkind = 'r' AND reltuples > 500"))
+        rows = connection.execute(
+            text("SELECT relname FROM pg_class WHERE relkind = 'r' AND reltuples > 500")
+        )
         large = set(rows.scalars())
     assert {"worklist", "worklist_words"} <= large
     day = date.today() - timedelta(3)

@@ -108,5 +108,7 @@ def test_a_region_whose_bundle_says_nothing_of_its_negative_may_not_say_it(copy)
     assert (models["leg"].evidence.fractures, models["leg"].evidence.found) == (30, 27)
 
     only_counted = {"images": 12, "positives": 0}
-    models = load_bundle(changed(copy, lambda m: m.update(metrics={"regions": {"hand": only_counted}}))).models
+    models = load_bundle(
+        changed(copy, lambda m: m.update(metrics={"regions": {"hand": only_counted}}))
+    ).models
     assert not any(model.may_say_negative for model in models.values())
