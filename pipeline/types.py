@@ -422,6 +422,8 @@ class StudyFacts:
         Hex keyed hash of issuer and PatientID under the site's key, or empty.
     body_part
         BodyPartExamined (0018,0015) as in the header, upper case, or empty.
+    modality
+        Modality (0008,0060), or empty.
     """
 
     accession: str = ""
@@ -435,6 +437,7 @@ class StudyFacts:
     view: str = ""
     age_years: int | None = None
     patient_hash: str = ""
+    modality: str = ""
 
 
 class RenderingCode(StrEnum):

@@ -488,6 +488,8 @@ class Finding(Base):
     cam: Mapped[bytes | None] = mapped_column(LargeBinary)
     cam_height: Mapped[int | None] = mapped_column(SmallInteger)
     cam_width: Mapped[int | None] = mapped_column(SmallInteger)
+    #: `pipeline.types.SuspectedBox`, of a bundle that draws them; NULL where none was asked.
+    suspected_places: Mapped[list[Any] | None]
     created_at: Mapped[datetime] = _now()
 
 
@@ -600,6 +602,7 @@ class Image(Base):
     probability: Mapped[float | None]
     triage: Mapped[str | None]
     attention_regions: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
+    suspected_places: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
     #: How the grey values came about: `pipeline.types.RenderingStep`, in order.
     rendering: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
     # what a manifest row says, before the header is known
@@ -618,6 +621,7 @@ class Image(Base):
     view: Mapped[str] = mapped_column(server_default="", default="")
     age_years: Mapped[int | None] = mapped_column(SmallInteger)
     patient_hash: Mapped[str] = mapped_column(server_default="", default="")
+    modality: Mapped[str] = mapped_column(server_default="", default="")
     # bytes
     incoming_key: Mapped[str | None]
     dataset_image_id: Mapped[uuid.UUID | None]  # its bytes lie in a dataset

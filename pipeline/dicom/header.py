@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
+from pipeline.anatomy import CODED_PARTS, TRANSLATED, VAGUE_PARTS, stated_regions
 from pipeline.dicom.stream import native_value
 from pipeline.dicom.terms import (
     AGE,
@@ -34,6 +35,7 @@ from pipeline.dicom.terms import (
     EARLIER_METHOD,
     HASH,
     MAX_VALUE_BYTES,
+    MAX_VALUES,
     METHOD,
     NATIVE,
     PICTURELESS_CLASSES,
@@ -144,10 +146,33 @@ def defined_terms(dataset: Dataset, word: str) -> list[str]:
 
 
 def _body_part(dataset: Dataset, word: str) -> str:
-    """Return a body part as written if annex L knows it, `UNLISTED` if not, nothing if none is stated."""
+    """Return a body part as written if annex L knows it, its term if another language does.
+
+    `UNLISTED` for any other word, nothing if none is stated.
+    """
     stated = " ".join(str(next(iter(element_values(dataset, word)), "")).strip(" \0").upper().split())
     name = stated.replace("_", "").replace(" ", "")
-    return stated if {name, name.removesuffix("S")} & BODY_PARTS else UNLISTED if name else ""
+    if {name, name.removesuffix("S")} & BODY_PARTS:
+        return stated
+    return TRANSLATED.get(name, UNLISTED) if name else ""
+
+
+def _stated_part(raw: Dataset, coded_regions: list[Dataset]) -> str:
+    """Return the body part that a header states, from Body Part Examined and the coded regions.
+
+    Where they differ, what is not read here counts before a limb, and a limb before a vague word.
+    """
+    terms = [_body_part(raw, "BodyPartExamined")]
+    for region in coded_regions:
+        coded = CODED_PARTS.get(element_text(region, "CodeValue", CODE), "")
+        terms.append(coded or _body_part(region, "CodeMeaning"))
+
+    def rank(term: str) -> int:
+        if term in {"", UNLISTED}:
+            return 3 if term else 4
+        return 2 if term in VAGUE_PARTS else 1 if stated_regions(term) else 0
+
+    return min(terms, key=rank)
 
 
 def study_facts(raw: Dataset) -> tuple[StudyFacts, str]:
@@ -155,9 +180,8 @@ def study_facts(raw: Dataset) -> tuple[StudyFacts, str]:
 
     That is ``issuer|PatientID``, the hash of a copy that an earlier version made, or nothing.
     """
-    region = next(
-        (i for i in element_values(raw, "AnatomicRegionSequence") if isinstance(i, Dataset)), Dataset()
-    )
+    regions = [i for i in element_values(raw, "AnatomicRegionSequence") if isinstance(i, Dataset)]
+    region = regions[0] if regions else Dataset()
     modifiers = (
         i for i in element_values(region, "AnatomicRegionModifierSequence") if isinstance(i, Dataset)
     )
@@ -181,9 +205,10 @@ def study_facts(raw: Dataset) -> tuple[StudyFacts, str]:
         sop_uid=element_text(raw, "SOPInstanceUID", UID_PATTERN),
         study_date=studied,
         study_time=element_text(raw, "StudyTime", TIME),
-        body_part=_body_part(raw, "BodyPartExamined") or _body_part(region, "CodeMeaning"),
+        body_part=_stated_part(raw, regions[:MAX_VALUES]),
         laterality=sides.pop() if len(sides) == 1 else "",  # two that differ state nothing
         view="".join(defined_terms(raw, "ViewPosition")),
+        modality="".join(defined_terms(raw, "Modality")),
         age_years=_age(element_text(raw, "PatientAge", AGE), _date(raw, "PatientBirthDate"), study_date),
         patient_hash=patient if hashed else "",
     )

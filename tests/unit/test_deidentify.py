@@ -21,7 +21,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pipeline import routing
+from pipeline import anatomy
 from pipeline.decode.stripped import strip_jpeg
 from pipeline.dicom.header import study_facts
 from pipeline.dicom.terms import BODY_PARTS, DEFINED_TERMS, UNLISTED
@@ -104,12 +104,12 @@ def test_terms_of_the_standard_stay():
 
 
 def test_every_part_that_routing_knows_is_on_the_list_and_what_is_not_there_is_not_read():
-    for part in routing.BODY_PARTS:
+    for part in anatomy.STATED_PARTS:
         assert part.replace(" ", "") in BODY_PARTS
         header = Dataset()
         header.BodyPartExamined = f"{part}S"
-        assert routing.regions_of(study_facts(header)[0].body_part) == routing.BODY_PARTS[part]
-    assert routing.regions_of(UNLISTED) == frozenset()
+        assert anatomy.stated_regions(study_facts(header)[0].body_part) == anatomy.STATED_PARTS[part]
+    assert anatomy.stated_regions(UNLISTED) == frozenset()
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])

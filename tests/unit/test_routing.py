@@ -2,15 +2,18 @@
 
 import pytest
 
-from pipeline.routing import regions_of, route
+from pipeline.anatomy import stated_regions
+from pipeline.routing import route
 from pipeline.types import Reason, RoutingRules
 
 RULES = RoutingRules(min_probability=0.5, max_distance=10.0, second_region=0.3)
 REGIONS = ("hand", "hip", "leg", "shoulder")
 
 
-def routed(distance=1.0, body_part="", **probabilities):
-    return route(probabilities, distance, RULES, body_part=body_part, regions=REGIONS)
+def routed(distance=1.0, body_part="", view="", modality="", **probabilities):
+    return route(
+        probabilities, distance, RULES, body_part=body_part, view=view, modality=modality, regions=REGIONS
+    )
 
 
 def test_a_clear_image_goes_to_its_region():
@@ -44,9 +47,25 @@ def test_a_header_that_names_another_part_ends_unread(part):
     assert routed(hand=1.0, body_part=part).not_assessable is Reason.REGION_UNSUPPORTED
 
 
+@pytest.mark.parametrize("modality", ["CT", "MR", "US", "MG", "IO", "PX", "PT", "NM", "XA", "DOC", "XC"])
+def test_a_modality_that_takes_no_radiographs_of_limbs_ends_unread(modality):
+    assert routed(hand=1.0, body_part="HAND", modality=modality).not_assessable is Reason.REGION_UNSUPPORTED
+
+
+@pytest.mark.parametrize("modality", ["", "CR", "DX", "RG", "RF", "OT"])
+@pytest.mark.parametrize("view", ["", "PA", "AP", "LL", "LATERAL", "OBLIQUE", "RPO", "AXIAL", "MORTISE"])
+def test_what_limbs_are_taken_by_and_in_says_nothing(modality, view):
+    assert routed(hand=1.0, view=view, modality=modality) == routed(hand=1.0)
+
+
+@pytest.mark.parametrize("view", ["CC", "MLO", "XCCL", "LORDOTIC", "LLD", "RLD", "DECUBITUS", "SWIMMERS"])
+def test_a_view_that_only_other_examinations_have_ends_unread(view):
+    assert routed(hand=1.0, view=view, modality="DX").not_assessable is Reason.REGION_UNSUPPORTED
+
+
 @pytest.mark.parametrize("part", ["", "EXTREMITY", "extremity "])
 def test_a_vague_header_says_nothing(part):
-    assert regions_of(part) is None
+    assert stated_regions(part) is None
     assert routed(leg=1.0, body_part=part) == routed(leg=1.0)
 
 
@@ -56,7 +75,7 @@ def test_a_vague_header_says_nothing(part):
         *((part, "hand") for part in ("HAND", "HANDS", "FINGER", "THUMB", "WRIST", "FOREARM")),
         *((part, "leg") for part in ("KNEE", "TIBIA", "FIBULA", "ANKLE", "FOOT", "FEMUR", "Lower  Leg")),
         *((part, "hip") for part in ("HIP", "HIPS", "PELVIS", "FEMUR")),
-        *((part, "shoulder") for part in ("SHOULDER", "CLAVICLE", "HUMERUS")),
+        *((part, "shoulder") for part in ("SHOULDER", "SCAPULA", "HUMERUS")),
     ],
 )
 def test_headers_that_agree(part, region):
