@@ -1,4 +1,4 @@
-"""Notices of positive studies and finished batches: where they go, what they say, what became of each.
+"""Notices of positive studies, amended reports and finished batches: where they go, what they say, what became of each.
 
 What they say holds ids and links only: no names, no accession, no file names.
 """
@@ -40,12 +40,13 @@ class Event(StrEnum):
     """What a notice is about."""
 
     POSITIVE_STUDY = "study.positive"
+    AMENDED_STUDY = "study.amended"
     FINISHED_BATCH = "batch.finished"
     TEST = "test"
 
 
 #: What one can ask for; a test is asked for by its button.
-EVENTS = (Event.POSITIVE_STUDY, Event.FINISHED_BATCH)
+EVENTS = (Event.POSITIVE_STUDY, Event.AMENDED_STUDY, Event.FINISHED_BATCH)
 
 
 class NoticeState(StrEnum):
@@ -272,6 +273,24 @@ def positive_study(session: Session, batch: Batch, study_id: uuid.UUID) -> None:
             "page": _link(f"/studies/{study_id}"),
         }
         add(session, target, Event.POSITIVE_STUDY, data, batch_id=batch.id, study_id=study_id)
+
+
+def amended_study(
+    session: Session, batch: Batch, study_id: uuid.UUID, triage: Triage, signed_version: int
+) -> None:
+    """Queue the notices that a signed report no longer holds; part of the transaction that finds it so."""
+    if not batch.promoted:
+        return
+    for target in _interested(session, batch, Event.AMENDED_STUDY):
+        data = {
+            "study_id": str(study_id),
+            "batch_id": str(batch.id),
+            "triage": triage.value,
+            "bundle": batch.bundle,
+            "signed_version": signed_version,
+            "page": _link(f"/studies/{study_id}"),
+        }
+        add(session, target, Event.AMENDED_STUDY, data, batch_id=batch.id, study_id=study_id)
 
 
 def finished_batch(session: Session, batch: Batch) -> None:

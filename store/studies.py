@@ -385,6 +385,20 @@ def is_amended(signed: StudyFinding, finding: StudyFinding) -> bool:
     return (signed.bundle, signed.basis) != (finding.bundle, finding.basis)
 
 
+def contradicts(signed: StudyFinding | None, finding: StudyFinding | NewFinding | None) -> bool:
+    """Tell whether `finding` says something else than what was signed, or of other images.
+
+    A study that another bundle reads alike, or whose images were sent again, is amended and yet no news.
+    """
+    if signed is None or finding is None:
+        return False
+
+    def said(version: StudyFinding | NewFinding) -> tuple[str, list[str], int]:
+        return version.triage, list(version.reasons), version.n_images
+
+    return said(signed) != said(finding)
+
+
 @dataclass(frozen=True)
 class Report:
     """Where a rendered report lies."""
@@ -428,6 +442,7 @@ def save_findings(session: Session, batch: Batch, new: Sequence[NewFinding]) -> 
     ids = [finding.study_id for finding in new]
     lock_studies(session, ids)
     states, latest = study_states(session, ids, batch.bundle), latest_findings(session, ids, batch.bundle)
+    signed = last_signed(session, ids)
     saved = []
     for finding in new:
         before = latest.get(finding.study_id)
@@ -461,6 +476,10 @@ def save_findings(session: Session, batch: Batch, new: Sequence[NewFinding]) -> 
         before = latest.get(finding.study_id)
         if finding.triage is Triage.POSITIVE and (before is None or before.triage != Triage.POSITIVE):
             notices.positive_study(session, batch, finding.study_id)
+        report = signed.get(finding.study_id)
+        known = contradicts(report, before) and before is not None and before.triage == finding.triage
+        if report and finding.signature is None and contradicts(report, finding) and not known:
+            notices.amended_study(session, batch, finding.study_id, finding.triage, report.version)
     return {finding.study_id for finding in saved}
 
 

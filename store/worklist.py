@@ -33,7 +33,7 @@ from sqlalchemy.orm import Session, aliased
 from pipeline.words import ADULT
 from settings import get_settings
 from store.errors import NotFound
-from store.paging import Page, decode_cursor, encode_cursor, moment, whole
+from store.paging import Page, decode_cursor, encode_cursor, moment
 from store.session import session_scope
 from store.tables import Batch, Image, ImageStatus, User
 from store.worklist_search import holds, note_words, query_of, studies_with
@@ -43,6 +43,7 @@ from store.worklist_tables import WorklistRow
 class Rank(IntEnum):
     """The classes in their order; within one the oldest comes first, of the reviewed the newest."""
 
+    AMENDED = -1  # what was signed no longer holds: somebody may be acting on it
     URGENT = 0  # the requester's, and whoever waited too long
     POSITIVE = 1
     DOUBT = 2
@@ -117,8 +118,11 @@ _REFRESH = text(
                         CASE WHEN i.triage IS NOT NULL THEN i.probability END DESC NULLS LAST,
                         i.number, i.path, i.seq)
     ), said AS (
-        SELECT DISTINCT ON (study_id) study_id, triage, basis FROM study_findings
+        SELECT DISTINCT ON (study_id) study_id, triage, reasons, n_images, basis FROM study_findings
         WHERE study_id = ANY(:studies) AND bundle = :bundle ORDER BY study_id, version DESC
+    ), signed AS (
+        SELECT DISTINCT ON (study_id) study_id, triage, reasons, n_images FROM study_findings
+        WHERE study_id = ANY(:studies) AND signed_at IS NOT NULL ORDER BY study_id, signed_at DESC
     ), fresh AS (
         SELECT w.*, coalesce(said.basis, '') AS basis, said.triage AS study_triage,
                CASE WHEN w.triage IS NOT NULL THEN w.probability END AS known_probability,
@@ -133,10 +137,12 @@ _REFRESH = text(
                :arrived + make_interval(secs => :wait) AS rises_at,
                CASE WHEN said.triage IS NOT NULL THEN 'done' WHEN w.any_failed THEN 'failed'
                     ELSE 'rejected' END AS study_status,
-               CASE WHEN w.worst_priority = 0 THEN 0 WHEN said.triage = 'positive' THEN 1
+               CASE WHEN (signed.triage, signed.reasons, signed.n_images)
+                        <> (said.triage, said.reasons, said.n_images) THEN -1
+                    WHEN w.worst_priority = 0 THEN 0 WHEN said.triage = 'positive' THEN 1
                     WHEN said.triage = 'doubt' THEN 2 WHEN said.triage = 'negative' THEN 4
                     ELSE 3 END AS wish
-        FROM worst w LEFT JOIN said USING (study_id) WHERE w.place = 1
+        FROM worst w LEFT JOIN said USING (study_id) LEFT JOIN signed USING (study_id) WHERE w.place = 1
     )
     INSERT INTO worklist AS old (study_id, site_id, batch_id, image_id, bundle, basis, rank, since,
         arrived_at, day, priority, risen, status, triage, reason, probability, region, n_images, path,
@@ -172,7 +178,8 @@ def refresh(session: Session, batch: Batch, study_ids: Sequence[uuid.UUID]) -> N
     """Write the rows of these studies as `batch` shows them; in the transaction that changed them.
 
     A batch of a bundle that the site had not promoted is no clinical work and gives none. A study that was
-    reviewed waits again, marked as to be read again, only when its finding stands on something else now.
+    reviewed waits again, marked as to be read again, only when its finding stands on something else now. Where
+    what was signed is contradicted (see `store.studies.contradicts`) it comes before everything else.
     """
     if not batch.promoted or batch.submitted_at is None:
         return
@@ -293,6 +300,10 @@ def _walked(
     return rows, session.scalar(query.offset(MOST_WALKED - 1).limit(1))
 
 
+def _rank(text: str) -> int:
+    return int(Rank(int(text)))
+
+
 _ORDER = (WorklistRow.rank, WorklistRow.since, WorklistRow.study_id)
 
 
@@ -307,7 +318,7 @@ def list_studies(
     order = [column.desc() for column in _ORDER] if newest_first else list(_ORDER)
     query = select(WorklistRow).where(*_conditions(site_id, wish)).order_by(*order)
     if cursor:
-        rank, since, id_ = decode_cursor(cursor, whole(32), moment, uuid.UUID)
+        rank, since, id_ = decode_cursor(cursor, _rank, moment, uuid.UUID)
         place = tuple_(literal(rank, Integer), since, id_)
         query = query.where(tuple_(*_ORDER) < place if newest_first else tuple_(*_ORDER) > place)
     rows, last = _rows(session, site_id, query, wish.search, limit)

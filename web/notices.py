@@ -24,6 +24,7 @@ notice_pages = Blueprint("notices", __name__, url_prefix="/admin/notices")
 
 EVENT_WORDS = {
     Event.POSITIVE_STUDY: "a positive study",
+    Event.AMENDED_STUDY: "a signed study that has changed",
     Event.FINISHED_BATCH: "a batch that has ended",
     Event.TEST: "a test",
 }

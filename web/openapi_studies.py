@@ -29,7 +29,7 @@ from web.openapi_parts import (
 
 _CLASSES: Json = {
     "type": "string",
-    "enum": ["urgent", "positive", "doubt", "not_read", "negative", "reviewed"],
+    "enum": ["amended", "urgent", "positive", "doubt", "not_read", "negative", "reviewed"],
 }
 _STATUSES: Json = {"type": "string", "enum": [ImageStatus.DONE, ImageStatus.REJECTED, ImageStatus.FAILED]}
 _NAME: Json = {"name": "name", "in": "path", "required": True, "schema": TEXT}

@@ -23,6 +23,7 @@ area = Blueprint("worklist", __name__)
 
 PAGE_SIZE = 50
 RANK_WORDS = {
+    Rank.AMENDED: "Amended after signing",
     Rank.URGENT: "Urgent",
     Rank.POSITIVE: "Positive",
     Rank.DOUBT: "In doubt",

@@ -25,6 +25,7 @@ LONGEST_PAUSE = 12 * 3600.0
 _GONE = 410
 _SUBJECTS = {
     Event.POSITIVE_STUDY: "A study needs to be looked at",
+    Event.AMENDED_STUDY: "A signed study has changed and needs to be read again",
     Event.FINISHED_BATCH: "A batch has ended",
     Event.TEST: "A test notice",
 }

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -26,7 +27,18 @@ from store import batches, dispatch, notices
 from store.notices import Channel, Event
 from store.session import session_scope
 from store.studies import NewFinding, assign, save_findings, study_states
-from store.tables import Batch, Image, Notice, NoticeTarget, Reason, Triage, Work, WorkKind, WorkState
+from store.tables import (
+    Batch,
+    Image,
+    Notice,
+    NoticeTarget,
+    Reason,
+    StudyFinding,
+    Triage,
+    Work,
+    WorkKind,
+    WorkState,
+)
 from tests.db.conftest import new_files
 from worker import flow, outbound, stages
 from worker import notices as worker_notices
@@ -240,6 +252,27 @@ def test_a_study_that_becomes_positive_is_told_once_and_without_names(
     assert "A-secret" not in body
 
 
+def test_a_signed_report_that_no_longer_holds_is_told_once_and_without_names(
+    receiver: Receiver, site: uuid.UUID, positive: Callable[[str, Triage], None]
+) -> None:
+    add_target(site, receiver.url)
+    positive("1", Triage.NEGATIVE)
+    with session_scope() as session:
+        session.execute(update(StudyFinding).values(signed_at=datetime.now(UTC), signed_by="Ana"))
+    positive("2", Triage.NEGATIVE)  # the same again: no news
+    assert deliver() == 0
+    for basis, triage in (("3", Triage.DOUBT), ("4", Triage.DOUBT), ("5", Triage.POSITIVE)):
+        positive(basis, triage)
+    assert deliver() == 3
+    said = [json.loads(body) for _, body in receiver.got]
+    amended = [each["data"] for each in said if each["type"] == "study.amended"]
+    assert [(data["triage"], data["signed_version"]) for data in amended] == [("doubt", 1), ("positive", 1)]
+    assert [each["type"] for each in said if each["type"] != "study.amended"] == ["study.positive"]
+    for _, body in receiver.got:
+        assert b"Anna" not in body
+        assert b"A-secret" not in body
+
+
 def test_a_batch_that_ends_is_told(receiver: Receiver, site: uuid.UUID) -> None:
     add_target(site, receiver.url)
     with session_scope() as session:
@@ -402,7 +435,7 @@ def test_every_address_of_a_name_is_tried(
 
 def test_a_name_server_that_hangs_is_left_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(60))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [] if ended.wait(60) else [])
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         outbound.post("http://ris.example/", b"{}", {}, timeout=0.3, allow_private=True)

@@ -10,11 +10,11 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, event, select, text, update
 
-from store import batches, worklist, worklist_search
+from store import batches, promotions, worklist, worklist_search
 from store.batches import NewFile
 from store.errors import InvalidCursor
 from store.session import get_engine, session_scope
-from store.tables import Batch, Bundle, Image, Priority, Site
+from store.tables import Batch, Bundle, Image, Priority, Site, StudyFinding
 from store.worklist import Filters, Rank
 from store.worklist_tables import WorklistRow
 from tests.db.conftest import make_site
@@ -87,8 +87,8 @@ def test_urgent_then_positive_then_doubt_then_not_read_then_negative(site: uuid.
     assert paths(site, Filters(until=today - timedelta(2))) == []
     with session_scope() as session:
         assert worklist.counts(session, site) == {
-            Rank.URGENT: 1, Rank.POSITIVE: 2, Rank.DOUBT: 1, Rank.NOT_READ: 2, Rank.NEGATIVE: 1,
-            Rank.REVIEWED: 0,
+            Rank.AMENDED: 0, Rank.URGENT: 1, Rank.POSITIVE: 2, Rank.DOUBT: 1, Rank.NOT_READ: 2,
+            Rank.NEGATIVE: 1, Rank.REVIEWED: 0,
         }  # fmt: skip
         assert ("Night", first.id) in [(label, id_) for id_, label in worklist.choices(session, site)]
         item = worklist.list_studies(session, site, Filters(status="rejected")).items[0]
@@ -106,6 +106,29 @@ def test_a_study_is_one_row_with_its_worst_image(site: uuid.UUID, blobs: object)
     read(site, {"again.dcm": NEGATIVE}, facts={"again.dcm": study})
     assert paths(site) == ["again.dcm"]
     assert paths(make_site("B"), Filters(search="acc")) == []
+
+
+def test_what_was_signed_and_no_longer_holds_comes_first(site: uuid.UUID, blobs: object) -> None:
+    study = {"study_uid": "1.2.3"}
+    other = {"study_uid": "4.5.6"}
+    read(site, {"a.dcm": NEGATIVE, "o.dcm": NEGATIVE}, facts={"a.dcm": study, "o.dcm": other})
+    with session_scope() as session:
+        session.execute(update(StudyFinding).values(signed_at=datetime.now(UTC), signed_by="Ana"))
+        session.execute(update(WorklistRow).values(rank=int(Rank.REVIEWED), reviewed_at=datetime.now(UTC)))
+    read(site, {"urgent.png": POSITIVE}, priority=Priority.URGENT)
+    read(site, {"b.dcm": NEGATIVE}, facts={"b.dcm": study})
+    assert paths(site, limit=1) == ["b.dcm", "urgent.png"]
+    assert paths(site, Filters(rank=Rank.AMENDED)) == ["b.dcm"]
+    with session_scope() as session:  # another bundle reads the other one, and says the same
+        session.add(Bundle(name="b2", sha256="2" * 64, manifest={}, files={}))
+        session.flush()
+        promotions.promote(session, site, None, "b2")
+    read(site, {"o.dcm": NEGATIVE}, facts={"o.dcm": other})
+    assert paths(site) == ["b.dcm", "urgent.png", "o.dcm"]
+    read(site, {"o2.dcm": POSITIVE}, facts={"o2.dcm": other}, priority=Priority.URGENT)
+    assert paths(site) == ["b.dcm", "o2.dcm", "urgent.png"]
+    with session_scope() as session:
+        assert worklist.counts(session, site)[Rank.AMENDED] == 2
 
 
 def test_a_study_is_found_by_every_word_of_what_it_is_called(site: uuid.UUID, blobs: object) -> None:

@@ -161,6 +161,8 @@ def test_a_signed_study_that_changes_is_shown_as_amended(
     row = ask.get("/worklist").json["items"][0]
     fits("WorklistRow", row)
     assert (row["study_id"], row["read_again"], row["signed_at"]) == (study, True, None)
+    assert row["class"] == "amended"
+    assert [row["study_id"] for row in ask.get("/worklist?class=amended").json["items"]] == [study]
     assert "to be read again" in browser.client.get("/worklist").text
     shown = browser.client.get(f"/studies/{study}").text
     assert "Amended: to be read again." in shown
