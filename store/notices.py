@@ -1,4 +1,4 @@
-"""Notices of positive studies, amended reports and finished batches: where they go, what they say, what became of each.
+"""Notices of positive and amended studies and of finished batches: where they go, what became of each.
 
 What they say holds ids and links only: no names, no accession, no file names.
 """

@@ -178,8 +178,8 @@ def refresh(session: Session, batch: Batch, study_ids: Sequence[uuid.UUID]) -> N
     """Write the rows of these studies as `batch` shows them; in the transaction that changed them.
 
     A batch of a bundle that the site had not promoted is no clinical work and gives none. A study that was
-    reviewed waits again, marked as to be read again, only when its finding stands on something else now. Where
-    what was signed is contradicted (see `store.studies.contradicts`) it comes before everything else.
+    reviewed waits again, marked as to be read again, only when its finding stands on something else now.
+    Where that contradicts what was signed (see `store.studies.contradicts`) it comes before everything else.
     """
     if not batch.promoted or batch.submitted_at is None:
         return
