@@ -34,7 +34,7 @@ MIN_ENTROPY = 1.8
 MAX_CLIPPED = 0.92
 #: An inverted film: its middle pixel has at least this grey, and lies so far up between the 1st and the 99th
 #: percentile, and thin structures are darker than what is around them.
-INVERTED_MEDIAN, INVERTED_PLACE, INVERTED_RIDGES = 150, 0.75, -0.05
+INVERTED_MEDIAN, INVERTED_PLACE, INVERTED_RIDGES = 150, 0.85, -0.05
 #: Perhaps inverted: thin structures are darker, or they are hardly brighter and the middle pixel is bright.
 PERHAPS_RIDGES, PERHAPS_MEDIAN, PERHAPS_FAINT_RIDGES = -0.1, 130, 0.05
 _RIDGE_SIDE = 256
