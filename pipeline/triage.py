@@ -18,6 +18,7 @@ PICTURE_FLAGS = frozenset(
         Reason.WINDOW_REPLACED,
         Reason.HEADER_VALUE_UNREADABLE,
         Reason.HEADER_CONTRADICTS_PICTURE,
+        Reason.DAMAGED_PICTURE_DATA,
         Reason.NON_SQUARE_PIXELS,
     }
 )

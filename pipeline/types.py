@@ -149,6 +149,7 @@ class Reason(StrEnum):
     WINDOW_REPLACED = "window_replaced"
     HEADER_VALUE_UNREADABLE = "header_value_unreadable"
     HEADER_CONTRADICTS_PICTURE = "header_contradicts_picture"
+    DAMAGED_PICTURE_DATA = "damaged_picture_data"
     NON_SQUARE_PIXELS = "non_square_pixels"
     NEGATIVE_NOT_VALIDATED = "negative_not_validated"
     # failed: our fault
@@ -351,6 +352,11 @@ REASONS: Mapping[Reason, ReasonText] = {
     Reason.HEADER_CONTRADICTS_PICTURE: ReasonText(
         "The header contradicts the picture data; the picture data were believed.",
         "Check the picture shown against the original.",
+    ),
+    Reason.DAMAGED_PICTURE_DATA: ReasonText(
+        "The picture data are damaged, or do not fill the place that the file gives them: parts of the"
+        " picture may be wrong or have moved.",
+        "Check the picture shown against the original; send the file again from there.",
     ),
     Reason.NON_SQUARE_PIXELS: ReasonText(
         "The file says that its pixels are not square, as a picture squashed to one side has them.",

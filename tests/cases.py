@@ -25,7 +25,7 @@ from pipeline.triage import calibrate, may_be_negative, triage
 from pipeline.types import Reason, Rejected, Skipped, Triage, UInt8Array
 from training.experiment import ROOT
 
-BUNDLE = ROOT / "models" / "bundles" / "fracatlas-1"
+BUNDLE = ROOT / "models" / "bundles" / "fracatlas-1-parts"
 CONTROL = "00_control.png"
 #: Mean grey levels by which a picture may differ from the control's, as the network gets both.
 TOLERANCE = 4.0
@@ -74,6 +74,7 @@ class Reader:
             body_part=body_part,
             regions=tuple(bundle.models),
             picture=flags,
+            families=bundle.families,
         )
         flags = way.flags
         if way.not_assessable is not None:

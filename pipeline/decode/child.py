@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from pipeline.decode import confine, picture, samples, wire
+from pipeline.decode.complaints import codecs
 from pipeline.types import Radiograph, Reason, Rejected, Skipped
 
 #: Open files of a child: those it was forked with, and those of one request.
@@ -64,8 +65,9 @@ def main(control_fd: int) -> None:
             control.close()
             parent, incoming, outgoing = socket.socket(fileno=files[0]), *files[1:]
             confine.die_with_parent()
-            for standard in range(3):
+            for standard in range(2):
                 os.dup2(silence, standard)
+            codecs.start()
             confine.limit(address_space=mapped + memory, file_size=file_size, files=_FILES)
             if system_calls is not None:
                 system_calls.apply()

@@ -32,6 +32,8 @@ _JPEG_LS_MARKER_IN_SCAN = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")  # ITU-T T.87
 _JPEG_MARKER_IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"sBIT"})
 _JPEG_PROGRESSIVE = frozenset({0xC2, 0xCA})
+#: Frames whose scans send all of a component at once, and what these state then (ITU-T T.81 B.2.3).
+JPEG_SEQUENTIAL, ALL_AT_ONCE = frozenset({0xC0, 0xC1, 0xC9}), b"\0\x3f\0"
 _TIFF_PLACES = frozenset({273, 279, 324, 325})  # where strips and tiles lie, and how long they are
 _TIFF_FIELDS = _TIFF_PLACES | {254, 256, 257, 258, 259, 262, 274, 277, 284, 322, 323, 339}
 #: Writers make some twenty.
@@ -76,10 +78,15 @@ class Container:
 
 
 def _stated(exif: int, xmp: int) -> tuple[int, str]:
-    """Return the orientation and what states it: EXIF before XMP, as viewers have it."""
-    if exif != 1:
-        return exif, "EXIF"
-    return (xmp, "XMP") if xmp != 1 else (1, "")
+    """Return the orientation, and what states it if it is not upright: EXIF before XMP, as viewers have it.
+
+    Parameters
+    ----------
+    exif, xmp
+        0 where nothing is stated.
+    """
+    found = exif or xmp or 1
+    return found, "" if found == 1 else "EXIF" if exif else "XMP"
 
 
 def _aspect(across: float, down: float) -> float:
@@ -119,7 +126,7 @@ def _corrupt(detail: str) -> Rejected:
 def _png(data: bytes) -> Container:
     position, kept, pictures, aspect = len(PNG_SIGNATURE), [PNG_SIGNATURE], 1, 1.0
     width = height = 0
-    exif, xmp = 1, 1
+    exif, xmp = 0, 0
     for _ in range(MAX_SEGMENTS):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
@@ -134,14 +141,14 @@ def _png(data: bytes) -> Container:
             kept.append(data[position:end])
         if kind == b"IHDR":
             width, height = struct.unpack_from(">II", body)
-        elif kind == b"eXIf" and exif == 1:
+        elif kind == b"eXIf" and not exif:
             exif = from_exif([body.removeprefix(b"Exif\0\0")])
         elif kind in {b"tEXt", b"zTXt", b"iTXt"}:
             stated = from_png_text(kind, body)
-            if body.startswith(b"XML:"):
-                xmp = stated if xmp == 1 else xmp
+            if body[:20].lower().startswith((b"xml:", b"raw profile type xmp")):
+                xmp = xmp or stated
             else:
-                exif = stated if exif == 1 else exif
+                exif = exif or stated
         elif kind == b"pHYs":
             aspect = _aspect(*struct.unpack_from(">II", body))
         elif kind == b"acTL":
@@ -213,7 +220,8 @@ def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
 
 def _jpeg(data: bytes) -> Container:
     clean, scans, aspect = [b"\xff\xd8"], 0, 1.0
-    exif, xmp = 1, 1
+    exif, xmp = 0, 0
+    sequential = False
     size: tuple[int, int] | None = None
     unsent: dict[tuple[int, int], int] = {}  # progressive: (component, coefficient) -> low bits still to come
     for segment in jpeg_segments(data):
@@ -228,6 +236,7 @@ def _jpeg(data: bytes) -> Container:
             if size or precision != 8 or components not in {1, 3, 4} or len(body) != 6 + 3 * components:
                 raise _corrupt("JPEG that is not one frame of 8-bit grey, colour or CMYK")
             size = width, height
+            sequential = marker in JPEG_SEQUENTIAL
             if marker in _JPEG_PROGRESSIVE:
                 unsent = {(body[6 + 3 * n], k): 99 for n in range(components) for k in range(64)}
         elif marker == 0xDA:
@@ -235,13 +244,15 @@ def _jpeg(data: bytes) -> Container:
             if size is None or scans > MAX_JPEG_SCANS or len(body) != 4 + 2 * body[0]:
                 raise _corrupt("JPEG with a misplaced or malformed scan, or too many of them")
             first, last, steps = body[-3:]
-            for n in range(body[0] if unsent else 0):  # a sequential scan sends all, whatever it states
+            if sequential:  # whatever was stated: a decoder that complains of that hides what it says next
+                body = body[:-3] + ALL_AT_ONCE
+            for n in range(body[0] if unsent else 0):
                 for k in range(first, min(last, 63) + 1):
                     unsent[body[1 + 2 * n], k] = steps & 15
         elif marker not in _JPEG_TABLES:
-            if marker == 0xE1 and body[:6] == b"Exif\0\0" and exif == 1:
+            if marker == 0xE1 and body[:6] == b"Exif\0\0" and not exif:
                 exif = from_exif([body[6:]])
-            elif marker == 0xE1 and body[:28] == b"http://ns.adobe.com/xap/1.0/" and xmp == 1:
+            elif marker == 0xE1 and body[:28] == b"http://ns.adobe.com/xap/1.0/" and not xmp:
                 xmp = from_xmp(body)
             continue
         clean.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + segment.scan)
@@ -378,7 +389,7 @@ def _webp(data: bytes) -> Container:
     (size,) = struct.unpack_from("<I", data, 4)
     if size + 8 > len(data):
         raise Rejected(Reason.TRUNCATED, "WebP ends before its length says")
-    position, exif, xmp, pictures = 12, 1, 1, 1
+    position, exif, xmp, pictures = 12, 0, 0, 1
     sizes: list[tuple[int, int]] = []
     for _ in range(MAX_SEGMENTS):
         if position + 8 > size + 8:
@@ -398,9 +409,9 @@ def _webp(data: bytes) -> Container:
             pictures = max(pictures, 1 + (body[0] >> 1 & 1))
         elif kind == b"ANMF":
             pictures = 2
-        elif kind == b"EXIF" and exif == 1:
+        elif kind == b"EXIF" and not exif:
             exif = from_exif([body.removeprefix(b"Exif\0\0")])
-        elif kind == b"XMP " and xmp == 1:
+        elif kind == b"XMP " and not xmp:
             xmp = from_xmp(body)
         position += 8 + length + length % 2
     if not sizes:

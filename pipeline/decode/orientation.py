@@ -21,8 +21,8 @@ _MAX_TEXT = 1 << 20
 
 
 def from_exif(blocks: Iterable[bytes]) -> int:
-    """Return the orientation, 1-8, that the first EXIF block to state a valid one does; 1 where none does."""
-    return next((found for block in blocks if (found := _in_block(block))), 1)
+    """Return the orientation, 1-8, that the first EXIF block to state a valid one does; 0 where none does."""
+    return next((found for block in blocks if (found := _in_block(block))), 0)
 
 
 def _in_block(block: bytes) -> int:
@@ -45,16 +45,16 @@ def _in_block(block: bytes) -> int:
 
 
 def from_xmp(packet: bytes) -> int:
-    """Return the orientation that an XMP packet states, or 1."""
+    """Return the orientation that an XMP packet states, or 0."""
     found = _XMP.search(packet[:_MAX_TEXT])
-    return int(found[1]) if found else 1
+    return int(found[1]) if found else 0
 
 
 def from_png_text(kind: bytes, body: bytes) -> int:
-    """Return the orientation that a text chunk of a PNG states (tEXt, zTXt, iTXt), or 1.
+    """Return the orientation that a text chunk of a PNG states (tEXt, zTXt, iTXt), or 0.
 
     Known are the XMP of the XMP specification, and the profiles that ImageMagick writes as lines of
-    hexadecimal digits, ``Raw profile type exif`` and ``Raw profile type APP1``.
+    hexadecimal digits, ``Raw profile type exif``, ``APP1`` and ``xmp``.
     """
     keyword, _, rest = body.partition(b"\0")
     try:
@@ -66,15 +66,15 @@ def from_png_text(kind: bytes, body: bytes) -> int:
         else:
             text = _inflated(rest[1:]) if kind == b"zTXt" else rest
     except (IndexError, zlib.error):
-        return 1
+        return 0
     if keyword == b"XML:com.adobe.xmp":
         return from_xmp(text)
-    if keyword.lower() not in {b"raw profile type exif", b"raw profile type app1"}:
-        return 1
+    if keyword.lower() not in {b"raw profile type exif", b"raw profile type app1", b"raw profile type xmp"}:
+        return 0
     try:
         profile = bytes.fromhex(b"".join(text.split()[2:]).decode("ascii"))
     except ValueError:  # UnicodeDecodeError is one
-        return 1
+        return 0
     if profile.startswith(b"Exif\0\0") or profile[:2] in {b"II", b"MM"}:
         return from_exif([profile.removeprefix(b"Exif\0\0")])
     return from_xmp(profile)

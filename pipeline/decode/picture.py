@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.decode.complaints import codecs, tell_damage
 from pipeline.decode.containers import Container, describe, gif_pictures
 from pipeline.dicom import decode_dicom
 from pipeline.media import SNIFF_BYTES, sniff
@@ -70,7 +71,10 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int) -> Radiogr
     if container.pictures > 1:
         raise Rejected(Reason.ANIMATED, container.media_type)
     require_size(container.width, container.height, max_pixels)
-    picture = _opencv(container.clean or container.coded or data)
+    coded = container.clean or container.coded or data
+    codecs.heard()
+    picture = _opencv(coded)
+    damaged = tell_damage(codecs.heard(), coded)
     if set(picture.shape[:2]) != {container.width, container.height}:
         raise Rejected(Reason.CORRUPT, "decoded to another size than its header says")
     if container.inverted:
@@ -87,6 +91,8 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int) -> Radiogr
     graded = grade(pixels, require_radiograph(colour8(shown) if shown.ndim == 3 else pixels))
     height, width = pixels.shape
     flags = list(graded.flags)
+    if damaged:
+        flags.append(Reason.DAMAGED_PICTURE_DATA)
     if _ends_in_fill(picture, container):
         flags.append(Reason.PARTIAL_PICTURE)
     if abs(container.pixel_aspect - 1) > MAX_ASPECT_ERROR:

@@ -9,7 +9,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from pipeline.decode.containers import JPEG_START_OF_FRAME, jpeg_segments
+from pipeline.decode.containers import (
+    ALL_AT_ONCE,
+    JPEG_SEQUENTIAL,
+    JPEG_START_OF_FRAME,
+    jpeg_segments,
+)
 from pipeline.types import Reason, Rejected
 
 #: Frames without a quantisation table: lossless JPEG, JPEG-LS.
@@ -39,6 +44,7 @@ def strip_jpeg(data: bytes) -> bytes:
     quantisation: dict[int, bytes] = {}
     huffman: dict[int, bytes] = {}
     wanted: set[int] = set()
+    sequential = False
 
     def add(marker: int, body: bytes, scan: bytes = b"") -> None:
         stream.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + scan)
@@ -47,7 +53,7 @@ def strip_jpeg(data: bytes) -> bytes:
         for segment in jpeg_segments(data):
             marker, body = segment.marker, segment.body
             if marker in JPEG_START_OF_FRAME:
-                components = body[5]
+                components, sequential = body[5], marker in JPEG_SEQUENTIAL
                 if marker not in _LOSSLESS_FRAMES:
                     wanted = {body[8 + 3 * n] for n in range(components)}
                 add(marker, body[: 6 + 3 * components])
@@ -67,7 +73,8 @@ def strip_jpeg(data: bytes) -> bytes:
                     add(0xDB, quantisation.pop(number))
                 for number in sorted(used & huffman.keys()):
                     add(0xC4, huffman.pop(number))
-                add(marker, body[: 4 + 2 * count], segment.scan)
+                parameters = ALL_AT_ONCE if sequential else body[1 + 2 * count : 4 + 2 * count]
+                add(marker, body[: 1 + 2 * count] + parameters, segment.scan)
             elif marker == 0xF8 and body[:1] == b"\1":  # JPEG-LS: preset coding parameters
                 add(marker, body[:11])
             elif marker == 0xE0 and body[:5] == b"JFIF\0":

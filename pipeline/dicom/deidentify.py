@@ -48,7 +48,8 @@ def allowed_copy(raw: Dataset) -> Dataset:
         if tables and isinstance(tables[0], bytes) and descriptor:
             clean.add_new(word, "OW", _table(tables[0], descriptor))
     for word in LUTS:
-        items = [item for item in element_values(raw, word) if isinstance(item, Dataset)][:1]
+        most = 1 if word == "ModalityLUTSequence" else MAX_VALUES
+        items = [item for item in element_values(raw, word) if isinstance(item, Dataset)][:most]
         if items:
             setattr(clean, word, Sequence(_lut_item(item, word) for item in items))
     return clean

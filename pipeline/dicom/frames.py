@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import cv2
@@ -16,6 +16,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, convert_color_space
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
+from pipeline.decode.complaints import codecs, tell_damage
 from pipeline.decode.containers import JPEG_START_OF_FRAME, MAX_JPEG_SCANS, jpeg_segments
 from pipeline.decode.gdcm_frames import decode_frame
 from pipeline.decode.stripped import strip_jpeg, strip_jpeg_2000
@@ -96,8 +97,8 @@ def stored_values(value: bytes, coded_as: str, clean: Dataset) -> Decoded:
             words, odd, more = put_right(words, clean.BitsStored, signed=clean.PixelRepresentation == 1)
             flags, steps = flags + odd, steps + more
             coded = words.astype(order + "u2").tobytes() if more else coded
-        frame = _without_unused_bits(coded, clean) + b"\0" * (length % 2)
-        clean.add_new("PixelData", "OB" if coded_as == "OB" else "OW", frame)
+        kept = _without_unused_bits(coded, clean) + b"\0" * (length % 2)
+        clean.add_new("PixelData", "OB" if coded_as == "OB" else "OW", kept)
         if clean.SamplesPerPixel == 3 and not subsampled:
             values, more = _settled(_native_planes(coded, clean), clean)
             steps += more
@@ -106,16 +107,20 @@ def stored_values(value: bytes, coded_as: str, clean: Dataset) -> Decoded:
             # all allocated bits, since pydicom would cut the upper ones of a picture that is stored high
             values = get_decoder(stream.syntax).as_array(clean, index=0, bits_stored=clean.BitsAllocated)[0]
     else:
-        values, kept, precision, more = _decode_frame(stream.coded, stream.syntax, clean)
-        steps += more
-        if values.ndim == 2 and _believe_depth(values, precision, clean):
-            steps.append(RenderingStep(RenderingCode.DEPTH_FROM_STREAM, str(precision)))
-            flags = (Reason.HEADER_CONTRADICTS_PICTURE,)
+        codecs.heard()
+        frame = _decode_frame(stream.coded, stream.syntax, clean)
+        values = frame.values
+        steps += frame.steps
+        if frame.damaged or tell_damage(codecs.heard(), frame.kept or b""):
+            flags = (Reason.DAMAGED_PICTURE_DATA,)
+        if values.ndim == 2 and _believe_depth(values, frame.precision, clean):
+            steps.append(RenderingStep(RenderingCode.DEPTH_FROM_STREAM, str(frame.precision)))
+            flags += (Reason.HEADER_CONTRADICTS_PICTURE,)
         limited = _limited(values, clean)
-        if kept is None or limited is not None or more:
+        if frame.kept is None or limited is not None or frame.steps:
             values = _keep_uncompressed(values if limited is None else limited, clean)
         else:
-            clean.add_new("PixelData", "OB", encapsulate([kept]))
+            clean.add_new("PixelData", "OB", encapsulate([frame.kept]))
             clean["PixelData"].is_undefined_length = True
     if clean.PhotometricInterpretation == "PALETTE COLOR":
         values = apply_color_lut(values, clean)
@@ -124,38 +129,55 @@ def stored_values(value: bytes, coded_as: str, clean: Dataset) -> Decoded:
     return Decoded(values[..., ::-1] if values.ndim == 3 else values, flags, tuple(steps))
 
 
-def _decode_frame(
-    frame: bytes, syntax: UID, clean: Dataset
-) -> tuple[npt.NDArray[Any], bytes | None, int, list[RenderingStep]]:
-    """Decode one coded frame; return also what is kept of it, its precision, and what its colours are."""
+@dataclass(frozen=True)
+class _Frame:
+    """Decoded values of one coded frame.
+
+    Attributes
+    ----------
+    kept
+        What a decoder needs of the frame; None where it does not hold together.
+    precision
+        Bits a value, as the frame states them.
+    steps
+        What its colours are, where the header says otherwise.
+    damaged
+        The coded data do not end where they should.
+    """
+
+    values: npt.NDArray[Any]
     kept: bytes | None
+    precision: int
+    steps: tuple[RenderingStep, ...] = ()
+    damaged: bool = False
+
+
+def _decode_frame(frame: bytes, syntax: UID, clean: Dataset) -> _Frame:
     if syntax == RLE:
-        planes, kept = _decode_rle(frame, clean)
-        return _with_steps(planes, kept, clean.BitsAllocated, clean)
+        planes, runs, whole = _decode_rle(frame, clean)
+        return _with_colours(_Frame(planes, runs, clean.BitsAllocated, damaged=not whole), clean)
     if syntax in JPEG_2000_SYNTAXES:
         precision = _require_jpeg_2000(frame, clean)
-        kept = strip_jpeg_2000(frame)
-        values = jpeg_2000_decode(kept or frame)
-        if values.ndim == 2 or clean.PhotometricInterpretation in {"YBR_ICT", "YBR_RCT"}:
-            return values, kept, precision, []  # the stream's own transform has been undone
-        return _with_steps(values, kept, precision, clean)
+        stream = strip_jpeg_2000(frame)
+        found = _Frame(jpeg_2000_decode(stream or frame), stream, precision, damaged=stream is None)
+        if clean.PhotometricInterpretation in {"YBR_ICT", "YBR_RCT"}:
+            return found  # the stream's own transform has been undone
+        return _with_colours(found, clean)
     if syntax in JPEG_SYNTAXES:
         kept = strip_jpeg(frame)
         precision = _require_jpeg(kept, clean)
         if syntax in LOSSY_JPEG_SYNTAXES and precision == 8:
-            values, more = _decode_lossy(kept, clean)
-            return values, kept, precision, more
-        return _with_steps(_decode_gdcm(kept, clean, precision), kept, precision, clean)
+            values, steps = _decode_lossy(kept, clean)
+            return _Frame(values, kept, precision, tuple(steps))
+        return _with_colours(_Frame(_decode_gdcm(kept, clean, precision), kept, precision), clean)
     raise Rejected(Reason.DICOM_UNSUPPORTED_SYNTAX, syntax if UID_PATTERN.fullmatch(syntax) else "")
 
 
-def _with_steps(
-    planes: npt.NDArray[Any], kept: bytes | None, precision: int, clean: Dataset
-) -> tuple[npt.NDArray[Any], bytes | None, int, list[RenderingStep]]:
-    if planes.ndim == 2:
-        return planes, kept, precision, []
-    values, more = _settled(planes, clean)
-    return values, kept, precision, more
+def _with_colours(frame: _Frame, clean: Dataset) -> _Frame:
+    if frame.values.ndim == 2:
+        return frame
+    values, steps = _settled(frame.values, clean)
+    return replace(frame, values=values, steps=tuple(steps))
 
 
 def _settled(planes: npt.NDArray[Any], clean: Dataset) -> tuple[npt.NDArray[Any], list[RenderingStep]]:
@@ -237,11 +259,17 @@ def _keep_uncompressed(values: npt.NDArray[Any], clean: Dataset) -> npt.NDArray[
     return values
 
 
-def _decode_rle(frame: bytes, clean: Dataset) -> tuple[npt.NDArray[Any], bytes]:
+def _decode_rle(frame: bytes, clean: Dataset) -> tuple[npt.NDArray[Any], bytes, bool]:
     """Decode RLE Lossless (DICOM PS3.5 annex G): a segment of PackBits for each byte plane, high bytes first.
 
     Written out here because the decoders at hand either panic on a damaged run or take all the memory that
-    a lying one asks for. Returned with the frame anew, without what lies behind the runs that are needed.
+    a lying one asks for.
+
+    Returns
+    -------
+    tuple
+        The values, the frame anew, without what lies behind the runs that are needed, and whether nothing but
+        padding does.
     """
     size, depth = clean.Rows * clean.Columns, clean.BitsAllocated // 8
     count, *starts = struct.unpack_from("<16I", frame)
@@ -252,7 +280,7 @@ def _decode_rle(frame: bytes, clean: Dataset) -> tuple[npt.NDArray[Any], bytes]:
         unpacked = [_unpack_bits(frame[a:b], size) for a, b in zip(starts, ends, strict=False)]
     except IndexError:
         raise Rejected(Reason.TRUNCATED, "an RLE segment ends before the picture") from None
-    planes, runs = zip(*unpacked, strict=True)
+    planes, runs, whole = zip(*unpacked, strict=True)
     places = np.cumsum([64, *map(len, runs[:-1])]).tolist()
     stripped = b"".join((struct.pack("<16I", count, *places, *[0] * (15 - count)), *runs))
     shape = clean.SamplesPerPixel, depth, clean.Rows, clean.Columns
@@ -261,26 +289,28 @@ def _decode_rle(frame: bytes, clean: Dataset) -> tuple[npt.NDArray[Any], bytes]:
         np.ascontiguousarray(high_first.transpose(0, 2, 3, 1)).view(f">u{depth}")[..., 0].astype(f"u{depth}")
     )
     if clean.SamplesPerPixel == 1:
-        return values[0], stripped
-    return np.ascontiguousarray(values.transpose(1, 2, 0)), stripped
+        return values[0], stripped, all(whole)
+    return np.ascontiguousarray(values.transpose(1, 2, 0)), stripped, all(whole)
 
 
-def _unpack_bits(coded: bytes, length: int) -> tuple[bytes, bytes]:
+def _unpack_bits(coded: bytes, length: int) -> tuple[bytes, bytes, bool]:
     """Undo PackBits up to `length` bytes; IndexError when there are fewer.
 
     Returns
     -------
     tuple
-        The plain bytes, and the runs that make exactly these, padded to an even length.
+        The plain bytes; the runs that make exactly these, padded to an even length; whether the last run
+        ends with them, and nothing but zeros or empty runs follow.
     """
-    plain, runs, position = bytearray(), bytearray(), 0
+    plain, runs, position, cut = bytearray(), bytearray(), 0, False
     while (missing := length - len(plain)) > 0:
         control = coded[position]
         if control == 128:
             position += 1
             continue
+        stated = control + 1 if control < 128 else 257 - control
+        n, cut = min(stated, missing), stated > missing
         if control < 128:
-            n = min(control + 1, missing)
             run = coded[position + 1 : position + 1 + n]
             if len(run) < n:
                 raise IndexError
@@ -288,7 +318,6 @@ def _unpack_bits(coded: bytes, length: int) -> tuple[bytes, bytes]:
             runs.append(n - 1)
             position += 2 + control
         else:
-            n = min(257 - control, missing)
             run = coded[position + 1 : position + 2]
             if not run:
                 raise IndexError
@@ -296,7 +325,8 @@ def _unpack_bits(coded: bytes, length: int) -> tuple[bytes, bytes]:
             runs.append((257 - n) & 255 if n > 1 else 0)
             position += 2
         runs += run
-    return bytes(plain), bytes(runs) + b"\0" * (len(runs) % 2)
+    whole = not cut and not coded[position:].strip(b"\0\x80")
+    return bytes(plain), bytes(runs) + b"\0" * (len(runs) % 2), whole
 
 
 def _require_jpeg(frame: bytes, clean: Dataset) -> int:

@@ -22,10 +22,10 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
 from pipeline.anatomy import CODED_PARTS, TRANSLATED, VAGUE_PARTS, stated_regions
-from pipeline.dicom.stream import native_value
+from pipeline.dicom.stream import ITEM, end_of_fragments, native_value
 from pipeline.dicom.terms import (
     AGE,
     BODY_PARTS,
@@ -48,9 +48,21 @@ from pipeline.dicom.terms import (
 )
 from pipeline.types import Reason, Rejected, Skipped, StudyFacts
 
+_UNDEFINED = 0xFFFFFFFF
+#: Elements behind Pixel Data that are looked at; there are one or two.
+_MOST_BEHIND = 100
+_VRS = frozenset(VR)
 
-def open_object(data: bytes, max_pixels: int) -> tuple[Dataset, UID]:
-    """Read what is on the list, and nothing else; return it with the transfer syntax to keep it in."""
+
+def open_object(data: bytes, max_pixels: int) -> tuple[Dataset, UID, bool]:
+    """Read what is on the list, and nothing else.
+
+    Returns
+    -------
+    tuple
+        The elements, the transfer syntax to keep them in, and whether the data set goes on behind its Pixel
+        Data, or ends there, as one does.
+    """
     start = 132 if data[128:132] == b"DICM" else 0
     head = io.BytesIO(data[start : start + MAX_VALUE_BYTES])
     meta = read_dataset(head, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
@@ -71,7 +83,7 @@ def open_object(data: bytes, max_pixels: int) -> tuple[Dataset, UID]:
     raw.file_meta = FileMetaDataset()
     if "MediaStorageSOPClassUID" in meta:
         raw.file_meta.MediaStorageSOPClassUID = UID(media_class)
-    _add_pixels(raw, body, file.tell(), implicit, little)
+    ends_well = _add_pixels(raw, body, file.tell(), implicit, little)
     native = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     syntax = native if not stated or stated in NATIVE else stated
     for tag in list(raw.keys()):
@@ -79,7 +91,7 @@ def open_object(data: bytes, max_pixels: int) -> tuple[Dataset, UID]:
         too_long = isinstance(element, RawDataElement) and len(element.value or b"") > MAX_VALUE_BYTES
         if too_long and tag != PIXEL_DATA:
             del raw[tag]
-    return raw, syntax
+    return raw, syntax, ends_well
 
 
 def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -97,28 +109,59 @@ def _encoding(body: bytes) -> tuple[bool, bool]:
     return not (body[4:6].isalpha() and body[4:6].isupper()), little
 
 
-def _add_pixels(raw: Dataset, body: bytes, position: int, implicit: bool, little: bool) -> None:
-    """Add the top level's Pixel Data, as far as the bytes go; nothing behind them is read."""
-    order = "<" if little else ">"
-    head = body[position : position + 12]
-    if len(head) < 8 or struct.unpack_from(order + "HH", head) != (PIXEL_DATA >> 16, PIXEL_DATA & 0xFFFF):
-        return
-    if implicit:
-        vr, length, at = "OW", struct.unpack_from(order + "I", head, 4)[0], position + 8
-    else:
-        vr = head[4:6].decode("latin-1")
-        long = vr in EXPLICIT_VR_LENGTH_32
-        if long and len(head) < 12:
-            return
-        length = struct.unpack_from(order + ("I" if long else "H"), head, 8 if long else 6)[0]
-        at = position + (12 if long else 8)
-    if length != 0xFFFFFFFF:
+def _add_pixels(raw: Dataset, body: bytes, position: int, implicit: bool, little: bool) -> bool:
+    """Add the top level's Pixel Data, as far as the bytes go; tell whether it ends as it should."""
+    head = _element(body, position, implicit, little)
+    if head is None or head[0] != PIXEL_DATA:
+        return True
+    _, vr, length, at = head
+    if length != _UNDEFINED:
         value = body[at : at + length]
-    elif body[at : at + 4] == b"\xfe\xff\x00\xe0":
-        value = body[at:]  # fragments; what follows them is told by their own lengths
+        end = at + length
+    elif body[at : at + 4] == ITEM:
+        value = body[at:]  # fragments, told by their own lengths
+        end = at + end_of_fragments(value)
     else:
         value = native_value(body, at)
+        end = at + len(value) + 8
     raw.add_new(PIXEL_DATA, "OB" if vr == "OB" else "OW", value)
+    return _ends_well(body, end, implicit, little)
+
+
+def _element(body: bytes, at: int, implicit: bool, little: bool) -> tuple[int, str, int, int] | None:
+    """Return tag, value representation, length and place of the value of the element at `at`."""
+    order = "<" if little else ">"
+    head = body[at : at + 12]
+    if len(head) < 8:
+        return None
+    group, element = struct.unpack_from(order + "HH", head)
+    if implicit:
+        return group << 16 | element, "OW", struct.unpack_from(order + "I", head, 4)[0], at + 8
+    vr = head[4:6].decode("latin-1")
+    long = vr in EXPLICIT_VR_LENGTH_32
+    if long and len(head) < 12:
+        return None
+    length = struct.unpack_from(order + ("I" if long else "H"), head, 8 if long else 6)[0]
+    return group << 16 | element, vr, length, at + (12 if long else 8)
+
+
+def _ends_well(body: bytes, at: int, implicit: bool, little: bool) -> bool:
+    """Tell whether elements or padding follow, or nothing: else the picture has moved, or lacks something."""
+    last = PIXEL_DATA
+    for _ in range(_MOST_BEHIND):
+        rest = body[at:]
+        if len(rest) % 2 == 0 and not (rest.strip(b"\0") and rest.strip(b"\xff") and rest.strip(b" \r\n")):
+            return True
+        head = _element(body, at, implicit, little)
+        if head is None or head[0] <= last or not (implicit or head[1] in _VRS):
+            return False
+        last, _, length, at = head
+        if length == _UNDEFINED:  # a sequence: it may hold anything
+            return True
+        if at + length > len(body):
+            return False
+        at += length
+    return True
 
 
 def element_values(dataset: Dataset, word: str) -> list[Any]:

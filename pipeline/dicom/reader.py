@@ -16,7 +16,7 @@ from pipeline.dicom.deidentify import allowed_copy, keep_facts, write_copy
 from pipeline.dicom.frames import require_pixel_module, stored_values
 from pipeline.dicom.header import element_text, open_object, study_facts
 from pipeline.dicom.render import render
-from pipeline.dicom.repair import repair_pixel_values
+from pipeline.dicom.repair import flag_unreadable, repair_pixel_values
 from pipeline.dicom.shape import square
 from pipeline.dicom.terms import (
     PICTURELESS_CLASSES,
@@ -75,9 +75,11 @@ def _guarded(step: Callable[..., _T], *arguments: object) -> _T:
 def _read(
     data: bytes, max_pixels: int, refuse_burned_in: bool
 ) -> tuple[UInt8Array, StudyFacts, str, Dataset, tuple[Reason, ...], tuple[RenderingStep, ...]]:
-    raw, syntax = open_object(data, max_pixels)
+    raw, syntax, ends_well = open_object(data, max_pixels)
     flags, steps = repair_pixel_values(raw)
     clean = allowed_copy(raw)
+    more_flags, more_steps = flag_unreadable(raw, clean)
+    flags, steps = flags + more_flags, steps + more_steps
     if "SOPClassUID" not in clean:
         clean.SOPClassUID = element_text(raw.file_meta, "MediaStorageSOPClassUID", UID_PATTERN)
     if clean.SOPClassUID:
@@ -99,6 +101,7 @@ def _read(
     clean.file_meta.TransferSyntaxUID = syntax
     decoded = stored_values(coded, raw[PIXEL_DATA].VR, clean)
     values = decoded.values
+    flags += () if ends_well else (Reason.DAMAGED_PICTURE_DATA,)
     flags += decoded.flags + ((Reason.BURNED_IN_FLAG,) if burned_in else ())
     if values.ndim == 3:
         pixels, seen = grey8(values), colour8(values)

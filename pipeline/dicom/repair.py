@@ -20,6 +20,11 @@ _RESCALE = ("RescaleSlope", "RescaleIntercept")
 _WINDOW = ("WindowCenter", "WindowWidth")
 _SHAPE = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 _VOI = (*_WINDOW, "VOILUTSequence")
+#: What a decoder, or the rendering, does otherwise without.
+_WHOLE = (
+    "PlanarConfiguration", "BitsStored", "HighBit", "PixelRepresentation", "NumberOfFrames",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "VOILUTFunction", "ModalityLUTSequence", "VOILUTSequence",
+)  # fmt: skip
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 #: A decimal comma, unless it may as well part the thousands.
 _COMMA = re.compile(r"[+-]?(\d+),(\d+)")
@@ -52,9 +57,27 @@ def repair_pixel_values(raw: Dataset) -> tuple[tuple[Reason, ...], list[Renderin
                 raw.add_new(word, "DS", [pair[place] for pair in whole])
             elif word in raw:
                 del raw[word]
-    else:
+    elif all(found[word][1] is not RenderingCode.VALUE_DROPPED for word in _SHAPE):
         return (), steps
     return (Reason.HEADER_VALUE_UNREADABLE,), steps
+
+
+def flag_unreadable(raw: Dataset, clean: Dataset) -> tuple[tuple[Reason, ...], list[RenderingStep]]:
+    """Tell which elements that the picture depends on are there and were not taken over: see `_WHOLE`."""
+    lost = [word for word in _WHOLE if word not in clean and _is_stated(raw, word)]
+    steps = [RenderingStep(RenderingCode.VALUE_DROPPED, word) for word in lost]
+    for word in _VOI if "ModalityLUTSequence" in lost else ():
+        if word in clean:  # meant for values after the LUT
+            del clean[word]
+    return ((Reason.HEADER_VALUE_UNREADABLE,) if lost else ()), steps
+
+
+def _is_stated(raw: Dataset, word: str) -> bool:
+    tag = tag_for_keyword(word)
+    if tag is None or tag not in raw:
+        return False
+    value: Any = raw.get_item(tag).value
+    return bool(value.strip() if isinstance(value, str | bytes) else value)
 
 
 def _numbers(raw: Dataset, word: str) -> tuple[list[float], RenderingCode | None]:

@@ -18,7 +18,7 @@ from pipeline.decode.containers import JPEG_START_OF_FRAME, jpeg_segments
 from pipeline.dicom.terms import JPEG_2000_SYNTAXES, JPEG_SYNTAXES, LOSSY_JPEG_SYNTAXES, NATIVE, RLE
 from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep
 
-_ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _JPEG, _JPEG_2000, _JP2 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP"
 _JPEG_BASELINE, _JPEG_EXTENDED = UID("1.2.840.10008.1.2.4.50"), UID("1.2.840.10008.1.2.4.51")
 _JPEG_LOSSLESS, _JPEG_LS = UID("1.2.840.10008.1.2.4.57"), UID("1.2.840.10008.1.2.4.80")
@@ -68,15 +68,15 @@ def locate(value: bytes, stated: UID, native_length: int) -> tuple[Stream, list[
         Bytes that the header's rows, columns, samples and bits come to.
     """
     if stated in NATIVE:
-        coded = value.startswith((_ITEM, _JPEG, _JPEG_2000, _JP2)) and len(value) < native_length
+        coded = value.startswith((ITEM, _JPEG, _JPEG_2000, _JP2)) and len(value) < native_length
     else:
-        coded = value.startswith((_ITEM, _JPEG, _JPEG_2000, _JP2))
+        coded = value.startswith((ITEM, _JPEG, _JPEG_2000, _JP2))
         if not coded and len(value) < native_length:
             raise Rejected(Reason.DICOM_CORRUPT, "pixel data that are neither fragments nor native")
     if not coded:
         syntax = stated if stated in NATIVE else ExplicitVRLittleEndian
         return Stream(syntax, value), _told(syntax, stated)
-    frame = first_frame(value) if value.startswith(_ITEM) else value
+    frame = first_frame(value) if value.startswith(ITEM) else value
     syntax = _coding(frame, stated)
     return Stream(syntax, frame), _told(syntax, stated)
 
@@ -111,7 +111,7 @@ def first_frame(value: bytes) -> bytes:
     """
     fragments: list[bytes] = []
     position, first = 0, True
-    while value[position : position + 4] == _ITEM:
+    while value[position : position + 4] == ITEM:
         (length,) = struct.unpack_from("<I", value, position + 4)
         fragment = value[position + 8 : position + 8 + length]
         if len(fragment) < length:
@@ -124,6 +124,14 @@ def first_frame(value: bytes) -> bytes:
     if not fragments:
         raise Rejected(Reason.TRUNCATED, "pixel data without a fragment")
     return b"".join(fragments)
+
+
+def end_of_fragments(value: bytes) -> int:
+    """Return where a sequence of fragments ends: behind its delimiter, or the last one if it has none."""
+    position = 0
+    while value[position : position + 4] == ITEM:
+        position += 8 + int.from_bytes(value[position + 4 : position + 8], "little")
+    return position + 8 * (value[position : position + 4] == _DELIMITER)
 
 
 def native_value(body: bytes, position: int) -> bytes:

@@ -137,7 +137,7 @@ READ: list[BaseTag | int] = [
     for word in (*UIDS, *DEFINED_TERMS, *NUMBERS, *BYTES, *LUTS, *READ_ONCE, "PixelData")
 ]
 #: No element but the pixels needs more; what is longer is dropped unparsed.
-MAX_VALUE_BYTES = 1 << 18
+MAX_VALUE_BYTES = 1 << 20
 #: Values kept of an element that may have any number of them (windows).
 MAX_VALUES = 8
 PIXEL_DATA = 0x7FE00010

@@ -110,9 +110,10 @@ def make_dicom(pixels, syntax=ExplicitVRLittleEndian, bits=12, coded=None, **att
 
 
 def packed_bits(plane):
-    """PackBits of a byte plane in literal runs of 128."""
+    """PackBits of a byte plane in literal runs of 128 at most."""
     flat = plane.astype(np.uint8).tobytes()
-    return b"".join(b"\x7f" + flat[at : at + 128] for at in range(0, len(flat), 128))
+    runs = (flat[at : at + 128] for at in range(0, len(flat), 128))
+    return b"".join(bytes([len(run) - 1]) + run for run in runs)
 
 
 def rle_frame(*segments):
