@@ -1,7 +1,8 @@
 """Films that are read positive, made worse step by step: how each is read then. None may come out negative.
 
-``python -m bench.doses FOLDER [--films 200]`` prints a table. Each change goes through a file:
-a plain export or a DICOM object with such a header, decoded, gated and scored as the worker does.
+``python -m bench.doses FOLDER [--films 200] [--only WORD ...]`` prints a table. Each change goes through a
+file: a plain export or a DICOM object with such a header, decoded, gated and scored as the worker does. Every
+body part is judged as if it had earned its *negative*.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def _judge(scorer: Scorer, films: Sequence[tuple[int, Radiograph]], said: list[s
         stack = np.stack([model_input(film.pixels, size) for _, film, _ in group])
         for logit, (number, _, way) in zip(scorer.detect(network, stack).logits, group, strict=True):
             model = bundle.models[way.region]
-            allowed = may_be_negative(way.flags) and model.may_say_negative
+            allowed = may_be_negative(way.flags)
             probability = calibrate(float(logit), model.calibration)
             said[number] = triage(probability, model.thresholds, never_negative=not allowed).value
 
@@ -134,7 +135,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="images/ and manifest.csv of FracAtlas")
     parser.add_argument("--films", type=int, default=200)
-    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "bundles" / "fracatlas-1")
+    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "bundles" / "fracatlas-1-parts")
+    parser.add_argument("--only", nargs="*", default=[""], help="only changes whose name begins so")
     options = parser.parse_args()
     scorer = open_scorer(load_bundle(options.bundle))
     with (options.folder / "manifest.csv").open(newline="") as file:
@@ -153,6 +155,8 @@ def main() -> int:
     print("|---|" + "--:|" * len(columns))
     negatives = 0
     for name, change in changes().items():
+        if not name.startswith(tuple(options.only)):
+            continue
         counts = Counter(read(scorer, [change(film) for film in films]))
         negatives += counts["negative"]
         print(f"| {name} |", " | ".join(str(counts[column]) for column in columns), "|", flush=True)
