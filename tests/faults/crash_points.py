@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import hashlib
 import importlib
 import json
 import os
@@ -27,19 +28,24 @@ import traceback
 import uuid
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import psycopg
 import redis
+from flask import Flask
 
 from cli.embedded import Servers, embedded
 from tests.conftest import ROOT
 from tests.running import SHORT
+
+if TYPE_CHECKING:
+    from store.tables import Image
 
 KILLED = 77
 PRELOADED = (
@@ -207,14 +213,19 @@ def in_child(do: Callable[[], Any]) -> tuple[int, Any]:
 # who acts
 
 
+@cache
+def _web() -> Flask:
+    from web.factory import create_app
+
+    return create_app()
+
+
 class Client:
     """The client of a hospital: asks again when it got no answer, and takes "already so" for an answer."""
 
     def __init__(self, world: World) -> None:
-        from web.factory import create_app
-
         self.world = world
-        self.http = create_app().test_client()
+        self.http = _web().test_client()
         self.headers = {"Authorization": f"Bearer {world.known['key']}"}
 
     def ask(self, method: str, path: str, *, also: Sequence[int] = (), **more: Any) -> Any:
@@ -414,9 +425,10 @@ def check(world: World, done: str) -> list[str]:
     from worker import reconcile
 
     long_ago = time.time() - 8 * 86_400
-    for path in world.blobs.rglob("*"):
-        if path.is_file():
-            os.utime(path, (long_ago, long_ago))
+    for folder, _, names in os.walk(world.blobs):
+        for name in names:
+            with suppress(FileNotFoundError):  # a thread of the web's asks whether the store takes anything
+                os.utime(Path(folder, name), (long_ago, long_ago))
     for step in reconcile.TIDYING.values():
         step()
     repaired = fsck.check(repair_orphans=True)
@@ -429,7 +441,10 @@ def check(world: World, done: str) -> list[str]:
         assert attempts <= 1, f"{attempts} attempts after one death"
     if done in {"finish", "export"}:  # a signed report is one more than the oracle of reading knows
         assert_sound(batch)
-    if done != "erase":
+    if done == "submit":
+        differences = _differences(world, images)
+        assert not differences, differences
+    elif done != "erase":
         states = Counter((image.path, image.status) for image in images)
         assert states == Counter((name, "done") for name in world.files), states
     with session_scope() as session:
@@ -453,6 +468,25 @@ def check(world: World, done: str) -> list[str]:
                 assert not session.scalar(query, {"study": study}), f"{table} still name the study"
             assert not [key for key in world.blobs.rglob(f"*{study}*/**/*") if key.is_file()]
     return stray
+
+
+def _differences(world: World, images: Sequence[Image]) -> list[str]:
+    """Return how submitted images differ from what the client has sent."""
+    from store.blobs import get_blobs
+
+    found = [] if {i.path for i in images} == set(world.files) else ["other files"]
+    for image in images:
+        sent = world.files.get(image.path, b"")
+        if (image.status, image.size, image.sha256) != (
+            "queued",
+            len(sent),
+            hashlib.sha256(sent).hexdigest(),
+        ):
+            found.append(f"the row of {image.path}")
+        if image.work_id is None or get_blobs().get(image.incoming_key or "") != sent:
+            found.append(f"the bytes of {image.path}")
+    kept = sum(path.is_file() for path in (world.blobs / "incoming").rglob("*"))
+    return found if kept == len(world.files) else [*found, f"{kept} files"]
 
 
 # the journey
@@ -488,6 +522,8 @@ def journey() -> list[Step]:
 
 #: What the oracle expects after a step has gone wrong and was mended: how far the journey is gone on with.
 GOES_ON_TO = {
+    "upload": "submit",  # the same bytes and rows as without a death: reading them would say no more
+    "resumable": "submit",
     "ask for an export": "export",
     "ask to sign": "sign",
     "export": "export",
@@ -502,18 +538,19 @@ def go_on(world: World, steps: Sequence[Step], broken: Step) -> list[str]:
     goal = GOES_ON_TO.get(broken.name, "finish")
     if broken.asked:
         broken.act(client)
-    if goal == "finish":
+    if goal in {"submit", "finish"}:
         for step in steps[steps.index(broken) + 1 :]:
             if step.asked and step.name in {"resumable", "submit"}:
                 step.act(client)
-    work_until_done(world)
-    deliver_again(world)
-    work_until_done(world)
+    if goal != "submit":
+        work_until_done(world)
+        deliver_again(world)
+        work_until_done(world)
     return check(world, goal)
 
 
 def set_up(world: World) -> None:
-    """Make tables, the bundle, a site and a key; read pictures once, so that some findings are shared."""
+    """Make tables, the bundle, a site and a key."""
     from cli.prepare import migrate_database
     from store import accounts
     from store.bundles import add_bundle
@@ -559,6 +596,8 @@ def pictures() -> dict[str, bytes]:
 @contextmanager
 def world_of(home: Path) -> Iterator[World]:
     """Run the servers, with every time-out long: time passes when we say so."""
+    from pipeline.report import render
+
     with embedded(home) as (servers, _):
         os.environ.update(SHORT)
         os.environ.update(
@@ -571,21 +610,36 @@ def world_of(home: Path) -> Iterator[World]:
             FRACTUREAI_CACHE_DIR=str(untrained_bundle().parent / "cache"),  # with its converted network
             FRACTUREAI_LOG_LEVEL="CRITICAL",
         )
+        with psycopg.connect(servers.database_owner_url, autocommit=True) as owner:
+            owner.execute("ALTER SYSTEM SET fsync = off")  # processes die here, the machine does not
+            owner.execute("SELECT pg_reload_conf()")
         for name in PRELOADED:  # once, not in each of hundreds of children
             importlib.import_module(name)
+        render.warm_up()
+        _web()
         gc.freeze()
         yield World(servers, home / "blobs", pictures())
 
 
 @dataclass
 class Result:
-    """What was found at one point."""
+    """What was found at one point.
+
+    `outcome` is ``mended``, ``stray`` (mended, and the sweep took bytes of no row), ``not reached`` (another
+    order of things this time) or ``problem``.
+    """
 
     step: str
+    number: int
     label: str
     when: str
-    problem: str = ""
-    stray: list[str] = field(default_factory=list)
+    outcome: str
+    said: str = ""
+
+    @property
+    def point(self) -> tuple[str, int, str, str]:
+        """What tells the same death in another run."""
+        return self.step, self.number, self.label, self.when
 
 
 def record(world: World, step: Step) -> list[str]:
@@ -607,11 +661,10 @@ def record(world: World, step: Step) -> list[str]:
 
 def try_point(
     world: World, steps: Sequence[Step], step: Step, snapshot: Snapshot, number: int, when: str
-) -> Result | None:
-    """Die at one point, recover, look; None when the point was not reached this time."""
+) -> tuple[str, str]:
+    """Die at one point, recover, look; return the outcome and what is said of it."""
     restore(world, snapshot)
     points = Points(kill=(number, when))
-    reached = ""
 
     def run() -> None:
         client = Client(world)
@@ -620,27 +673,77 @@ def try_point(
 
     status, said = in_child(run)
     if status == 0:
-        return None
+        return "not reached", ""
     if status != KILLED:
-        return Result(step.name, reached, when, f"died of itself ({status}): {said}")
+        return "problem", f"died of itself ({status}): {said}"
     status, said = in_child(lambda: go_on(world, steps, step))
     if status:
-        return Result(step.name, reached, when, str(said))
-    return Result(step.name, reached, when, stray=said)
+        return "problem", str(said)
+    return ("stray", ", ".join(said)) if said else ("mended", "")
+
+
+class Results:
+    """The deaths that were died, in a file as they happen, so that a long run can be gone on with."""
+
+    def __init__(self, file: Path | None, *, resume: bool) -> None:
+        self.file = file
+        self.rows: list[Result] = []
+        if file is not None and resume and file.exists():
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            self.rows = [Result(**row) for row in rows if row["outcome"] != "not reached"]
+        elif file is not None:
+            file.write_text("")
+        self.known = {row.point for row in self.rows}
+
+    def add(self, result: Result) -> None:
+        """Keep one more."""
+        self.rows.append(result)
+        if self.file is not None:
+            with self.file.open("a") as out:
+                out.write(json.dumps(vars(result)) + "\n")
+
+    def table(self, found: Mapping[str, Sequence[str]]) -> str:
+        """Return a table of the points on the way, by step and kind, and of what the deaths came to."""
+        kinds = ("commit", "write", "rename", "deletion", "publish", "acknowledgement")
+        lines = [
+            "| Step | "
+            + " | ".join(kinds)
+            + " | points | deaths | mended | stray bytes swept | not mended |",
+            "|---|" + "---:|" * (len(kinds) + 5),
+        ]
+        total: Counter[str] = Counter()
+        for step, labels in found.items():
+            counts = Counter(label.split(" ", 1)[0] for label in labels)
+            counts["points"] = len(labels)
+            for row in self.rows:
+                if row.step == step and row.outcome != "not reached":
+                    counts["deaths"] += 1
+                    counts[row.outcome] += 1
+            total.update(counts)
+            lines.append(_table_line(step, counts, kinds))
+        return "\n".join([*lines, _table_line("**all**", total, kinds)])
+
+
+def _table_line(name: str, counts: Counter[str], kinds: Sequence[str]) -> str:
+    columns = (*kinds, "points", "deaths", "mended", "stray", "problem")
+    return f"| {name} | " + " | ".join(str(counts[column]) for column in columns) + " |"
 
 
 def explore(
     world: World,
+    results: Results,
     *,
     only: Sequence[str] = (),
     every: int = 1,
     seconds: float = float("inf"),
     say: Callable[[str], None] = print,
-) -> list[Result]:
+) -> None:
     """Go through the journey; at each step, die at every `every`-th of its points.
 
     Parameters
     ----------
+    results
+        Where deaths are kept; what is there already is not died again.
     only
         Names of steps; all by default.
     seconds
@@ -651,40 +754,38 @@ def explore(
     if status:
         raise RuntimeError(said)
     world.known = said
-    steps, results = journey(), []
-    skipped = found = 0
+    steps, found = journey(), dict[str, list[str]]()
+    skipped = 0
     for step in steps:
         snapshot = take_snapshot(world, f"before_{step.name.replace(' ', '_')}")
-        labels = record(world, step)
+        labels = found[step.name] = record(world, step)
         after = take_snapshot(world, f"after_{step.name.replace(' ', '_')}")
-        found += len(labels)
         say(f"{step.name}: {len(labels)} points")
-        if not only or step.name in only:
-            for number, label in enumerate(labels):
-                for when in ("before", "after"):
-                    if (2 * number + (when == "after")) % every:
-                        continue
-                    if time.monotonic() - began > seconds:
-                        skipped += 1
-                        continue
-                    result = try_point(world, steps, step, snapshot, number, when)
-                    if result is None:
-                        say(f"  {when} {label}: not reached this time")
-                        continue
-                    result.label = label
-                    results.append(result)
-                    if result.problem:
-                        say(f"  DEATH {when} {label}:\n{result.problem}")
-                    elif result.stray:
-                        say(f"  {when} {label}: {', '.join(result.stray)}, swept")
+        for number, label in enumerate(labels if not only or step.name in only else ()):
+            for when in ("before", "after"):
+                if (2 * number + (when == "after")) % every:
+                    continue
+                if (step.name, number, label, when) in results.known:
+                    continue
+                if time.monotonic() - began > seconds:
+                    skipped += 1
+                    continue
+                started = time.monotonic()
+                outcome, words = try_point(world, steps, step, snapshot, number, when)
+                results.add(Result(step.name, number, label, when, outcome, words))
+                taken = f"{time.monotonic() - started:.1f} s"
+                say(f"  {when} {label}: {outcome}{': ' if words else ''}{words} ({taken})")
         restore(world, after)
-    bad = [result for result in results if result.problem]
+    died = [row for row in results.rows if row.outcome != "not reached"]
+    say("\n" + results.table(found))
     say(
-        f"{found} points on the way; died {len(results)} times, {skipped} left out for want of time;"
-        f" {len(bad)} were not mended; {sum(bool(r.stray) for r in results)} left bytes that the sweep took;"
+        f"{sum(map(len, found.values()))} points on the way; died {len(died)} times,"
+        f" {skipped} left out for want of time;"
+        f" {sum(row.outcome == 'problem' for row in died)} were not mended;"
+        f" {sum(row.outcome == 'stray' for row in died)} left bytes that the sweep took;"
+        f" {sum(row.outcome == 'not reached' for row in results.rows)} were not reached;"
         f" {time.monotonic() - began:.0f} s"
     )
-    return results
 
 
 def main() -> int:
@@ -695,16 +796,19 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=(), help="names of steps")
     parser.add_argument("--every", type=int, default=1, help="take one death in so many")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no death after so long")
+    parser.add_argument("--results", type=Path, help="a file that gets a line of JSON a death")
+    parser.add_argument("--resume", action="store_true", help="leave out what the file has")
     asked = parser.parse_args()
+    results = Results(asked.results, resume=asked.resume)
     home = Path(tempfile.mkdtemp(prefix="fractureai-crash-"))
     home.chmod(0o711)
     try:
         with world_of(home) as world:
-            results = explore(world, only=asked.only, every=asked.every, seconds=60 * asked.minutes, say=_say)
+            explore(world, results, only=asked.only, every=asked.every, seconds=60 * asked.minutes, say=_say)
     finally:
         with suppress(OSError):
             shutil.rmtree(home)
-    return int(any(result.problem for result in results))
+    return int(any(result.outcome == "problem" for result in results.rows))
 
 
 def _say(line: str) -> None:
