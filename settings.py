@@ -66,6 +66,7 @@ class Settings:
     lease_seconds: float = 30.0
     lease_renew_seconds: float = 10.0
     max_attempts: int = 3
+    finish_attempts: int = 10  # to complete a batch whose images have ended; then it ends and says why
     resend_seconds: float = 60.0
     reconcile_seconds: float = 1.0
     recovery_overdue_seconds: float = 60.0  # without recovery for so long, /readyz says so
@@ -81,7 +82,8 @@ class Settings:
     heartbeat_seconds: float = 5.0
     memory_limit_bytes: int = 4 * 1024**3  # of a process that decodes or draws; 0 means none
     scratch_keep_seconds: float = 86_400.0
-    draft_keep_seconds: float = 7 * 86_400.0
+    draft_keep_seconds: float = 7 * 86_400.0  # of a draft, and of the uploads of images that failed
+    cancelled_keep_seconds: float = 3600.0  # of uploads of cancelled images, for a retry; 0: they go at once
     worklist_wait_hours: float = 48.0  # then a study counts as urgent; 0: never
     # downloads
     export_keep_seconds: float = 7 * 86_400.0
@@ -154,6 +156,8 @@ class Settings:
             > self.reconcile_seconds,
             "unavailable_seconds must be more than 0": self.unavailable_seconds > 0,
             "max_attempts must be at least 1": self.max_attempts >= 1,
+            "finish_attempts must be at least 1": self.finish_attempts >= 1,
+            "cancelled_keep_seconds must not be negative": self.cancelled_keep_seconds >= 0,
             "public_url must be the root of a host name, without a path": urlsplit(self.public_url).path
             in {"", "/"},
             "blob_capacity_bytes must not be negative": self.blob_capacity_bytes >= 0,

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Row, Select, Text, and_, func, select, text, tuple_, update
+from sqlalchemy import Row, Select, Text, and_, func, or_, select, text, tuple_, update
 from sqlalchemy import column as column_of
 from sqlalchemy import values as values_of
 from sqlalchemy.dialects.postgresql import insert
@@ -23,6 +23,7 @@ from store.errors import (
     ManifestUnmatched,
     NotFound,
     UnknownBundle,
+    UploadsDeleted,
     WrongState,
 )
 from store.paging import Page, decode_cursor, encode_cursor, moment, whole
@@ -594,10 +595,35 @@ def set_priority(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID, prio
     return _touch(session, batch)
 
 
+#: In these an image can be read again, if its bytes are still there.
+RETRIED = (ImageStatus.FAILED.value, ImageStatus.CANCELLED.value)
+HAS_BYTES = or_(
+    Image.incoming_key.is_not(None),
+    Image.original_key.is_not(None),
+    Image.source_key.is_not(None),
+    Image.dataset_image_id.is_not(None),
+)
+
+
+def can_retry(session: Session, batch: Batch) -> bool:
+    """Tell whether `retry` has anything to do in an ended batch."""
+    if batch.status not in TERMINAL_BATCH_STATUSES or batch.submitted_at is None:
+        return False
+    if batch.end_failure is not None:
+        return True
+    if not batch.n_failed + batch.n_cancelled:
+        return False
+    some = select(Image.id).where(Image.batch_id == batch.id, Image.status.in_(RETRIED), HAS_BYTES)
+    return session.scalar(some.limit(1)) is not None
+
+
 def retry(
     session: Session, batch_id: uuid.UUID, site_id: uuid.UUID, images: Sequence[uuid.UUID] | None = None
 ) -> Batch:
     """Queue the failed and the cancelled images of an ended batch again, as a new round.
+
+    Those whose bytes were deleted meanwhile stay as they are. Of a batch whose end was given up, the end is
+    tried again even where no image failed.
 
     Parameters
     ----------
@@ -608,21 +634,26 @@ def retry(
     ------
     WrongState
         The batch has not ended, or nothing in it (or among `images`) failed or was cancelled.
+    UploadsDeleted
+        Of all of them, or of one of `images`, nothing is left to be read.
     """
     batch = get_batch(session, site_id, batch_id, lock=True)
     if batch.status not in TERMINAL_BATCH_STATUSES or batch.submitted_at is None:
         raise WrongState
-    again = [ImageStatus.FAILED.value, ImageStatus.CANCELLED.value]
     columns = (Image.status, Image.stage, Image.triage, Image.reason)
-    where = [Image.batch_id == batch_id, Image.status.in_(again)]
+    ended = [Image.batch_id == batch_id, Image.status.in_(RETRIED)]
     if images is not None:
-        where.append(Image.id.in_(images))
+        ended.append(Image.id.in_(images))
+    where = [*ended, HAS_BYTES]
     before = [
         ((str(s), int(g), t, r), int(n))
         for s, g, t, r, n in session.execute(select(*columns, func.count()).where(*where).group_by(*columns))
     ]
     n = sum(count for _, count in before)
-    if not n:
+    n_ended = session.scalar(select(func.count()).where(*ended)) or 0
+    if n_ended > n and (images is not None or not (n or batch.end_failure)):
+        raise UploadsDeleted
+    if not n and (images is not None or batch.end_failure is None):
         raise WrongState
     session.execute(
         update(Image)
@@ -639,7 +670,7 @@ def retry(
     )
     batch.round += 1
     batch.status = BatchStatus.QUEUED.value
-    batch.finished_at = batch.cancelled_at = batch.paused_at = None
+    batch.finished_at = batch.cancelled_at = batch.paused_at = batch.end_failure = None
     batch.rate, batch.rate_at = 0.0, None
     session.flush()
     _cut_into_chunks(session, batch, n, ImageStatus.UPLOADED)

@@ -87,6 +87,22 @@ class WrongState(ServiceError):
     advice = "Look at the batch's status first."
 
 
+class UploadsDeleted(ServiceError):
+    """Images are to be read again whose bytes were deleted when the time for a retry was over."""
+
+    code, status = "uploads_deleted", 409
+    title = "What was sent of these images was deleted after they had been cancelled or had failed."
+    advice = "Send the files again, as a new batch."
+
+
+class BatchGivenUp(ServiceError):
+    """All images of a batch have ended, and what follows that failed each time."""
+
+    code, status = "batch_given_up", 500
+    title = "All images have ended, but completing the batch failed: reports of studies may be missing."
+    advice = "Retry it, which tries its end again; if that fails, too, tell the operator."
+
+
 class IdempotencyKeyReused(ServiceError):
     """One Idempotency-Key came with two different requests."""
 

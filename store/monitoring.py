@@ -13,6 +13,8 @@ from store.tables import EventCount, Maintenance, Work
 RECOVER = "recover"
 #: Messages of the broker that no worker could read.
 DROPPED_MESSAGES = "dropped_messages"
+#: Batches that were ended though what their end should have written failed each time.
+BATCHES_GIVEN_UP = "batches_given_up"
 
 
 def note_success(session: Session, step: str) -> None:

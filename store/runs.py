@@ -276,6 +276,16 @@ def count_passes(session: Session, run_id: uuid.UUID, *, classified: int = 0, de
 # evaluations
 
 
+def after_batch(session: Session, batch: Batch) -> None:
+    """When a batch has ended: evaluate its run, or let the shadow bundle look at clinical images."""
+    if batch.run_id is None:
+        shadow_batch(session, batch)
+        return
+    run = session.get_one(Run, batch.run_id)
+    if run.kind == RunKind.DATASET and batch.cancelled_at is None:
+        ask_for_evaluation(session, run)
+
+
 def ask_for_evaluation(session: Session, run: Run) -> None:
     """Queue the evaluation of a run whose batch has ended."""
     work.add_unit(session, WorkKind.EVALUATE, site_id=run.site_id, subject_id=run.id, priority=Priority.LOW)

@@ -129,7 +129,7 @@ class WorkKind(StrEnum):
 class WorkState(StrEnum):
     """`due` waits for dispatch, `published` lies in the broker, `running` was taken at least once.
 
-    A chunk or a finish never is `failed`: its images are.
+    A chunk never is `failed`: its images are.
     """
 
     DUE = "due"
@@ -394,6 +394,7 @@ class Batch(Base):
     s_report: Mapped[int] = _zero()
     rate: Mapped[float] = mapped_column(Float, server_default=text("0"), default=0.0)
     rate_at: Mapped[datetime | None]
+    end_failure: Mapped[str | None]  # a Reason: its images have ended, and what follows that failed for good
 
 
 class BatchReason(Base):

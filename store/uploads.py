@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from settings import get_settings
@@ -25,7 +25,7 @@ from store.errors import (
     UploadIncomplete,
 )
 from store.session import session_scope
-from store.tables import Batch, BatchStatus, Image, Reason, Upload
+from store.tables import Batch, BatchStatus, Image, ImageStatus, Reason, Upload
 
 #: How long a request that cancels a draft deletes its files.
 DISCARD_SECONDS = 5.0
@@ -227,6 +227,49 @@ def discard_draft(site_id: uuid.UUID, batch_id: uuid.UUID) -> None:
                     image.incoming_key = None
             if not images:
                 return
+
+
+def delete_old(batch_id: uuid.UUID | None = None) -> None:
+    """Delete the uploads of ended batches that nobody needs any more: of one batch, or of all.
+
+    That is all that was sent to a cancelled draft, at once; of submitted images that were cancelled after
+    `cancelled_keep_seconds`, and of those that failed after `draft_keep_seconds`: until then a retry reads
+    them. Every other upload is deleted by `prepare`.
+
+    Raises
+    ------
+    BlobUnavailable
+    """
+    settings = get_settings()
+    age = func.clock_timestamp() - Batch.finished_at
+    query = (
+        select(Image)
+        .join(Batch, Batch.id == Image.batch_id)
+        .where(
+            Image.incoming_key.is_not(None),
+            Batch.finished_at.is_not(None),
+            or_(
+                Batch.submitted_at.is_(None),
+                and_(
+                    Image.status == ImageStatus.CANCELLED,
+                    age > timedelta(seconds=settings.cancelled_keep_seconds),
+                ),
+                age > timedelta(seconds=settings.draft_keep_seconds),
+            ),
+        )
+        .limit(500)
+        .with_for_update(skip_locked=True)  # the batch's row, too: a retry waits, or is first
+    )
+    if batch_id is not None:
+        query = query.where(Image.batch_id == batch_id)
+    while True:
+        with session_scope() as session:
+            images = session.scalars(query).all()
+            for image in images:
+                get_blobs().delete(image.incoming_key or "")
+                image.incoming_key = None
+        if not images:
+            return
 
 
 def delete_expired() -> None:

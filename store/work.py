@@ -385,7 +385,7 @@ def _failed_attempt(session: Session, work: Work, reason: Reason, error: str) ->
 def _end_failed(session: Session, work: Work, reason: Reason, error: str, *, split: bool) -> None:
     """End a unit for good; the images of a chunk fail, or are split off to be tried one by one.
 
-    The end of a batch is never given up: it has nothing that could fail by itself.
+    The end of a batch has no image that could fail: `batch_end.give_up` ends it.
     """
     if work.kind == WorkKind.FINISH:
         work.state, work.published_at = WorkState.DUE.value, None

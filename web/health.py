@@ -151,7 +151,8 @@ def _alarms(session: Session, registry: CollectorRegistry) -> None:
     failing = select(func.count()).where(Work.attempt > 0, Work.state.not_in(ENDED_WORK))
     retried.set(session.scalar(failing) or 0)
     events = Gauge("fractureai_events", "What happened that should not.", ["event"], registry=registry)
-    events.labels(monitoring.DROPPED_MESSAGES).set(0)
+    for name in (monitoring.DROPPED_MESSAGES, monitoring.BATCHES_GIVEN_UP):
+        events.labels(name).set(0)
     for name, n in monitoring.event_counts(session).items():
         events.labels(name).set(n)
 

@@ -87,6 +87,11 @@ SCHEMAS: Json = {
             | {"description": "Of a submitted batch with a manifest: how many lines and files met nothing."},
             "waits_for": maybe(ref("Reason"))
             | {"description": "Why nothing goes on at this moment: the storage is full or does not answer."},
+            "end_failure": maybe(ref("Reason"))
+            | {
+                "description": "Why an ended batch could not be completed: reports may be missing."
+                " A retry tries its end again."
+            },
             "links": {"type": "object", "additionalProperties": LINK},
         }
     ),

@@ -157,8 +157,8 @@ def add_files(batch_id: uuid.UUID) -> Response:
     return _after_upload(*_take_form(multipart_parts(), batch_id))
 
 
-def _actions(document: dict[str, Any]) -> list[str]:
-    """Return what can be done with a batch in its state."""
+def _actions(document: dict[str, Any], *, retry: bool) -> list[str]:
+    """Return what can be done with a batch in its state; `retry`: there is something to be read again."""
     status, counts = document["status"], document["counts"]
     if status == BatchStatus.DRAFT:
         return ["submit", "cancel"] if counts["total"] else ["cancel"]
@@ -166,7 +166,7 @@ def _actions(document: dict[str, Any]) -> list[str]:
         return ["pause", "cancel"]
     if status == BatchStatus.PAUSED:
         return ["resume", "cancel"]
-    return ["retry"] if document["submitted_at"] and counts["failed"] + counts["cancelled"] else []
+    return ["retry"] if retry else []
 
 
 @pages.get("/batches/<uuid:batch_id>")
@@ -180,6 +180,7 @@ def show_batch(batch_id: uuid.UUID) -> Response:
         batch = batches.get_batch(session, identity().site_id, batch_id)
         bundle = bundles.get_bundle(session, batch.bundle)
         document = shown_batch(batch, batches.reasons(session, batch_id))
+        retry = batches.can_retry(session, batch)
         images, cursor = shown_images(session, batch, **asked, limit=PAGE_SIZE)
     filters = {name: value for name, value in asked.items() if name != "cursor" and value}
     counts = document["counts"]
@@ -189,7 +190,7 @@ def show_batch(batch_id: uuid.UUID) -> Response:
             batch=document,
             etag=batch_etag(batch),
             n_bytes=batch.n_bytes,
-            actions=[name for name in _actions(document) if name in ACTIONS],
+            actions=[name for name in _actions(document, retry=retry) if name in ACTIONS],
             ended=counts["done"] + counts["rejected"] + counts["failed"] + counts["cancelled"],
             images=images,
             filters=filters,

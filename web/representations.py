@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from store.batches import ImageRow
 from store.blobs import storage_problem
-from store.errors import ServiceError
+from store.errors import BatchGivenUp, ServiceError
 from store.export import reason_of
 from store.tables import (
     REASONS,
@@ -101,6 +101,12 @@ def batch_document(batch: Batch, reasons: Mapping[str, int], *, findings: bool) 
         "label": batch.label,
         "status": batch.status,
         "waits_for": waits and {"code": waits.code, "sentence": waits.title, "advice": waits.waiting},
+        "end_failure": batch.end_failure
+        and {
+            "code": BatchGivenUp.code,
+            "sentence": f"{BatchGivenUp.title} ({batch.end_failure})",
+            "advice": BatchGivenUp.advice,
+        },
         "priority": PRIORITIES[batch.priority],
         "bundle": batch.bundle,
         "options": {"report": batch.with_report, "heatmap": batch.with_heatmap},

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
-from sqlalchemy import Connection, delete, func, or_, select, text
+from sqlalchemy import Connection, delete, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings
 from store import (
+    batch_end,
     batches,
     exports,
     monitoring,
@@ -35,7 +36,7 @@ from store.blobs import get_blobs
 from store.dispatch import dispatch
 from store.errors import BlobMissing, ServiceError
 from store.session import own_connection, session_scope
-from store.tables import ENDED_WORK, Batch, BatchStatus, Image, SignInToken, UserSession, Work, Worker
+from store.tables import ENDED_WORK, Batch, BatchStatus, SignInToken, UserSession, Work, Worker
 from worker.flow import describe
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ def recover() -> None:
     with session_scope() as session:
         mended = work.mend_clock(session)
         expired = work.expire_leases(session)
+        batch_end.give_up(session)
         left = work.drop_ended_scratch(session)
     dispatch(resend=True)
     if mended:
@@ -108,33 +110,6 @@ def _cancel_old_drafts() -> None:
             batches.cancel(session, batch_id, site_id)
 
 
-def _delete_incoming() -> None:
-    """Delete the uploads of cancelled drafts, and those that an ended batch's retry could still have used.
-
-    Every other upload is deleted by `prepare`.
-    """
-    blobs = get_blobs()
-    query = (
-        select(Image)
-        .join(Batch, Batch.id == Image.batch_id)
-        .where(
-            Image.incoming_key.is_not(None),
-            Batch.finished_at.is_not(None),
-            or_(
-                Batch.submitted_at.is_(None),
-                Batch.finished_at
-                < func.clock_timestamp() - timedelta(seconds=get_settings().draft_keep_seconds),
-            ),
-        )
-        .limit(1000)
-    )
-    with session_scope() as session:
-        for image in session.scalars(query):
-            if image.incoming_key:
-                blobs.delete(image.incoming_key)
-            image.incoming_key = None
-
-
 #: What is done every `TIDY_SECONDS`, each by itself: one that fails holds no other back.
 TIDYING: dict[str, Callable[[], None]] = {
     "scratch": _delete_scratch,
@@ -143,7 +118,7 @@ TIDYING: dict[str, Callable[[], None]] = {
     "worklist": _raise_waiting,
     "old rows": _forget_old,
     "drafts": _cancel_old_drafts,
-    "incoming": _delete_incoming,
+    "incoming": uploads.delete_old,
 }
 
 

@@ -144,11 +144,3 @@ def save_pictures(session: Session, pictures: Mapping[tuple[uuid.UUID, str], tup
                 set_={column: row.excluded[column] for column in ("key", "sha256", "size")},
             )
         )
-
-
-def after_batch(session: Session, batch: Batch, run: Run | None) -> None:
-    """When a batch has ended: evaluate a run, or let the shadow bundle look at clinical images."""
-    if run is None:
-        runs.shadow_batch(session, batch)
-    elif run.kind == RunKind.DATASET and batch.cancelled_at is None:
-        runs.ask_for_evaluation(session, run)

@@ -13,16 +13,17 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from types import TracebackType
 from typing import Any, cast
 
 import cv2
 import numpy as np
+from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
@@ -54,17 +55,17 @@ from pipeline.types import (
 )
 from pipeline.types import Finding as ReadFinding
 from settings import VERSION, get_settings
-from store import batches, counters, notices, runs, studies, validations, work, worklist
+from store import batch_end, batches, counters, runs, studies, uploads, validations, work, worklist
 from store.blobs import get_blobs
 from store.bundles import fetch_bundle
-from store.errors import BlobAltered, BlobMissing
+from store.errors import BlobAltered, BlobMissing, ServiceError
 from store.research_tables import Run, RunPicture
 from store.session import session_scope
 from store.sites import pseudonymiser
-from store.tables import Batch, BatchStatus, Finding, Image, Site, Study, StudyFinding, Work
+from store.tables import Batch, Finding, Image, Site, Study, StudyFinding, Work
 from store.work import Lease
 from worker import rescoring
-from worker.flow import NotReady
+from worker.flow import NotReady, describe, is_away
 
 log = logging.getLogger("fractureai.stages")
 
@@ -1118,42 +1119,91 @@ def _sweep(batch_id: uuid.UUID) -> None:
             blobs.delete(key)
 
 
-def finish(lease: Lease) -> bool:
-    """End a round of a batch: what is left of study findings, then its final status."""
-    with session_scope() as session:
-        batch = session.get_one(Batch, lease.batch_id)
-    current = batch.round == lease.round
-    if current:
-        if batch.run_id is None:
-            if batch.cancelled_at is not None:
-                _explain_cancelled(batch)
-            with session_scope() as session:
-                studies.assign_unread(session, batch)
+class _EndSteps:
+    """What the end of a batch wants, step by step: one that fails holds no other back."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.errors: list[Exception] = []
+        self.more = False
+
+    def do(self, what: str, step: Callable[[], None]) -> None:
+        """Do one step; keep its error for later."""
+        try:
+            step()
+        except (SoftTimeLimitExceeded, work.StaleLease):
+            raise
+        except Exception as error:
+            log.warning("the end of batch %s: %s failed (%s)", self.batch.id, what, describe(error))
+            self.errors.append(error)
+
+    def raise_first(self) -> None:
+        """Raise what went wrong: what is a fault before what is merely away."""
+        if self.errors:
+            raise next((error for error in self.errors if not is_away(error)), self.errors[0])
+
+    def write_studies(self) -> None:
+        """Write the studies that miss a finding or a report; there may be `more` than one task has time for.
+
+        Of a group that cannot be written, each is tried alone: its neighbours must not miss theirs.
+        """
+        written = False
+        until = time.monotonic() + get_settings().soft_time_limit / 2
         with session_scope() as session:
-            waiting = studies.needs_finding(session, batch)
+            waiting = studies.needs_finding(session, self.batch)
         for first in range(0, len(waiting), FINISH_PAGE):
             with session_scope() as session:  # few of a page are due: all of it is read at once
-                due = _due(session, waiting[first : first + FINISH_PAGE], batch)[0]
+                due = _due(session, waiting[first : first + FINISH_PAGE], self.batch)[0]
             for start in range(0, len(due), REPORTS_AT_ONCE):
-                _write_studies(due[start : start + REPORTS_AT_ONCE], batch)
-        worklist.fill(batch)
-        _sweep(lease.batch_id)
-        _sweep_pictures(lease.batch_id)
+                group = due[start : start + REPORTS_AT_ONCE]
+                try:
+                    _write_studies(group, self.batch)
+                    written = True
+                except Exception as error:
+                    if is_away(error) or isinstance(error, SoftTimeLimitExceeded):
+                        raise
+                    for id_ in group:
+                        self.do(f"study {id_}", partial(_write_studies, [id_], self.batch))
+                if written and time.monotonic() > until:
+                    self.more = True
+                    return
+
+
+def finish(lease: Lease) -> bool:
+    """End a round of a batch: what is left of study findings, then its final status.
+
+    When a step fails the others are done all the same, and an attempt is counted; `batch_end.give_up` ends a
+    batch whose end fails for too long.
+    """
+    with session_scope() as session:
+        batch = session.get_one(Batch, lease.batch_id)
+    if batch.round == lease.round:
+        steps = _EndSteps(batch)
+        if batch.run_id is None:
+            if batch.cancelled_at is not None:
+                steps.do("attention maps", partial(_explain_cancelled, batch))
+            steps.do("studies of what was not read", partial(_assign_unread, batch))
+        steps.do("studies", steps.write_studies)
+        if steps.more:
+            with session_scope() as session:
+                work.postpone(session, lease, 0.0)
+            return False
+        steps.do("worklist", partial(worklist.fill, batch))
+        steps.do("what is left of chunks", partial(_sweep, lease.batch_id))
+        steps.do("what is left of pictures", partial(_sweep_pictures, lease.batch_id))
+        steps.raise_first()
     with _saving(lease) as (session, unit):
         batch = session.get_one(Batch, lease.batch_id, with_for_update=True, populate_existing=True)
-        ended = batch.n_done + batch.n_rejected + batch.n_failed + batch.n_cancelled
-        if batch.round == lease.round and ended == batch.n_total:
-            if batch.cancelled_at is not None:
-                status = BatchStatus.CANCELLED
-            elif batch.n_failed:
-                status = BatchStatus.FAILED if batch.n_failed == batch.n_total else BatchStatus.PARTIAL
-            else:
-                status = BatchStatus.DONE
-            batch.status = status.value
-            batch.paused_at = None  # its last images were in workers' hands when it was paused
-            batch.finished_at = func.clock_timestamp()
-            batch.version += 1
-            notices.finished_batch(session, batch)
-            rescoring.after_batch(session, batch, rescoring.run_of(session, batch))
+        if ends := batch_end.is_ended(batch, lease.round):
+            batch_end.end(session, batch)
+            batch_end.announce(session, batch)
         work.pass_stage(session, unit, None)
+    if ends and batch.cancelled_at is not None:
+        with suppress(ServiceError):  # `reconcile` does it later
+            uploads.delete_old(lease.batch_id)
     return False
+
+
+def _assign_unread(batch: Batch) -> None:
+    with session_scope() as session:
+        studies.assign_unread(session, batch)

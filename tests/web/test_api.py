@@ -6,7 +6,10 @@ import uuid
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from store.session import session_scope
+from store.tables import Image
 from tests.reading import read_batch
 from tests.web.asking import Asker, png
 from web import pacing
@@ -224,6 +227,15 @@ def test_failed_images_can_be_read_again(ask: Asker) -> None:
     ask.post(f"/batches/{batch}/submit")
     read_batch(batch, fail=frozenset({"b.png"}))
     assert ask.get(f"/batches/{batch}").json["counts"]["failed"] == 1
+    with session_scope() as session:
+        image = session.scalars(
+            select(Image).where(Image.batch_id == uuid.UUID(batch), Image.status == "failed")
+        ).one()
+        upload, image.incoming_key = image.incoming_key, None
+    problem(ask.post(f"/batches/{batch}/retry"), 409, "uploads_deleted")
+    assert "Retry" not in ask.client.get(f"/batches/{batch}", headers=ask.headers).text
+    with session_scope() as session:
+        session.get_one(Image, image.id).incoming_key = upload
     again = ask.post(f"/batches/{batch}/retry").json
     assert (again["status"], again["counts"]["done"], again["counts"]["queued"]) == ("queued", 1, 1)
 

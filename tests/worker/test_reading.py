@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import cv2
@@ -11,19 +12,25 @@ import numpy as np
 import pydicom
 import pypdf
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
-from store import batches, studies
+from pipeline.report import render
+from pipeline.report.types import StudyReport
+from settings import get_settings
+from store import batch_end, batches, fsck, monitoring, studies, uploads, worklist
 from store.batches import ManifestRow
 from store.blobs import get_blobs
 from store.dispatch import QUEUES
+from store.errors import BlobUnavailable, UploadsDeleted, WrongState
 from store.session import session_scope
-from store.tables import STAGES, Batch, Finding, Image, Stage, StudyFinding, Work, WorkState
+from store.tables import STAGES, Batch, Finding, Image, Stage, StudyFinding, Work, WorkKind, WorkState
 from store.work import Lease
 from store.worklist import Rank
 from store.worklist_tables import WorklistRow
 from tests.running import assert_sound, draft, images_of, read_batch
 from training.phantoms import encode_phantom, make_phantom
+from web.representations import batch_document
+from worker import reconcile
 
 
 def png(seed: int, region: str = "hand") -> bytes:
@@ -41,11 +48,12 @@ def dicom(seed: int, region: str, study: str, number: int = 1, **changes: str) -
 
 
 def work_off(batch: Batch) -> Batch:
-    """Run every unit of the batch that is due, stage by stage, until none is left."""
+    """Run every unit of the batch that is due, stage by stage, until none is left; `reconcile` gives up."""
     from worker import flow, stages
 
     while True:
         with session_scope() as session:
+            batch_end.give_up(session)
             session.execute(update(Work).values(due_at=Work.created_at))
             unit = session.scalar(
                 select(Work)
@@ -288,6 +296,165 @@ def test_cancelling_in_mid_chunk_ends_it_and_retry_takes_it_up_again(site_id: uu
     ended = work_off(batch)
     assert (ended.status, ended.n_done, ended.round) == ("done", 3, 2)
     assert_sound(ended)
+
+
+@pytest.fixture
+def two_attempts(service_settings: pytest.MonkeyPatch) -> None:
+    """A batch's end is tried twice."""
+    service_settings.setenv("FRACTUREAI_FINISH_ATTEMPTS", "2")
+    get_settings.cache_clear()
+
+
+@pytest.mark.usefixtures("two_attempts")
+def test_a_report_that_cannot_be_drawn_does_not_keep_its_batch_open(
+    site_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image fails in *report*, its study in the end of the batch; the neighbour has its report."""
+    draw = render.render_report
+
+    def broken(document: StudyReport) -> bytes:
+        if document.facts.accession == "BAD":
+            raise RuntimeError("a font is broken")
+        return draw(document)
+
+    monkeypatch.setattr(render, "render_report", broken)
+    files = {
+        "bad.dcm": dicom(1, "hand", "1.2.3.1", AccessionNumber="BAD"),
+        "good.dcm": dicom(2, "hand", "1.2.3.2", AccessionNumber="GOOD"),
+    }
+    ended = read(site_id, files)
+    assert (ended.status, ended.end_failure, ended.n_done, ended.n_failed) == (
+        *("partial", "processing_error", 1, 1),
+    )
+    assert finding_of(by_path(ended)["good.dcm"], ended.bundle).report_key is not None
+    assert {row.status for row in rows_of(ended)} == {"done", "failed"}
+    with session_scope() as session:
+        unit = session.scalars(select(Work).where(Work.kind == WorkKind.FINISH)).one()
+        assert (unit.state, unit.attempt) == (WorkState.FAILED, 2)
+        assert "a font is broken" in (unit.error or "")
+        assert monitoring.event_counts(session) == {monitoring.BATCHES_GIVEN_UP: 1}
+        shown = batch_document(ended, {}, findings=True)["end_failure"]
+        assert shown["code"] == "batch_given_up"
+        assert "processing_error" in shown["sentence"]
+    monkeypatch.undo()
+    with session_scope() as session:
+        batches.retry(session, ended.id, site_id)
+    ended = work_off(ended)
+    assert (ended.status, ended.end_failure, ended.round) == ("done", None, 2)
+    assert finding_of(by_path(ended)["bad.dcm"], ended.bundle).report_key is not None
+    assert_sound(ended)
+
+
+@pytest.mark.usefixtures("two_attempts")
+@pytest.mark.parametrize("away", [False, True])
+def test_an_end_that_fails_or_waits_for_ever_is_given_up_and_can_be_tried_again(
+    site_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch, *, away: bool
+) -> None:
+    from worker import flow, stages
+
+    def broken(batch: Batch) -> None:
+        raise BlobUnavailable if away else RuntimeError
+
+    monkeypatch.setattr(worklist, "fill", broken)
+    batch, unit = queued(site_id)
+    for stage in STAGES:
+        flow.run(unit.id, stage, getattr(stages, stage.value))
+    with session_scope() as session:
+        finish = session.scalars(select(Work).where(Work.kind == WorkKind.FINISH)).one()
+    for _ in range(3):
+        assert not read_batch(batch).finished_at
+        flow.run(finish.id, None, stages.finish)
+        with session_scope() as session:
+            long_ago = func.clock_timestamp() - timedelta(days=4)
+            session.execute(
+                update(Work).where(Work.unavailable_since.is_not(None)).values(unavailable_since=long_ago)
+            )
+        reconcile.recover()
+        if read_batch(batch).finished_at:
+            break
+    ended = read_batch(batch)
+    assert (ended.status, ended.end_failure) == (*("partial", "unavailable" if away else "processing_error"),)
+    assert ended.n_done == ended.n_total
+    with pytest.raises(WrongState), session_scope() as session:  # its images need nothing
+        batches.retry(session, batch.id, site_id, [images_of(batch)[0].id])
+    monkeypatch.undo()
+    with session_scope() as session:
+        assert batches.can_retry(session, ended)
+        batches.retry(session, batch.id, site_id)
+    assert_sound(ended := work_off(batch))
+    assert (ended.status, ended.end_failure, ended.round) == ("done", None, 2)
+
+
+def test_the_end_of_many_studies_goes_on_in_another_task(
+    site_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch, service_settings: pytest.MonkeyPatch
+) -> None:
+    """What takes longer than a task may have been given up, though nothing failed."""
+    from worker import flow, stages
+
+    batch, unit = queued(site_id)
+    for stage in STAGES:
+        flow.run(unit.id, stage, getattr(stages, stage.value))
+    service_settings.setenv("FRACTUREAI_CONVERSION_SECONDS", "0.001")
+    service_settings.setenv("FRACTUREAI_SOFT_TIME_LIMIT", "0.002")
+    get_settings.cache_clear()
+    monkeypatch.setattr(stages, "REPORTS_AT_ONCE", 1)
+    with session_scope() as session:
+        session.execute(delete(StudyFinding))
+        finish = session.scalars(select(Work).where(Work.kind == WorkKind.FINISH)).one()
+    for written in (1, 2, 3):
+        flow.run(finish.id, None, stages.finish)
+        with session_scope() as session:
+            assert session.scalar(select(func.count()).select_from(StudyFinding)) == written
+            assert session.get_one(Work, finish.id).attempt == 0
+    assert work_off(batch).status == "done"
+
+
+def uploads_of(batch: Batch) -> int:
+    return len(stored(batches.incoming_of(batch.id)))
+
+
+def test_uploads_of_cancelled_images_go_after_a_while_and_a_retry_then_says_so(site_id: uuid.UUID) -> None:
+    batch, _ = queued(site_id)
+    with session_scope() as session:
+        batches.cancel(session, batch.id, site_id)
+    ended = work_off(batch)
+    uploads.delete_old()
+    assert uploads_of(batch) == 3, "for a retry"
+    with session_scope() as session:
+        assert batches.can_retry(session, ended)
+        session.get_one(Batch, batch.id).finished_at = func.now() - timedelta(hours=2)
+    uploads.delete_old()
+    assert uploads_of(batch) == 0
+    with session_scope() as session:
+        assert not batches.can_retry(session, session.get_one(Batch, batch.id))
+    for chosen in (None, [images_of(batch)[0].id]):
+        with pytest.raises(UploadsDeleted), session_scope() as session:
+            batches.retry(session, batch.id, site_id, chosen)
+    assert not fsck.check().problems
+
+
+def test_uploads_of_cancelled_images_go_at_once_where_a_site_wants_that(
+    site_id: uuid.UUID, service_settings: pytest.MonkeyPatch
+) -> None:
+    """What was prepared before has its pseudonymised copy, and is read again from that."""
+    from worker import flow, stages
+
+    service_settings.setenv("FRACTUREAI_CANCELLED_KEEP_SECONDS", "0")
+    get_settings.cache_clear()
+    batch = draft(site_id, {f"{n:02}.png": png(n) for n in range(9)})  # two chunks
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+        units = list(session.scalars(select(Work.id).where(Work.batch_id == batch.id)))
+    flow.run(units[0], Stage.PREPARE, stages.prepare)
+    with session_scope() as session:
+        batches.cancel(session, batch.id, site_id)
+    ended = work_off(batch)
+    assert uploads_of(batch) == 0
+    with session_scope() as session:
+        batches.retry(session, batch.id, site_id)
+    again = work_off(batch)
+    assert 0 < again.n_done == ended.n_total - again.n_cancelled < ended.n_total
+    assert not fsck.check().problems
 
 
 def stored(prefix: str = "") -> list[str]:
