@@ -19,6 +19,7 @@ from markupsafe import Markup
 from pipeline import words as finding_words
 from pipeline.report import words
 from pipeline.report.drawings import probability_scale, reader_mark, region_marks
+from pipeline.report.glyphs import FIRST_STRONG_ISOLATE, POP_ISOLATE, fonts_for, isolated, letters_of
 from pipeline.report.types import BatchCover, ReportImage, StudyReport
 from pipeline.types import REASONS
 
@@ -147,6 +148,24 @@ class _Renderer:
         self._page = Page
         self.fetcher = MemoryFetcher
         self._font_config = FontConfiguration()
+        self._own_letters = frozenset.intersection(*(letters_of(name) for name in FONTS))
+
+        def with_fonts(names: tuple[str, ...]) -> Any:
+            """Return the style that adds these fonts behind the report's own; loaded once a process."""
+            faces = [
+                f'@font-face {{ font-family: "{Path(name).stem}"; src: url("memory:{name}") }}'
+                for name in names
+            ]
+            family = ", ".join(("Inter", *(f'"{Path(name).stem}"' for name in names), "sans-serif"))
+            return weasyprint.CSS(
+                string="\n".join(
+                    (*faces, f"@page {{ font-family: {family} }}", f"body {{ font-family: {family} }}")
+                ),
+                font_config=self._font_config,
+                url_fetcher=MemoryFetcher({name: (HERE / "fonts" / name).read_bytes() for name in names}),
+            )
+
+        self._with_fonts = cache(with_fonts)
         css = weasyprint.CSS(
             string=(HERE / "style.css").read_text("utf-8"),
             font_config=self._font_config,
@@ -194,15 +213,27 @@ class _Renderer:
         return self._cover.render(cover=cover, created=cover.created_at.astimezone(UTC), LINK=COVER_LINK)
 
     def pdf(self, page: str, pictures: Mapping[str, bytes]) -> bytes:
-        """Lay a page out; its pictures are the ``memory:`` addresses in `pictures`."""
-        written = self._page(page, self.fetcher(pictures)).write_pdf(
-            font_config=self._font_config, pdf_variant="pdf/ua-1"
+        """Lay a page out; its pictures are the ``memory:`` addresses in `pictures`.
+
+        What the head says is not printed: it keeps its letters, whether a font has them or not.
+        """
+        head, opening, body = page.partition("<body")
+        body, fonts = fonts_for(body, self._own_letters)
+        written = self._page(head.translate(_NO_ISOLATES) + opening + body, self.fetcher(pictures)).write_pdf(
+            font_config=self._font_config,
+            stylesheets=[self._with_fonts(fonts)] if fonts else None,
+            pdf_variant="pdf/ua-1",
         )
         return cast(bytes, written)
 
 
+_NO_ISOLATES = {ord(FIRST_STRONG_ISOLATE): None, ord(POP_ISOLATE): None}
+
+
 def _printable(value: object) -> object:
-    return _UNPRINTABLE.sub("", value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return isolated(_UNPRINTABLE.sub("", value))
 
 
 #: Pango's font map is not safe in two threads at once.
