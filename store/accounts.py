@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from cryptography.fernet import InvalidToken
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -23,6 +24,7 @@ from settings import get_settings
 from store.account_mails import AccountEvent, tell
 from store.errors import NotFound, ServiceError
 from store.passwords import hash_password, is_outdated, matches
+from store.sealing import sealer
 from store.tables import ApiKey, Audit, KnownPlace, SignInToken, Site, User, UserSession
 
 KEY_PREFIX = "fai_"
@@ -504,7 +506,7 @@ def open_session(
         UserSession(
             user_id=user.id,
             token_hash=hash_token(token),
-            csrf_token=secrets.token_urlsafe(32),
+            csrf_token=sealer(b"form").encrypt(user.id.bytes).decode(),
             how=how,
             second_factor=how == "provider",  # which asks for its own
             agent=agent[:200],
@@ -514,6 +516,14 @@ def open_session(
     session.flush()
     write_audit(session, user.site_id, user.id, "signed_in", how=how)
     return token
+
+
+def form_owner(csrf_token: str) -> str:
+    """Return the id of the person to whose session, over or not, a form's token belongs; empty for nobody."""
+    try:
+        return str(uuid.UUID(bytes=sealer(b"form").decrypt(csrf_token.encode())))
+    except (InvalidToken, ValueError):
+        return ""
 
 
 def identify_session(session: Session, token: str, *, idle_hours: float) -> Identity | None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qsl, urlsplit
 
 from flask import Blueprint, current_app, redirect, render_template, request, url_for
 from flask import Response as FlaskResponse
 from markupsafe import Markup
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from store import accounts, second_factor, throttle
@@ -16,6 +19,7 @@ from store.accounts import PERMISSIONS, Permission, Role
 from store.people import SignsInElsewhere
 from store.session import session_scope
 from store.tables import Site, User
+from web import kept_forms
 from web.auth import (
     MOST_PER_PERSON,
     SESSION_COOKIE,
@@ -28,7 +32,7 @@ from web.auth import (
     is_personal,
     local_address,
 )
-from web.errors import InvalidRequest, TooManyAttempts
+from web.errors import InvalidRequest, NothingKept, SessionWasOver, TooManyAttempts
 
 account = Blueprint("account", __name__, url_prefix="/account")
 
@@ -226,3 +230,27 @@ def remove_second_factor() -> Response:
     if not right:
         return _second_factor_page(error=second_factor.CodeWrong.title, status=422)
     return redirect(url_for("account.show_second_factor"), 303)
+
+
+@account.get("/kept")
+@is_personal
+def show_kept() -> FlaskResponse:
+    """Show the form that was sent after its session had run out; nothing is sent until a button is pressed.
+
+    Raises
+    ------
+    NothingKept
+    """
+    path, fields = kept_forms.kept_form()
+    parts = urlsplit(path)
+    adapter = current_app.create_url_adapter(request)
+    assert adapter is not None
+    try:
+        endpoint, values = adapter.match(parts.path, method="POST")
+    except HTTPException:
+        raise NothingKept from None
+    if page := kept_forms.pages.get(endpoint):
+        text = page(MultiDict(fields), dict(parse_qsl(parts.query)), **values)
+    else:
+        text = render_template("kept.html", path=path, fields=fields, error=SessionWasOver())
+    return FlaskResponse(text, headers={"Cache-Control": "no-store"})

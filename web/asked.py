@@ -53,13 +53,18 @@ def register(app: Flask) -> None:
 
 def read_query(**parsers: Callable[[str], Any]) -> dict[str, Any]:
     """Return the query's parameters, parsed; those that are absent are None. Raises `InvalidQuery`."""
-    unknown = set(request.args) - set(parsers)
+    return parse_query(request.args, parsers)
+
+
+def parse_query(asked: Mapping[str, str], parsers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """Return the parameters of a query, parsed; those that are absent are None. Raises `InvalidQuery`."""
+    unknown = set(asked) - set(parsers)
     if unknown:
         raise InvalidQuery(f"unknown parameter {min(unknown)[:40]!r}")
     values: dict[str, Any] = dict.fromkeys(parsers)
-    for name in request.args:
+    for name in asked:
         try:
-            values[name] = parsers[name](request.args[name])
+            values[name] = parsers[name](asked[name])
         except ValueError as error:
             raise InvalidQuery(f"{name}: {error}") from None
     return values

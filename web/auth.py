@@ -20,6 +20,7 @@ from store.accounts import Identity, Origin, Permission
 from store.errors import NotFound
 from store.session import session_scope
 from store.tables import User
+from web import kept_forms
 from web.errors import (
     ConfirmationFailed,
     ConfirmationNeeded,
@@ -227,8 +228,10 @@ def _protect() -> BaseResponse | None:
     g.identity = identify()
     accounts.origin.set(Origin(request.remote_addr, g.identity.key_id if g.identity else None))
     if g.identity is None:
-        if request.path.startswith("/api/") or request.method not in SAFE_METHODS:
+        if request.path.startswith("/api/"):
             raise Unauthorized
+        if request.method not in SAFE_METHODS:
+            return _session_over(401)
         return redirect(url_for("auth.sign_in", next=request.full_path.rstrip("?")))
     if g.identity.must_enrol and not getattr(view, "before_second_factor", False):
         if request.path.startswith("/api/") or request.method not in SAFE_METHODS:
@@ -236,8 +239,31 @@ def _protect() -> BaseResponse | None:
         return redirect(url_for("account.show_second_factor"))
     check_allowed(view, g.identity)
     if request.method not in SAFE_METHODS and not getattr(view, "checks_csrf", False):
-        check_csrf(request.headers.get("X-CSRF-Token") or _form_token())
+        try:
+            check_csrf(request.headers.get("X-CSRF-Token") or _form_token())
+        except CsrfFailed:
+            if kept_forms.typed_by() != str(g.identity.user_id):
+                raise
+            return _session_over(403)  # the person signed in anew in another window
     return None
+
+
+def _session_over(status: int) -> BaseResponse:
+    """Answer a form whose session is over: what was typed is kept, or at least shown, for whoever typed it.
+
+    Raises `Unauthorized` for whatever does not come from a page that we showed to somebody.
+    """
+    owner = kept_forms.typed_by()
+    if not owner:
+        raise Unauthorized
+    sealed = kept_forms.sealed_form(owner)
+    fields = [(name, value) for name, value in kept_forms.typed_fields() if value]
+    page = render_template("session_over.html", kept=bool(sealed), fields=fields, path=kept_forms.PATH)
+    response = Response(page, status)
+    response.headers["Cache-Control"] = "no-store"
+    if status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="fractureai"'
+    return kept_forms.keep(response, sealed) if sealed else response
 
 
 def _check_strangers_body() -> None:
@@ -515,6 +541,7 @@ def sign_out() -> BaseResponse:
         accounts.write_audit(session, identity().site_id, identity().user_id, "signed_out")
     response = redirect(url_for("auth.sign_in"), 303)
     response.delete_cookie(SESSION_COOKIE)
+    response.delete_cookie(kept_forms.COOKIE, path=kept_forms.PATH)
     return response
 
 

@@ -89,6 +89,22 @@ class CsrfFailed(ServiceError):
     advice = "Load the page again and repeat."
 
 
+class SessionWasOver(ServiceError):
+    """A form was sent after its session had run out; it is shown again."""
+
+    code, status = "session_was_over", 401
+    title = "Your session had run out when you sent this: nothing was done."
+    advice = "Look through it and send it again."
+
+
+class NothingKept(ServiceError):
+    """There is no form that was sent after its session had run out, or it was somebody else's."""
+
+    code, status = "nothing_kept", 410
+    title = "Nothing that you typed is kept here."
+    advice = "What is sent after a session has run out is kept for half an hour, for the person who typed it."
+
+
 class ConfirmationNeeded(ServiceError):
     """A sensitive act, such as signing a report, by somebody who has not confirmed anew who they are."""
 

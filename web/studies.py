@@ -21,9 +21,10 @@ from store.session import session_scope
 from store.tables import Answer, Reason, StudyFinding, Triage
 from store.words import answer_words, headline, label_meaning, noun, with_article
 from web.api import audit, send_blob, shown_batch, visible_image
-from web.asked import read_query, without_empty_fields
+from web.asked import parse_query, read_query, without_empty_fields
 from web.auth import confirmation, identity, needs
-from web.errors import ConfirmationFailed, ConfirmationNeeded, TooManyAttempts
+from web.errors import ConfirmationFailed, ConfirmationNeeded, SessionWasOver, TooManyAttempts
+from web.kept_forms import shows_again
 from web.representations import API, image_document, moment, reason_document
 from web.reviews import MAX_COMMENT, check_signature, record_review
 from web.worklist import QUERY, filters_of, kept
@@ -215,6 +216,12 @@ def send_review(study_id: uuid.UUID) -> BaseResponse:
         return redirect(url_for("worklist.show_worklist", **filters), 303)
     here = url_for("studies.show_study", study_id=next_id or study_id, **filters)
     return redirect(here, 303)
+
+
+@shows_again("studies.send_review")
+def show_review_again(fields: Mapping[str, str], query: Mapping[str, str], study_id: uuid.UUID) -> str:
+    """Return a study's page with an answer that was sent after its session had run out."""
+    return _study_page(study_id, parse_query(query, QUERY), fields, SessionWasOver())
 
 
 @area.get("/images/<uuid:image_id>")

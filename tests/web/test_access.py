@@ -113,6 +113,7 @@ GET   /sign-in/code                                           public
 POST  /sign-in/code                                           public
 GET   /account/confirm                                        personal
 POST  /account/confirm                                        personal
+GET   /account/kept                                           personal
 POST  /account/keys                                           personal
 POST  /account/keys/<uuid:key_id>/revoke                      personal
 POST  /account/sessions/<uuid:session_id>/end                 personal
