@@ -35,6 +35,8 @@ TRANSIENT = {429, 502, 503, 504}
 TUS = {"Tus-Resumable": "1.0.0"}
 #: A large file goes in pieces of this size, each of which is acknowledged.
 PIECE_BYTES = 16 << 20
+#: The server's code for a piece that does not start where the bytes end that it has.
+OFFSET_CONFLICT = "offset_conflict"
 #: How long the server may take over an archive of gigabytes before it answers.
 UNPACK_SECONDS = 1800.0
 
@@ -396,7 +398,9 @@ class Client:
                 )
                 _come_back(response)
                 if not response.is_success:
-                    raise _refusal(response)
+                    refused = _refusal(response)
+                    # What a try that was cut had sent may arrive after the server said how much it has.
+                    raise _ComeBack(refused, 0.0) if refused.code == OFFSET_CONFLICT else refused
                 offset = int(response.headers["upload-offset"])
 
         self._retrying(attempt, moved=lambda: offset, resumes=True)
