@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import click
 
+from cli.changes import Changes, mount_of, tells_changes
 from cli.client import (
     INTERRUPTED,
     OK,
@@ -50,9 +51,10 @@ MOST_BYTES = 4 << 30
 HOLD_SECONDS = 60.0  # for so long a settled file waits for its folder's other files, to keep studies together
 RETRIED_SECONDS = 60.0
 SLOWEST = 30.0
-LOOK_SHARE = 20.0  # looking takes at most a twentieth of the time,
+LOOK_SHARE = 20.0  # looking takes at most a twentieth of the time (a wait of SLOWEST is enough),
 THOROUGH_SHARE = 50.0  # and looking at every file's size and time a fiftieth,
-THOROUGH_SECONDS = 60.0  # and is done no oftener
+THOROUGH_SECONDS = 60.0  # and is done no oftener;
+TOLD_RARER = 10.0  # where the kernel tells of changes, so many times rarer
 WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
@@ -125,9 +127,13 @@ class Watcher:
         self.exit_code = OK
         self._etags: dict[str, str | None] = {}
         self._looked_again = time.monotonic()
-        self._mount = _mount_of(source)
+        self._mount = mount_of(source)
+        self.changes_are_told = tells_changes(source)
         self._known: frozenset[str] = frozenset()
         self._thorough_at = 0.0
+        #: The kernel's word of changes; None where it gives none, and before the first look.
+        self._changes: Changes | None = None
+        self._idle = False  # all that the last look saw was known
         #: What does not work now, by where: (the sentence that was logged, failures in a row).
         self._troubles: dict[str, tuple[str, int]] = {}
         self._unreachable = False  # in this look: the other batches need not find that out for themselves
@@ -149,7 +155,7 @@ class Watcher:
         if arrived is not None:
             self._waiting("note", lambda: self.note(self.settling.settled(arrived, time.monotonic())))
         self._waiting("journal", lambda: self._exchange_each(self._waiting))
-        usual = max(1.0, min(self.settling.seconds / 3, 5.0), looked * LOOK_SHARE)
+        usual = max(1.0, min(self.settling.seconds / 3, 5.0), min(looked * LOOK_SHARE, SLOWEST))
         failures = max((count for _, count in self._troubles.values()), default=0)
         return max(usual, min(2.0**failures, SLOWEST)) if failures else usual
 
@@ -209,7 +215,12 @@ class Watcher:
         """
         self._require_source()
         started = time.monotonic()
+        told = self._told()
         thorough = thorough or started >= self._thorough_at
+        if told is not None and not thorough:
+            if not told and self._idle:
+                return []
+            self._known -= told
         found = find_files([self.source], known=frozenset() if thorough else self._known).files
         new, known = [], []
         for file in found:
@@ -219,15 +230,32 @@ class Watcher:
                 new.append(file)
         if thorough:
             took = time.monotonic() - started
-            self._thorough_at = started + max(THOROUGH_SECONDS, took * THOROUGH_SHARE)
+            rarer = TOLD_RARER if self._changes else 1.0
+            self._thorough_at = started + rarer * max(THOROUGH_SECONDS, took * THOROUGH_SHARE)
             self._known = frozenset(known)
         elif known:
             self._known |= frozenset(known)
+        self._idle = not new
         return new
+
+    def _told(self) -> set[str] | None:
+        """Return the paths of which the kernel says that they changed; None when it says nothing reliable."""
+        if self._changes is not None:
+            try:
+                return self._changes.taken()
+            except OSError:  # IN was replaced by another folder
+                self._changes.stop()
+                self._changes, self._thorough_at = None, 0.0
+        if self.changes_are_told:
+            try:
+                self._changes = Changes(self.source)
+            except OSError:  # more folders than the kernel watches
+                self.changes_are_told = False
+        return None
 
     def _require_source(self) -> None:
         """Raise `OSError` when IN's share is away: its files are not gone, and must not be forgotten."""
-        if not self.source.is_dir() or _mount_of(self.source) != self._mount:
+        if not self.source.is_dir() or mount_of(self.source) != self._mount:
             raise OSError(errno.ENODEV, "The folder IN is not there: is its share away?")
 
     def note(self, files: list[LocalFile]) -> None:
@@ -489,13 +517,6 @@ def _sentence_of(error: Exception) -> str:
             "." if error.filename is None else " (a file or folder)."
         )
     return type(error).__name__
-
-
-def _mount_of(path: Path) -> Path:
-    """Return where the file system of a path is mounted; another place once its share is away."""
-    while not os.path.ismount(path) and path != path.parent:
-        path = path.parent
-    return path
 
 
 def _csv_text(rows: list[list[str]]) -> str:

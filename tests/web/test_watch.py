@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import func, select
 
+from cli.changes import tells_changes
 from cli.client import Client
+from cli.local_files import find_files
 from cli.main import main
 from cli.submit import SubmitOptions
 from cli.upload import upload
@@ -424,6 +427,7 @@ def test_new_contents_under_a_known_name_are_found_by_a_thorough_look(
     inbox, out = folders
     arrive(inbox, "a.png", b"one")
     with watching(serving, inbox, out) as watcher:
+        watcher.changes_are_told = False  # as on a share
         watcher.look()
         arrive(inbox, "b.png")
         assert [file.name for file in watcher._arrived()] == ["b.png"]
@@ -434,3 +438,54 @@ def test_new_contents_under_a_known_name_are_found_by_a_thorough_look(
         watcher._thorough_at = 0.0
         watcher.look()
         assert (count(Batch), count(Image)) == (3, 3)
+
+
+@pytest.mark.skipif(
+    not tells_changes(Path(tempfile.gettempdir())), reason="a file system that tells no changes"
+)
+def test_where_the_kernel_tells_of_changes_nothing_is_looked_at_in_vain(
+    serving: Serving, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, out = folders
+    looked: list[int] = []
+    monkeypatch.setattr(
+        "cli.watch.find_files", lambda *args, **more: looked.append(1) or find_files(*args, **more)
+    )
+    arrive(inbox, "a.png", b"one")
+
+    def arrived(watcher: Watcher) -> list[str]:
+        """What is new, once the kernel has said so."""
+        end = time.monotonic() + 60
+        while not (found := watcher._arrived()) and time.monotonic() < end:
+            time.sleep(0.05)
+        return [file.name for file in found]
+
+    with watching(serving, inbox, out) as watcher:
+        watcher._thorough_at = float("inf")
+        watcher.look()
+        watcher.look()
+        while watcher._arrived():  # what the kernel had yet to say of a.png
+            step(watcher)
+        time.sleep(1.0)
+        watcher._arrived()
+        before = len(looked)
+        for _ in range(5):
+            watcher.look()
+        assert len(looked) == before
+        arrive(inbox, "new/folder/b.png")
+        assert arrived(watcher) == ["new/folder/b.png"]
+        step(watcher)
+        arrive(inbox, "a.png", b"two")  # under a known name
+        assert arrived(watcher) == ["a.png"]
+        step(watcher)
+        (inbox / "a.png").rename(inbox / "c.png")
+        assert arrived(watcher) == ["c.png"]
+        step(watcher)
+        inbox.rename(inbox.parent / "old")  # another folder takes its place
+        inbox.mkdir()
+        arrive(inbox, "d.png")
+        assert arrived(watcher) == ["d.png"]
+        step(watcher)
+        arrive(inbox, "e.png")
+        assert arrived(watcher) == ["e.png"]
+    assert watcher._changes is not None
