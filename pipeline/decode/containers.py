@@ -23,7 +23,6 @@ MAX_SEGMENTS = 200_000
 
 #: SOF markers, with that of JPEG-LS.
 JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
-_JPEG_TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD})  # DHT DAC DQT DNL DRI
 _JPEG_MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
 _JPEG_MARKER_BEHIND_STRAY_BYTES = re.compile(rb"\xff+([\xc0-\xfe])")
 #: Bytes between two segments that are passed over, as decoders do: some writers pad, or count wrongly.
@@ -31,6 +30,9 @@ _MAX_STRAY_BYTES = 1024
 _JPEG_LS_MARKER_IN_SCAN = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")  # ITU-T T.87 A.1: stuffed bits, not bytes
 _JPEG_MARKER_IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"sBIT"})
+PNG_SAMPLES: Mapping[int, int] = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_PNG_PALETTE = 3
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_PROGRESSIVE = frozenset({0xC2, 0xCA})
 #: Frames whose scans send all of a component at once, and what these state then (ITU-T T.81 B.2.3).
 JPEG_SEQUENTIAL, ALL_AT_ONCE = frozenset({0xC0, 0xC1, 0xC9}), b"\0\x3f\0"
@@ -56,7 +58,8 @@ class Container:
     orientation_from
         What stated it: ``EXIF`` or ``XMP``; empty where nothing did.
     clean
-        The same coded picture without metadata, or None where the format has no lossless way here.
+        The same coded picture without metadata, or None where the format has no lossless way here (or, of
+        JPEG, where `strip_jpeg` is it).
     inverted
         The decoder returns the grey values of this file upside down (white is 0).
     coded
@@ -125,6 +128,7 @@ def _corrupt(detail: str) -> Rejected:
 
 def _png(data: bytes) -> Container:
     position, kept, pictures, aspect = len(PNG_SIGNATURE), [PNG_SIGNATURE], 1, 1.0
+    header, seen = b"", set[bytes]()
     width = height = 0
     exif, xmp = 0, 0
     for _ in range(MAX_SEGMENTS):
@@ -138,9 +142,12 @@ def _png(data: bytes) -> Container:
         if kind in _PNG_KEPT:
             if zlib.crc32(kind + body) != struct.unpack_from(">I", data, end - 4)[0]:
                 raise _corrupt("PNG chunk with a wrong checksum")
-            kept.append(data[position:end])
+            if kind == b"IDAT" or (kind not in seen and _png_fits(kind, body, header)):
+                kept.append(data[position:end])
+            seen.add(kind)
         if kind == b"IHDR":
             width, height = struct.unpack_from(">II", body)
+            header = body
         elif kind == b"eXIf" and not exif:
             exif = from_exif([body.removeprefix(b"Exif\0\0")])
         elif kind in {b"tEXt", b"zTXt", b"iTXt"}:
@@ -156,12 +163,32 @@ def _png(data: bytes) -> Container:
         elif kind == b"fdAT":
             pictures = max(pictures, 2)
         elif kind == b"IEND":
-            clean = b"".join(kept)
+            coded = b"".join((*kept, _PNG_END))
             return Container(
-                "image/png", width, height, pictures, *_stated(exif, xmp), clean, pixel_aspect=aspect
+                "image/png",
+                width,
+                height,
+                pictures,
+                *_stated(exif, xmp),
+                # a palette may hold colours that no pixel has: such a picture is written anew
+                clean=coded if header[9] != _PNG_PALETTE else None,
+                coded=coded,
+                pixel_aspect=aspect,
             )
         position = end
     raise _corrupt("PNG of too many chunks")
+
+
+def _png_fits(kind: bytes, body: bytes, header: bytes) -> bool:
+    """Tell whether a chunk is as long as the standard says, so that nothing else stands in it (PNG, 11)."""
+    colour = header[9] if header else 0
+    samples = 3 if colour == _PNG_PALETTE else PNG_SAMPLES.get(colour, 0)
+    if kind == b"IHDR" and len(body) != 13:
+        raise _corrupt("PNG with a malformed header")
+    if colour == _PNG_PALETTE and kind in {b"PLTE", b"tRNS"}:
+        return True
+    lengths = {b"IHDR": 13, b"gAMA": 4, b"sBIT": samples, b"tRNS": 2 * samples}
+    return lengths.get(kind) == len(body)
 
 
 # --- JPEG ----------------------------------------------------------------------------------------
@@ -219,24 +246,19 @@ def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
 
 
 def _jpeg(data: bytes) -> Container:
-    clean, scans, aspect = [b"\xff\xd8"], 0, 1.0
+    scans, aspect = 0, 1.0
     exif, xmp = 0, 0
-    sequential = False
     size: tuple[int, int] | None = None
     unsent: dict[tuple[int, int], int] = {}  # progressive: (component, coefficient) -> low bits still to come
     for segment in jpeg_segments(data):
         marker, body = segment.marker, segment.body
         if marker == 0xE0 and body[:5] == b"JFIF\0":
             aspect = _aspect(*struct.unpack_from(">HH", body, 8))
-            body = body[:12] + b"\0\0"  # without its thumbnail
-        elif marker == 0xEE and body[:5] == b"Adobe":
-            body = body[:12]
         elif marker in JPEG_START_OF_FRAME:
             precision, height, width, components = struct.unpack_from(">BHHB", body)
             if size or precision != 8 or components not in {1, 3, 4} or len(body) != 6 + 3 * components:
                 raise _corrupt("JPEG that is not one frame of 8-bit grey, colour or CMYK")
             size = width, height
-            sequential = marker in JPEG_SEQUENTIAL
             if marker in _JPEG_PROGRESSIVE:
                 unsent = {(body[6 + 3 * n], k): 99 for n in range(components) for k in range(64)}
         elif marker == 0xDA:
@@ -244,30 +266,23 @@ def _jpeg(data: bytes) -> Container:
             if size is None or scans > MAX_JPEG_SCANS or len(body) != 4 + 2 * body[0]:
                 raise _corrupt("JPEG with a misplaced or malformed scan, or too many of them")
             first, last, steps = body[-3:]
-            if sequential:  # whatever was stated: a decoder that complains of that hides what it says next
-                body = body[:-3] + ALL_AT_ONCE
-            for n in range(body[0] if unsent else 0):
+            for n in range(body[0] if unsent else 0):  # a sequential scan sends all, whatever it states
                 for k in range(first, min(last, 63) + 1):
                     unsent[body[1 + 2 * n], k] = steps & 15
-        elif marker not in _JPEG_TABLES:
-            if marker == 0xE1 and body[:6] == b"Exif\0\0" and not exif:
-                exif = from_exif([body[6:]])
-            elif marker == 0xE1 and body[:28] == b"http://ns.adobe.com/xap/1.0/" and not xmp:
-                xmp = from_xmp(body)
-            continue
-        clean.append(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + segment.scan)
+        elif marker == 0xE1 and body[:6] == b"Exif\0\0" and not exif:
+            exif = from_exif([body[6:]])
+        elif marker == 0xE1 and body[:28] == b"http://ns.adobe.com/xap/1.0/" and not xmp:
+            xmp = from_xmp(body)
     if size is None or not scans:
         raise Rejected(Reason.TRUNCATED, "JPEG ends before its picture")
     if any(unsent.values()):  # a decoder would not mind, and show a coarse picture
         raise Rejected(Reason.TRUNCATED, "progressive JPEG without its last scans")
-    clean.append(b"\xff\xd9")
     orientation, source = _stated(exif, xmp)
     return Container(
         "image/jpeg",
         *size,
         orientation=orientation,
         orientation_from=source,
-        clean=b"".join(clean),
         pixel_aspect=aspect,
     )
 

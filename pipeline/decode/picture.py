@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pipeline.decode.complaints import codecs, tell_damage
 from pipeline.decode.containers import Container, describe, gif_pictures
+from pipeline.decode.stripped import png_is_exact, strip_jpeg
 from pipeline.dicom import decode_dicom
 from pipeline.media import SNIFF_BYTES, sniff
 from pipeline.quality import grade, require_radiograph, require_size
@@ -71,7 +72,12 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int) -> Radiogr
     if container.pictures > 1:
         raise Rejected(Reason.ANIMATED, container.media_type)
     require_size(container.width, container.height, max_pixels)
-    coded = container.clean or container.coded or data
+    clean = container.clean
+    if container.media_type == "image/jpeg":
+        clean = strip_jpeg(data)
+    elif container.media_type == "image/png" and clean and not png_is_exact(clean):
+        clean = None
+    coded = clean or container.coded or data
     codecs.heard()
     picture = _opencv(coded)
     damaged = tell_damage(codecs.heard(), coded)
@@ -82,10 +88,10 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int) -> Radiogr
     if container.media_type == "image/tiff" and picture.dtype == np.uint8 and picture.ndim == 3:
         picture = picture[..., :3]  # libtiff has laid the alpha on black already
     upright = turn_upright(picture, container.orientation)
-    if container.clean is None or container.orientation != 1:
+    if clean is None or container.orientation != 1:
         media_type, stored = "image/png", cv2.imencode(".png", upright)[1].tobytes()
     else:
-        media_type, stored = container.media_type, container.clean
+        media_type, stored = container.media_type, clean
     shown, hidden_by_alpha = flatten(upright)
     pixels = grey8(shown)
     graded = grade(pixels, require_radiograph(colour8(shown) if shown.ndim == 3 else pixels))

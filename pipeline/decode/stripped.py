@@ -7,12 +7,15 @@ a scan, in coefficients) is not looked for.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 
 from pipeline.decode.containers import (
     ALL_AT_ONCE,
     JPEG_SEQUENTIAL,
     JPEG_START_OF_FRAME,
+    PNG_SAMPLES,
+    PNG_SIGNATURE,
     jpeg_segments,
 )
 from pipeline.types import Reason, Rejected
@@ -21,6 +24,10 @@ from pipeline.types import Reason, Rejected
 _LOSSLESS_FRAMES = frozenset({0xC3, 0xC7, 0xCB, 0xCF, 0xF7})
 _JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
 _ADOBE = b"Adobe\0\x64\0\0\0\0"
+
+#: Adam7 (PNG, 8.2): first column and row of each pass, and the steps from there.
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_INFLATED_AT_ONCE = 1 << 20
 
 _SOC, _SOT, _SOD, _EOC = b"\xff\x4f", 0xFF90, 0xFF93, b"\xff\xd9"
 #: ITU-T T.800 and T.814, annex A: SIZ CAP CPF, and COD COC RGN QCD QCC POC PPM PPT, which may stand in a
@@ -106,6 +113,36 @@ def _huffman_tables(body: bytes) -> Iterator[tuple[int, bytes]]:
             raise IndexError
         yield body[at], body[at:end]
         at = end
+
+
+def png_is_exact(data: bytes) -> bool:
+    """Tell whether the coded data of a PNG unpack to its rows and end there: nothing lies behind them.
+
+    Parameters
+    ----------
+    data
+        A PNG as `describe` gives it, without metadata; its size is known to be bearable.
+    """
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    bits = depth * PNG_SAMPLES.get(colour, 0)
+    size = 0
+    for left, top, across, down in _PASSES if data[28] else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        size += rows * (1 + -(-columns * bits // 8)) if columns > 0 and rows > 0 else 0
+    inflate, came, at = zlib.decompressobj(), 0, len(PNG_SIGNATURE)
+    try:
+        while at < len(data):
+            length, kind = struct.unpack_from(">I4s", data, at)
+            packed = data[at + 8 : at + 8 + length] if kind == b"IDAT" else b""
+            at += 12 + length
+            while packed and not inflate.eof and came <= size:
+                came += len(inflate.decompress(packed, _INFLATED_AT_ONCE))
+                packed = inflate.unconsumed_tail
+            if packed or inflate.unused_data:
+                return False
+    except zlib.error:
+        return False  # the decoder says what is wrong
+    return inflate.eof and came == size
 
 
 def strip_jpeg_2000(data: bytes) -> bytes | None:

@@ -104,7 +104,8 @@ def test_a_jpeg_gives_what_the_codec_gives_also_when_progressive_and_with_restar
         result = read(data)
         expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(result.pixels, expected)
-        assert result.stored == data  # nothing was in it that had to go
+        np.testing.assert_array_equal(read(result.stored).pixels, expected)
+        assert read(result.stored).stored == result.stored
 
 
 def test_alpha_is_laid_on_black():
@@ -146,7 +147,7 @@ def test_a_thumbnail_page_does_not_make_a_tiff_several_pictures(tmp_path):
 
 def test_what_follows_the_end_of_a_jpeg_is_cut_off():
     data = encoded(picture(), ".jpg")
-    assert read(data + SECRET * 100).stored == data
+    assert read(data + SECRET * 100).stored == read(data).stored
 
 
 # --- orientation --------------------------------------------------------------------------------
@@ -216,7 +217,8 @@ def test_metadata_leave_a_jpeg_and_its_coded_picture_stays():
         dirty = with_jpeg_segment(dirty, marker, SECRET)
     dirty = with_jpeg_segment(dirty, 0xE0, b"JFXX\0\x13" + SECRET)  # a thumbnail
     result = read(dirty)
-    assert result.stored == clean
+    assert result.stored == read(clean).stored
+    assert result.stored[result.stored.index(b"\xff\xda") :] == clean[clean.index(b"\xff\xda") :]
     assert SECRET not in result.stored
 
 
@@ -232,6 +234,132 @@ def test_metadata_leave_a_tiff(tmp_path):
     data = tiff(picture(), tmp_path / "a.tif", description=SECRET.decode(), software=SECRET.decode())
     assert SECRET in data
     assert SECRET not in read(data).stored
+
+
+def png_of(rows: np.ndarray, colour: int, *chunks: bytes, behind: bytes = b"", more: bytes = b"") -> bytes:
+    """A PNG of 8-bit rows with chunks before its data, bytes behind the stream, and more rows than it has."""
+    height, width = rows.shape[:2]
+    lines = np.concatenate([np.zeros((height, 1), np.uint8), rows.reshape(height, -1)], axis=1)
+    packed = zlib.compress(lines.tobytes() + more) + behind
+    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    parts = [png_chunk(b"IHDR", header), *chunks, png_chunk(b"IDAT", packed), png_chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def secrets_in(stored: bytes) -> list[str]:
+    """The forms in which the secret is in a stored picture: as bytes, in its pixels, in its unpacked rows."""
+    found = ["bytes"] if SECRET in stored else []
+    if stored.startswith(b"\x89PNG"):
+        at, packed = 8, b""
+        while at < len(stored):
+            length, kind = struct.unpack_from(">I4s", stored, at)
+            packed += stored[at + 8 : at + 8 + length] if kind == b"IDAT" else b""
+            at += 12 + length
+        unpack = zlib.decompressobj()
+        found += ["rows"] if SECRET in unpack.decompress(packed) else []
+        found += ["behind the rows"] if unpack.unused_data else []
+    return found
+
+
+def places() -> dict[str, bytes]:
+    """A plain picture of every format with the secret in every place that is not the picture itself."""
+    grey = picture()
+    colour = np.repeat(grey[..., None], 3, axis=2)
+    long = SECRET * 8
+    plain = encoded(grey)
+    end = plain.index(b"IEND") - 4
+    found = {
+        f"png {k.decode()}": with_png_chunk(plain, k, SECRET) for k in (b"tEXt", b"eXIf", b"iCCP", b"prVt")
+    }
+    for kind in (b"gAMA", b"sBIT", b"tRNS", b"PLTE", b"hIST", b"tIME"):
+        found[f"png {kind.decode()}"] = plain[:33] + png_chunk(kind, long[:96]) + plain[33:]
+    found["png gamma again and again"] = (
+        plain[:33] + b"".join(png_chunk(b"gAMA", SECRET[n : n + 4]) for n in range(0, 12, 4)) + plain[33:]
+    )
+    found["png end"] = plain[:end] + png_chunk(b"IEND", SECRET)
+    found["png tail"] = plain + SECRET
+    found["png behind the stream"] = png_of(grey, 0, behind=SECRET)
+    found["png more rows"] = png_of(grey, 0, more=SECRET)
+    found["png another chunk of data"] = plain[:end] + png_chunk(b"IDAT", SECRET) + plain[end:]
+    found["png suggested palette"] = png_of(colour, 2, png_chunk(b"PLTE", long[:96]))
+    greys = bytes(value for step in range(128) for value in [step] * 3)
+    palette = greys + (SECRET * 40)[:384]
+    found["png palette"] = png_of(grey >> 1, 3, png_chunk(b"PLTE", palette))
+    jpeg = encoded(grey, ".jpg")
+    for marker in (*range(0xE0, 0xF0), 0xFE):
+        found[f"jpeg {marker:X}"] = with_jpeg_segment(jpeg, marker, SECRET)
+    for name in (
+        b"JFIF\0\1\2\0\0\1\0\1\0\0",
+        b"Exif\0\0",
+        b"Adobe\0d\0\0\0\0\0",
+        b"Photoshop 3.0\0",
+        b"JFXX\0\x10",
+    ):
+        marker = {b"JF": 0xE0, b"Ex": 0xE1, b"Ad": 0xEE, b"Ph": 0xED}[name[:2]]
+        found[f"jpeg {name[:4].decode()}"] = with_jpeg_segment(jpeg, marker, name + SECRET)
+    found["jpeg unused quantisation"] = with_jpeg_segment(jpeg, 0xDB, b"\3" + long[:64])
+    huffman = b"\x13" + bytes(7) + b"\x50" + bytes(8) + (long * 2)[:80]
+    found["jpeg unused Huffman codes"] = with_jpeg_segment(jpeg, 0xC4, huffman)
+    found["jpeg tail"] = jpeg + SECRET
+    ok, webp = cv2.imencode(".webp", colour, [cv2.IMWRITE_WEBP_QUALITY, 101])
+    assert ok
+    chunk = b"EXIF" + struct.pack("<I", len(SECRET)) + SECRET + b"\0" * (len(SECRET) % 2)
+    data = bytearray(webp.tobytes() + chunk)
+    struct.pack_into("<I", data, 4, len(data) - 8)
+    found["webp"] = bytes(data) + SECRET
+    return found
+
+
+@pytest.mark.parametrize("place", places())
+def test_nothing_of_a_plain_file_is_kept_but_the_picture(place):
+    data = places()[place]
+    result = read(data)
+    assert not secrets_in(result.stored)
+    np.testing.assert_array_equal(read(result.stored).pixels, result.pixels)
+    if not place.startswith("png palette"):
+        expected = picture() if not place.startswith("jpeg") else read(encoded(picture(), ".jpg")).pixels
+        np.testing.assert_array_equal(result.pixels, expected)
+
+
+@pytest.mark.parametrize("kind", ["description", "software", "datetime", "extratags", "tail"])
+def test_nothing_of_a_tiff_is_kept_but_the_picture(kind, tmp_path):
+    text = SECRET.decode()
+    options = {
+        "description": {"description": text},
+        "software": {"software": text},
+        "datetime": {"datetime": "2026:01:01 00:00:00", "metadata": None},
+        "extratags": {
+            "extratags": [(t, "s", 0, text, True) for t in (269, 271, 272, 285, 315, 316, 33432, 65000)]
+        },
+        "tail": {},
+    }[kind]
+    data = tiff(picture(), tmp_path / "a.tif", **options) + SECRET
+    result = read(data)
+    assert result.media_type == "image/png"
+    assert not secrets_in(result.stored)
+    np.testing.assert_array_equal(result.pixels, picture())
+
+
+def test_interlaced_pngs_are_kept_as_they_are():
+    """Their rows come in seven passes; a stream that holds just these is kept."""
+    grey = picture()
+    height, width = grey.shape
+    lines = b""
+    for left, top, across, down in (
+        (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
+    ):  # fmt: skip
+        lines += b"".join(b"\0" + row.tobytes() for row in grey[top::down, left::across])
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1)
+
+    def whole(stream: bytes) -> bytes:
+        body = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", stream) + png_chunk(b"IEND", b"")
+        return b"\x89PNG\r\n\x1a\n" + body
+
+    data = whole(zlib.compress(lines))
+    result = read(data)
+    np.testing.assert_array_equal(result.pixels, grey)
+    assert result.stored == data
+    assert not secrets_in(read(whole(zlib.compress(lines + SECRET))).stored)
 
 
 # --- what is refused ----------------------------------------------------------------------------
