@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import parse_qs, urlsplit
 
 from tests.attacks.target import API, Target, attack
 
@@ -28,6 +31,25 @@ def key_becomes_person(target: Target) -> str:
             assert client.post(path, data={"name": "x", "scope": "administer"}).status_code == 403, path
         assert len(client.get(f"{API}/people").json()["items"]) == len(people.json()["items"])
     return f"{len(administrators)} administrators untouched"
+
+
+@attack("a one-time link that was used", needs_link=True)
+def link_again(target: Target) -> str:
+    """Sign in by a link, then again by the same one, in another browser and in two at one time."""
+    token = parse_qs(urlsplit(target.link).query)["token"][0]
+
+    def sign_in(_: int) -> int:
+        with target.client(known=False) as client:
+            page = client.get("/sign-in", params={"token": token}).text
+            twin = re.search(r'name="csrf" value="([^"]+)"', page)
+            assert twin is not None
+            form = {"csrf": twin[1], "token": token}
+            return client.post("/sign-in", data=form).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        statuses = [*pool.map(sign_in, range(4)), sign_in(0)]
+    assert sorted(statuses) == [303, 401, 401, 401, 401], statuses
+    return "one of five came in"
 
 
 @attack("an administrator's key erases studies without a password", needs_key=True)

@@ -1,6 +1,16 @@
 """Every attack, file by file."""
 
-from tests.attacks import access, accounts, connections, forms, parameters
+from tests.attacks import access, accounts, connections, decoders, forms, limits, parameters, webhooks
 from tests.attacks.target import ATTACKS
 
-__all__ = ["ATTACKS", "access", "accounts", "connections", "forms", "parameters"]
+__all__ = [
+    "ATTACKS",
+    "access",
+    "accounts",
+    "connections",
+    "decoders",
+    "forms",
+    "limits",
+    "parameters",
+    "webhooks",
+]

@@ -129,6 +129,13 @@ def line_breaks(target: Target) -> str:
             assert answer.status_code < 500, path
             assert "a=b" not in answer.headers.get("Set-Cookie", ""), path
             assert "example.org" not in answer.headers.get("Location", ""), path
+        page = client.get("/sign-in").text
+        token = re.search(r'name="csrf" value="([^"]+)"', page)
+        form = {"csrf": token[1] if token else "", "email": "a@b.invalid", "password": "a long guess"}
+        for wish in ("\r\nSet-Cookie: a=b", "//example.org", "/\\example.org", "https://example.org"):
+            answer = client.post("/sign-in", data={**form, "next": wish})
+            assert answer.status_code in {401, 429}, (wish, answer.status_code)
+            assert "a=b" not in answer.headers.get("Set-Cookie", ""), wish
     split = b"GET /sign-in HTTP/1.1\r\nHost: x\r\nX-A: b\rSet-Cookie: a=b\r\nConnection: close\r\n\r\n"
     assert b"a=b" not in target.answer(split).partition(b"\r\n\r\n")[0]
     return "no header of the attacker's in any answer"

@@ -10,11 +10,12 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 
 API = "/api/v1"
 #: Seconds in which a server that is not held up answers, on a busy machine too.
@@ -28,16 +29,31 @@ class Target:
     url: str
     key: str = ""
     clients: int = 80  # slow ones at one time
+    other_key: str = ""  # of another site of the server
+    link: str = ""  # a one-time link to sign in
 
-    def client(self, *, known: bool = True, seconds: float = 120.0) -> httpx.Client:
-        """Return an HTTP client, with the key if `known`."""
-        headers = {"Authorization": f"Bearer {self.key}"} if known else {}
+    def client(self, *, known: bool = True, other: bool = False, seconds: float = 120.0) -> httpx.Client:
+        """Return an HTTP client, with the key if `known`, of the `other` site where asked for."""
+        headers = {"Authorization": f"Bearer {self.other_key if other else self.key}"} if known else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=seconds, verify=False)
 
     @property
     def host(self) -> str:
         """The value of the Host header."""
         return urlsplit(self.url).netloc
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the web's processes, as far as they run on this machine and may be looked at."""
+        port = urlsplit(self.url).port
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if any("gunicorn" in word for word in process.cmdline()) and any(
+                    each.status == psutil.CONN_LISTEN and each.laddr.port == port
+                    for each in process.net_connections("tcp")
+                ):
+                    found.append(process)
+        return found
 
     def connect(self, *, receive_buffer: int = 0) -> socket.socket:
         """Open a connection, with TLS where the address says so."""
@@ -87,18 +103,34 @@ class Attack:
     run: Callable[[Target], str] = field(repr=False)
     needs_key: bool
     needs_workers: bool
+    needs_other: bool
+    needs_link: bool
+
+    def lacks(self, target: Target, *, workers: bool) -> bool:
+        """Tell whether it cannot be tried on a server of which no more is known."""
+        return (
+            (self.needs_key and not target.key)
+            or (self.needs_workers and not workers)
+            or (self.needs_other and not (target.key and target.other_key))
+            or (self.needs_link and not target.link)
+        )
 
 
 ATTACKS: list[Attack] = []
 
 
 def attack(
-    title: str, *, needs_key: bool = False, needs_workers: bool = False
+    title: str,
+    *,
+    needs_key: bool = False,
+    needs_workers: bool = False,
+    needs_other: bool = False,
+    needs_link: bool = False,
 ) -> Callable[[Callable[[Target], str]], Callable[[Target], str]]:
     """Put a function into the list of attacks."""
 
     def add(run: Callable[[Target], str]) -> Callable[[Target], str]:
-        ATTACKS.append(Attack(title, run, needs_key, needs_workers))
+        ATTACKS.append(Attack(title, run, needs_key, needs_workers, needs_other, needs_link))
         return run
 
     return add
