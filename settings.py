@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -254,3 +256,18 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
 def get_settings() -> Settings:
     """Return this process's settings, read once."""
     return from_environ(os.environ)
+
+
+def start_log(settings: Settings, *, replace: bool = True) -> None:
+    """Log to standard error at the level that is set, each line with its time in UTC.
+
+    Parameters
+    ----------
+    replace
+        Whether a log that was set up before goes; else it stays as it is.
+    """
+    formatter = logging.Formatter("%(asctime)s UTC %(levelname)s %(name)s %(message)s")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=replace)

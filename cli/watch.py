@@ -459,10 +459,9 @@ class Watcher:
             if table.exists():
                 with table.open(encoding="utf-8", newline="") as file:
                     lines = csv.reader(file)
-                    if (
-                        next(lines, None) != header
-                    ):  # another version's columns: a new table beside the old one
-                        os.rename(table, self.out / f"results-until-{time.strftime('%Y%m%d-%H%M%S')}.csv")
+                    if next(lines, None) != header:  # of another version: a new table beside the old one
+                        ended = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+                        os.rename(table, self.out / f"results-until-{ended}.csv")
                     elif batch.csv_begun:
                         there = {tuple(line) for line in lines}
                         rows = [row for row in rows if tuple(row) not in there]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from pathlib import Path
 
 from flask import Flask, Response, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from settings import Settings, get_settings
+from settings import Settings, get_settings, start_log
 from web import (
     asked,
     auth,
@@ -77,7 +76,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """
     settings = settings or get_settings()
     settings.require("database_url", "broker_url", "blob_url")
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    start_log(settings, replace=False)
     app = Flask("web")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["TRUSTED_HOSTS"] = [name for name in settings.trusted_hosts.split(",") if name] or None

@@ -21,7 +21,7 @@ from sqlalchemy import delete, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from settings import VERSION, SettingsError, get_settings
+from settings import VERSION, SettingsError, get_settings, start_log
 from store import monitoring
 from store.broker import TRANSPORT, Dropped
 from store.dispatch import MESSAGE_PRIORITY, QUEUES, broker_options
@@ -181,8 +181,6 @@ def _warm_up(queues: set[str]) -> None:
 
 @signals.setup_logging.connect
 def _on_logging(**_: Any) -> None:
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
+    start_log(settings)
     for chatty in ("weasyprint", "fontTools", "botocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -18,7 +18,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, delete, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from settings import get_settings
+from settings import get_settings, start_log
 from store import (
     batch_end,
     batches,
@@ -216,9 +216,7 @@ def _round(times: _Times) -> None:
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
     settings = get_settings().require("database_url", "broker_url", "blob_url")
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
+    start_log(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

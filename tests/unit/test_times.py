@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from cli.output import moment as of_the_client
 from pipeline.times import instant, moment
 from tests.conftest import ROOT
 
+PACKAGES = ("cli", "models", "pipeline", "store", "web", "worker")
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
@@ -58,6 +60,27 @@ def test_no_page_formats_a_time_by_itself() -> None:
     templates = [*ROOT.glob("web/templates/**/*.html"), *ROOT.glob("web/*.py")]
     assert templates
     assert [path.name for path in templates if "strftime" in path.read_text()] == []
+
+
+@pytest.mark.usefixtures("in_berlin")
+def test_every_line_of_a_log_is_in_utc() -> None:
+    code = "import logging, settings as s; s.start_log(s.Settings()); logging.info('a line')"
+    before = datetime.now(UTC).replace(microsecond=0)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True
+    )
+    stamp, line = done.stderr.split(" UTC ")
+    assert line == "INFO root a line\n"
+    assert before <= datetime.fromisoformat(stamp.replace(",", ".") + "+00:00") <= datetime.now(UTC)
+
+
+def test_nothing_takes_the_machines_own_time() -> None:
+    """`datetime` is watched by the linter; of `time` only what was given a time; one log, in `settings`."""
+    own = re.compile(
+        r"time\.(localtime|ctime|asctime)|time\.strftime\([^,()]*\)|basicConfig\((?!level=level)"
+    )
+    files = [file for part in PACKAGES for file in (ROOT / part).rglob("*.py")]
+    assert [str(file) for file in files if own.search(file.read_text())] == []
 
 
 def test_the_client_does_not_load_the_pipeline_for_a_time() -> None:
