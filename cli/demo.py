@@ -52,7 +52,7 @@ def _samples() -> Path:
 
 
 def _read(running: Server, images: Path | None, out: Path, console: Console) -> SubmitResult:
-    with Client(running.address, running.access.api_key, patience=120.0) as client:
+    with Client(running.address, running.access.api_key, patience=600.0) as client:
         reading = _Reading(client, images, out, console)
         reading.start()
         try:
