@@ -8,14 +8,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Text, cast, func, select, text, update
 
 from settings import get_settings
-from store import accounts, fsck, notices, retention, runs, work
-from store.blobs import BlobStore, FolderStore
+from store import accounts, datasets, fsck, notices, reading, retention, reviews, runs, studies, work
+from store.blobs import BlobStore, FolderStore, get_blobs
 from store.notices import Channel, Event
 from store.session import get_engine, session_scope
 from store.tables import (
+    Answer,
     Audit,
     Base,
     Batch,
@@ -23,9 +24,11 @@ from store.tables import (
     Export,
     Finding,
     Image,
+    ImageStatus,
     Site,
     Study,
     StudyFinding,
+    Triage,
     Upload,
     User,
     Work,
@@ -54,15 +57,19 @@ def study(accession: str) -> uuid.UUID:
 
 
 def traces(blobs: BlobStore, *words: str) -> list[str]:
-    """Return where one of the words stands still: keys and bytes of all blobs, rows of all tables but one."""
+    """Return where one of the words stands still: keys and bytes of all blobs, rows of all tables but one.
+
+    Small letters and capitals are one: what a study is searched by is kept in small ones.
+    """
     found = []
+    words = tuple(word.lower() for word in words)
     for key in blobs.keys(""):
-        whole = key.encode() + blobs.get(key)
+        whole = (key.encode() + blobs.get(key)).lower()
         found += [f"blob {key}" for word in words if word.encode() in whole]
     with get_engine().connect() as connection:
         for table in Base.metadata.sorted_tables:
             if table.name != "audit":
-                rows = connection.execute(text(f"SELECT t::text FROM {table.name} t")).scalars()
+                rows = connection.execute(text(f"SELECT lower(t::text) FROM {table.name} t")).scalars()
                 found += [f"{table.name}: {row[:80]}" for row in rows for word in words if word in row]
     return found
 
@@ -250,6 +257,126 @@ def test_a_patient_is_nowhere_whatever_became_of_the_images(
     with session_scope() as session:
         assert "ACC-9" not in str(session.scalars(select(Audit.detail)).all())
         assert len(session.scalars(select(Image).where(Image.source_key.is_not(None))).all()) == 1  # c.png's
+
+
+def uid_of(path: str) -> dict[str, str]:
+    return {"study_uid": "1.2.9" if path.startswith("quillfeather") else "1.2.2"}
+
+
+def in_state(ask: Asker, status: ImageStatus, *, prepared: bool) -> uuid.UUID:
+    """Send a marked file and another patient's, and bring the marked one into a state; return its batch.
+
+    `prepared` says whether a worker has opened it: then it has an original, and a study where it may.
+    """
+    name = f"quillfeather-{status.value}-{prepared:d}.png"
+    other = name.replace("quillfeather", "bystander")
+    manifest = f"path,accession\n{name},QUILLFEATHER-9\n{other},ACC-2\n".encode()
+    batch = ask.draft()
+    data = b"not an image" if (status, prepared) == (ImageStatus.REJECTED, False) else png(name)
+    ask.send(batch, (name, data), (other, png(other)), manifest=manifest)
+    if status is ImageStatus.UPLOADED:
+        return uuid.UUID(batch)
+    ask.post(f"/batches/{batch}/submit")
+    mine = Image.batch_id == uuid.UUID(batch), Image.path == name
+    if status in {ImageStatus.DONE, ImageStatus.REJECTED, ImageStatus.FAILED}:
+        rejected = frozenset({name}) if prepared and status is ImageStatus.REJECTED else frozenset()
+        failed = frozenset({name}) if status is ImageStatus.FAILED else frozenset()
+        read_batch(batch, reject=rejected, fail=failed, facts=uid_of)
+    elif prepared:  # its study is known, and its original is kept
+        with session_scope() as session:
+            image = session.scalars(select(Image).where(*mine)).one()
+            image.study_uid = uid_of(name)["study_uid"]
+            studies.assign(session, [image])
+            image.original_key = f"images/{image.site_id}/{image.id}/original"
+            get_blobs().put(image.original_key, b"quillfeather")
+    if status is ImageStatus.RUNNING:
+        with session_scope() as session:
+            session.execute(update(Image).where(*mine).values(status=status.value))
+            session.execute(update(Batch).where(Batch.id == uuid.UUID(batch)).values(status="running"))
+    if status is ImageStatus.CANCELLED:
+        cancel(ask, batch)
+    return uuid.UUID(batch)
+
+
+def test_a_marker_in_every_state_and_place_goes(
+    browser: Browser, ask: Asker, blobs: BlobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every state that an image can have, before and after a worker opened it, and what hangs on it."""
+    made = {
+        (status, prepared): in_state(ask, status, prepared=prepared)
+        for status in ImageStatus
+        for prepared in ((False,) if status is ImageStatus.UPLOADED else (False, True))
+    }
+    done = made[ImageStatus.DONE, True]
+    with session_scope() as session:
+        theirs = session.scalars(select(Study.id).where(Study.accession == "QUILLFEATHER-9")).all()
+        gone = session.scalars(
+            select(Image.study_id).where(Image.batch_id == done, Image.study_id.in_(theirs))
+        ).one()
+        assert gone is not None
+        batch = session.get_one(Batch, done)
+        hook = "https://ris.hospital.example/"
+        notices.add_target(session, batch.site_id, Channel.WEBHOOK, hook, notices.EVENTS)
+        notices.positive_study(session, batch, gone)
+        notices.amended_study(session, batch, gone, Triage.POSITIVE, 1)
+        admin = session.scalars(select(User)).first()
+        assert admin is not None
+        found = reading.get_study(session, batch.site_id, gone, trials=False)
+        reviews.record(session, found, admin.id, Answer.ABSENT, comment="Quillfeather has a scar")
+        images = session.scalars(select(Image).where(Image.path.like("quillfeather%"))).all()
+        assert {image.status for image in images} == {status.value for status in ImageStatus}
+        ids = [str(image.id) for image in images]
+        shas = [image.sha256 for image in images]
+        data = datasets.add_dataset(
+            session, batch.site_id, name="ours", root="file:///nowhere", format="table",
+            label_meaning="abnormal", images=[datasets.NewImage("1.png", "p", "s", "hand", "", True)],
+            left_out={},
+        )  # fmt: skip
+        listed = datasets.waiting(session, data.id, 1)[0]
+        same = next(image.sha256 for image in images if image.finding_id)
+        datasets.note_seen(session, data.id, [datasets.Seen(listed.id, same, 1, None)])
+        datasets.end_scan(session, data.id)
+        run = runs.start_run(session, batch.site_id, admin.id, data, ["b1"])
+        research = session.scalars(select(Image.id).where(Image.batch_id == run.batch_id)).one()
+    export = ask.post("/exports", json={"format": "csv", "batch": str(done)}).json["id"]
+    with session_scope() as session:
+        row = session.get_one(Export, uuid.UUID(export))
+        row.key = f"exports/{row.site_id}/{row.id}/quillfeather.csv"
+        row.sha256, row.size = blobs.put(row.key, b"quillfeather,positive")
+        row.expires_at = func.now() + timedelta(days=1)
+    promoted_beside("second-3", done)
+    words = ["quillfeather", *map(str, theirs), *ids, *shas]
+
+    sure: dict[str, Any] = {"study": [*map(str, theirs)], "named": "QUILLFEATHER-9", "sure": "yes"}
+    assert browser.post("/admin/retention/erase", **sure).status_code == 409
+    with session_scope() as session:
+        assert len(session.scalars(select(Image.id).where(Image.path.like("quillfeather%"))).all()) >= len(
+            ids
+        )
+        session.execute(update(Work).where(Work.kind == WorkKind.EXPORT).values(state="done"))
+        session.execute(update(Work).where(Work.batch_id == run.batch_id).values(state="done"))
+        session.execute(
+            update(Batch).where(Batch.id == run.batch_id).values(status="done", finished_at=func.now())
+        )
+    for status in (ImageStatus.QUEUED, ImageStatus.RUNNING):
+        for prepared in (False, True):
+            cancel(ask, str(made[status, prepared]))
+    answer = browser.post("/admin/retention/erase", **sure)
+    assert answer.status_code == 303, answer.text
+
+    # a data set is the researchers' own: it goes by itself
+    assert {place.split(":")[0] for place in traces(blobs, *words)} <= {"dataset_images"}
+    with session_scope() as session:
+        assert session.get(Image, research) is None
+        audit = " ".join(session.scalars(select(func.concat(cast(Audit.detail, Text), Audit.object_id))))
+    assert not [word for word in ("QUILLFEATHER", "quillfeather", *shas) if word in audit]
+    assert "quillfeather" not in caplog.text.lower()
+    assert ask.get(f"/exports/{export}/file").status_code in {404, 409, 410}
+    is_clean()
+    for batch_id in made.values():
+        names = {row["filename"] for row in ask.get(f"/batches/{batch_id}/images").json["items"]}
+        assert len(names) == 1
+        assert all(name.startswith("bystander") for name in names)
 
 
 def test_a_patient_without_a_study_is_erased_by_name(ask: Asker, stranger: Asker, blobs: BlobStore) -> None:
