@@ -43,3 +43,12 @@ def test_a_password_matches_its_own_hash_alone() -> None:
     assert not matches(kept, "another sentence")
     assert not matches("no hash", "a long sentence")
     assert not matches(None, "a long sentence")
+
+
+def test_every_character_of_a_long_password_counts() -> None:
+    long = "a sentence \u9aa8 \N{SKULL} " * 40
+    kept = hash_password(long)
+    assert matches(kept, long)
+    assert not matches(kept, long[:-1])
+    assert not matches(kept, long[:72])
+    assert not matches(kept, long.upper())

@@ -217,6 +217,26 @@ def test_guessing_from_elsewhere_shuts_nobody_out_of_their_own_place(
     assert {line.user_id for line in lines} == {user_id("admin@localhost")}
 
 
+def test_an_address_that_guesses_at_many_people_is_slowed_down_itself(
+    app: Any, site_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "MOST_PER_ADDRESS", 3)
+    with session_scope() as session:
+        accounts.set_password(session, session.scalars(select(User)).one(), PASSWORD)
+
+    def sign_in(address: str, email: str, password: str = "guess") -> int:
+        browser = Browser(app.test_client())
+        browser.client.environ_base["REMOTE_ADDR"] = address
+        return int(browser.sign_in(email=email, password=password).status_code)
+
+    people = [f"person{n}@hospital.example" for n in range(4)]
+    assert [sign_in("203.0.113.5", email) for email in people] == [401, 401, 401, 429]
+    assert sign_in("203.0.113.5", "admin@localhost", PASSWORD) == 429
+    assert sign_in("203.0.113.77", "admin@localhost", PASSWORD) == 303  # each address by itself
+    # of IPv6 it is the network: an attacker has all of it
+    assert [sign_in(f"2001:db8::{n}", email) for n, email in enumerate(people)] == [401, 401, 401, 429]
+
+
 def test_a_session_that_nobody_uses_ends_and_use_keeps_it(browser: Browser) -> None:
     def seen_ago(**ago: float) -> None:
         with session_scope() as session:

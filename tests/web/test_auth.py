@@ -247,7 +247,8 @@ def test_a_person_makes_and_revokes_keys(browser: Browser, app: Any) -> None:
 def test_a_person_sets_a_password(browser: Browser, app: Any, link: Callable[[], str]) -> None:
     other = Browser(app.test_client())
     other.sign_in(token=link())
-    assert browser.post("/account/password", password="short", again="short").status_code == 422
+    for wrong in ("short", "nine long", "x" * 1001):
+        assert browser.post("/account/password", password=wrong, again=wrong).status_code == 422
     assert browser.post("/account/password", password=PASSWORD, again="else").status_code == 422
     assert browser.post("/account/password", password=PASSWORD, again=PASSWORD).status_code == 200
     assert browser.client.get("/batches").status_code == 200

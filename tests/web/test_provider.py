@@ -164,6 +164,20 @@ def test_a_token_of_another_key_is_refused(provider: Provider) -> None:
     assert client.get(way).status_code == 403
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"aud": ["somebody-else"]}, {"iss": "https://login.attacker.example"}, {"exp": 1}, {"nonce": "another"}],
+    ids=["audience", "issuer", "time", "nonce"],
+)
+def test_a_token_for_somebody_else_or_of_another_time_is_refused(
+    provider: Provider, wrong: dict[str, Any]
+) -> None:
+    client = create_app().test_client()
+    provider.claims |= wrong
+    assert come_back(client).status_code == 403
+    assert client.get_cookie("fractureai_session") is None
+
+
 def test_nothing_of_it_without_the_setting(app: Any) -> None:
     client = app.test_client()
     assert client.get("/sign-in/provider").status_code == 404
