@@ -265,7 +265,7 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def wait_until_answering(running: Server, seconds: float = 60.0) -> None:
+def wait_until_answering(running: Server, seconds: float = 180.0) -> None:
     """Wait until the web process answers.
 
     Raises
