@@ -96,8 +96,10 @@ def films(folder: Path) -> Iterator[tuple[Mapping[str, object], bytes, bytes]]:
         if number % 5 or p["photometric"] in COLOURS or p["stored"] != "lowest bits":
             continue
         for name, (encoder, bits) in ENCODERS.items():
-            lossy = name in LOSSY
-            if p["bits"] not in bits or (lossy and (p["signed"] or p["voi"] == "lut")):  # it drops the LUT
+            if p["bits"] not in bits:
+                continue
+            # before it loses anything, it scales the values, and drops a VOI LUT
+            if name in LOSSY and (p["signed"] or p["padding"] or p["voi"] in {"none", "lut"}):
                 continue
             coded = _coded(folder, written(native, number % 4), encoder)
             yield {**p, "coded": name}, coded, coded

@@ -302,31 +302,29 @@ def _unpack_bits(coded: bytes, length: int) -> tuple[bytes, bytes, bool]:
         The plain bytes; the runs that make exactly these, padded to an even length; whether the last run
         ends with them, and nothing but zeros or empty runs follow.
     """
-    plain, runs, position, cut = bytearray(), bytearray(), 0, False
-    while (missing := length - len(plain)) > 0:
-        control = coded[position]
-        if control == 128:
-            position += 1
-            continue
-        stated = control + 1 if control < 128 else 257 - control
-        n, cut = min(stated, missing), stated > missing
+    plain, last, position = bytearray(), 0, 0
+    while len(plain) < length:
+        last, control = position, coded[position]
         if control < 128:
-            run = coded[position + 1 : position + 1 + n]
-            if len(run) < n:
-                raise IndexError
-            plain += run
-            runs.append(n - 1)
             position += 2 + control
-        else:
-            run = coded[position + 1 : position + 2]
-            if not run:
-                raise IndexError
-            plain += run * n
-            runs.append((257 - n) & 255 if n > 1 else 0)
+            plain += coded[last + 1 : position]
+        elif control > 128:
             position += 2
-        runs += run
-    whole = not cut and not coded[position:].strip(b"\0\x80")
-    return bytes(plain), bytes(runs) + b"\0" * (len(runs) % 2), whole
+            plain += coded[last + 1 : position] * (257 - control)
+        else:
+            position += 1
+    surplus = len(plain) - length
+    runs = coded[:position]
+    if whole := not surplus and position <= len(coded):
+        whole = not coded[position:].strip(b"\0\x80")
+    elif coded[last] < 128:
+        literal = coded[last + 1 : position]
+        literal = literal[: len(literal) - surplus]
+        runs = coded[:last] + bytes([len(literal) - 1]) + literal
+    else:
+        n = 257 - coded[last] - surplus
+        runs = coded[:last] + bytes([(257 - n) & 255 if n > 1 else 0, coded[last + 1]])
+    return bytes(plain[:length]), runs + b"\0" * (len(runs) % 2), whole
 
 
 def _require_jpeg(frame: bytes, clean: Dataset) -> int:
