@@ -2,7 +2,8 @@
 
 ``python -m bench.doses FOLDER [--films 200] [--only WORD ...]`` prints a table. Each change goes through a
 file: a plain export or a DICOM object with such a header, decoded, gated and scored as the worker does. Every
-body part is judged as if it had earned its *negative*.
+body part is judged as if it had earned its *negative*. With ``--unflagged`` the networks see only what no flag
+keeps from *negative*; the rest is counted as flagged.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pipeline.decode.picture import decode
 from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.triage import calibrate, may_be_negative, triage
-from pipeline.types import Radiograph, Rejected, Route, Triage, UInt8Array
+from pipeline.types import Radiograph, Reason, Rejected, Route, Triage, UInt8Array
 
 ROOT = Path(__file__).resolve().parent.parent
 _CHUNK = 32
@@ -87,15 +88,21 @@ def changes() -> dict[str, Callable[[UInt8Array], bytes]]:
     return found
 
 
-def read(scorer: Scorer, files: Sequence[bytes]) -> list[str]:
-    """Return how each file is read: a triage, or ``refused``."""
+def read(scorer: Scorer, files: Sequence[bytes], *, unflagged: bool = False) -> list[str]:
+    """Return how each file is read: a triage, ``refused``, or ``flagged`` where those are not scored."""
     said: list[str] = ["refused"] * len(files)
     films: list[tuple[int, Radiograph]] = []
     for number, data in enumerate(files):
         try:
-            films.append((number, decode(data, max_pixels=10**8, pseudonymise=str)))
+            found = decode(data, max_pixels=10**8, pseudonymise=str)
         except Rejected:
             continue
+        if unflagged and Reason.TOO_LITTLE_CONTRAST in found.flags:
+            said[number] = Triage.NOT_ASSESSABLE.value
+        elif unflagged and not may_be_negative(found.flags):
+            said[number] = "flagged"
+        else:
+            films.append((number, found))
     for start in range(0, len(films), _CHUNK):
         _judge(scorer, films[start : start + _CHUNK], said)
     return said
@@ -137,6 +144,7 @@ def main() -> int:
     parser.add_argument("--films", type=int, default=200)
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "bundles" / "fracatlas-1-parts")
     parser.add_argument("--only", nargs="*", default=[""], help="only changes whose name begins so")
+    parser.add_argument("--unflagged", action="store_true", help="score only what carries no flag")
     options = parser.parse_args()
     scorer = open_scorer(load_bundle(options.bundle))
     with (options.folder / "manifest.csv").open(newline="") as file:
@@ -151,13 +159,15 @@ def main() -> int:
         films += [np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), np.uint8) for path in found]
     films = films[: options.films]
     columns = ["positive", "doubt", "not_assessable", "refused", "negative"]
+    if options.unflagged:
+        columns.insert(2, "flagged")
     print(f"| {len(films)} positive films of `{scorer.bundle.name}` |", " | ".join(columns), "|")
     print("|---|" + "--:|" * len(columns))
     negatives = 0
     for name, change in changes().items():
         if not name.startswith(tuple(options.only)):
             continue
-        counts = Counter(read(scorer, [change(film) for film in films]))
+        counts = Counter(read(scorer, [change(film) for film in films], unflagged=options.unflagged))
         negatives += counts["negative"]
         print(f"| {name} |", " | ".join(str(counts[column]) for column in columns), "|", flush=True)
     print(f"{negatives} negative")
