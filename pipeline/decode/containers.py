@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.decode.orientation import from_exif, from_png_text, from_xmp
@@ -37,7 +37,11 @@ _JPEG_PROGRESSIVE = frozenset({0xC2, 0xCA})
 #: Frames whose scans send all of a component at once, and what these state then (ITU-T T.81 B.2.3).
 JPEG_SEQUENTIAL, ALL_AT_ONCE = frozenset({0xC0, 0xC1, 0xC9}), b"\0\x3f\0"
 _TIFF_PLACES = frozenset({273, 279, 324, 325})  # where strips and tiles lie, and how long they are
-_TIFF_FIELDS = _TIFF_PLACES | {254, 256, 257, 258, 259, 262, 274, 277, 284, 322, 323, 339}
+_TIFF_FIELDS = _TIFF_PLACES | {254, 256, 257, 258, 259, 262, 274, 277, 284, 317, 322, 323, 338, 339}
+#: Compressions of strips that are undone here: none, and deflate by its two numbers.
+_PLAIN, _DEFLATED = 1, (8, 32946)
+#: Extra Samples: a transparency that the colours are not yet multiplied by.
+_UNASSOCIATED = 2
 #: Writers make some twenty.
 _MAX_TIFF_ENTRIES = 1024
 _TIFF_TYPES: Mapping[int, str] = {1: "B", 3: "H", 4: "I", 16: "Q"}
@@ -64,6 +68,8 @@ class Container:
         The decoder returns the grey values of this file upside down (white is 0).
     coded
         What the decoder is to be given in place of the file, or None.
+    straight_alpha
+        The decoder leaves the colours of this TIFF as they are under a transparency.
     pixel_aspect
         Height of a pixel as a multiple of its width, as the file states it.
     """
@@ -77,6 +83,7 @@ class Container:
     clean: bytes | None = None
     inverted: bool = False
     coded: bytes | None = None
+    straight_alpha: bool = False
     pixel_aspect: float = 1.0
 
 
@@ -301,6 +308,8 @@ class _Tiff:
             raise _corrupt("TIFF without its signature")
         self.big = magic == 43
         self.first = self._read("Q" if self.big else "I", 8 if self.big else 4)[0]
+        #: Where the values of a field stand, by directory and tag.
+        self.places: dict[tuple[int, int], int] = {}
 
     def _read(self, kinds: str, position: int) -> tuple[int, ...]:
         return struct.unpack_from(self.order + kinds, self.data, position)
@@ -314,6 +323,7 @@ class _Tiff:
             CORRUPT also for what only serves to keep a reader busy: thousands of entries, and fields that
             are stated twice, of which decoders take different ones.
         """
+        at = position
         (entries,) = self._read("Q" if self.big else "H", position)
         position += 8 if self.big else 2
         if entries > _MAX_TIFF_ENTRIES:
@@ -337,11 +347,44 @@ class _Tiff:
             if where + count * struct.calcsize(letter) > len(self.data):
                 raise Rejected(Reason.TRUNCATED, "TIFF ends inside a field")
             fields[tag] = self._read(f"{count}{letter}", where)
+            self.places[at, tag] = where
         behind = position + entries * width
         if behind == len(self.data):  # some writers leave out that there is no other one
             return fields, 0
         (following,) = self._read("Q" if self.big else "I", behind)
         return fields, following
+
+
+def _without_alpha(
+    tiff: _Tiff,
+    width: int,
+    height: int,
+    strips: list[tuple[int, int]],
+    one: Callable[[int, int], int],
+) -> bytes:
+    """Return a grey TIFF of the first of two samples of 16 bits; its transparency is left out."""
+    size = 4 * width * height
+    pairs = b""
+    for at, length in strips:
+        strip = tiff.data[at : at + length]
+        if one(259, _PLAIN) in _DEFLATED:
+            try:
+                strip = zlib.decompressobj().decompress(strip, max(size - len(pairs), 1))
+            except zlib.error:
+                raise _corrupt("TIFF strip that cannot be unpacked") from None
+        pairs += strip
+    if len(pairs) < size:
+        raise Rejected(Reason.TRUNCATED, "TIFF ends before its picture data do")
+    grey = bytearray(size // 2)
+    grey[0::2], grey[1::2] = pairs[0:size:4], pairs[1:size:4]
+    entries = ((256, 4, width), (257, 4, height), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 8))
+    more = ((274, 3, one(274, 1)), (277, 3, 1), (278, 4, height), (279, 4, len(grey)))
+    directory = b"".join(
+        struct.pack(tiff.order + ("HHIHH" if kind == 3 else "HHII"), tag, kind, 1, value, *[0] * (kind == 3))
+        for tag, kind, value in (*entries, *more)
+    )
+    head = tiff.data[:2] + struct.pack(tiff.order + "HI", 42, 8 + len(grey))
+    return head + bytes(grey) + struct.pack(tiff.order + "H", 10) + directory + bytes(4)
 
 
 def _tiff(data: bytes) -> Container:
@@ -365,7 +408,9 @@ def _tiff(data: bytes) -> Container:
 
     width, height, samples = one(256, 0), one(257, 0), one(277, 1)
     bits, photometric = fields.get(258) or (1,), one(262, 1)
-    alpha = samples == 2 and photometric in {0, 1} and bits[0] == 8  # the decoder would cut 16 bits to 8
+    plain = one(259, 1) in {_PLAIN, *_DEFLATED} and one(284, 1) == one(317, 1) == 1 and 322 not in fields
+    # the decoder would cut 16 bits to 8
+    alpha = samples == 2 and photometric in {0, 1} and (bits[0] == 8 or (bits[0] == 16 and plain))
     if (
         not (samples in {1, 3, 4} or alpha)
         or len(set(bits)) != 1
@@ -387,14 +432,30 @@ def _tiff(data: bytes) -> Container:
         raise Rejected(Reason.TRUNCATED, "TIFF ends before its picture data do")
     if sum(counts) > len(data):
         raise _corrupt("TIFF whose strips share their data")
-    coded = None
+    coded, straight_alpha = None, False
     if main != tiff.first:  # decoders take the first one
         where = struct.pack(tiff.order + ("Q" if tiff.big else "I"), main)
         start = 8 if tiff.big else 4
         coded = data[:start] + where + data[start + len(where) :]
+    if samples == 2 and bits[0] == 16:
+        coded = _without_alpha(tiff, width, height, list(zip(offsets, counts, strict=False)), one)
+    elif samples == 4 and bits[0] == 8 and fields.get(338) == (_UNASSOCIATED,):
+        where = tiff.places[
+            main, 338
+        ]  # else the decoder lays the colours on black, though all be transparent
+        coded = (coded or data)[:where] + bytes(2) + (coded or data)[where + 2 :]
+        straight_alpha = True
     # OpenCV turns TIFF upright itself, and turns white-is-zero round in 8 bits but not in 16
     inverted = photometric == 0 and bits[0] == 16
-    return Container("image/tiff", width, height, pictures, inverted=inverted, coded=coded)
+    return Container(
+        "image/tiff",
+        width,
+        height,
+        pictures,
+        inverted=inverted,
+        coded=coded,
+        straight_alpha=straight_alpha,
+    )
 
 
 # --- WebP and GIF ---------------------------------------------------------------------------------

@@ -85,8 +85,9 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int) -> Radiogr
         raise Rejected(Reason.CORRUPT, "decoded to another size than its header says")
     if container.inverted:
         picture = np.invert(picture)
-    if container.media_type == "image/tiff" and picture.dtype == np.uint8 and picture.ndim == 3:
-        picture = picture[..., :3]  # libtiff has laid the alpha on black already
+    on_black = container.media_type == "image/tiff" and not container.straight_alpha
+    if on_black and picture.dtype == np.uint8 and picture.ndim == 3:
+        picture = picture[..., :3]  # its colours lie on black already
     upright = turn_upright(picture, container.orientation)
     if clean is None or container.orientation != 1:
         media_type, stored = "image/png", cv2.imencode(".png", upright)[1].tobytes()
