@@ -32,11 +32,16 @@ LOW_CONTRAST = 90
 MIN_ENTROPY = 1.8
 #: Share of pixels that are black or white, within two levels.
 MAX_CLIPPED = 0.92
+#: Share of pixels that are white, within two levels, from which bone may be hidden among them. Lines that are
+#: white from end to end do not count: they lie outside the collimated beam.
+MAX_WHITE, WHITE, WHITE_LINE = 0.03, 253, 0.9
 #: An inverted film: its middle pixel has at least this grey, and lies so far up between the 1st and the 99th
 #: percentile, and thin structures are darker than what is around them.
 INVERTED_MEDIAN, INVERTED_PLACE, INVERTED_RIDGES = 150, 0.85, -0.05
 #: Perhaps inverted: thin structures are darker, or they are hardly brighter and the middle pixel is bright.
 PERHAPS_RIDGES, PERHAPS_MEDIAN, PERHAPS_FAINT_RIDGES = -0.1, 130, 0.05
+#: No inverted film has a middle pixel as dark as this.
+NEVER_INVERTED_MEDIAN = 100
 _RIDGE_SIDE = 256
 _LEVELS = np.arange(256)
 _RIDGE = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
@@ -64,8 +69,16 @@ def require_size(width: int, height: int, max_pixels: int) -> None:
         raise Rejected(Reason.TOO_SMALL, f"{width} x {height}")
 
 
-def require_radiograph(picture: npt.NDArray[Any]) -> UInt8Array:
-    """Refuse what is plainly no radiograph; return its greys at the size at which it was judged.
+@dataclass(frozen=True)
+class Judged:
+    """A picture's greys at the size at which pictures are judged, and how often each of 256 levels occurs."""
+
+    grey: UInt8Array
+    levels: Counts
+
+
+def require_radiograph(picture: npt.NDArray[Any]) -> Judged:
+    """Refuse what is plainly no radiograph.
 
     A tint that depends on brightness alone (sepia, a blue film base, a green monitor) passes: it is grey with
     one more step. So do small coloured marks. Black-and-white photographs pass too; telling them
@@ -87,11 +100,12 @@ def require_radiograph(picture: npt.NDArray[Any]) -> UInt8Array:
     grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False) if small.ndim == 3 else small
     if small.ndim == 3 and coloured_share(small) > MAX_COLOURED:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a picture in colour")
-    if contrast(histogram(grey)) < BLANK_CONTRAST:
+    levels = histogram(grey)
+    if contrast(levels) < BLANK_CONTRAST:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a blank picture")
     if looks_like_a_page(grey):
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a page of text")
-    return grey
+    return Judged(grey, levels)
 
 
 @dataclass(frozen=True)
@@ -103,20 +117,20 @@ class Graded:
     steps: tuple[RenderingStep, ...] = ()
 
 
-def grade(pixels: UInt8Array, small: UInt8Array) -> Graded:
+def grade(pixels: UInt8Array, judged: Judged) -> Graded:
     """Turn an inverted picture round, spread one of low contrast, and tell which cannot be assessed.
 
     Parameters
     ----------
     pixels
         The picture that the networks get, uint8 (h, w).
-    small
+    judged
         The same at the size at which pictures are judged.
     """
     flags: list[Reason] = []
     steps: list[RenderingStep] = []
-    levels = histogram(small)
-    inverted = inversion(small, levels)
+    levels = judged.levels
+    inverted = inversion(judged.grey, levels)
     if inverted is Inversion.YES:
         pixels, levels = np.invert(pixels), levels[::-1]
         flags.append(Reason.INVERTED_PICTURE)
@@ -126,7 +140,9 @@ def grade(pixels: UInt8Array, small: UInt8Array) -> Graded:
     step = max(1, int((pixels.size / 250_000) ** 0.5))
     sample = pixels[::step, ::step]  # not averaged: pictures of black and white alone stay so
     counts = histogram(sample)
-    clipped = (counts[:3].sum() + counts[253:].sum()) / sample.size
+    clipped = (counts[:3].sum() + counts[WHITE:].sum()) / sample.size
+    if counts[WHITE:].sum() > MAX_WHITE * sample.size and white_share(sample) > MAX_WHITE:
+        flags.append(Reason.SATURATED_PICTURE)
     if contrast(levels) < MIN_CONTRAST or entropy(counts) < MIN_ENTROPY or clipped > MAX_CLIPPED:
         flags.append(Reason.TOO_LITTLE_CONTRAST)
     elif contrast(levels) < LOW_CONTRAST:
@@ -135,6 +151,13 @@ def grade(pixels: UInt8Array, small: UInt8Array) -> Graded:
         flags.append(Reason.LOW_CONTRAST)
         steps.append(RenderingStep(RenderingCode.CONTRAST_RAISED))
     return Graded(pixels, tuple(flags), tuple(steps))
+
+
+def white_share(pixels: UInt8Array) -> float:
+    """Share of the pixels that are white, but for lines that are white from end to end."""
+    white = pixels >= WHITE
+    inside = white[white.mean(axis=1) < WHITE_LINE][:, white.mean(axis=0) < WHITE_LINE]
+    return float(inside.mean()) if inside.size else 0.0
 
 
 class Inversion(Enum):
@@ -153,6 +176,8 @@ def inversion(grey: npt.NDArray[Any], levels: Counts) -> Inversion:
     than what is around them, unless the film is inverted.
     """
     low, middle, high = percentiles(levels, _LEVELS, 1, 50, 99)
+    if middle < NEVER_INVERTED_MEDIAN:
+        return Inversion.NO
     found = ridges(grey)
     place = (middle - low) / max(high - low, 1.0)
     if middle >= INVERTED_MEDIAN and place > INVERTED_PLACE and found < INVERTED_RIDGES:

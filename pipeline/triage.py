@@ -13,6 +13,7 @@ PICTURE_FLAGS = frozenset(
         Reason.PARTIAL_PICTURE,
         Reason.TOO_LITTLE_CONTRAST,
         Reason.LOW_CONTRAST,
+        Reason.SATURATED_PICTURE,
         Reason.INVERTED_PICTURE,
         Reason.PERHAPS_INVERTED,
         Reason.WINDOW_REPLACED,

@@ -144,6 +144,7 @@ class Reason(StrEnum):
     MANIFEST_CONTRADICTS_HEADER = "manifest_contradicts_header"
     NOT_VALIDATED_IN_CHILDREN = "not_validated_in_children"
     LOW_CONTRAST = "low_contrast"
+    SATURATED_PICTURE = "saturated_picture"
     INVERTED_PICTURE = "inverted_picture"
     PERHAPS_INVERTED = "perhaps_inverted"
     WINDOW_REPLACED = "window_replaced"
@@ -332,6 +333,10 @@ REASONS: Mapping[Reason, ReasonText] = {
     Reason.LOW_CONTRAST: ReasonText(
         "The picture uses only a part of its grey levels, as a dark or faded export does.",
         "Read the image yourself; send the DICOM object, or an export with the right window.",
+    ),
+    Reason.SATURATED_PICTURE: ReasonText(
+        "Much of the picture is plain white: what bone shows there is lost.",
+        "Read the image yourself; send the DICOM object, or an export with a wider window.",
     ),
     Reason.INVERTED_PICTURE: ReasonText(
         "The picture seems to be inverted, with a white background, and was read turned round.",

@@ -85,6 +85,8 @@ def _read(
     if clean.SOPClassUID:
         _require_class(clean.SOPClassUID)
     coded: bytes | None = raw.get("PixelData")
+    if not coded and raw.get("BitsAllocated") in {32, 64}:
+        raise Rejected(Reason.DICOM_PIXEL_FORMAT, "pixel data in floats")  # PS3.3, C.7.6.24
     if not coded:
         raise Rejected(Reason.DICOM_NO_PIXELS if coded is None else Reason.TRUNCATED, "no pixel data")
     if not clean.SOPClassUID:

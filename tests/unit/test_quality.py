@@ -15,6 +15,7 @@ from pipeline.quality import (
     percentiles,
     require_radiograph,
     require_size,
+    white_share,
 )
 from pipeline.triage import may_be_negative
 from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep
@@ -172,6 +173,17 @@ def test_a_dark_picture_is_spread_and_never_negative():
     assert result.flags == (Reason.LOW_CONTRAST,)
     assert 200 <= np.ptp(result.pixels) <= 255
     assert result.steps == (RenderingStep(RenderingCode.CONTRAST_RAISED),)
+
+
+def test_a_picture_with_much_white_is_never_negative_but_for_white_borders():
+    film = make_phantom(3, "hand").pixels
+    bright = np.minimum(film.astype(int) * 4, 255).astype(np.uint8)
+    assert Reason.SATURATED_PICTURE in graded(bright).flags
+    assert not may_be_negative(graded(bright).flags)
+    bordered = film.copy()
+    bordered[:40] = bordered[:, -40:] = 255
+    assert Reason.SATURATED_PICTURE not in graded(bordered).flags
+    assert white_share(np.array([[255, 0, 0], [255, 255, 255], [0, 0, 0]], np.uint8)) == 1 / 6
 
 
 def test_entropy_by_hand():
