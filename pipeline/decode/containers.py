@@ -42,6 +42,8 @@ _TIFF_FIELDS = _TIFF_PLACES | {254, 256, 257, 258, 259, 262, 274, 277, 284, 317,
 _PLAIN, _DEFLATED = 1, (8, 32946)
 #: Extra Samples: a transparency that the colours are not yet multiplied by.
 _UNASSOCIATED = 2
+#: Pixels of grey and transparency that are taken apart here.
+_MOST_PAIRS = 1 << 28
 #: Writers make some twenty.
 _MAX_TIFF_ENTRIES = 1024
 _TIFF_TYPES: Mapping[int, str] = {1: "B", 3: "H", 4: "I", 16: "Q"}
@@ -364,7 +366,7 @@ def _without_alpha(
 ) -> bytes:
     """Return a grey TIFF of the first of two samples of 16 bits; its transparency is left out."""
     size = 4 * width * height
-    pairs = b""
+    pairs = bytearray()
     for at, length in strips:
         strip = tiff.data[at : at + length]
         if one(259, _PLAIN) in _DEFLATED:
@@ -437,7 +439,7 @@ def _tiff(data: bytes) -> Container:
         where = struct.pack(tiff.order + ("Q" if tiff.big else "I"), main)
         start = 8 if tiff.big else 4
         coded = data[:start] + where + data[start + len(where) :]
-    if samples == 2 and bits[0] == 16:
+    if samples == 2 and bits[0] == 16 and width * height <= _MOST_PAIRS:  # more is too large for anybody
         coded = _without_alpha(tiff, width, height, list(zip(offsets, counts, strict=False)), one)
     elif samples == 4 and bits[0] == 8 and fields.get(338) == (_UNASSOCIATED,):
         where = tiff.places[

@@ -20,7 +20,7 @@ from pipeline.decode.complaints import codecs, tell_damage
 from pipeline.decode.containers import JPEG_START_OF_FRAME, MAX_JPEG_SCANS, jpeg_segments
 from pipeline.decode.gdcm_frames import decode_frame
 from pipeline.decode.stripped import strip_jpeg, strip_jpeg_2000
-from pipeline.dicom.stream import MIN_BEYOND, colour_of, cut_native, is_grey, locate, put_right
+from pipeline.dicom.stream import MIN_BEYOND, by_plane, colour_of, cut_native, is_grey, locate, put_right
 from pipeline.dicom.terms import (
     JPEG_2000_SYNTAXES,
     JPEG_SYNTAXES,
@@ -100,7 +100,9 @@ def stored_values(value: bytes, coded_as: str, clean: Dataset) -> Decoded:
         kept = _without_unused_bits(coded, clean) + b"\0" * (length % 2)
         clean.add_new("PixelData", "OB" if coded_as == "OB" else "OW", kept)
         if clean.SamplesPerPixel == 3 and not subsampled:
-            values, more = _settled(_native_planes(coded, clean), clean)
+            planes, arranged = _native_planes(coded, clean)
+            values, more = _settled(planes, clean)
+            more = arranged + more
             steps += more
             values = _keep_uncompressed(values, clean) if more else values
         else:
@@ -195,12 +197,17 @@ def _settled(planes: npt.NDArray[Any], clean: Dataset) -> tuple[npt.NDArray[Any]
     return (convert_color_space(planes, "YBR_FULL", "RGB") if found == "YBR" else planes), steps
 
 
-def _native_planes(coded: bytes, clean: Dataset) -> npt.NDArray[Any]:
+def _native_planes(coded: bytes, clean: Dataset) -> tuple[npt.NDArray[Any], list[RenderingStep]]:
+    """Return three planes as coded; where they are grey in the other arrangement, it is that."""
     order = ">" if clean.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
     flat = np.frombuffer(coded, f"{order}u{clean.BitsAllocated // 8}")
-    if clean.get("PlanarConfiguration") == 1:
-        return np.ascontiguousarray(flat.reshape(3, clean.Rows, clean.Columns).transpose(1, 2, 0))
-    return flat.reshape(clean.Rows, clean.Columns, 3)
+    by_pixel = flat.reshape(clean.Rows, clean.Columns, 3)
+    planes = flat.reshape(3, clean.Rows, clean.Columns).transpose(1, 2, 0)
+    stated, other = (planes, by_pixel) if clean.get("PlanarConfiguration") == 1 else (by_pixel, planes)
+    if clean.BitsAllocated == 8 and by_plane(stated, other):
+        step = RenderingStep(RenderingCode.COLOUR_FROM_STREAM, "by pixel" if stated is planes else "by plane")
+        return np.ascontiguousarray(other), [step]
+    return np.ascontiguousarray(stated), []
 
 
 def _believe_depth(values: npt.NDArray[Any], precision: int, clean: Dataset) -> bool:
@@ -381,7 +388,7 @@ def _decode_gdcm(frame: bytes, clean: Dataset, precision: int) -> npt.NDArray[An
     shape = clean.Rows, clean.Columns, clean.SamplesPerPixel
     if clean.file_meta.TransferSyntaxUID in LOSSY_JPEG_SYNTAXES:
         # extended: 12 bits (ITU-T T.81 table B.2), though some writers state 16
-        if precision not in {12, 16} or clean.BitsStored != 12:
+        if precision != 12 and (precision != 16 or clean.BitsStored != 12):
             raise Rejected(Reason.DICOM_UNSUPPORTED_SYNTAX, f"JPEG Extended of {precision} bits")
         precision = 12
     words = decode_frame(

@@ -46,6 +46,7 @@ from pipeline.dicom.terms import (
     UID_PATTERN,
     UNLISTED,
 )
+from pipeline.media import is_dicom
 from pipeline.types import Reason, Rejected, Skipped, StudyFacts
 
 _UNDEFINED = 0xFFFFFFFF
@@ -70,12 +71,19 @@ def open_object(data: bytes, max_pixels: int) -> tuple[Dataset, UID, bool]:
     if media_class.startswith(PICTURELESS_CLASSES):
         raise Skipped(Reason.DICOM_NOT_AN_IMAGE, "by its file meta information")
     stated, body = UID(str(meta.get("TransferSyntaxUID") or "")), data[start + head.tell() :]
-    if stated == DeflatedExplicitVRLittleEndian:
-        inflater, limit = zlib.decompressobj(-zlib.MAX_WBITS), 6 * max_pixels + (1 << 24)
+    if stated == DeflatedExplicitVRLittleEndian and not is_dicom(body[:16]):
+        # without a header (PS3.5, A.5); some writers put that of zlib before it
+        bits = (
+            zlib.MAX_WBITS
+            if int.from_bytes(body[:2], "big") % 31 == 0 and body[:1] == b"\x78"
+            else -zlib.MAX_WBITS
+        )
+        inflater, limit = zlib.decompressobj(bits), 6 * max_pixels + (1 << 24)
         body = inflater.decompress(body, limit)
         if not inflater.eof:
             truncated = len(body) < limit
             raise Rejected(Reason.TRUNCATED if truncated else Reason.TOO_LARGE, "deflated data set")
+    if stated == DeflatedExplicitVRLittleEndian:
         stated = UID(ExplicitVRLittleEndian)
     implicit, little = _encoding(body)
     file = io.BytesIO(body)

@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian
 
 from pipeline.dicom.header import element_values
+from pipeline.dicom.stream import wraps
 from pipeline.dicom.terms import NATIVE
 from pipeline.quality import Counts, contrast, entropy, percentiles
 from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep, UInt8Array
@@ -54,6 +55,8 @@ def render(
                 del clean[word]
         modality, flags = stored, (Reason.HEADER_VALUE_UNREADABLE,)
         steps.append(RenderingStep(RenderingCode.VALUE_DROPPED, "ModalityLUTSequence"))
+    if wraps(index, stored):
+        flags += (Reason.HEADER_CONTRADICTS_PICTURE,)
     padding = _padding(stored, index, clean, steps)
     step = max(1, int((index.size / 1_000_000) ** 0.5))
     seen = np.bincount(index[::step, ::step].ravel(), minlength=stored.size)

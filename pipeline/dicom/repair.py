@@ -14,7 +14,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 
 from pipeline.dicom.header import element_values
-from pipeline.types import Reason, RenderingCode, RenderingStep
+from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep
 
 _RESCALE = ("RescaleSlope", "RescaleIntercept")
 _WINDOW = ("WindowCenter", "WindowWidth")
@@ -63,9 +63,20 @@ def repair_pixel_values(raw: Dataset) -> tuple[tuple[Reason, ...], list[Renderin
 
 
 def flag_unreadable(raw: Dataset, clean: Dataset) -> tuple[tuple[Reason, ...], list[RenderingStep]]:
-    """Tell which elements that the picture depends on are there and were not taken over: see `_WHOLE`."""
+    """Tell which elements that the picture depends on are there and were not taken over: see `_WHOLE`.
+
+    Raises
+    ------
+    Rejected
+        DICOM_PIXEL_FORMAT: a Photometric Interpretation that there is none of for a film. DICOM_CORRUPT: a
+        Pixel Representation that cannot be read.
+    """
+    if "PhotometricInterpretation" not in clean and _is_stated(raw, "PhotometricInterpretation"):
+        raise Rejected(Reason.DICOM_PIXEL_FORMAT, "an unknown photometric interpretation")
     lost = [word for word in _WHOLE if word not in clean and _is_stated(raw, word)]
     steps = [RenderingStep(RenderingCode.VALUE_DROPPED, word) for word in lost]
+    if "PixelRepresentation" in lost:  # it decides over the sign of other values, too
+        raise Rejected(Reason.DICOM_CORRUPT, "an unreadable pixel representation")
     for word in _VOI if "ModalityLUTSequence" in lost else ():
         if word in clean:  # meant for values after the LUT
             del clean[word]

@@ -32,6 +32,10 @@ MAX_BEYOND = 0.001
 #: Share from which the stream's own depth is believed, or the bytes may be swapped. Fewer are no picture: a
 #: coder that overshot, or something written into bits that nobody looks at.
 MIN_BEYOND = 0.05
+#: Share of its roughness that a picture of swapped bytes has left once they are put right.
+MAX_ROUGHNESS = 0.25
+#: Share of neighbours that lie at the two ends of the range from which values have a wrong sign.
+MAX_OVERRUN = 0.002
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,13 @@ def locate(value: bytes, stated: UID, native_length: int) -> tuple[Stream, list[
     native_length
         Bytes that the header's rows, columns, samples and bits come to.
     """
-    if stated in NATIVE:
-        coded = value.startswith((ITEM, _JPEG, _JPEG_2000, _JP2)) and len(value) < native_length
-    else:
-        coded = value.startswith((ITEM, _JPEG, _JPEG_2000, _JP2))
-        if not coded and len(value) < native_length:
-            raise Rejected(Reason.DICOM_CORRUPT, "pixel data that are neither fragments nor native")
+    fragments = value.startswith(ITEM) and end_of_fragments(value) >= len(value) - 1
+    bare = value.startswith((_JPEG, _JPEG_2000, _JP2))
+    coded = fragments or (
+        (bare or value.startswith(ITEM)) and (stated not in NATIVE or len(value) < native_length)
+    )
+    if not coded and stated not in NATIVE and len(value) < native_length:
+        raise Rejected(Reason.DICOM_CORRUPT, "pixel data that are neither fragments nor native")
     if not coded:
         syntax = stated if stated in NATIVE else ExplicitVRLittleEndian
         return Stream(syntax, value), _told(syntax, stated)
@@ -90,7 +95,7 @@ def _coding(frame: bytes, stated: UID) -> UID:
     if frame.startswith((_JPEG_2000, _JP2)):
         return stated if stated in JPEG_2000_SYNTAXES else _JPEG_2000_SYNTAX
     if not frame.startswith(_JPEG):
-        return stated
+        return UID(RLE) if _begins_like_rle(frame) else stated
     marker, precision = next(
         ((s.marker, s.body[0]) for s in jpeg_segments(frame) if s.marker in JPEG_START_OF_FRAME and s.body),
         (0, 0),
@@ -102,6 +107,11 @@ def _coding(frame: bytes, stated: UID) -> UID:
     if stated in LOSSY_JPEG_SYNTAXES or stated not in JPEG_SYNTAXES | JPEG_2000_SYNTAXES | NATIVE | {RLE}:
         return stated
     return _JPEG_BASELINE if precision == 8 else _JPEG_EXTENDED
+
+
+def _begins_like_rle(frame: bytes) -> bool:
+    """Tell whether a frame begins with the header of RLE: how many segments, the first one behind it."""
+    return len(frame) > 64 and 1 <= int.from_bytes(frame[:4], "little") <= 15 and frame[4:8] == b"\x40\0\0\0"
 
 
 def first_frame(value: bytes) -> bytes:
@@ -164,7 +174,13 @@ def cut_native(coded: bytes, length: int, row: int) -> tuple[bytes, tuple[Reason
 def put_right(
     words: npt.NDArray[np.uint16], stored: int, *, signed: bool
 ) -> tuple[npt.NDArray[np.uint16], tuple[Reason, ...], list[RenderingStep]]:
-    """Look at the bits of native 16-bit words above the stored ones, which begin at the lowest bit."""
+    """Look at the bits of native 16-bit words above the stored ones, which begin at the lowest bit.
+
+    Words without such bits are noise where their bytes are swapped: neighbours are far apart then.
+    """
+    if stored == 16 and roughness(words.byteswap()) < MAX_ROUGHNESS * roughness(words):
+        step = [RenderingStep(RenderingCode.BYTES_SWAPPED)]
+        return words.byteswap(), (Reason.HEADER_CONTRADICTS_PICTURE,), step
     above = 0xFFFF & ~((1 << stored) - 1)
     beyond = (words & above) != 0
     if signed:
@@ -179,6 +195,37 @@ def put_right(
             step = [RenderingStep(RenderingCode.BYTES_SWAPPED)]
             return swapped, (Reason.HEADER_CONTRADICTS_PICTURE,), step
     return words, (Reason.HEADER_CONTRADICTS_PICTURE,), []
+
+
+def roughness(words: npt.NDArray[np.uint16]) -> float:
+    """Mean difference between neighbours of a line, of some stretches of a picture."""
+    lines = words[: words.size // 256 * 256].reshape(-1, 256)
+    lines = lines[:: max(1, len(lines) // 512)].astype(np.int32)
+    return float(np.abs(np.diff(lines, axis=1)).mean()) if lines.size else 0.0
+
+
+def wraps(index: npt.NDArray[np.uint16], stored: npt.NDArray[np.int32]) -> bool:
+    """Tell whether values run over the end of their range, as those of a wrong sign do.
+
+    Parameters
+    ----------
+    index
+        Stored bits of each pixel, of shape (h, w).
+    stored
+        The value that each of them stands for.
+    """
+    lines = index[:: max(1, index.shape[0] // 256)].astype(np.int32)
+    values = stored[lines]
+    inside = (values > stored.min()) & (values < stored.max())  # black beside white is no overrun
+    apart = np.abs(np.diff(values, axis=1))
+    overrun = (apart > stored.size * 7 // 8) & inside[:, 1:] & inside[:, :-1]
+    return bool(np.count_nonzero(overrun) > MAX_OVERRUN * overrun.size)
+
+
+def by_plane(planes: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
+    """Tell whether three channels are one in another arrangement than the stated one."""
+    exact = [float(np.mean(np.ptp(_sample(p), axis=2) == 0)) for p in (planes, other)]
+    return exact[1] > _GREY_SHARE > exact[0]
 
 
 def _sample(planes: npt.NDArray[Any]) -> npt.NDArray[np.int16]:

@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -168,6 +169,9 @@ def test_tiff_as_some_programs_write_it(write: Callable[[Path], bytes], tmp_path
     np.testing.assert_array_equal(read(write(tmp_path / "a.tif")).pixels, grey())
 
 
+DIFFERENCES = {"photometric": "minisblack", "compression": "zlib", "predictor": True}
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -175,9 +179,9 @@ def test_tiff_as_some_programs_write_it(write: Callable[[Path], bytes], tmp_path
         {"dtype": np.int16},
         {"dtype": np.uint32},
         {"photometric": "separated", "shape": (96, 128, 4)},
-        {"photometric": "minisblack", "shape": (96, 128, 2), "dtype": np.uint16, "planarconfig": "contig"},
+        {"shape": (96, 128, 2), "dtype": np.uint16, "planarconfig": "contig", **DIFFERENCES},
     ],
-    ids=["float", "int16", "uint32", "CMYK", "16 bits and alpha"],
+    ids=["float", "int16", "uint32", "CMYK", "16 bits and alpha, differences"],
 )
 def test_tiff_pixels_that_are_not_read_have_a_reason_of_their_own(
     options: dict[str, object], tmp_path: Path
@@ -185,3 +189,28 @@ def test_tiff_pixels_that_are_not_read_have_a_reason_of_their_own(
     shape, dtype = options.pop("shape", (96, 128)), options.pop("dtype", np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", np.ones(shape, dtype), **options)  # type: ignore[call-overload]
     assert refusal((tmp_path / "a.tif").read_bytes()) is Reason.TIFF_PIXEL_FORMAT
+
+
+@pytest.mark.parametrize("alpha", [0, 65535])
+@pytest.mark.parametrize("how", [{}, {"compression": "zlib", "rowsperstrip": 7}, {"byteorder": ">"}])
+def test_grey_of_16_bits_with_a_transparency(alpha: int, how: dict[str, Any]) -> None:
+    deep = grey().astype(np.uint16) * 257
+    pair = np.dstack([deep, np.full_like(deep, alpha)])
+    written = {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["UNASSALPHA"], **how}
+    with io.BytesIO() as file, io.BytesIO() as alone:
+        tifffile.imwrite(file, pair, **written)
+        tifffile.imwrite(alone, deep)
+        np.testing.assert_array_equal(read(file.getvalue()).pixels, read(alone.getvalue()).pixels)
+
+
+def file_of(array: np.ndarray, **options: Any) -> bytes:
+    with io.BytesIO() as file:
+        tifffile.imwrite(file, array, **options)
+        return file.getvalue()
+
+
+def test_colours_under_a_full_transparency_are_shown() -> None:
+    data = file_of(
+        np.dstack([grey()] * 3 + [np.zeros_like(grey())]), photometric="rgb", extrasamples=["UNASSALPHA"]
+    )
+    np.testing.assert_array_equal(read(data).pixels, grey())

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import zlib
 
 import cv2
 import numpy as np
 import pydicom
 import pytest
 from openjpeg.utils import encode_array as encode_jpeg_2000
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -336,3 +340,80 @@ def test_the_confined_process_has_all_that_these_ways_need(film, grey):
         confined = decode_confined(data, max_pixels=10**7, pseudonymise=str)
         np.testing.assert_array_equal(confined.pixels, found.pixels)
         assert (confined.flags, confined.rendering) == (found.flags, found.rendering)
+
+
+# --- kinds that public reports name ---------------------------------------------------------------
+
+
+def test_swapped_bytes_of_16_bits_are_told_by_their_roughness(film):
+    deep = (film * 16 + np.random.default_rng(0).integers(0, 200, film.shape)).astype(np.uint16)
+    good, swapped = read(make_dicom(deep, bits=16)), same_again(read(make_dicom(deep.byteswap(), bits=16)))
+    np.testing.assert_array_equal(swapped.pixels, good.pixels)
+    assert (good.flags, swapped.flags) == ((), (Reason.HEADER_CONTRADICTS_PICTURE,))
+
+
+def test_values_of_a_wrong_sign_are_flagged(film):
+    bright = np.minimum(film * 2, 4095).astype(np.uint16)
+    noise = np.random.default_rng(0).integers(0, 60, film.shape)
+    bright = np.where(bright > 4000, bright, bright + noise).astype(np.uint16)
+    assert Reason.HEADER_CONTRADICTS_PICTURE not in read(make_dicom(bright, **WINDOW)).flags
+    assert Reason.HEADER_CONTRADICTS_PICTURE in read(make_dicom(bright, PixelRepresentation=1)).flags
+
+
+@pytest.mark.parametrize("stated", [0, 1])
+def test_grey_in_colour_settles_how_the_planes_are_arranged(grey, stated):
+    noisy = np.clip(grey + np.random.default_rng(0).normal(0, 5, grey.shape), 0, 255).astype(np.uint8)
+    colours = np.dstack([noisy] * 3)
+    planes = np.ascontiguousarray(colours.transpose(2, 0, 1)).reshape(colours.shape)
+    for data, arranged in ((colours, 0), (planes, 1)):
+        result = same_again(read(make_dicom(data, bits=8, PlanarConfiguration=stated)))
+        np.testing.assert_array_equal(result.pixels, noisy)
+        assert (RenderingCode.COLOUR_FROM_STREAM in codes(result)) == (arranged != stated)
+
+
+def test_rle_under_another_syntax(film, shown):
+    frame = rle_frame(packed_bits(film >> 8), packed_bits(film & 255))
+    for syntax in (ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless):
+        result = same_again(read(make_dicom(film, syntax, coded=frame, **WINDOW)))
+        np.testing.assert_array_equal(result.pixels, shown)
+
+
+def test_a_deflated_data_set_with_a_header_or_not_deflated_at_all(film, shown):
+    plain = make_dicom(film, **WINDOW)
+    start = 144 + int.from_bytes(plain[140:144], "little")
+    dataset = pydicom.dcmread(io.BytesIO(plain))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    file = io.BytesIO()
+    dataset.save_as(file)
+    deflated = file.getvalue()
+    head = deflated[: 144 + int.from_bytes(deflated[140:144], "little")]
+    for body in (zlib.compress(plain[start:]), plain[start:], deflated[len(head) :]):
+        np.testing.assert_array_equal(read(head + body).pixels, shown)
+
+
+def test_floats_and_unknown_colours_have_a_reason_of_their_own(film):
+    dataset = pydicom.dcmread(io.BytesIO(make_dicom(film)))
+    del dataset.PixelData
+    dataset.FloatPixelData, dataset.BitsAllocated = film.astype("<f4").tobytes(), 32
+    file = io.BytesIO()
+    dataset.save_as(file)
+    assert refusal(file.getvalue()) is Reason.DICOM_PIXEL_FORMAT
+    assert refusal(make_dicom(film, PhotometricInterpretation="ARGB")) is Reason.DICOM_PIXEL_FORMAT
+
+
+def test_the_second_voi_lut_where_the_first_has_no_table(film, shown):
+    first, second = Dataset(), Dataset()
+    first.add_new("LUTDescriptor", "US", [4096, 0, 12])
+    second.add_new("LUTDescriptor", "US", [4096, 0, 12])
+    second.add_new("LUTData", "OW", np.arange(4096, dtype="<u2").tobytes())
+    result = same_again(read(make_dicom(film, VOILUTSequence=Sequence([first, second]))))
+    assert result.rendering == (RenderingStep(RenderingCode.VOI_LUT, "2"),)
+    assert np.abs(result.pixels.astype(int) - shown).max() <= 1
+
+
+def test_a_value_that_is_there_and_cannot_be_read_is_flagged(film):
+    data = make_dicom(film, VOILUTFunction="NOTHING", PixelSpacing=[0.1, 0.1], **WINDOW)
+    result = read(data)
+    assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
+    assert RenderingStep(RenderingCode.VALUE_DROPPED, "VOILUTFunction") in result.rendering
+    assert read(make_dicom(film, VOILUTFunction="", **WINDOW)).flags == ()
