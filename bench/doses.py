@@ -2,8 +2,8 @@
 
 ``python -m bench.doses FOLDER [--films 200] [--only WORD ...]`` prints a table. Each change goes through a
 file: a plain export or a DICOM object with such a header, decoded, gated and scored as the worker does. Every
-body part is judged as if it had earned its *negative*. With ``--unflagged`` only films are scored that no flag
-keeps from *negative*; the rest is counted as flagged.
+body part is judged as if it had earned its *negative*. With ``--unflagged`` only films are scored that no
+flag keeps from *negative*; the others are counted.
 """
 
 from __future__ import annotations
