@@ -445,7 +445,7 @@ def _tiff(data: bytes) -> Container:
         where = tiff.places[
             main, 338
         ]  # else the decoder lays the colours on black, though all be transparent
-        coded = (coded or data)[:where] + bytes(2) + (coded or data)[where + 2 :]
+        coded = (coded or data)[:place] + bytes(2) + (coded or data)[place + 2 :]
         straight_alpha = True
     # OpenCV turns TIFF upright itself, and turns white-is-zero round in 8 bits but not in 16
     inverted = photometric == 0 and bits[0] == 16
