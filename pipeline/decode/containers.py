@@ -442,9 +442,8 @@ def _tiff(data: bytes) -> Container:
     if samples == 2 and bits[0] == 16 and width * height <= _MOST_PAIRS:  # more is too large for anybody
         coded = _without_alpha(tiff, width, height, list(zip(offsets, counts, strict=False)), one)
     elif samples == 4 and bits[0] == 8 and fields.get(338) == (_UNASSOCIATED,):
-        where = tiff.places[
-            main, 338
-        ]  # else the decoder lays the colours on black, though all be transparent
+        # else the decoder lays the colours on black, though all be transparent
+        place = tiff.places[main, 338]
         coded = (coded or data)[:place] + bytes(2) + (coded or data)[place + 2 :]
         straight_alpha = True
     # OpenCV turns TIFF upright itself, and turns white-is-zero round in 8 bits but not in 16
