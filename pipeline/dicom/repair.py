@@ -45,7 +45,9 @@ def repair_pixel_values(raw: Dataset) -> tuple[tuple[Reason, ...], list[Renderin
             raw.add_new(word, dictionary_VR(word), numbers)
         elif how is RenderingCode.VALUE_DROPPED:
             del raw[word]
-    if RenderingCode.VALUE_DROPPED in (found[word][1] for word in _RESCALE):
+    # PS3.3, C.11.1.1: neither goes without the other
+    alone = sum(bool(found[word][0]) for word in _RESCALE) == 1
+    if alone or RenderingCode.VALUE_DROPPED in (found[word][1] for word in _RESCALE):
         for word in (*_RESCALE, *_VOI):
             if word in raw:
                 del raw[word]

@@ -411,6 +411,13 @@ def test_the_second_voi_lut_where_the_first_has_no_table(film, shown):
     assert np.abs(result.pixels.astype(int) - shown).max() <= 1
 
 
+@pytest.mark.parametrize("word", ["RescaleSlope", "RescaleIntercept"])
+def test_half_a_rescale_is_none_and_flagged(film, word):
+    result = read(make_dicom(film, **{word: 2}, **WINDOW))
+    assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
+    assert codes(result)[-1] is RenderingCode.PERCENTILE_WINDOW
+
+
 def test_a_value_that_is_there_and_cannot_be_read_is_flagged(film):
     data = make_dicom(film, VOILUTFunction="NOTHING", PixelSpacing=[0.1, 0.1], **WINDOW)
     result = read(data)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
+from pipeline.types import RenderingCode, RenderingStep
 from store.session import session_scope
-from store.tables import Bundle
+from store.tables import Bundle, Image
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 from web.pages import duration, percent
@@ -34,6 +36,26 @@ def test_every_page_of_a_batch(browser: Browser, ask: Asker) -> None:
         assert "onclick" not in page.text
         assert "to be verified by a clinician" in page.text
     assert "&lt;img src=x" in browser.client.get(f"/images/{image}").text
+
+
+def test_image_study_and_api_tell_how_the_grey_values_came_about(browser: Browser, ask: Asker) -> None:
+    batch = read(ask, "steps.png")
+    found = ask.get(f"/batches/{batch}/images").json["items"][0]
+    steps = [
+        RenderingStep(RenderingCode.COMMA_REPAIRED, "WindowCenter"),
+        RenderingStep(RenderingCode.HEADER_WINDOW, "2"),
+        RenderingStep(RenderingCode.INVERTED),
+        RenderingStep(RenderingCode.ORIENTATION, "EXIF"),
+    ]
+    with session_scope() as session:
+        image = session.get_one(Image, UUID(found["id"]))
+        image.rendering = [{"code": step.code.value, "detail": step.detail} for step in steps]
+        study = image.study_id
+    said = ask.get(f"/images/{found['id']}").json["rendering"]
+    assert [step["sentence"] for step in said] == [step.sentence for step in steps]
+    for path in (f"/images/{found['id']}", f"/studies/{study}"):
+        page = browser.client.get(path).text
+        assert " ".join(step.sentence for step in steps) in page
 
 
 def test_filters_and_wrong_filters(browser: Browser, ask: Asker) -> None:
