@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import uuid
+import zlib
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +14,9 @@ import numpy as np
 import pydicom
 import pypdf
 import pytest
-from sqlalchemy import delete, func, select, update
+import tifffile
+from pydicom.datadict import DicomDictionary
+from sqlalchemy import delete, func, select, text, update
 
 from pipeline.report import render
 from pipeline.report.types import StudyReport
@@ -22,8 +26,8 @@ from store.batches import ManifestRow
 from store.blobs import get_blobs
 from store.dispatch import QUEUES
 from store.errors import BlobUnavailable, UploadsDeleted, WrongState
-from store.session import session_scope
-from store.tables import STAGES, Batch, Finding, Image, Stage, StudyFinding, Work, WorkKind, WorkState
+from store.session import get_engine, session_scope
+from store.tables import STAGES, Base, Batch, Finding, Image, Stage, StudyFinding, Work, WorkKind, WorkState
 from store.work import Lease
 from store.worklist import Rank
 from store.worklist_tables import WorklistRow
@@ -158,6 +162,76 @@ def test_dicom_images_of_a_study_are_read_together_and_patient_data_are_gone(sit
     for secret in (b"Roe^Richard", b"P-4711", b"Elsewhere"):
         assert secret not in everything
     assert_sound(batch)
+
+
+MARKER = "QUILLFEATHER"
+#: Elements of text that the object cannot be without, or that are kept on purpose.
+NEEDED = {
+    "AccessionNumber", "SpecificCharacterSet", "PhotometricInterpretation", "Modality", "BurnedInAnnotation",
+    "ConversionType", "ImageLaterality", "Laterality", "BodyPartExamined",
+}  # fmt: skip
+
+
+def marked() -> dict[str, bytes]:
+    """A film of every format with a marker wherever text can stand; the JPEG lies on its side and says so."""
+    plain = png(31)
+    array = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_GRAYSCALE)[:, :150]
+    word = MARKER.encode()
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    text = b"".join(chunk(kind, b"Author\0" + word) for kind in (b"tEXt", b"eXIf", b"prVt", b"gAMA"))
+    turned = cv2.imencode(".jpg", cv2.rotate(array, cv2.ROTATE_90_COUNTERCLOCKWISE))[1].tobytes()
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHHI", 274, 3, 1, 6, 0, 0) + word
+    segments = [(0xE1, exif), (0xE0, b"JFXX" + word), (0xED, b"Photoshop 3.0\0" + word), (0xFE, word)]
+    jpeg = b"".join(struct.pack(">BBH", 0xFF, kind, len(body) + 2) + body for kind, body in segments)
+    tiff = io.BytesIO()
+    tifffile.imwrite(
+        tiff, array, description=MARKER, software=MARKER, extratags=[(315, "s", 0, MARKER, True)]
+    )
+    object_ = pydicom.dcmread(io.BytesIO(dicom(32, "hand", "1.2.826.0.1.3680043.8.498.9")))
+    texts = {"LO", "SH", "PN", "ST", "LT", "UT", "UC", "CS"}
+    for tag, (vr, _, _, _, keyword) in DicomDictionary.items():
+        if vr in texts and keyword and keyword not in NEEDED and 0x0008 <= tag >> 16 < 0x7FE0:
+            setattr(object_, keyword, MARKER)
+    object_.private_block(0x0099, MARKER, create=True).add_new(1, "LO", MARKER)
+    whole = io.BytesIO()
+    object_.save_as(whole)
+    return {
+        "a.png": plain[:33] + text + plain[33:] + word,
+        "b.jpg": turned[:2] + jpeg + turned[2:] + word,
+        "c.tif": tiff.getvalue() + word,
+        "d.dcm": whole.getvalue() + word,
+    }
+
+
+def test_a_marker_in_every_format_is_kept_nowhere(
+    site_id: uuid.UUID, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Through the stages themselves: no blob, row, line of a log or page of a report knows it."""
+    files = marked()
+    assert all(MARKER.encode() in data for data in files.values())
+    batch = read(site_id, files)
+    images = by_path(batch)
+    assert {path: (image.status, image.reason) for path, image in images.items()} == dict.fromkeys(
+        files, ("done", None)
+    )
+    assert images["b.jpg"].width == 150  # upright, though what said so is gone
+    found = []
+    for key in get_blobs().keys(""):
+        whole = get_blobs().get(key)
+        said = key + whole.decode("latin-1")
+        if whole.startswith(b"%PDF"):
+            reader = pypdf.PdfReader(io.BytesIO(whole))
+            said += str(reader.metadata) + "".join(page.extract_text() for page in reader.pages)
+        found += [key] if MARKER in said.upper() else []
+    with get_engine().connect() as connection:
+        for table in Base.metadata.sorted_tables:
+            rows = connection.execute(text(f"SELECT upper(t::text) FROM {table.name} t")).scalars()
+            found += [f"{table.name}: {row[:300]}" for row in rows if MARKER in row]
+    found += [line for line in caplog.text.splitlines() if MARKER in line.upper()]
+    assert found == []
 
 
 def test_an_image_that_arrives_later_makes_a_new_version(site_id: uuid.UUID) -> None:
