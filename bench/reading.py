@@ -8,7 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,14 +18,13 @@ import numpy as np
 from models.bundle import Bundle, load_bundle
 from models.scorer import Scorer, open_scorer
 from pipeline.decode.picture import decode
-from pipeline.explain import attention_regions, overlay_jpeg
+from pipeline.explain import attention_regions, body_mask, overlay_jpeg
 from pipeline.preprocess import display_jpeg, model_input
 from pipeline.report.render import render_report, warm_up
 from pipeline.report.types import BundleCard, ReportImage, StudyReport
 from pipeline.routing import route
 from pipeline.triage import calibrate, triage
 from pipeline.types import (
-    AttentionRegion,
     Finding,
     Float16Array,
     ImageStatus,
@@ -141,14 +140,11 @@ class Reader:
         return images
 
     def judge(self, image: Read, logit: float, cam: Float16Array) -> None:
-        """Calibrate, cut, and name the attention regions."""
+        """Calibrate and cut."""
         assert image.reader is not None
         assert image.finding is not None
         probability = calibrate(logit, image.reader.calibration)
         said = triage(probability, image.reader.thresholds)
-        regions: tuple[AttentionRegion, ...] = attention_regions(
-            cam, width=image.radiograph.width, height=image.radiograph.height
-        )
         found = image.finding
         image.cam = cam
         image.finding = Finding(
@@ -157,16 +153,20 @@ class Reader:
             found.region_probabilities,
             probability,
             said,
-            (),
-            regions,
         )
 
     def explain(self, images: list[Read]) -> list[Read]:
-        """Draw attention maps on the picture that people see, decoded again as the stage has to."""
+        """Name attention regions and draw maps on the picture that people see, decoded again as there."""
         for image in images:
-            if image.cam is not None:
-                grey = cv2.imdecode(np.frombuffer(image.display, np.uint8), cv2.IMREAD_GRAYSCALE)
-                image.overlay = overlay_jpeg(np.asarray(grey, np.uint8), image.cam)
+            if image.cam is not None and image.finding is not None:
+                decoded = cv2.imdecode(np.frombuffer(image.display, np.uint8), cv2.IMREAD_GRAYSCALE)
+                grey = np.asarray(decoded, np.uint8)
+                body, marked = body_mask(grey), image.finding.triage is not Triage.NEGATIVE
+                width, height = image.radiograph.width, image.radiograph.height
+                if marked:
+                    regions = attention_regions(image.cam, width=width, height=height, body=body)
+                    image.finding = replace(image.finding, attention_regions=regions)
+                image.overlay = overlay_jpeg(grey, image.cam, marked=marked, body=body)
         return images
 
     def report(self, image: Read) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.preprocess import letterbox
-from pipeline.types import PlaceRules
+from pipeline.types import PlaceRules, SuspectedBox
 
 #: An outline covers its cells and half of those beside it; a component is this share of its peak and more.
 _OF_PEAK = 0.4
@@ -37,6 +37,13 @@ class SuspectedPlace:
     height: float
     score: float
     strong: bool
+
+    def in_pixels(self, width: int, height: int) -> SuspectedBox:
+        """Return the box in pixels of a picture of this size, at least one each way."""
+        x, y = min(int(self.left * width), width - 1), min(int(self.top * height), height - 1)
+        right = max(x + 1, min(width, round((self.left + self.width) * width)))
+        bottom = max(y + 1, min(height, round((self.top + self.height) * height)))
+        return SuspectedBox(x, y, right - x, bottom - y, self.score, self.strong)
 
 
 def suspected_places(

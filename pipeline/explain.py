@@ -23,6 +23,12 @@ ARM = 0.03
 MAX_OPACITY = 0.55
 #: Regions are found on a map of at most this many pixels a side: a 7x7 map holds no finer detail.
 _SEARCH_SIDE = 256
+#: The body: brighter than this share of the way from the background to Otsu's threshold, or rough and
+#: brighter than the second share. Chosen so that every outlined fracture of FracAtlas lies inside.
+_BRIGHT, _FAINT, _ROUGH = 0.4, 0.15, 4.0
+#: Smaller pieces, as a share of the picture, are letters and markers; and how far around it the body still
+#: goes, as a share of the longer side.
+_PIECE, _AROUND = 0.01, 0.03
 
 
 def _normalised(cam: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -73,21 +79,86 @@ def heat_map(cam: npt.NDArray[Any], *, width: int, height: int) -> Float32Array:
     return np.asarray(down @ values @ along.T, np.float32)
 
 
-def attention_regions(cam: npt.NDArray[Any], *, width: int, height: int) -> tuple[AttentionRegion, ...]:
+def body_mask(display: UInt8Array) -> UInt8Array:
+    """Tell the body from the empty background of a radiograph.
+
+    Pieces that are brighter than the background, or a little brighter and not smooth, with a margin; letters
+    and markers are left out. Bright borders of the field count as body.
+
+    Parameters
+    ----------
+    display
+        uint8, shape (height, width), bone bright.
+
+    Returns
+    -------
+    UInt8Array
+        0 or 1, at most 256 pixels on the longer side; all 1 for a picture without a background.
+    """
+    height, width = display.shape
+    step = max(1.0, max(width, height) / _SEARCH_SIDE)
+    size = max(1, round(width / step)), max(1, round(height / step))
+    grey = cv2.GaussianBlur(cv2.resize(display, size, interpolation=cv2.INTER_AREA), (0, 0), 1.5)
+    otsu, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)
+    smooth = grey.astype(np.float32)
+    dark = float(np.percentile(smooth, 2))
+    mean = cv2.blur(smooth, (9, 9))
+    rough = cv2.blur(smooth * smooth, (9, 9)) - mean * mean > _ROUGH**2
+    bright = smooth > dark + _BRIGHT * (otsu - dark)
+    body = (bright | (rough & (smooth > dark + _FAINT * (otsu - dark)))).astype(np.uint8)
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(body, connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] >= _PIECE * body.size
+    large[0] = False  # the background
+    body = large[pieces].astype(np.uint8)
+    if not body.any():
+        return np.ones_like(body)
+    reach = max(1, round(_AROUND * max(size)))
+    round_ = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    return np.asarray(cv2.dilate(body, round_), np.uint8)
+
+
+def _on_body(heat: Float32Array, body: UInt8Array | None) -> Float32Array:
+    """Return a heat map without what lies off the body."""
+    if body is None:
+        return heat
+    height, width = heat.shape
+    inside = cv2.resize(body.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(heat * inside, np.float32)
+
+
+def share_on_body(body: UInt8Array, left: float, top: float, width: float, height: float) -> float:
+    """Return which share of a box lies on the body; the box in shares of the picture's sides, 0-1."""
+    rows, columns = body.shape
+    x, y = int(left * columns), int(top * rows)
+    right, bottom = max(x + 1, round((left + width) * columns)), max(y + 1, round((top + height) * rows))
+    return float(body[y:bottom, x:right].mean())
+
+
+def attention_regions(
+    cam: npt.NDArray[Any], *, width: int, height: int, body: UInt8Array | None = None
+) -> tuple[AttentionRegion, ...]:
     """Return at most three boxes in original pixels where the model looked, the hottest first.
 
-    Regions are connected where the heat map is at least half its peak and cover at least 0.2% of the picture.
-    None for a map without attention, or with its attention outside the picture.
+    Regions are connected where the heat map is at least half its peak and cover at least 0.2% of the picture;
+    half of their box lies on the body. None for a map without attention, or with its attention outside the
+    picture or the body.
+
+    Parameters
+    ----------
+    body
+        As `body_mask` gives it; by default the whole picture.
     """
     step = max(1.0, max(width, height) / _SEARCH_SIDE)
     columns, rows = max(1, round(width / step)), max(1, round(height / step))
-    heat = heat_map(cam, width=columns, height=rows)
+    heat = _on_body(heat_map(cam, width=columns, height=rows), body)
     hot = (heat >= REGION_THRESHOLD).astype(np.uint8)
     count, _, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=8)
     found = []
     for i in range(1, count):  # 0 is the background
         x, y, w, h, area = (int(value) for value in stats[i])
         if area < MIN_REGION_AREA * heat.size:
+            continue
+        if body is not None and share_on_body(body, x / columns, y / rows, w / columns, h / rows) < 0.5:
             continue
         left, right = int(x * width / columns), int(np.ceil((x + w) * width / columns))
         top, bottom = int(y * height / rows), int(np.ceil((y + h) * height / rows))
@@ -97,8 +168,15 @@ def attention_regions(cam: npt.NDArray[Any], *, width: int, height: int) -> tupl
     return tuple(sorted(found, key=lambda region: -region.score)[:MAX_REGIONS])
 
 
-def overlay_jpeg(display: UInt8Array, cam: npt.NDArray[Any], quality: int = 88) -> bytes:
-    """Blend the heat map over the displayed picture, mark its attention regions' corners, and encode as JPEG.
+def overlay_jpeg(
+    display: UInt8Array,
+    cam: npt.NDArray[Any],
+    quality: int = 88,
+    *,
+    marked: bool = True,
+    body: UInt8Array | None = None,
+) -> bytes:
+    """Blend the heat map over the body, mark its attention regions' corners, and encode as JPEG.
 
     Parameters
     ----------
@@ -108,9 +186,14 @@ def overlay_jpeg(display: UInt8Array, cam: npt.NDArray[Any], quality: int = 88) 
         As for `heat_map`.
     quality
         JPEG quality, 1-100.
+    marked
+        Whether attention regions are marked: not on a negative, where the map's peak may mean nothing.
+    body
+        `body_mask` of the picture, where it is known already.
     """
     height, width = display.shape
-    heat = heat_map(cam, width=width, height=height)
+    body = body_mask(display) if body is None else body
+    heat = _on_body(heat_map(cam, width=width, height=height), body)
     # inferno is even in lightness; the opacity follows the heat, so that cold places show the bare radiograph
     colour = cv2.applyColorMap(cv2.convertScaleAbs(heat, alpha=255), cv2.COLORMAP_INFERNO)
     opacity = heat * np.float32(MAX_OPACITY)
@@ -118,7 +201,7 @@ def overlay_jpeg(display: UInt8Array, cam: npt.NDArray[Any], quality: int = 88) 
     # five times as fast as the same sum in NumPy
     picture = np.asarray(cv2.blendLinear(grey, colour, 1 - opacity, opacity), np.uint8)
     thin = max(1, round(max(width, height) / 640))
-    for region in attention_regions(cam, width=width, height=height):
+    for region in attention_regions(cam, width=width, height=height, body=body) if marked else ():
         right, bottom = region.x + region.width - 1, region.y + region.height - 1
         lines = corner_lines(region.x, region.y, right, bottom, ARM * max(width, height))
         corners = [np.array(line, np.float32).round().astype(np.int32) for line in lines]

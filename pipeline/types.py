@@ -692,10 +692,27 @@ class AttentionRegion:
 
 
 @dataclass(frozen=True)
+class SuspectedBox:
+    """Where a bundle that has earned it suspects a fracture, in original pixels.
+
+    `x`, `y` is the top left corner; `score` is the evidence map's peak inside, 0-1; `strong` says whether it
+    reaches `PlaceRules.strong`.
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
+    score: float
+    strong: bool
+
+
+@dataclass(frozen=True)
 class Finding:
     """What one bundle says of one image.
 
-    `probability` is calibrated, 0-1, and None when the image is not assessable.
+    `probability` is calibrated, 0-1, and None when the image is not assessable. Regions and places are empty
+    on a negative.
     """
 
     region: str
@@ -705,3 +722,4 @@ class Finding:
     triage: Triage
     reasons: tuple[Reason, ...] = ()
     attention_regions: tuple[AttentionRegion, ...] = field(default=())
+    suspected_places: tuple[SuspectedBox, ...] = field(default=())

@@ -18,7 +18,7 @@ from store.days import begin_of, end_of
 from store.export import MemberNames
 from store.session import get_engine
 from store.tables import REASONS, Batch, Bundle, Image, ImageStatus, Reason, Study, StudyFinding
-from store.words import finding_words, label_meaning, thresholds
+from store.words import families, finding_words, label_meaning, thresholds
 
 #: Rows that are read at a time.
 FETCH = 1000
@@ -98,6 +98,7 @@ class Row(NamedTuple):
     triage: str | None
     flags: list[Any] | None
     attention_regions: list[Any] | None
+    suspected_places: list[Any] | None
     sha256: str
     size: int
     width: int | None
@@ -146,7 +147,7 @@ def _query(selection: Selection, *, with_lists: bool) -> Select[Any]:
     }
     others = from_batch | from_study | {"study_shared": Study.uid_shared}
     if not with_lists:
-        others |= {"attention_regions": literal(None)}
+        others |= {name: literal(None) for name in LIST_COLUMNS}
     columns = [others[name].label(name) if name in others else getattr(Image, name) for name in Row._fields]
     return (
         select(*columns)
@@ -226,6 +227,7 @@ class BundleWords:
 
     meaning: str
     thresholds: Mapping[str, Mapping[str, float]]
+    families: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -307,12 +309,14 @@ COLUMNS: dict[str, Column] = {
     "study_triage": Column(str, lambda line: line.row.study_triage),
     "image_number": Column(int, lambda line: line.row.number),
     "flags": Column(str, _flags),
+    "family": Column(str, lambda line: line.words.families.get(line.row.region or "")),
+    "low": Column(float, _threshold("low")),
+    "high": Column(float, _threshold("high")),
     "batch_id": Column(str, lambda line: str(line.row.batch_id)),
     "batch_label": Column(str, lambda line: line.row.batch_label),
-    "threshold_low": Column(float, _threshold("low")),
-    "threshold_high": Column(float, _threshold("high")),
     "label_meaning": Column(str, lambda line: line.words.meaning),
     "attention_regions": Column(str, lambda line: json.dumps(line.row.attention_regions or [])),
+    "suspected_places": Column(str, lambda line: json.dumps(line.row.suspected_places or [])),
     "series_uid": Column(str, lambda line: line.row.series_uid),
     "body_part": Column(str, lambda line: line.row.body_part),
     "age_years": Column(int, lambda line: line.row.age_years),
@@ -323,14 +327,14 @@ COLUMNS: dict[str, Column] = {
     "uploaded_at": Column(str, lambda line: _moment(line.row.created_at)),
     "finished_at": Column(str, lambda line: _moment(line.row.finished_at)),
 }
-RESULT_COLUMNS = tuple(COLUMNS)[: tuple(COLUMNS).index("flags") + 1]
+RESULT_COLUMNS = tuple(COLUMNS)[: tuple(COLUMNS).index("high") + 1]
 #: Lists of each image, not loaded unless a column shows them.
-LIST_COLUMNS = frozenset({"attention_regions"})
+LIST_COLUMNS = frozenset({"attention_regions", "suspected_places"})
 
 
 def bundle_words(bundle: Bundle) -> BundleWords:
     """Return what lines need to know of a bundle."""
-    return BundleWords(label_meaning(bundle), thresholds(bundle))
+    return BundleWords(label_meaning(bundle), thresholds(bundle), families(bundle))
 
 
 def iter_lines(selection: Selection, *, with_lists: bool = False) -> Iterator[Line]:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from pipeline import metrics
-from pipeline.explain import attention_regions, heat_map
+from pipeline.explain import attention_regions, body_mask, heat_map
 from pipeline.types import UInt8Array
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def attention_figures(readings: Sequence[Reading], pixels: Mapping[str, UInt8Arr
     """
     played = [r for r in readings if r.example.polygons and r.cam is not None]
     rng = np.random.default_rng(0)
-    rows = [_game(r, pixels[r.example.name].shape, rng) for r in played]
+    rows = [_game(r, pixels[r.example.name], rng) for r in played]
     if not rows:
         return {"images": 0}
     names = [name for pair in BY_CHANCE.items() for name in pair]
@@ -50,9 +50,9 @@ def attention_figures(readings: Sequence[Reading], pixels: Mapping[str, UInt8Arr
     }
 
 
-def _game(reading: Reading, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[float, ...]:
+def _game(reading: Reading, picture: UInt8Array, rng: np.random.Generator) -> tuple[float, ...]:
     """Return hit and chance for outlines, for boxes, then overlap and that of chance."""
-    height, width = shape
+    height, width = picture.shape
     assert reading.cam is not None
     heat = heat_map(reading.cam, width=width, height=height)
     y, x = np.unravel_index(int(heat.argmax()), heat.shape)
@@ -64,7 +64,7 @@ def _game(reading: Reading, shape: tuple[int, ...], rng: np.random.Generator) ->
         (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
         boxes[top : bottom + 1, left : right + 1] = 1
         corners.append((left, top, right + 1, bottom + 1))
-    regions = attention_regions(reading.cam, width=width, height=height)
+    regions = attention_regions(reading.cam, width=width, height=height, body=body_mask(picture))
     found = np.array([(r.x, r.y, r.x + r.width, r.y + r.height) for r in regions], np.float64).reshape(-1, 4)
     fractures = np.array(corners, np.float64)
     drawn = [best_overlap(_anywhere(found, width, height, rng), fractures) for _ in range(_PLACES)]

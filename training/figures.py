@@ -66,11 +66,22 @@ def _cuts(bundle: Bundle, readings: Sequence[Reading]) -> tuple[FloatArray, Floa
 
 
 def _by_image(bundle: Bundle, readings: Sequence[Reading], prevalence: float | None) -> dict[str, Any]:
-    """Return figures over the readings that have a probability."""
+    """Return figures over the readings that have a probability.
+
+    `in_doubt` is the share between the cuts, and below the lower one where a part does not say negative.
+    """
     read = [r for r in readings if r.probability is not None]
     p = np.array([r.probability for r in read], np.float64)
     y = np.array([r.example.positive for r in read], bool)
-    return _measured(p, y, *_cuts(bundle, read), [unit_of(r.example) for r in read], prevalence)
+    units = [unit_of(r.example) for r in read]
+    lows, highs = _cuts(bundle, read)
+    found = _measured(p, y, lows, highs, units, prevalence)
+    if read:
+        speaks = np.array([bundle.models[r.route.region].may_say_negative for r in read])
+        doubt = (p < highs) & ((p >= lows) | ~speaks)
+        shares = lambda k: {"in_doubt": float(doubt[k].mean())}  # noqa: E731
+        found["in_doubt"] = _figure(float(doubt.mean()), metrics.bootstrap(shares, units).get("in_doubt"))
+    return found
 
 
 def _by_study(bundle: Bundle, readings: Sequence[Reading], prevalence: float | None) -> dict[str, Any] | None:
@@ -188,7 +199,8 @@ def summary(figures: Mapping[str, Any]) -> str:
     lines = [f"{figures['images']} images; {figures['fitted_on_overlap']} of them among those fitted on"]
     for key, figure in figures["routing"].items():
         lines.append(f"{key:<28} {_shown(figure)}")
-    head = ("auc", "average_precision", "accuracy", "precision", "recall", "f1", "ece", "sensitivity_at_low")
+    head = ("auc", "average_precision", "accuracy", "precision", "recall", "f1", "ece")
+    head += ("sensitivity_at_low", "specificity_at_low", "in_doubt")
     parts = {"overall": figures["overall"], **figures["regions"], **figures["subgroups"]}
     if figures["studies"]:
         parts |= {f"studies, {rule}": part for rule, part in figures["studies"].items() if rule != "studies"}
@@ -198,7 +210,7 @@ def summary(figures: Mapping[str, Any]) -> str:
             continue
         counts = f"{part['positives']['value']:.0f} positive of {part['images']['value']:.0f}"
         lines.append(f"{name} ({counts})")
-        lines += [f"  {key:<26} {_shown(part[key])}" for key in head]
+        lines += [f"  {key:<26} {_shown(part[key])}" for key in head if key in part]
     attention = figures["attention"]
     if attention["images"]:
         for key, chance in (

@@ -51,6 +51,23 @@ SCHEMAS: Json = {
     ),
     "Reason": record({"code": words_of(Reason), "sentence": TEXT, "advice": TEXT}),
     "Flag": record({"code": words_of(Reason), "sentence": TEXT}),
+    "AnatomicRegion": record(dict.fromkeys(("body_part_examined", "scheme", "code", "meaning"), TEXT))
+    | {"description": "DICOM's terms for the part: Body Part Examined, and the code of CID 4031."},
+    "PartEvidence": record(
+        {
+            "fractures": WHOLE,
+            "found": WHOLE | {"description": "Of them, how many the lower threshold found."},
+            "interval": many(SHARE) | {"description": "95% interval of found / fractures (Wilson)."},
+            "films": maybe(WHOLE),
+            **dict.fromkeys(("auc", "sensitivity", "specificity"), maybe(ref("FigureWithInterval"))),
+            "in_doubt": maybe(SHARE) | {"description": "Share of the held-out films that end in doubt."},
+            "may_say_negative": YES_NO,
+            "sentence": TEXT,
+            "about_negative": TEXT | {"description": "Why it does not say negative; else mostly empty."},
+        }
+    )
+    | {"description": "What a bundle has shown for a part on held-out films, at the lower threshold."},
+    "FigureWithInterval": record({"value": SHARE, "interval": maybe(many(SHARE))}),
     "RenderingStep": record({"code": words_of(RenderingCode), "detail": TEXT, "sentence": TEXT}),
     "NewBatch": record(
         {
@@ -103,7 +120,9 @@ SCHEMAS: Json = {
             "filename": {"type": "string", "description": "The path as uploaded."},
             "status": words_of(ImageStatus),
             "reason": maybe(ref("Reason")),
-            "region": maybe(TEXT),
+            "region": maybe(TEXT) | {"description": "The body part, as the bundle calls it."},
+            "family": maybe(TEXT) | {"description": "Of the part: arm, leg, hip, shoulder."},
+            "anatomic_region": maybe(ref("AnatomicRegion")),
             "region_probability": maybe(SHARE),
             "region_probabilities": {"type": "object", "additionalProperties": SHARE},
             "probability": maybe(SHARE) | {"description": "Calibrated; null where nothing was assessed."},
@@ -111,6 +130,7 @@ SCHEMAS: Json = {
             "number": maybe(WHOLE) | {"description": "In its study; on page, report and mark alike."},
             "flags": many(ref("Flag")),
             "thresholds": maybe(record({"low": SHARE, "high": SHARE})),
+            "evidence": maybe(ref("PartEvidence")),
             "bundle": TEXT,
             "sha256": maybe(TEXT) | {"description": "Of the uploaded bytes; null if they cannot be had."},
             "size": WHOLE,
@@ -127,7 +147,23 @@ SCHEMAS: Json = {
             "attention_regions": many(
                 record({"x": WHOLE, "y": WHOLE, "width": WHOLE, "height": WHOLE, "score": SHARE})
             )
-            | {"description": "Where the model looked, in pixels of the original; not a fracture's outline."},
+            | {
+                "description": "Where the model looked, in pixels of the original; not a fracture's outline. "
+                "On the body; none on a negative."
+            },
+            "suspected_places": many(
+                record(
+                    {
+                        **dict.fromkeys(("x", "y", "width", "height"), WHOLE),
+                        "score": SHARE,
+                        "strong": YES_NO | {"description": "At or above the bundle's upper score."},
+                    }
+                )
+            )
+            | {
+                "description": "Boxes in pixels of the original, of a bundle that was measured to draw them; "
+                "none on a negative."
+            },
             "rendering": many(ref("RenderingStep"))
             | {"description": "How the grey values of the picture came about, in order."},
             "links": {"type": "object", "additionalProperties": maybe(LINK)},
@@ -164,6 +200,9 @@ SCHEMAS: Json = {
                 "type": "object",
                 "additionalProperties": record({"low": SHARE, "high": SHARE}),
             },
+            "families": {"type": "object", "additionalProperties": TEXT},
+            "parts": {"type": "object", "additionalProperties": ref("PartEvidence")},
+            "suspected_places": YES_NO | {"description": "Whether it draws suspected places."},
             "trained_on": TEXT,
             "limits": many(TEXT),
             "created_at": MOMENT,

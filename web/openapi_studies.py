@@ -50,6 +50,7 @@ SCHEMAS: Json = {
             "reason": maybe(ref("Reason")),
             "probability": maybe(SHARE),
             "region": maybe(TEXT),
+            "family": maybe(TEXT),
             "images": WHOLE,
             "filename": {"type": "string", "description": "Of the image that decides."},
             "accession": TEXT,

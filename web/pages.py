@@ -256,6 +256,9 @@ def show_bundle(name: str) -> str:
         card=render(re.sub(r"\A\s*# .*", "", bundle.card)),  # the page has that title
         thresholds=thresholds(bundle),
         models=bundle.manifest.get("models", {}),
+        noun=words.noun(label_meaning(bundle)),
+        NEGATIVE=Triage.NEGATIVE,
+        evidence={region: words.evidence(bundle, region) for region in thresholds(bundle)},
         meaning=label_meaning(bundle),
         tally=tally,
         answers=[(answer, answer_words(answer, label_meaning(bundle))) for answer in Answer],
@@ -299,7 +302,9 @@ def second(when: datetime) -> str:
 def register(app: Flask) -> None:
     """Serve the pages."""
     app.register_blueprint(pages)
-    app.jinja_env.filters.update(percent=percent, duration=duration, moment=moment, second=second)
+    app.jinja_env.filters.update(
+        part=words.part_words, percent=percent, duration=duration, moment=moment, second=second
+    )
     app.jinja_env.globals.update(
         GLYPHS=GLYPHS,
         TRIAGE_WORDS=TRIAGE_WORDS,

@@ -23,7 +23,17 @@ from store.tables import (
     RenderingStep,
     Triage,
 )
-from store.words import instant, label_meaning, shown_flags, thresholds
+from store.words import (
+    PartEvidence,
+    coded_region,
+    evidence,
+    families,
+    family,
+    instant,
+    label_meaning,
+    shown_flags,
+    thresholds,
+)
 
 API = "/api/v1"
 _MOVING = frozenset({BatchStatus.QUEUED, BatchStatus.RUNNING})
@@ -162,10 +172,31 @@ def batch_etag(batch: Batch) -> str:
     return f"{batch.id.hex[:12]}-{batch.version}" + (f"-{waits.code}" if waits else "")
 
 
+def evidence_document(part: PartEvidence, label_meaning: str, triage: str | None = None) -> dict[str, Any]:
+    """Return what a bundle has shown for a part on held-out films."""
+
+    def figure(name: str) -> dict[str, Any] | None:
+        kept = getattr(part, name)
+        return kept and {"value": kept.value, "interval": list(kept.interval) if kept.interval else None}
+
+    return {
+        "fractures": part.fractures,
+        "found": part.found,
+        "interval": list(part.interval),
+        "films": part.films,
+        **{name: figure(name) for name in ("auc", "sensitivity", "specificity")},
+        "in_doubt": part.in_doubt,
+        "may_say_negative": part.may_say_negative,
+        "sentence": part.sentence(label_meaning),
+        "about_negative": part.about_negative(Triage(triage) if triage else None),
+    }
+
+
 def image_document(row: ImageRow, bundle: Bundle) -> dict[str, Any]:
     """Return an image with its finding, as the bundle of its batch made it."""
     image, reason, here = row.image, reason_of(row), f"{API}/images/{row.image.id}"
-    found = row.study_finding
+    found, region = row.study_finding, row.image.region or ""
+    shown = evidence(bundle, region) if image.probability is not None else None
     return {
         "id": str(image.id),
         "batch_id": str(image.batch_id),
@@ -174,13 +205,16 @@ def image_document(row: ImageRow, bundle: Bundle) -> dict[str, Any]:
         "status": image.status,
         "reason": reason_document(reason) if reason else None,
         "region": image.region,
+        "family": family(bundle, region),
+        "anatomic_region": coded_region(region),
         "region_probability": image.region_probability,
         "region_probabilities": row.finding.region_probabilities if row.finding else {},
         "probability": image.probability,
         "triage": image.triage,
         "number": image.number,
         "flags": flag_documents(flags_of(row)),
-        "thresholds": thresholds(bundle).get(image.region or "") if image.probability is not None else None,
+        "thresholds": thresholds(bundle).get(region) if image.probability is not None else None,
+        "evidence": evidence_document(shown, label_meaning(bundle), image.triage) if shown else None,
         "bundle": bundle.name,
         "sha256": image.sha256 or None,
         "size": image.size,
@@ -195,6 +229,7 @@ def image_document(row: ImageRow, bundle: Bundle) -> dict[str, Any]:
         "view": image.view,
         "study_triage": found.triage if found else None,
         "attention_regions": image.attention_regions,
+        "suspected_places": image.suspected_places,
         "rendering": rendering_documents(image.rendering),
         "links": {
             "self": here,
@@ -212,14 +247,18 @@ def image_document(row: ImageRow, bundle: Bundle) -> dict[str, Any]:
 #: What an image's document says of its finding, and what it says instead where that is withheld.
 _FINDING: Mapping[str, Any] = {
     "region": None,
+    "family": None,
+    "anatomic_region": None,
     "region_probability": None,
     "region_probabilities": {},
     "probability": None,
     "triage": None,
     "flags": [],
     "thresholds": None,
+    "evidence": None,
     "study_triage": None,
     "attention_regions": [],
+    "suspected_places": [],
 }
 
 
@@ -241,6 +280,13 @@ def bundle_document(bundle: Bundle, *, default: bool) -> dict[str, Any]:
         "label_meaning": label_meaning(bundle),
         "regions": sorted(thresholds(bundle)),
         "thresholds": thresholds(bundle),
+        "families": families(bundle),
+        "parts": {
+            region: evidence_document(part, label_meaning(bundle))
+            for region in sorted(thresholds(bundle))
+            if (part := evidence(bundle, region)) is not None
+        },
+        "suspected_places": bool(bundle.manifest.get("places")),
         "trained_on": bundle.manifest.get("trained_on", ""),
         "limits": bundle.manifest.get("limits", []),
         "created_at": moment(bundle.created_at),

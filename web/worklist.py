@@ -14,6 +14,7 @@ from store.accounts import Permission, write_view
 from store.days import parse_day
 from store.session import session_scope
 from store.tables import ImageStatus, Reason, Triage
+from store.words import family_of
 from store.worklist import Filters, Item, Rank
 from web.asked import cursor_text, one_of, page_size, read_query, region_name, without_empty_fields
 from web.auth import identity, needs
@@ -105,6 +106,7 @@ def row_document(item: Item) -> dict[str, Any]:
         "reason": reason_document(Reason(row.reason)) if row.reason else None,
         "probability": row.probability,
         "region": row.region or None,
+        "family": family_of(row.region, {}) or None,
         "images": row.n_images,
         "filename": row.path,
         "accession": row.accession,

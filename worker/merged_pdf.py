@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from pipeline.anatomy import part_words
 from pipeline.report.merge import merge_reports
 from pipeline.report.types import BatchCover, BundleCard, ContentsEntry
 from pipeline.types import Triage
@@ -57,7 +58,7 @@ class _Study:
             urgent=self.priority == 0,
             name=row.accession or row.path,
             study_date=re.sub(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", row.study_date),
-            region=", ".join(sorted(self.regions)),
+            region=", ".join(part_words(region) for region in sorted(self.regions)),
             probability=self.probability,
             n_images=row.n_images or 1,
             page=None,

@@ -30,9 +30,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from models.bundle import Bundle, load_bundle
-from models.scorer import Scorer, ScorerError, open_scorer
+from models.scorer import FractureScores, Scorer, ScorerError, open_scorer
+from pipeline.anatomy import family_of
+from pipeline.boxes import suspected_places
 from pipeline.decode import Limits, Stopped, decode, sandbox
-from pipeline.explain import attention_regions, overlay_jpeg
+from pipeline.evidence import part_evidence
+from pipeline.explain import attention_regions, body_mask, overlay_jpeg, share_on_body
 from pipeline.preprocess import display_jpeg, model_input
 from pipeline.report import render
 from pipeline.report.types import BundleCard, EarlierSignature, ReportImage, Signature, StudyReport
@@ -50,6 +53,7 @@ from pipeline.types import (
     Skipped,
     Stage,
     StudyFacts,
+    SuspectedBox,
     Triage,
     UInt8Array,
 )
@@ -616,6 +620,16 @@ def classify(lease: Lease) -> bool:
 class _Score:
     logit: float
     cam: Float16Array
+    places: list[dict[str, Any]] | None
+
+
+def _scored(image: Image, bundle: Bundle, answer: FractureScores, number: int) -> _Score:
+    """Take the answer for one image, with its suspected places where the bundle draws them."""
+    places = None
+    if bundle.places is not None and answer.evidence.shape[1] and image.width and image.height:
+        found = suspected_places(answer.evidence[number], image.width, image.height, bundle.places)
+        places = [asdict(place.in_pixels(image.width, image.height)) for place in found]
+    return _Score(float(answer.logits[number]), answer.cams[number], places)
 
 
 def _new_scores(lease: Lease, chunk: _Chunk, bundle: Bundle) -> dict[tuple[str, str], _Score]:
@@ -636,8 +650,8 @@ def _new_scores(lease: Lease, chunk: _Chunk, bundle: Bundle) -> dict[tuple[str, 
         with _scorer_of(bundle, chunk.precision) as scorer:
             rescoring.count(chunk.run, detected=len(images))
             answer = scorer.detect(network, stack)
-        for image, logit, cam in zip(images, answer.logits, answer.cams, strict=True):
-            scores[image.sha256, network] = _Score(float(logit), cam)
+        for number, image in enumerate(images):
+            scores[image.sha256, network] = _scored(image, bundle, answer, number)
     return scores
 
 
@@ -708,6 +722,7 @@ def _save_score(
             cam=cam,
             cam_height=side[0],
             cam_width=side[1],
+            suspected_places=score.places,
         )
     )
 
@@ -743,38 +758,66 @@ def _apply_finding(image: Image, finding: Finding, bundle: Bundle, may_say_negat
 # explain
 
 
+#: On what else nothing is marked: the map of a negative points at what the model did not find.
+_MARKED = frozenset({Triage.POSITIVE.value, Triage.DOUBT.value})
+
+
 def _grey(jpeg: bytes) -> UInt8Array:
     return cast(UInt8Array, cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE))
 
 
 @dataclass(frozen=True)
 class _Attention:
-    """Where the model looked in some images: regions, and the SHA-256 and size of each drawn map."""
+    """Where the model looked in some images: regions, places, and the SHA-256 and size of each drawn map."""
 
     regions: Mapping[uuid.UUID, tuple[AttentionRegion, ...]]
+    places: Mapping[uuid.UUID, list[Any]]
     maps: Mapping[uuid.UUID, tuple[str, int]]
 
     def apply(self, image: Image) -> None:
         """Put it into the image's row."""
         image.attention_regions = [asdict(region) for region in self.regions.get(image.id, ())]
+        image.suspected_places = self.places.get(image.id, [])
         if image.id in self.maps:
             image.overlay_key = _key(image, "overlay.jpg")
             image.overlay_sha256, image.overlay_size = self.maps[image.id]
 
 
 def _attention(images: Iterable[Image], findings: Mapping[str, Finding], *, draw: bool) -> _Attention:
+    """Look where the model looked: on the body alone; nothing is marked on a negative."""
     blobs = get_blobs()
     regions: dict[uuid.UUID, tuple[AttentionRegion, ...]] = {}
+    places: dict[uuid.UUID, list[Any]] = {}
     maps: dict[uuid.UUID, tuple[str, int]] = {}
     for image in images:
-        cam = rescoring.cam_of(findings[image.sha256])
+        finding = findings[image.sha256]
+        cam = rescoring.cam_of(finding)
         if cam is None or image.width is None or image.height is None or image.display_key is None:
             continue
-        regions[image.id] = attention_regions(cam, width=image.width, height=image.height)
+        marked = image.triage in _MARKED
+        if not marked and not draw:
+            continue
+        grey = _grey(blobs.get(image.display_key))
+        body = body_mask(grey)
+        if marked:
+            width, height = image.width, image.height
+            regions[image.id] = attention_regions(cam, width=width, height=height, body=body)
+            places[image.id] = [
+                place
+                for place in finding.suspected_places or ()
+                if share_on_body(
+                    body,
+                    place["x"] / width,
+                    place["y"] / height,
+                    place["width"] / width,
+                    place["height"] / height,
+                )
+                >= 0.5
+            ]
         if draw:
-            picture = overlay_jpeg(_grey(blobs.get(image.display_key)), cam)
+            picture = overlay_jpeg(grey, cam, marked=marked, body=body)
             maps[image.id] = blobs.put(_key(image, "overlay.jpg"), picture)
-    return _Attention(regions, maps)
+    return _Attention(regions, places, maps)
 
 
 def explain(lease: Lease) -> bool:
@@ -834,10 +877,12 @@ def _run_pictures(
     The batch's own bundle has drawn what it has read.
     """
     blobs, kept, maps = get_blobs(), {}, {}
+    negative = set()
     with session_scope() as session:
         for bundle in chunk.bundles:
             findings = _shared_findings(session, chunk.images, bundle.name, chunk.precision)
             maps[bundle.name] = rescoring.maps_of(session, bundle, findings.values())
+            negative |= {(bundle.name, f.sha256) for f in findings.values() if f.triage == Triage.NEGATIVE}
     for image in chunk.images:
         grey: UInt8Array | None = None  # read once for all bundles
         for name, by_hash in maps.items():
@@ -846,7 +891,9 @@ def _run_pictures(
             elif image.sha256 in by_hash and image.display_key is not None:
                 grey = _grey(blobs.get(image.display_key)) if grey is None else grey
                 key = _key(image, f"attention-{name}.jpg")
-                kept[image.id, name] = (key, *blobs.put(key, overlay_jpeg(grey, by_hash[image.sha256])))
+                marked = (name, image.sha256) not in negative
+                picture = overlay_jpeg(grey, by_hash[image.sha256], marked=marked)
+                kept[image.id, name] = (key, *blobs.put(key, picture))
     return kept
 
 
@@ -1057,7 +1104,9 @@ def _report_image(
             triage=Triage(image.triage),
             reasons=_reasons(image),
             attention_regions=tuple(AttentionRegion(**region) for region in image.attention_regions),
+            suspected_places=tuple(SuspectedBox(**place) for place in image.suspected_places),
         )
+    evidence = part_evidence(bundle.manifest, finding.region) if finding is not None and reader else None
     return ReportImage(
         number=number,
         image_id=str(image.id),
@@ -1071,6 +1120,8 @@ def _report_image(
         prevalence=reader.calibration.prevalence if reader else None,
         network=reader.network if reader else "",
         pooled=reader.pooled if reader else False,
+        family=family_of(finding.region, bundle.families) if finding and reader else "",
+        evidence=evidence,
         flags=tuple(Reason(flag) for flag in image.flags),
         original_jpeg=blobs.get(image.display_key) if image.display_key else None,
         overlay_jpeg=blobs.get(image.overlay_key) if image.overlay_key and batch.with_heatmap else None,

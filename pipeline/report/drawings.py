@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.marks import corner_lines
 from pipeline.report.types import Mark
-from pipeline.types import AttentionRegion, Thresholds
+from pipeline.types import AttentionRegion, SuspectedBox, Thresholds
 
 #: Size of the scale in millimetres, and how far 0 and 100% stand from its ends.
 SCALE_WIDTH, SCALE_HEIGHT, SCALE_END = 102.0, 10.0, 1.0
@@ -14,6 +14,8 @@ SCALE_WIDTH, SCALE_HEIGHT, SCALE_END = 102.0, 10.0, 1.0
 NAME_WIDTH, DIGIT_WIDTH = 9.4, 1.6
 #: How long the arms of a mark may be, in millimetres.
 ARM = 2.5
+#: Suspected places have letters, attention regions numbers.
+PLACE_LETTERS = "ABCDE"
 INK, LINE = "#14202b", "#4d5a66"
 
 
@@ -78,6 +80,34 @@ def region_marks(regions: Sequence[AttentionRegion], pixels: int, width: float, 
     ]
     plate = f'<path d="{"".join(plates)}" fill="#fff"/>'
     return _svg(width, height, [*strokes, plate, *numbers])
+
+
+def place_boxes(places: Sequence[SuspectedBox], pixels: int, width: float, height: float) -> bytes:
+    """Draw suspected places: a solid box from the bundle's upper score on, a dotted one below; with letters.
+
+    Parameters
+    ----------
+    pixels
+        Width of the original, to which the places refer.
+    width, height
+        Size of the picture on the page in millimetres.
+    """
+    scale = width / pixels
+    shapes = []
+    for letter, place in zip(PLACE_LETTERS, places, strict=False):
+        x, y = place.x * scale, place.y * scale
+        wide, tall = place.width * scale, place.height * scale
+        path = f"M{x:.2f} {y:.2f}h{wide:.2f}v{tall:.2f}h{-wide:.2f}z"
+        dots = "" if place.strong else ' stroke-dasharray="0.01 1.2" stroke-linecap="round"'
+        shapes += [
+            f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{thickness}"{dots}/>'
+            for colour, thickness in (("#000", 0.9), ("#fff", 0.5))
+        ]
+        left, top = min(x, width - 2.6), max(0.0, y - 3.2)
+        shapes.append(f'<path d="M{left:.2f} {top:.2f}h2.6v3.2h-2.6z" fill="#fff"/>')
+        at = f'x="{left + 0.5:.2f}" y="{top + 2.5:.2f}"'
+        shapes.append(f'<text {at} font-size="2.5" font-weight="600">{letter}</text>')
+    return _svg(width, height, shapes)
 
 
 def reader_mark(mark: Mark, pixels: int, width: float, height: float) -> bytes:

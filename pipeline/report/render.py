@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from pipeline import words as finding_words
 from pipeline.report import words
-from pipeline.report.drawings import probability_scale, reader_mark, region_marks
+from pipeline.report.drawings import PLACE_LETTERS, place_boxes, probability_scale, reader_mark, region_marks
 from pipeline.report.glyphs import FIRST_STRONG_ISOLATE, POP_ISOLATE, fonts_for, isolated, letters_of
 from pipeline.report.types import BatchCover, ReportImage, StudyReport
 from pipeline.types import REASONS
@@ -84,7 +84,9 @@ def picture_room(report: StudyReport, image: ReportImage, *, first: bool, last: 
     read, card = words.was_read(image), report.bundle
     regions = len(image.finding.attention_regions) if image.finding else 0
     used = 18.0 + 9 * len(words.notes(image))
+    places = len(image.finding.suspected_places) if image.finding else 0
     used += max(43 if read else 0, 18 + 4.3 * regions if read and image.overlay_jpeg else 0)
+    used += 8 * (read and image.evidence is not None) + (14 + 4.3 * places if places else 0)
     if first:
         used += (
             51
@@ -193,6 +195,8 @@ class _Renderer:
             picture_room=picture_room,
             probability_scale=probability_scale,
             region_marks=region_marks,
+            place_boxes=place_boxes,
+            PLACE_LETTERS=PLACE_LETTERS,
             reader_mark=reader_mark,
         )
         self._template = environment.get_template("template.html")

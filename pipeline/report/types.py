@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from pipeline.evidence import PartEvidence
 from pipeline.types import Answer, Finding, ImageStatus, Reason, StudyFacts, Thresholds, Triage
 
 
@@ -48,6 +49,10 @@ class ReportImage:
         Name of the network that read the image.
     pooled
         Whether that network serves several regions.
+    family
+        What the region belongs to, or empty.
+    evidence
+        What the bundle has shown for the region; None where it was not read.
     original_jpeg, overlay_jpeg
         Pictures in the original's aspect, never mirrored; the overlay is None where heat maps are off.
     """
@@ -64,6 +69,8 @@ class ReportImage:
     prevalence: float | None = None
     network: str = ""
     pooled: bool = False
+    family: str = ""
+    evidence: PartEvidence | None = None
     flags: tuple[Reason, ...] = ()
     original_jpeg: bytes | None = None
     overlay_jpeg: bytes | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from pipeline.anatomy import part_words
 from pipeline.report.types import Mark, ReportImage, StudyReport
 from pipeline.times import moment
 from pipeline.types import Finding, ImageStatus, Reason, StudyFacts, Thresholds, Triage
@@ -73,6 +74,22 @@ def standing(finding: Finding, thresholds: Thresholds) -> str:
     if finding.triage is Triage.NEGATIVE:
         return sentence + "."
     return sentence + ", but the notes above forbid a negative result."
+
+
+def part(image: ReportImage) -> str:
+    """Return the image's part for a person, with its family where that is another word."""
+    if image.finding is None:
+        return ""
+    name = part_words(image.finding.region).capitalize()
+    return f"{name}, of the {image.family}" if image.family not in ("", image.finding.region) else name
+
+
+def about_evidence(image: ReportImage, label_meaning: str) -> str:
+    """Return what the bundle has shown for the image's part, and why it says no negative."""
+    if image.evidence is None or image.finding is None:
+        return ""
+    said = image.evidence.sentence(label_meaning), image.evidence.about_negative(image.finding.triage)
+    return " ".join(filter(None, said))
 
 
 def notes(image: ReportImage, first: Sequence[Reason] = ()) -> tuple[Reason, ...]:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.explain import attention_regions, heat_map, overlay_jpeg
+from pipeline.explain import attention_regions, body_mask, heat_map, overlay_jpeg, share_on_body
 
 
 def one_hot(rows, columns, row, column, value=3.0):
@@ -143,3 +143,81 @@ def test_the_overlay_is_coloured_where_hot_and_grey_where_cold():
 
 def test_the_smallest_picture_has_an_overlay():
     assert decoded(overlay_jpeg(np.zeros((1, 1), np.uint8), np.ones((7, 7)))).shape == (1, 1, 3)
+
+
+def film(height=200, width=160):
+    """A dark, noisy background with a bright limb down the middle and a letter in a corner."""
+    picture = np.random.default_rng(0).integers(8, 16, (height, width)).astype(np.uint8)
+    picture[:, 60:100] = 150
+    picture[10:18, 140:146] = 255
+    return picture
+
+
+def test_the_body_is_what_is_bright_with_a_margin_and_without_letters():
+    body = body_mask(film())
+    assert body.shape == (200, 160)
+    assert body[:, 58:102].all()
+    assert not body[:, :45].any()
+    assert not body[:, 115:].any()
+
+
+@pytest.mark.parametrize("grey", [0, 90, 255])
+def test_a_picture_without_a_background_is_all_body(grey):
+    assert body_mask(np.full((90, 120), grey, np.uint8)).all()
+
+
+def test_attention_off_the_body_is_no_region_and_no_colour():
+    picture = film()
+    cam = one_hot(10, 10, 5, 1) + one_hot(10, 10, 5, 5)
+    assert len(attention_regions(cam, width=160, height=200)) == 2
+    (region,) = attention_regions(cam, width=160, height=200, body=body_mask(picture))
+    assert 60 <= region.x + region.width / 2 <= 100
+    shown = decoded(overlay_jpeg(picture, cam)).astype(int)
+    coloured = np.ptp(shown, axis=2) > 40
+    assert coloured[:, 60:100].any()
+    assert not coloured[:, :40].any()
+
+
+def test_a_negative_has_the_map_and_no_marks():
+    picture, cam = np.full((140, 140), 90, np.uint8), one_hot(7, 7, 1, 1)
+    unmarked = decoded(overlay_jpeg(picture, cam, quality=95, marked=False)).astype(int)
+    assert unmarked[22, 20].min() < 150
+    assert np.ptp(unmarked[30, 30]) > 40
+
+
+def test_what_share_of_a_box_lies_on_the_body():
+    body = np.zeros((10, 20), np.uint8)
+    body[:, 10:] = 1
+    assert share_on_body(body, 0.0, 0.0, 0.4, 1.0) == 0.0
+    assert share_on_body(body, 0.25, 0.2, 0.5, 0.5) == 0.5
+    assert share_on_body(body, 0.99, 0.99, 0.001, 0.001) == 1.0
+
+
+@pytest.mark.parametrize("region", ["hand", "elbow", "shoulder", "hip", "leg"])
+def test_fractures_of_phantoms_lie_on_the_body(region):
+    from training.phantoms import make_phantom
+
+    for seed in range(6):
+        phantom = make_phantom(seed, region, fracture=True)
+        assert phantom.box is not None
+        height, width = phantom.pixels.shape
+        x, y, wide, tall = phantom.box
+        on_body = share_on_body(body_mask(phantom.pixels), x / width, y / height, wide / width, tall / height)
+        assert on_body > 0.9
+
+
+@pytest.mark.slow
+def test_every_outlined_fracture_of_fracatlas_lies_on_the_body(shared_data, tmp_path):
+    from training.datasets import load_pixels, read_fracatlas
+
+    examples = [e for e in read_fracatlas(shared_data / "fracatlas").examples if e.polygons]
+    inside = []
+    for example, pixels in zip(examples, load_pixels(examples, tmp_path), strict=True):
+        body = body_mask(pixels)
+        outline = np.zeros_like(body)
+        for polygon in example.polygons:
+            corners = np.round(np.asarray(polygon) * body.shape[::-1]).astype(np.int32)
+            cv2.fillPoly(outline, [corners], 1)
+        inside.append(float(body[outline > 0].mean()))
+    assert len(inside) > 600
+    assert min(inside) >= 0.99

@@ -56,9 +56,9 @@ def fetch(ask: Asker, **wish: Any) -> bytes:
 
 
 def test_a_small_table_comes_at_once_with_the_chosen_columns(ask: Asker, batch: str) -> None:
-    answer = ask.get(f"/results?format=csv&batch={batch}&columns=filename,size,threshold_high&status=done")
+    answer = ask.get(f"/results?format=csv&batch={batch}&columns=filename,size,high&status=done")
     assert answer.text.splitlines() == [
-        "filename,size,threshold_high",
+        "filename,size,high",
         *(f"{name},{len(png(name))},0.700000" for name in ("a/1.png", "a/2.png", "b.png")),
     ]
     lines = [json.loads(line) for line in ask.get("/results?format=jsonl").text.splitlines()]

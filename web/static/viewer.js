@@ -51,6 +51,10 @@ class Viewer {
   listen() {
     for (const name of ["window", "level", "invert"]) this.part(name).addEventListener("input", () => this.shade());
     this.slider?.addEventListener("input", () => this.shade());
+    const suspected = root.querySelector("[data-suspected]");
+    this.part("toggle-suspected")?.addEventListener("change", (event) => {
+      suspected.style.display = event.target.checked ? "" : "none";
+    });
     this.part("toggle-outlines")?.addEventListener("change", (event) => {
       this.outlines.style.display = event.target.checked ? "" : "none";
     });
