@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from math import comb, sqrt
 from statistics import NormalDist
 from typing import Any
@@ -41,6 +42,39 @@ def explained(missed: int, of: int, rate: float) -> bool:
 def earned_alone(fractures: int, found: int) -> bool:
     """Tell whether a part's own fractures let it say *negative*."""
     return fractures >= OWN_FRACTURES and wilson_lower(found, fractures) >= OWN_LOWER
+
+
+@dataclass(frozen=True)
+class PartFigures:
+    """What a bundle said of labelled images of one body part, counted at its lower threshold.
+
+    Attributes
+    ----------
+    positives, found
+        Images labelled positive, and how many of them were not below the threshold.
+    negatives, cleared
+        Images labelled negative, and how many of them were below it.
+    """
+
+    positives: int
+    found: int
+    negatives: int
+    cleared: int
+
+    @property
+    def sensitivity(self) -> tuple[float, float] | None:
+        """95% interval; None without positives."""
+        return wilson(self.found, self.positives) if self.positives else None
+
+    @property
+    def specificity(self) -> tuple[float, float] | None:
+        """95% interval; None without negatives."""
+        return wilson(self.cleared, self.negatives) if self.negatives else None
+
+    @property
+    def earned(self) -> bool:
+        """Whether these images let the part say *negative*."""
+        return earned_alone(self.positives, self.found)
 
 
 def earned(

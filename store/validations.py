@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from pipeline.earned import OWN_FRACTURES, OWN_LOWER, earned_alone, earned_by_figures, wilson
+from pipeline.earned import OWN_FRACTURES, OWN_LOWER, PartFigures, earned_by_figures, wilson
 from store import bundles
 from store.accounts import write_audit
 from store.errors import NotFound, ServiceError
@@ -38,24 +38,6 @@ class AnotherBundle(ServiceError):
         "These figures were measured with another bundle than the one that the server has under this name."
     )
     advice = "Validate the bundle that the server reads with; compare the sha256 of both."
-
-
-@dataclass(frozen=True)
-class PartFigures:
-    """What a bundle said of a site's labelled images of one body part, counted at its lower threshold.
-
-    Attributes
-    ----------
-    positives, found
-        Images labelled positive, and how many of them were not below the threshold.
-    negatives, cleared
-        Images labelled negative, and how many of them were below it.
-    """
-
-    positives: int
-    found: int
-    negatives: int
-    cleared: int
 
 
 @dataclass(frozen=True)
@@ -143,7 +125,7 @@ def unlock(
     bundle = _bundle_with(session, name, region)
     if bundle.sha256 != sha256:
         raise AnotherBundle
-    if not earned_alone(figures.positives, figures.found):
+    if not figures.earned:
         low, high = wilson(figures.found, figures.positives)
         raise NegativeNotEarned(
             f"{figures.found} of {figures.positives} positives of {region} found: {low:.3f} to {high:.3f}"

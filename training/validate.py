@@ -8,46 +8,20 @@ from pathlib import Path
 
 from models.bundle import Bundle, load_bundle
 from models.scorer import open_scorer
-from pipeline.earned import earned_alone, wilson
+from pipeline.earned import PartFigures
 from training.datasets import AUTO, hashed, load_pixels, open_dataset
 from training.evaluate import Reading, chosen_part, read_all
 
 
 @dataclass(frozen=True)
-class PartCounts:
-    """Images that the bundle read as one body part, counted at its lower threshold.
+class PartCounts(PartFigures):
+    """Images that the bundle read as one body part.
 
-    Attributes
-    ----------
-    positives, found
-        Images labelled positive, and how many of them are not below the threshold.
-    negatives, cleared
-        Images labelled negative, and how many of them are below it.
-    may_say_negative
-        Whether the bundle's own evidence allows it.
+    `may_say_negative` says whether the bundle's own evidence allows it.
     """
 
     region: str
-    positives: int
-    found: int
-    negatives: int
-    cleared: int
     may_say_negative: bool
-
-    @property
-    def sensitivity(self) -> tuple[float, float] | None:
-        """95% interval; None without positives."""
-        return wilson(self.found, self.positives) if self.positives else None
-
-    @property
-    def specificity(self) -> tuple[float, float] | None:
-        """95% interval; None without negatives."""
-        return wilson(self.cleared, self.negatives) if self.negatives else None
-
-    @property
-    def earned(self) -> bool:
-        """Whether these images let the part say *negative*."""
-        return earned_alone(self.positives, self.found)
 
 
 def count_parts(bundle: Bundle, readings: Iterable[Reading]) -> list[PartCounts]:
@@ -68,7 +42,7 @@ def count_parts(bundle: Bundle, readings: Iterable[Reading]) -> list[PartCounts]
             row[2] += 1
             row[3] += below
     return [
-        PartCounts(region, *row, may_say_negative=bundle.models[region].may_say_negative)
+        PartCounts(*row, region=region, may_say_negative=bundle.models[region].may_say_negative)
         for region, row in counts.items()
     ]
 

@@ -7,7 +7,8 @@ from models.bundle import load_bundle
 from models.scorer import open_scorer
 from pipeline.decode import decode
 from pipeline.preprocess import model_input
-from pipeline.routing import route
+from pipeline.triage import calibrate, triage
+from tests.routes import routes
 from training.datasets.parts import FAMILY, PARTS
 from training.experiment import ROOT
 
@@ -22,25 +23,6 @@ def bundle():
 @pytest.fixture(scope="module")
 def scorer(bundle):
     return open_scorer(bundle)
-
-
-def routes(scorer, pictures, body_part=""):
-    bundle, found = scorer.bundle, []
-    for start in range(0, len(pictures), 32):
-        stack = np.stack([model_input(p, bundle.region_input_size) for p in pictures[start : start + 32]])
-        for row in scorer.classify(stack).probabilities:
-            said = dict(zip(bundle.regions, map(float, row), strict=True))
-            found.append(
-                route(
-                    said,
-                    None,
-                    bundle.routing,
-                    body_part=body_part,
-                    regions=tuple(bundle.models),
-                    families=bundle.families,
-                )
-            )
-    return found
 
 
 def test_it_is_whole_and_says_what_it_is(bundle):
@@ -85,3 +67,23 @@ def test_kept_out_pictures_are_refused_and_true_limbs_are_read(scorer, shared_da
     limbs = np.array([f.source == "film" and f.main.sum() > 0 for f in test.films])
     assert refused[negative].mean() >= 0.95
     assert refused[limbs].mean() <= 0.02
+
+
+@pytest.mark.slow
+def test_both_backends_agree_to_1e_4_and_in_every_triage(bundle, scorer):
+    from training.phantoms import make_phantom
+
+    other = open_scorer(bundle, backend="tensorflow")
+    for part, region in (("hand", "hand"), ("shoulder", "shoulder"), ("hip", "hip"), ("foot", "leg")):
+        model, size = bundle.models[part], bundle.input_size(bundle.models[part].network)
+        pictures = [make_phantom(seed, region).pixels for seed in range(20)]
+        stack = np.stack([model_input(p, bundle.region_input_size) for p in pictures])
+        said = [s.classify(stack).probabilities for s in (scorer, other)]
+        assert np.abs(said[0] - said[1]).max() < 1e-4
+        stack = np.stack([model_input(p, size) for p in pictures])
+        logits = [s.detect(model.network, stack).logits for s in (scorer, other)]
+        probabilities = [[calibrate(float(g), model.calibration) for g in some] for some in logits]
+        assert np.abs(np.subtract(*probabilities)).max() < 1e-4
+        assert [triage(p, model.thresholds) for p in probabilities[0]] == [
+            triage(p, model.thresholds) for p in probabilities[1]
+        ]

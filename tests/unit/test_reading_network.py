@@ -1,9 +1,11 @@
 """One network of a bundle tells the part and reads the fracture head by head, on both backends alike."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from models.scorer import Reference, open_scorer
+from models.scorer import Reference, Scorer, open_scorer
 from pipeline.types import PlaceRules, Platt, RegionModel, RoutingRules, SensitivityEvidence, Thresholds
 from training.export import BundleContent, TrainedNetwork, write_bundle
 
@@ -108,3 +110,20 @@ def test_no_picture_gives_no_rows(scorers):
     empty = np.zeros((0, SIZE, SIZE), np.uint8)
     assert scorers[1].classify(empty).views.shape == (0, 3)
     assert scorers[1].detect(HEADS[0], empty).evidence.shape == (0, 8, 8)
+
+
+def test_one_pass_tells_the_part_and_what_every_head_says(scorers, stack):
+    for scorer in scorers:
+        said = scorer.classify(stack).fractures
+        assert set(said) == set(HEADS)
+        for head, scores in said.items():
+            alone = scorer.detect(head, stack)
+            for name in ("logits", "cams", "spread", "evidence"):
+                np.testing.assert_array_equal(getattr(scores, name), getattr(alone, name))
+
+
+def test_a_head_that_reads_pictures_mirrored_too_is_asked_apart(scorers, bundle, stack):
+    mirrored = {**bundle.networks, HEADS[0]: replace(bundle.networks[HEADS[0]], mirrored=True)}
+    kept = scorers[1]
+    scorer = Scorer(replace(bundle, networks=mirrored), kept._backend, kept.backend_name, "float32")
+    assert set(scorer.classify(stack).fractures) == {HEADS[1]}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from models import scorer as scorer_module
 from models.scorer import BATCH_SIZES, Reference, Scorer, ScorerError, open_scorer
 
 SIZE = 64
@@ -153,8 +154,15 @@ def test_a_backend_that_disagrees_refuses_to_serve(tiny_bundle, tmp_path, stack)
         np.savez(kept, **said)
     scorer = open_scorer(tiny_bundle, backend="openvino", cache=tmp_path)
     for ask in (lambda: scorer.detect("fracture", stack), lambda: scorer.classify(stack)):
-        with pytest.raises(ScorerError, match=r"disagrees .* FRACTUREAI_SCORER_BACKEND=tensorflow"):
+        with pytest.raises(ScorerError, match=r"OpenVINO in float32 disagrees .* FRACTUREAI_SCORER_BACKEND"):
             ask()
+
+
+def test_tensorflow_checks_the_path_that_a_gpu_takes_against_the_processor(tiny_bundle, monkeypatch, stack):
+    assert open_scorer(tiny_bundle, backend="tensorflow").detect("fracture", stack[:1]).logits.shape == (1,)
+    monkeypatch.setitem(scorer_module.TOLERANCE, "float32", -1.0)  # nothing agrees so well
+    with pytest.raises(ScorerError, match="TensorFlow in float32 disagrees with network fracture"):
+        open_scorer(tiny_bundle, backend="tensorflow").detect("fracture", stack[:1])
 
 
 def test_a_network_that_cannot_be_converted_says_why(tiny_bundle, tmp_path):

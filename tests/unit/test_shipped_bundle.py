@@ -6,9 +6,8 @@ import pytest
 from models.bundle import load_bundle
 from models.scorer import open_scorer
 from pipeline.decode import decode
-from pipeline.preprocess import model_input
-from pipeline.routing import route
 from pipeline.types import Reason
+from tests.routes import routes
 from training.experiment import ROOT
 
 NAME = "fracatlas-1"
@@ -22,21 +21,6 @@ def bundle():
 @pytest.fixture(scope="module")
 def scorer(bundle):
     return open_scorer(bundle)
-
-
-def routes(scorer, pictures, body_part=""):
-    bundle = scorer.bundle
-    scores = scorer.classify(np.stack([model_input(p, bundle.region_input_size) for p in pictures]))
-    return [
-        route(
-            dict(zip(bundle.regions, map(float, row), strict=True)),
-            float(distance),
-            bundle.routing,
-            body_part=body_part,
-            regions=tuple(bundle.models),
-        )
-        for row, distance in zip(scores.probabilities, scores.distances, strict=True)
-    ]
 
 
 def test_it_is_whole_and_says_what_it_is(bundle):
