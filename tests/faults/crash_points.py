@@ -607,6 +607,8 @@ def world_of(home: Path) -> Iterator[World]:
             FRACTUREAI_LEASE_SECONDS="3600",
             FRACTUREAI_LEASE_RENEW_SECONDS="1000",
             FRACTUREAI_RESEND_SECONDS="60",
+            FRACTUREAI_DECODE_SLICE_SECONDS="3600",  # one chunk stays one, however slow the machine
+            FRACTUREAI_DECODE_WALL_SECONDS="3600",
             FRACTUREAI_CACHE_DIR=str(untrained_bundle().parent / "cache"),  # with its converted network
             FRACTUREAI_LOG_LEVEL="CRITICAL",
         )
@@ -735,6 +737,7 @@ def explore(
     *,
     only: Sequence[str] = (),
     every: int = 1,
+    places: bool = False,
     seconds: float = float("inf"),
     say: Callable[[str], None] = print,
 ) -> None:
@@ -746,6 +749,8 @@ def explore(
         Where deaths are kept; what is there already is not died again.
     only
         Names of steps; all by default.
+    places
+        Of points in one place of the code, as three pictures make them, only the first.
     seconds
         No further point is begun after so long; what was left out is said.
     """
@@ -763,7 +768,7 @@ def explore(
         say(f"{step.name}: {len(labels)} points")
         for number, label in enumerate(labels if not only or step.name in only else ()):
             for when in ("before", "after"):
-                if (2 * number + (when == "after")) % every:
+                if (2 * number + (when == "after")) % every or (places and label in labels[:number]):
                     continue
                 if (step.name, number, label, when) in results.known:
                     continue
@@ -795,6 +800,7 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="*", default=(), help="names of steps")
     parser.add_argument("--every", type=int, default=1, help="take one death in so many")
+    parser.add_argument("--places", action="store_true", help="of points in one place, only the first")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no death after so long")
     parser.add_argument("--results", type=Path, help="a file that gets a line of JSON a death")
     parser.add_argument("--resume", action="store_true", help="leave out what the file has")
@@ -804,7 +810,15 @@ def main() -> int:
     home.chmod(0o711)
     try:
         with world_of(home) as world:
-            explore(world, results, only=asked.only, every=asked.every, seconds=60 * asked.minutes, say=_say)
+            explore(
+                world,
+                results,
+                only=asked.only,
+                every=asked.every,
+                places=asked.places,
+                seconds=60 * asked.minutes,
+                say=_say,
+            )
     finally:
         with suppress(OSError):
             shutil.rmtree(home)

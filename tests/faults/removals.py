@@ -228,8 +228,8 @@ REMOVALS = (
     Removal(
         "stack",
         "store/work.py",
-        "                stage=STAGES[0].value,\n                priority=work.priority,",
-        "                stage=work.stage,\n                priority=work.priority,",
+        "        stage=STAGES[0].value,\n        priority=work.priority,",
+        "        stage=work.stage,\n        priority=work.priority,",
         FAULTS + "storage.py::test_a_chunk_whose_input_stack_is_gone_starts_again[missing]",
     ),
     Removal(

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import OperationalError
@@ -101,9 +102,9 @@ class TestPostgres:
             get_settings.cache_clear()
             command = [sys.executable, "-m", "alembic", "upgrade", "head"]
             subprocess.run(command, cwd=ROOT, env=os.environ, check=True, capture_output=True)
-            with self.at_once() as connection:
-                connection.execute(text("SELECT pg_switch_wal()"))
-                connection.execute(text("CHECKPOINT"))
+            with psycopg.connect(servers.database_owner_url, autocommit=True) as owner:
+                owner.execute("SELECT pg_switch_wal()")
+                owner.execute("CHECKPOINT")
             yield Breakable(child, servers, home)
             get_engine().dispose()
 
