@@ -47,6 +47,9 @@ class Network:
     head
         Which of the file's fracture outputs this is; None for a file with one. Networks that share a file
         share its trunk.
+    partner
+        Another network of the bundle, of the same input size, that looks at the same pictures; '' for none.
+        The logit is then `weights[0]` times this network's and `weights[1]` times the partner's.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Network:
     map_size: int
     mirrored: bool = False
     head: int | None = None
+    partner: str = ""
+    weights: tuple[float, float] = (1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -182,9 +187,19 @@ def _assembled(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle
             int(entry["map_size"]),
             bool(entry.get("mirrored", False)),
             entry.get("head"),
+            entry.get("partner", ""),
+            tuple(entry.get("weights", (1.0, 0.0))),
         )
         for name, entry in manifest["networks"].items()
     }
+    for network in networks.values():
+        partner = networks.get(network.partner, network)
+        if network.partner and (partner is network or partner.partner):
+            raise BundleError(
+                f"the partner of network {network.name} is no other plain network of the bundle"
+            )
+        if partner.input_size != network.input_size:
+            raise BundleError(f"network {network.name} and its partner take pictures of different sizes")
     models = {
         region: RegionModel(
             region,

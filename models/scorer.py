@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -40,8 +43,8 @@ class FractureScores:
     cams
         float16 (n, gh, gw), at least 0.
     spread
-        float32 (n,): how far the logits of the picture and of its mirror image lie apart, a sign of
-        uncertainty; 0 where a network does not read both.
+        float32 (n,): how far the logits of the picture and of its mirror image, or of a network and its
+        partner, lie apart, a sign of uncertainty; 0 where there is one reading.
     evidence
         float16 (n, eh, ew), 0-1: how surely a cell belongs to a fracture, see `pipeline.boxes`; (n, 0, 0)
         where the network does not say.
@@ -129,6 +132,32 @@ class Reference:
 Forward = Callable[[UInt8Array], Mapping[str, Float32Array]]
 
 
+class _Memo:
+    """What a network lately said of images, by their pixels: *classify* and *detect* ask the same of it."""
+
+    #: Some ten chunks; an image's answers take about 20 KB.
+    IMAGES = 512
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, dict[str, Float32Array]] = OrderedDict()
+
+    def run(self, forward: Forward, stack: UInt8Array) -> Mapping[str, Float32Array]:
+        """Return the network's answers, computing those that are not kept."""
+        keys = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in stack]
+        new = [n for n, key in enumerate(keys) if key not in self._kept]
+        known = {key: self._kept[key] for key in keys if key in self._kept}
+        if new:
+            out = forward(stack[new])
+            for row, n in enumerate(new):
+                known[keys[n]] = {name: rows[row].copy() for name, rows in out.items()}
+        for key in keys:
+            self._kept[key] = known[key]
+            self._kept.move_to_end(key)
+        while len(self._kept) > self.IMAGES:
+            self._kept.popitem(last=False)
+        return {name: np.stack([known[key][name] for key in keys]) for name in known[keys[0]]}
+
+
 class _Backend(Protocol):
     def forward(self, network: str) -> Forward:
         """Return the compiled function of a network's file."""
@@ -144,6 +173,9 @@ class Scorer:
         self.bundle, self.backend_name, self.precision = bundle, backend_name, precision
         self._backend = backend
         self._forwards: dict[str, Forward] = {}
+        files = [network.sha256 for network in bundle.networks.values()]
+        #: Files that several networks share: what they say of an image is kept, as the next stage asks again.
+        self._memos = {file: _Memo() for file in set(files) if files.count(file) > 1}
         self._reference = Reference.read(bundle.reference)
 
     def classify(self, stack: UInt8Array) -> RegionScores:
@@ -173,7 +205,8 @@ class Scorer:
         return [
             name
             for name, network in networks.items()
-            if name != region and network.sha256 == networks[region].sha256 and not network.mirrored
+            if name != region and network.sha256 == networks[region].sha256
+            and not (network.mirrored or network.partner)
         ]
 
     def detect(self, network: str, stack: UInt8Array) -> FractureScores:
@@ -184,6 +217,12 @@ class Scorer:
         stack
             uint8 (n, s, s), s the network's input size.
         """
+        read = self.bundle.networks[network]
+        own = self._look(network, stack)
+        return _joined(own, self.detect(read.partner, stack), read.weights) if read.partner else own
+
+    def _look(self, network: str, stack: UInt8Array) -> FractureScores:
+        """Return what a network says alone; a mirrored one reads both ways."""
         logits, cams, evidence = self._head(network, self._run(network, stack))
         if not self.bundle.networks[network].mirrored:
             return _fracture_scores(logits, cams, evidence)
@@ -226,6 +265,8 @@ class Scorer:
         if not len(stack):  # one blank image tells the shapes
             blank = self._forwards[file](np.zeros((1, size, size), np.uint8))
             return {name: rows[:0] for name, rows in blank.items()}
+        if file in self._memos:
+            return self._memos[file].run(self._forwards[file], stack)
         return self._forwards[file](stack)
 
 
@@ -419,6 +460,28 @@ def _probabilities(logits: Float32Array, output: str) -> Float32Array:
         return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
     exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)
+
+
+def _joined(own: FractureScores, other: FractureScores, weights: tuple[float, float]) -> FractureScores:
+    """Return what a network and its partner say together."""
+    one, two = (np.float32(w) * s.logits for w, s in zip(weights, (own, other), strict=True))
+    return FractureScores(
+        one + two,
+        _joined_maps(own.cams, other.cams),
+        2 * np.abs(one - two),
+        own.evidence if own.evidence.shape[1] else other.evidence,
+    )
+
+
+def _joined_maps(own: Float16Array, other: Float16Array) -> Float16Array:
+    """Return the mean of two attention maps (n, h, w), each scaled to at most 1, on the finer grid."""
+    finer = max(own, other, key=lambda maps: maps.shape[1])
+    side, joined = finer.shape[1], np.zeros(finer.shape, np.float32)
+    for maps in (own, other):
+        for row, cam in enumerate(np.maximum(maps.astype(np.float32), 0)):
+            scaled = cam / max(float(cam.max()), 1e-6)
+            joined[row] += cv2.resize(scaled, (side, side), interpolation=cv2.INTER_LINEAR) / 2
+    return joined.astype(np.float16)
 
 
 def _output(request: Any, name: str) -> npt.NDArray[np.float32]:

@@ -46,6 +46,8 @@ class BundleContent:
         Name to network; `region_network` names the one that tells regions.
     kept
         Networks of other bundles, whose files are taken over as they are.
+    partners
+        By network: its partner and the weights of both logits, see `models.bundle.Network`.
     card
         Markdown.
     fitted_on
@@ -71,6 +73,7 @@ class BundleContent:
     views: Sequence[str] = ()
     places: PlaceRules | None = None
     kept: Mapping[str, Network] = field(default_factory=dict)
+    partners: Mapping[str, tuple[str, tuple[float, float]]] = field(default_factory=dict)
 
 
 def write_bundle(content: BundleContent, folder: Path) -> Bundle:
@@ -113,6 +116,8 @@ def write_bundle(content: BundleContent, folder: Path) -> Bundle:
             "map_size": kept.map_size,
             "mirrored": kept.mirrored,
         }
+    for name, (partner, weights) in content.partners.items():
+        networks[name] |= {"partner": partner, "weights": list(weights)}
     content.reference.write(part / "reference.npz")
     (part / "card.md").write_text(content.card)
     (part / "fitted_on.txt").write_text("".join(f"{digest[:12]}\n" for digest in sorted(content.fitted_on)))

@@ -1,11 +1,13 @@
 """Build a bundle around a reading network, and measure it by part.
 
     python -m training.reading_bundle NAME --config training/configs/fracatlas_2.py
+    python -m training.reading_bundle NAME --config training/configs/fracatlas_2.py --fracture OLD --join
     python -m training.reading_bundle NAME --head runs/parts.npz --fracture models/bundles/OLD
 
 The reading network, or an older region network with a new head (`training.part_probe`), tells the part and
 refuses what is none. The fracture is read by its own heads, or by
-the fracture networks of another bundle as long as those read better.
+the fracture networks of another bundle as long as those read better, or by both (`--join`): the mean of the
+two logits, each scaled to deviate equally over validation.
 
 Calibration and thresholds are fitted on the validation and test parts together, which no weight was fitted
 on. Every figure is cross-fitted: what is said of the test part rests on validation alone, and the other way
@@ -344,6 +346,31 @@ def fracture_networks(old: Bundle | None) -> dict[str, Network]:
     return {} if old is None else {reader_of(p, old): old.networks[reader_of(p, old)] for p in PARTS}
 
 
+def joined(
+    content: BundleContent, halves: Sequence[Sequence[Read]], scorer: Scorer, films: Mapping[str, Films]
+) -> dict[str, tuple[str, tuple[float, float]]]:
+    """Return for each fracture network of another bundle its partner, a head of the reading network.
+
+    Weights make both logits deviate by one half over the validation films that the network reads.
+    """
+    partners = {}
+    for network in sorted({model.network for model in content.models.values()}):
+        mine = [p for p, model in content.models.items() if model.network == network]
+        families = {FAMILY[p] for p in mine}
+        head = f"reading-{families.pop()}" if len(families) == 1 else "reading-all"
+        rows = [
+            i for i, r in enumerate(halves[0]) if r.film.source == "film" and _best(r.probabilities) in mine
+        ]
+        side = scorer.bundle.input_size(head)
+        said: list[float] = []
+        for start in range(0, len(rows), 32):
+            stack = [model_input(films["val"].pixels[i], side) for i in rows[start : start + 32]]
+            said.extend(scorer.detect(head, np.stack(stack)).logits)
+        own = np.std([halves[0][i].logit or 0.0 for i in rows])
+        partners[network] = (head, (0.5 / float(own), 0.5 / float(np.std(said))))
+    return partners
+
+
 def build(
     networks: Mapping[str, TrainedNetwork],
     fracture: Bundle | None,
@@ -352,6 +379,7 @@ def build(
     runs: Path,
     out: Path,
     command: str,
+    join: bool = False,
 ) -> Bundle:
     """Build the bundle; see the module.
 
@@ -361,6 +389,8 @@ def build(
         The one that tells the part.
     fracture
         Whose networks read the fracture; None: the heads of that one.
+    join
+        Let the heads of that one read it too.
     """
     region_network = next(iter(networks))
     network = networks[region_network].model
@@ -389,10 +419,12 @@ def build(
         views=PARTS if networks[region_network].heads else (),
     )
     drafts = runs / "draft" / out.name
-    scorer = open_scorer(
-        _written(content, drafts), backend="openvino", cache=runs / "openvino", conversion_seconds=3600
-    )
+    scorer = _opened(_written(content, drafts), runs)
     halves = [read(scorer, films[name]) for name in ("val", "test")]
+    if join:
+        content = replace(content, partners=joined(content, halves, scorer, films))
+        scorer = _opened(_written(content, drafts), runs)
+        halves = [read(scorer, films[name]) for name in ("val", "test")]
     rules = routing_rules(halves[0])
     halves = [[replace(r, route=_routed(r.probabilities, rules)) for r in half] for half in halves]
     content = replace(content, routing=rules)
@@ -407,6 +439,7 @@ def build(
     content = replace(content, models=models)
     facts = {
         "command": command,
+        "joined": {name: partner for name, (partner, _) in content.partners.items()},
         "split": {name: len([f for f in part.films if f.source == "film"]) for name, part in films.items()},
         "figures": {
             "test": figures_by_part(test_rows),
@@ -439,6 +472,10 @@ def _style(scorer: Scorer, films: Films, style: Any, rules: RoutingRules) -> dic
     return {name: figures[name] for name in wanted} | {"refused": refusals(reads)["all"]["refused"]}
 
 
+def _opened(bundle: Bundle, runs: Path) -> Scorer:
+    return open_scorer(bundle, backend="openvino", cache=runs / "openvino", conversion_seconds=3600)
+
+
 def _written(content: BundleContent, folder: Path) -> Bundle:
     (folder / MANIFEST).unlink(missing_ok=True)
     return write_bundle(content, folder)
@@ -455,10 +492,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--size", type=int, help="a reading network's input (default: the last stage's)")
     parser.add_argument("--fracture", type=Path, help="a bundle whose fracture networks read the fracture")
+    parser.add_argument("--join", action="store_true", help="let the reading network's heads read it, too")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--data", type=Path, help="default: ../shared/data")
     parser.add_argument("--out", type=Path, default=Path("models/bundles"))
     args = parser.parse_args(arguments)
+    if args.join and not (args.config and args.fracture):
+        parser.error("--join needs --config and --fracture")
     fracture = load_bundle(args.fracture) if args.fracture else None
     split = ROOT / "training" / "splits" / "fracatlas.csv"
     told = f"--fracture {args.fracture} " if args.fracture else ""
@@ -466,7 +506,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan = load_config(args.config, ReadingPlan)
         size, split = args.size or plan.stages[-1].size, plan.split
         networks = reading_networks(plan, size, args.runs / plan.name / "average.weights.h5")
-        told += f"--config {args.config} --size {size}"
+        told += f"--config {args.config} --size {size}{' --join' if args.join else ''}"
     elif fracture is None:
         parser.error("--head needs --fracture")
     else:
@@ -474,7 +514,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told += f"--head runs/{args.head.name}"
     bundle = build(
         networks, fracture, split, args.data or shared_data(), args.runs, args.out / args.name,
-        f"python -m training.reading_bundle {args.name} {told}",
+        f"python -m training.reading_bundle {args.name} {told}", args.join,
     )  # fmt: skip
     print(json.dumps(bundle.manifest["figures"], indent=1))
     print(bundle.folder, bundle.sha256)

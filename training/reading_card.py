@@ -60,6 +60,13 @@ def card(
         reads = ", ".join(part for part, m in models.items() if m.network in names) or "no fracture"
         also = "the part, anything else; " if title == next(iter(networks)) else ""
         lines.append(f"| {title} | {network.architecture} | {network.input_size} px | {also}{reads} |")
+    if facts["joined"]:
+        pairs = ", ".join(f"{network} with {partner}" for network, partner in facts["joined"].items())
+        lines += [
+            "",
+            f"Two networks read each fracture, and the mean of their logits counts, each scaled to deviate "
+            f"equally over validation: {pairs}.",
+        ]
     lines += [
         "",
         *(

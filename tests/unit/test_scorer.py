@@ -76,6 +76,19 @@ def test_a_mirrored_network_reads_both_ways_and_tells_how_far_they_differ(scorer
     assert not plain.spread.any()
 
 
+def test_a_network_and_its_partner_are_joined(scorer, tiny_bundle, stack):
+    alone = tiny_bundle.networks["fracture"]
+    networks = {**tiny_bundle.networks, "second": replace(alone, name="second", mirrored=True)}
+    networks["fracture"] = replace(alone, partner="second", weights=(0.25, 0.5))
+    both = Scorer(replace(tiny_bundle, networks=networks), scorer._backend, scorer.backend_name, "float32")
+    one, two = scorer.detect("fracture", stack), both.detect("second", stack)
+    found = both.detect("fracture", stack)
+    assert np.allclose(found.logits, 0.25 * one.logits + 0.5 * two.logits, atol=1e-5)
+    assert np.allclose(found.spread, np.abs(0.5 * one.logits - two.logits), atol=1e-5)
+    assert found.cams.shape == one.cams.shape
+    assert 0.5 <= found.cams.max() <= 1
+
+
 def test_no_images_are_no_scores(scorer):
     empty = np.zeros((0, SIZE, SIZE), np.uint8)
     assert scorer.detect("fracture", empty).cams.shape == (0, 4, 4)
