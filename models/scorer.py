@@ -205,7 +205,8 @@ class Scorer:
         return [
             name
             for name, network in networks.items()
-            if name != region and network.sha256 == networks[region].sha256
+            if name != region
+            and network.sha256 == networks[region].sha256
             and not (network.mirrored or network.partner)
         ]
 

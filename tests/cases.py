@@ -27,7 +27,7 @@ from pipeline.types import Reason, Rejected, Skipped, Triage, UInt8Array
 from training.experiment import ROOT
 from web.archives import Limits, open_members
 
-BUNDLE = ROOT / "models" / "bundles" / "fracatlas-1-parts"
+BUNDLE = ROOT / "models" / "bundles" / "fracatlas-2"
 CONTROL = "00_control.png"
 #: Mean grey levels by which a picture may differ from the control's, as the network gets both.
 TOLERANCE = 4.0

@@ -81,12 +81,28 @@ def test_a_network_and_its_partner_are_joined(scorer, tiny_bundle, stack):
     networks = {**tiny_bundle.networks, "second": replace(alone, name="second", mirrored=True)}
     networks["fracture"] = replace(alone, partner="second", weights=(0.25, 0.5))
     both = Scorer(replace(tiny_bundle, networks=networks), scorer._backend, scorer.backend_name, "float32")
-    one, two = scorer.detect("fracture", stack), both.detect("second", stack)
+    one = scorer.detect("fracture", stack)
+    both._forwards.update(scorer._forwards)  # the backend knows no network of that name
+    two = both.detect("second", stack)
     found = both.detect("fracture", stack)
     assert np.allclose(found.logits, 0.25 * one.logits + 0.5 * two.logits, atol=1e-5)
     assert np.allclose(found.spread, np.abs(0.5 * one.logits - two.logits), atol=1e-5)
     assert found.cams.shape == one.cams.shape
     assert 0.5 <= found.cams.max() <= 1
+
+
+def test_what_a_shared_file_said_of_an_image_is_asked_once(scorer, tiny_bundle, stack):
+    region = tiny_bundle.networks["region"]
+    networks = {**tiny_bundle.networks, "again": replace(region, name="again", mirrored=True)}
+    both = Scorer(replace(tiny_bundle, networks=networks), scorer._backend, scorer.backend_name, "float32")
+    first, asked = both.classify(stack), []
+    (file,) = both._memos
+    forward = both._forwards[file]
+    both._forwards[file] = lambda some: asked.append(len(some)) or forward(some)
+    twice = both.classify(np.concatenate([stack[::-1], 255 - stack[:1], stack[:1]]))
+    assert asked == [1]
+    assert np.allclose(twice.probabilities[: len(stack)], first.probabilities[::-1], atol=1e-6)
+    assert np.allclose(twice.probabilities[-1], first.probabilities[0], atol=1e-6)
 
 
 def test_no_images_are_no_scores(scorer):
