@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,13 +91,13 @@ class PartEvidence:
             return "It says negative here because this site has validated it on images of its own."
         if self.fractures >= OWN_FRACTURES:
             bound = self.interval[0]
-            reason = f"sensitivity may be as low as {bound:.2f}, and {OWN_LOWER:.2f} is asked"
+            reason = f"sensitivity may be as low as {_down(bound)}, and {OWN_LOWER:.2f} is asked"
         elif self.family_lower is None:
             reason = f"{OWN_FRACTURES} are asked of a part that no others can speak for"
         elif self.family_lower < FAMILY_LOWER:
             reason = (
                 f"fewer than {OWN_FRACTURES}, and over its family ({self.family}) sensitivity may be as low "
-                f"as {self.family_lower:.2f}, where {FAMILY_LOWER:.2f} is asked"
+                f"as {_down(self.family_lower)}, where {FAMILY_LOWER:.2f} is asked"
             )
         else:
             reason = f"more were missed than the rate of its family ({self.family}) explains"
@@ -175,3 +176,8 @@ def _in_doubt(row: Mapping[str, Any], films: float, *, allowed: bool) -> float |
     not_positive = (1 - sensitivity_high) * fractured + specificity_high * normal
     below = (1 - sensitivity_low) * fractured + specificity_low * normal if allowed else 0.0
     return max(0.0, not_positive - below) / films
+
+
+def _down(bound: float) -> str:
+    """Return a lower bound with two digits, never more than it is."""
+    return f"{math.floor(round(bound * 100, 6)) / 100:.2f}"
