@@ -52,11 +52,16 @@ def arrive(inbox: Path, name: str, content: bytes = b"") -> Path:
 
 
 @contextmanager
-def watching(serving: Serving, inbox: Path, out: Path) -> Iterator[Watcher]:
-    """A watcher that is called step by step; leaving the block is its end, as a killed one's is."""
+def watching(serving: Serving, inbox: Path, out: Path, *, told: bool = False) -> Iterator[Watcher]:
+    """A watcher that is called step by step; leaving the block is its end, as a killed one's is.
+
+    It looks for itself, as on a share, unless it is to be `told`: the kernel's word comes a little late.
+    """
     journal = Journal(out / ".fractureai-watch")
     with Client(serving.url, serving.key, patience=1.0) as client:
-        yield Watcher(client, journal, inbox, out, SubmitOptions(), settle=0.0, say=lambda line: None)
+        watcher = Watcher(client, journal, inbox, out, SubmitOptions(), settle=0.0, say=lambda line: None)
+        watcher.changes_are_told &= told
+        yield watcher
     journal.close()
 
 
@@ -427,7 +432,6 @@ def test_new_contents_under_a_known_name_are_found_by_a_thorough_look(
     inbox, out = folders
     arrive(inbox, "a.png", b"one")
     with watching(serving, inbox, out) as watcher:
-        watcher.changes_are_told = False  # as on a share
         watcher.look()
         arrive(inbox, "b.png")
         assert [file.name for file in watcher._arrived()] == ["b.png"]
@@ -460,7 +464,7 @@ def test_where_the_kernel_tells_of_changes_nothing_is_looked_at_in_vain(
             time.sleep(0.05)
         return [file.name for file in found]
 
-    with watching(serving, inbox, out) as watcher:
+    with watching(serving, inbox, out, told=True) as watcher:
         watcher._thorough_at = float("inf")
         watcher.look()
         watcher.look()
