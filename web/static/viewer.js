@@ -51,7 +51,7 @@ class Viewer {
   listen() {
     for (const name of ["window", "level", "invert"]) this.part(name).addEventListener("input", () => this.shade());
     this.slider?.addEventListener("input", () => this.shade());
-    const suspected = root.querySelector("[data-suspected]");
+    const suspected = this.part("suspected");
     this.part("toggle-suspected")?.addEventListener("change", (event) => {
       suspected.style.display = event.target.checked ? "" : "none";
     });
