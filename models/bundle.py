@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.earned import earned_by_figures
+from pipeline.earned import negative_of
 from pipeline.types import (
     PlaceRules,
     Platt,
     RegionModel,
     RoutingRules,
-    SensitivityEvidence,
     Thresholds,
 )
 
@@ -163,19 +162,6 @@ def load_bundle(folder: Path) -> Bundle:
         raise BundleError(f"the manifest of {folder.name} is incomplete: {error!r}") from error
 
 
-def _negative(manifest: Mapping[str, Any], region: str) -> tuple[bool, SensitivityEvidence | None]:
-    """Return whether a region may say *negative*, and on what evidence.
-
-    Format 1 does not say. It is judged by the figures on its test part that it carries, each region on its
-    own; one that carries none may not say it.
-    """
-    entry = manifest["models"][region]
-    if "may_say_negative" in entry:
-        kept = entry.get("evidence")
-        return bool(entry["may_say_negative"]), SensitivityEvidence(**kept) if kept else None
-    return earned_by_figures(manifest.get("metrics", {}), region)
-
-
 def _assembled(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
     networks = {
         name: Network(
@@ -207,7 +193,7 @@ def _assembled(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle
             Platt(**entry["calibration"]),
             Thresholds(**entry["thresholds"]),
             bool(entry["pooled"]),
-            *_negative(manifest, region),
+            *negative_of(manifest, region),
         )
         for region, entry in manifest["models"].items()
     }

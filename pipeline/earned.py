@@ -129,3 +129,16 @@ def earned_by_figures(figures: Mapping[str, Any], region: str) -> tuple[bool, Se
     fractures = round((found.get("positives") or found["fractured"])["value"])
     hits = {region: round(sensitivity * fractures)}
     return earned({region: fractures}, hits, {region: region}, {region})[region]
+
+
+def negative_of(manifest: Mapping[str, Any], region: str) -> tuple[bool, SensitivityEvidence | None]:
+    """Return whether a bundle's manifest lets a region say *negative*, and on what evidence.
+
+    Format 1 does not say. It is judged by the figures on its test part that it carries, each region on its
+    own; one that carries none may not say it.
+    """
+    entry = manifest["models"][region]
+    if "may_say_negative" in entry:
+        kept = entry.get("evidence")
+        return bool(entry["may_say_negative"]), SensitivityEvidence(**kept) if kept else None
+    return earned_by_figures(manifest.get("metrics") or {}, region)

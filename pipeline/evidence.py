@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.anatomy import family_of, part_words
-from pipeline.earned import FAMILY_LOWER, OWN_FRACTURES, OWN_LOWER, earned_by_figures, wilson
-from pipeline.types import SensitivityEvidence, Triage
+from pipeline.earned import FAMILY_LOWER, OWN_FRACTURES, OWN_LOWER, negative_of, wilson
+from pipeline.types import Triage
 from pipeline.words import noun
 
 
@@ -106,14 +106,9 @@ class PartEvidence:
 
 def part_evidence(manifest: Mapping[str, Any], region: str) -> PartEvidence | None:
     """Return what a bundle's manifest, of either format, shows for a region; None where nothing reads it."""
-    model = manifest.get("models", {}).get(region)
-    if model is None:
+    if region not in manifest.get("models", {}):
         return None
-    if "may_say_negative" in model:
-        allowed, kept = bool(model["may_say_negative"]), model.get("evidence")
-        evidence = SensitivityEvidence(**kept) if kept else None
-    else:
-        allowed, evidence = earned_by_figures(manifest.get("metrics") or {}, region)
+    allowed, evidence = negative_of(manifest, region)
     return PartEvidence(
         region,
         family_of(region, manifest.get("families") or {}),

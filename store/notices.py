@@ -257,40 +257,34 @@ def _link(path: str) -> str:
     return get_settings().public_url.rstrip("/") + path
 
 
-def positive_study(session: Session, batch: Batch, study_id: uuid.UUID) -> None:
-    """Queue the notices that a study is positive now; part of the transaction that finds it so.
-
-    What a bundle on trial says is no news.
-    """
+def _study_notices(
+    session: Session, event: Event, batch: Batch, study_id: uuid.UUID, triage: Triage, **more: int
+) -> None:
+    """Queue notices of a study; what a bundle on trial says is no news."""
     if not batch.promoted:
         return
-    for target in _interested(session, batch, Event.POSITIVE_STUDY):
+    for target in _interested(session, batch, event):
         data = {
             "study_id": str(study_id),
             "batch_id": str(batch.id),
-            "triage": Triage.POSITIVE.value,
+            "triage": triage.value,
             "bundle": batch.bundle,
+            **more,
             "page": _link(f"/studies/{study_id}"),
         }
-        add(session, target, Event.POSITIVE_STUDY, data, batch_id=batch.id, study_id=study_id)
+        add(session, target, event, data, batch_id=batch.id, study_id=study_id)
+
+
+def positive_study(session: Session, batch: Batch, study_id: uuid.UUID) -> None:
+    """Queue the notices that a study is positive now; part of the transaction that finds it so."""
+    _study_notices(session, Event.POSITIVE_STUDY, batch, study_id, Triage.POSITIVE)
 
 
 def amended_study(
     session: Session, batch: Batch, study_id: uuid.UUID, triage: Triage, signed_version: int
 ) -> None:
     """Queue the notices that a signed report no longer holds; part of the transaction that finds it so."""
-    if not batch.promoted:
-        return
-    for target in _interested(session, batch, Event.AMENDED_STUDY):
-        data = {
-            "study_id": str(study_id),
-            "batch_id": str(batch.id),
-            "triage": triage.value,
-            "bundle": batch.bundle,
-            "signed_version": signed_version,
-            "page": _link(f"/studies/{study_id}"),
-        }
-        add(session, target, Event.AMENDED_STUDY, data, batch_id=batch.id, study_id=study_id)
+    _study_notices(session, Event.AMENDED_STUDY, batch, study_id, triage, signed_version=signed_version)
 
 
 def finished_batch(session: Session, batch: Batch) -> None:

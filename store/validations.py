@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from pipeline.earned import OWN_FRACTURES, OWN_LOWER, PartFigures, earned_by_figures, wilson
+from pipeline.earned import OWN_FRACTURES, OWN_LOWER, PartFigures, negative_of, wilson
 from store import bundles
 from store.accounts import write_audit
 from store.errors import NotFound, ServiceError
@@ -64,14 +62,7 @@ class PartNegative:
 
 def by_bundle(bundle: Bundle) -> dict[str, bool]:
     """Return for each region that a bundle reads whether its own evidence allows *negative*."""
-    models: Mapping[str, Any] = bundle.manifest.get("models", {})
-    figures = bundle.manifest.get("metrics") or {}
-    return {
-        region: bool(model["may_say_negative"])
-        if "may_say_negative" in model
-        else earned_by_figures(figures, region)[0]
-        for region, model in models.items()
-    }
+    return {region: negative_of(bundle.manifest, region)[0] for region in bundle.manifest.get("models", {})}
 
 
 def negatives(session: Session, site_id: uuid.UUID, bundle: Bundle) -> list[PartNegative]:

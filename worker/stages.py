@@ -913,15 +913,17 @@ def _run_pictures(
             maps[bundle.name] = rescoring.maps_of(session, bundle, findings.values())
             negative |= {(bundle.name, f.sha256) for f in findings.values() if f.triage == Triage.NEGATIVE}
     for image in chunk.images:
-        grey: UInt8Array | None = None  # read once for all bundles
+        seen: tuple[UInt8Array, UInt8Array] | None = None  # picture and body, looked at once for all bundles
         for name, by_hash in maps.items():
             if name == chunk.bundle.name and image.id in drawn:
                 kept[image.id, name] = (_key(image, "overlay.jpg"), *drawn[image.id])
             elif image.sha256 in by_hash and image.display_key is not None:
-                grey = _grey(blobs.get(image.display_key)) if grey is None else grey
+                if seen is None:
+                    grey = _grey(blobs.get(image.display_key))
+                    seen = grey, body_mask(grey)
                 key = _key(image, f"attention-{name}.jpg")
                 marked = (name, image.sha256) not in negative
-                picture = overlay_jpeg(grey, by_hash[image.sha256], marked=marked)
+                picture = overlay_jpeg(seen[0], by_hash[image.sha256], marked=marked, body=seen[1])
                 kept[image.id, name] = (key, *blobs.put(key, picture))
     return kept
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.anatomy import PARTS as BODY_PARTS
 from pipeline.types import Float32Array
 
 #: As a radiographer names them, in the order of the networks' outputs.
@@ -16,12 +17,7 @@ PARTS = (
     "hand", "wrist", "forearm", "elbow", "humerus", "shoulder",
     "hip", "femur", "knee", "lower_leg", "ankle", "foot",
 )  # fmt: skip
-FAMILY: Mapping[str, str] = {
-    **dict.fromkeys(("hand", "wrist", "forearm", "elbow", "humerus"), "arm"),
-    "shoulder": "shoulder",
-    "hip": "hip",
-    **dict.fromkeys(("femur", "knee", "lower_leg", "ankle", "foot"), "leg"),
-}
+FAMILY: Mapping[str, str] = {part: BODY_PARTS[part].family for part in PARTS}
 #: The readers' letters; g (upper limb), d (two exposures), x (unclear) and c (trunk) name no part.
 _LETTERS = dict(zip("hwfeusptklao", PARTS, strict=True))
 
