@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +33,25 @@ class ScorerError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class RegionScores:
+    """What the region network says of n images.
+
+    Attributes
+    ----------
+    probabilities
+        float32 (n, R), rows sum to 1.
+    distances
+        float32 (n,), to `Reference`.
+    views
+        float32 (n, V): of each of `Bundle.views`, that it is in view; V is 0 where the bundle has none.
+    """
+
+    probabilities: Float32Array
+    distances: Float32Array
+    views: Float32Array
+
+
+@dataclass(frozen=True)
 class FractureScores:
     """What a fracture network says of n images.
 
@@ -54,28 +73,6 @@ class FractureScores:
     cams: Float16Array
     spread: Float32Array
     evidence: Float16Array
-
-
-@dataclass(frozen=True)
-class RegionScores:
-    """What the region network says of n images.
-
-    Attributes
-    ----------
-    probabilities
-        float32 (n, R), rows sum to 1.
-    distances
-        float32 (n,), to `Reference`.
-    views
-        float32 (n, V): of each of `Bundle.views`, that it is in view; V is 0 where the bundle has none.
-    fractures
-        By network: what `Scorer.detect` would say of the same images, where one pass answers both.
-    """
-
-    probabilities: Float32Array
-    distances: Float32Array
-    views: Float32Array
-    fractures: Mapping[str, FractureScores] = field(default_factory=dict)
 
 
 class Reference:
@@ -195,20 +192,7 @@ class Scorer:
             probabilities.astype(np.float32),
             self._reference.distances(out[outputs.FEATURES]),
             (1 / (1 + np.exp(-seen))).astype(np.float32),
-            {name: _fracture_scores(*self._head(name, out)) for name in self._answered_by_classify},
         )
-
-    @property
-    def _answered_by_classify(self) -> list[str]:
-        """Fracture heads of the region network's own file; one that reads a picture twice is asked apart."""
-        networks, region = self.bundle.networks, self.bundle.region_network
-        return [
-            name
-            for name, network in networks.items()
-            if name != region
-            and network.sha256 == networks[region].sha256
-            and not (network.mirrored or network.partner)
-        ]
 
     def detect(self, network: str, stack: UInt8Array) -> FractureScores:
         """Look for fractures: logits and attention maps from one forward pass.
@@ -224,26 +208,22 @@ class Scorer:
 
     def _look(self, network: str, stack: UInt8Array) -> FractureScores:
         """Return what a network says alone; a mirrored one reads both ways."""
-        logits, cams, evidence = self._head(network, self._run(network, stack))
-        if not self.bundle.networks[network].mirrored:
-            return _fracture_scores(logits, cams, evidence)
-        turned = self._run(network, np.ascontiguousarray(stack[:, :, ::-1]))
-        others, maps, found = self._head(network, turned)
-        return FractureScores(
-            (logits + others) / np.float32(2),
-            ((cams + maps[:, :, ::-1]) / np.float32(2)).astype(np.float16),
-            np.abs(logits - others),
-            ((evidence + found[:, :, ::-1]) / np.float32(2)).astype(np.float16),
-        )
+        logits, cams, evidence = self._head(network, stack)
+        spread: Float32Array = np.zeros(len(stack), np.float32)
+        if self.bundle.networks[network].mirrored:
+            others, maps, found = self._head(network, np.ascontiguousarray(stack[:, :, ::-1]))
+            spread = np.abs(logits - others)
+            logits = (logits + others) / np.float32(2)
+            cams = (cams + maps[:, :, ::-1]) / np.float32(2)
+            evidence = (evidence + found[:, :, ::-1]) / np.float32(2)
+        return FractureScores(logits, cams.astype(np.float16), spread, evidence.astype(np.float16))
 
-    def _head(
-        self, network: str, out: Mapping[str, Float32Array]
-    ) -> tuple[Float32Array, Float32Array, Float32Array]:
+    def _head(self, network: str, stack: UInt8Array) -> tuple[Float32Array, Float32Array, Float32Array]:
         """Return logits (n,), attention maps and evidence maps (n, h, w) of a network's head."""
-        head, logits = self.bundle.networks[network].head or 0, out[outputs.LOGIT]
-        local = out.get(outputs.LOCAL, np.zeros((len(logits), 0, 0), np.float32))
+        out, head = self._run(network, stack), self.bundle.networks[network].head or 0
+        local = out.get(outputs.LOCAL, np.zeros((len(stack), 0, 0), np.float32))
         evidence = (1 / (1 + np.exp(-local))).astype(np.float32)
-        return logits[:, head], out[outputs.ATTENTION][..., head], evidence
+        return out[outputs.LOGIT][:, head], out[outputs.ATTENTION][..., head], evidence
 
     def features(self, stack: UInt8Array) -> Float32Array:
         """Return the region network's features, float32 (n, d)."""
@@ -447,12 +427,6 @@ def _check(
             f"{tolerance} is allowed). Set FRACTUREAI_PRECISION=float32, or FRACTUREAI_SCORER_BACKEND to "
             "tensorflow or openvino."
         )
-
-
-def _fracture_scores(logits: Float32Array, cams: Float32Array, evidence: Float32Array) -> FractureScores:
-    """Return the scores of a network that reads each picture once."""
-    spread: Float32Array = np.zeros(len(logits), np.float32)
-    return FractureScores(logits, cams.astype(np.float16), spread, evidence.astype(np.float16))
 
 
 def _probabilities(logits: Float32Array, output: str) -> Float32Array:

@@ -549,45 +549,19 @@ def _shared_findings(
     return {row.sha256: row for row in rows}
 
 
-@dataclass(frozen=True)
-class _Score:
-    logit: float
-    cam: Float16Array
-    places: list[dict[str, Any]] | None
-
-
-def _scored(image: Image, bundle: Bundle, answer: FractureScores, number: int) -> _Score:
-    """Take the answer for one image, with its suspected places where the bundle draws them."""
-    places = None
-    if bundle.places is not None and answer.evidence.shape[1] and image.width and image.height:
-        found = suspected_places(answer.evidence[number], image.width, image.height, bundle.places)
-        places = [asdict(place.in_pixels(image.width, image.height)) for place in found]
-    return _Score(float(answer.logits[number]), answer.cams[number], places)
-
-
-@dataclass(frozen=True)
-class _Classified:
-    """New findings of a bundle as rows, and what the same pass said of fractures, by (sha256, network)."""
-
-    rows: list[dict[str, Any]]
-    scores: dict[tuple[str, str], _Score]
-
-
-def _new_findings(lease: Lease, chunk: _Chunk, bundle: Bundle) -> _Classified:
-    """Tell the regions of what `bundle` has not seen yet."""
+def _new_findings(lease: Lease, chunk: _Chunk, bundle: Bundle) -> list[dict[str, Any]]:
+    """Tell the regions of what `bundle` has not seen yet, as rows of findings."""
     with session_scope() as session:
         known = _shared_findings(session, chunk.images, bundle.name, chunk.precision) if chunk.images else {}
     todo = list({image.sha256: image for image in chunk.images if image.sha256 not in known}.values())
     if not todo:
-        return _Classified([], {})
+        return []
     stack = _Stacks(lease).take(todo, bundle.region_input_size)
     with _scorer_of(bundle, chunk.precision) as scorer:
         rescoring.count(chunk.run, classified=len(todo))
         scores = scorer.classify(stack)
-    rows: list[dict[str, Any]] = []
-    kept: dict[tuple[str, str], _Score] = {}
-    for number, image in enumerate(todo):
-        row, distance = scores.probabilities[number], scores.distances[number]
+    rows = []
+    for image, row, distance in zip(todo, scores.probabilities, scores.distances, strict=True):
         probabilities = {region: float(p) for region, p in zip(bundle.regions, row, strict=True)}
         way = route(
             probabilities,
@@ -616,26 +590,19 @@ def _new_findings(lease: Lease, chunk: _Chunk, bundle: Bundle) -> _Classified:
                 "flags": [flag.value for flag in way.flags],
             }
         )
-        if scores.fractures:
-            wanted = rescoring.networks_wanted(bundle, Finding(**rows[-1]), chunk.run)
-            for network in wanted & set(scores.fractures):
-                kept[image.sha256, network] = _scored(image, bundle, scores.fractures[network], number)
-    return _Classified(rows, kept)
+    return rows
 
 
 def classify(lease: Lease) -> bool:
     """Tell each image's region, or why it is not assessed; what a bundle has said of the bytes stands."""
     chunk = _load(lease)
-    said = {bundle.name: _new_findings(lease, chunk, bundle) for bundle in chunk.bundles}
-    rows = [row for classified in said.values() for row in classified.rows]
+    rows = [row for bundle in chunk.bundles for row in _new_findings(lease, chunk, bundle)]
     with _saving(lease) as (session, unit):
         if work.cancelled_meanwhile(session, unit):
             return False
         if rows:
             rows.sort(key=lambda row: (str(row["bundle"]), str(row["sha256"])))
             session.execute(insert(Finding).values(rows).on_conflict_do_nothing())
-        # where one pass answered both, detect has nothing left to ask
-        _save_scores(session, lease, chunk, {name: classified.scores for name, classified in said.items()})
         images = list(_locked_images(session, lease).values())
         findings = _shared_findings(session, images, chunk.bundle.name, chunk.precision)
         with counters.counted(session, lease.batch_id, images):
@@ -647,6 +614,22 @@ def classify(lease: Lease) -> bool:
 
 
 # detect
+
+
+@dataclass(frozen=True)
+class _Score:
+    logit: float
+    cam: Float16Array
+    places: list[dict[str, Any]] | None
+
+
+def _scored(image: Image, bundle: Bundle, answer: FractureScores, number: int) -> _Score:
+    """Take the answer for one image, with its suspected places where the bundle draws them."""
+    places = None
+    if bundle.places is not None and answer.evidence.shape[1] and image.width and image.height:
+        found = suspected_places(answer.evidence[number], image.width, image.height, bundle.places)
+        places = [asdict(place.in_pixels(image.width, image.height)) for place in found]
+    return _Score(float(answer.logits[number]), answer.cams[number], places)
 
 
 def _new_scores(lease: Lease, chunk: _Chunk, bundle: Bundle) -> dict[tuple[str, str], _Score]:
@@ -679,7 +662,11 @@ def detect(lease: Lease) -> bool:
     with _saving(lease) as (session, unit):
         if work.cancelled_meanwhile(session, unit):
             return False
-        _save_scores(session, lease, chunk, scores)
+        for bundle in sorted(chunk.bundles, key=lambda b: b.name):
+            findings = _shared_findings(session, chunk.images, bundle.name, chunk.precision)
+            allowed = _may_say_negative(session, lease.site_id, bundle)
+            for (sha256, network), score in sorted(scores[bundle.name].items()):
+                _save_score(session, findings[sha256], bundle, network, score, allowed)
         session.expire_all()  # another worker may have said it first
         images = list(_locked_images(session, lease).values())
         findings = _shared_findings(session, images, chunk.bundle.name, chunk.precision)
@@ -689,22 +676,6 @@ def detect(lease: Lease) -> bool:
                 _apply_finding(image, findings[image.sha256], chunk.bundle, allowed)
         work.pass_stage(session, unit, Stage.EXPLAIN)
     return True
-
-
-def _save_scores(
-    session: Session,
-    lease: Lease,
-    chunk: _Chunk,
-    scores: Mapping[str, Mapping[tuple[str, str], _Score]],
-) -> None:
-    """Keep the scores of each bundle, by (sha256, network), with the findings of the same bytes."""
-    for bundle in sorted(chunk.bundles, key=lambda b: b.name):
-        if not scores[bundle.name]:
-            continue
-        findings = _shared_findings(session, chunk.images, bundle.name, chunk.precision)
-        allowed = _may_say_negative(session, lease.site_id, bundle)
-        for (sha256, network), score in sorted(scores[bundle.name].items(), key=lambda item: item[0]):
-            _save_score(session, findings[sha256], bundle, network, score, allowed)
 
 
 def _reader(bundle: Bundle, region: str) -> RegionModel:
