@@ -1,8 +1,8 @@
 # The images: `cpu` for every process of a server, `gpu` for the scoring worker on an NVIDIA card.
 # Both run as an unprivileged user on a read-only file system; /tmp and /cache are volumes.
 
-# `scripts/pin_images.py` puts the digest in its place
-ARG PYTHON_IMAGE=python:3.12-slim-bookworm
+# `make pin-images` renews the digest
+ARG PYTHON_IMAGE=python:3.12.14-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254
 FROM ${PYTHON_IMAGE} AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
 # Text layout for the reports, and the subsetter that makes them four times faster

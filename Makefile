@@ -17,7 +17,7 @@ help:
 	@echo "make format                         lay the code out"
 	@echo "make sbom                            write the software bill of materials (CycloneDX)"
 	@echo "make advisories FILE=all.zip         compare the locks with saved OSV advisories, without a network"
-	@echo "make pin-images                      pin the container images by digest (needs Docker and a network)"
+	@echo "make pin-images                      renew the digests of the container images (needs Docker and a network)"
 	@echo "make attacks URL=... KEY=...         attack a server of yours; each attack has to be refused"
 	@echo "make lock                           choose dependency versions anew"
 

@@ -1,9 +1,8 @@
-"""Pins the container images by digest: ``python scripts/pin_images.py``, where Docker and a network are.
+"""Renews the container images' digests: ``python scripts/pin_images.py``, where Docker and a network are.
 
-A tag can be moved; a digest cannot. The digests are those that Docker itself checked when it pulled the
-images by the tags of docker-compose.yml and the Dockerfile. They are written to `docker-compose.digests.yml`,
-which Compose reads beside the main file when `.env` says so:
-``COMPOSE_FILE=docker-compose.yml:docker-compose.digests.yml``. Keep that file with the installation.
+A tag can be moved; a digest cannot. docker-compose.yml and the Dockerfile name both. This pulls each image by
+its tag and writes the digest that Docker itself checked in the place of the old one; change a tag there to
+have a newer version, then run this.
 """
 
 from __future__ import annotations
@@ -14,14 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 ROOT = Path(__file__).resolve().parents[1]
-OUT = ROOT / "docker-compose.digests.yml"
+#: Where others' images are named, and how: the name with its tag, and a digest or none.
+NAMED = {
+    "docker-compose.yml": r"^(    image: )(?!fractureai)([^\s@]+)(@\S+)?$",
+    "Dockerfile": r"^(ARG PYTHON_IMAGE=)([^\s@]+)(@\S+)?$",
+}
 
 
 def digest_of(image: str) -> str:
-    """Pull an image by its tag and return its name with the digest.
+    """Pull an image by its tag and return its digest.
 
     Raises
     ------
@@ -38,25 +39,23 @@ def digest_of(image: str) -> str:
         text=True,
     ).stdout
     for pinned in json.loads(told):
-        if re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", pinned):
-            return str(pinned)
+        if digest := re.fullmatch(r"\S+@(sha256:[0-9a-f]{64})", pinned):
+            return digest[1]
     raise ValueError(f"Docker states no digest of {image}")
 
 
+def pin(match: re.Match[str]) -> str:
+    """Return the line that names an image, with the digest of today."""
+    pinned = f"{match[1]}{match[2]}@{digest_of(match[2])}"
+    sys.stdout.write(f"{match[2]}: {'as it was' if pinned == match[0] else 'a new digest'}\n")
+    return pinned
+
+
 def main() -> None:
-    """Write the override."""
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    base = re.search(r"^ARG PYTHON_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert base is not None
-    pinned_base = digest_of(base[1])
-    pinned: dict[str, dict[str, object]] = {}
-    for name, service in services.items():
-        if "build" in service:
-            pinned[name] = {"build": {"args": {"PYTHON_IMAGE": pinned_base}}}
-        else:
-            pinned[name] = {"image": digest_of(service["image"])}
-    OUT.write_text(yaml.safe_dump({"services": pinned}, sort_keys=False))
-    sys.stdout.write(f"{OUT.name}: {len(pinned)} services\n")
+    """Write the digests; nothing is written of a file whose images cannot all be pulled."""
+    for name, pattern in NAMED.items():
+        path = ROOT / name
+        path.write_text(re.sub(pattern, pin, path.read_text(), flags=re.MULTILINE))
 
 
 if __name__ == "__main__":

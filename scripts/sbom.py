@@ -69,9 +69,10 @@ def images(compose: str, dockerfile: str) -> Iterator[Component]:
     named = re.findall(r"^\s+image: (\S+)$", compose, re.MULTILINE)
     named += re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", dockerfile, re.MULTILINE)
     for image in sorted(name for name in named if not name.startswith("fractureai")):
-        name, _, version = image.partition(":")
+        name, _, tagged = image.partition(":")
+        version, _, digest = tagged.partition("@")
         purl = PackageURL(
-            "oci", None, name.rpartition("/")[2], None, {"repository_url": name, "tag": version}
+            "oci", None, name.rpartition("/")[2], digest or None, {"repository_url": name, "tag": version}
         )
         yield Component(
             name=name, version=version, type=ComponentType.CONTAINER, purl=purl, bom_ref=f"image:{image}"

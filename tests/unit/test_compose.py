@@ -30,7 +30,8 @@ def test_each_service_restarts_and_is_watched(name: str) -> None:
     service = SERVICES[name]
     assert service["restart"] in {"unless-stopped", "on-failure:5"}
     assert "healthcheck" in service or name == "migrate"
-    assert re.search(r":v?\d", service["image"]), "a pinned version"
+    pinned = r":\d+\.\d+\.\d+" if name in OURS else r":\d+\.\d+[-.\w]*@sha256:[0-9a-f]{64}"
+    assert re.search(pinned + "$", service["image"]), "an exact version, and of others its digest"
     assert not service.get("privileged")
 
 
