@@ -20,6 +20,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless
 
 from tests.attacks.forms import draft, leave, zipped
 from tests.attacks.target import API, Target, attack
+from tests.tiffs import entry, tiff
 
 #: Of each kind of file.
 COPIES = 8
@@ -29,21 +30,6 @@ SIDE = 9900
 #: is decoded and once more before its attention map is drawn; on a machine with nothing else to do.
 PROMPTLY = 40.0
 PATIENCE = 600.0
-
-
-def entry(tag: int, kind: int, count: int, value: int) -> bytes:
-    """Return an entry of a TIFF directory."""
-    return struct.pack("<HHII", tag, kind, count, value)
-
-
-def tiff(*directories: list[bytes], behind: bytes) -> bytes:
-    """Return a TIFF of these directories."""
-    data = struct.pack("<2sHI", b"II", 42, 8)
-    for number, entries in enumerate(directories):
-        body = struct.pack("<H", len(entries)) + b"".join(entries)
-        last = number == len(directories) - 1
-        data += body + struct.pack("<I", 0 if last else len(data) + len(body) + 4)
-    return data + behind
 
 
 def repeated_entries() -> bytes:

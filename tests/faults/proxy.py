@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
 
@@ -19,6 +20,20 @@ class Fault(StrEnum):
     HUNG = "hung"  # connections are taken, and nothing is ever said
     SLOW = "slow"  # 16 KiB a tenth of a second, each way
     RESETS = "resets"  # every connection is reset after a little of the answer
+
+
+@dataclass(eq=False)
+class Connection:
+    """A client's connection and the one made for it, with the bytes that went each way."""
+
+    client: socket.socket
+    server: socket.socket
+    asked: int = 0
+    answered: int = 0
+
+    def reset(self) -> None:
+        """Have the client's end reset, not closed in order, when it is closed."""
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class FaultyLine:
@@ -56,22 +71,29 @@ class FaultyLine:
                 continue
             threading.Thread(target=self._carry, args=(client,), daemon=True).start()
 
+    def passed(self, connection: Connection, piece: bytes, *, answer: bool) -> bool:
+        """Hear of a piece that was carried on; False ends the connection.
+
+        For lines that break at a place of their own.
+        """
+        return True
+
     def _carry(self, client: socket.socket) -> None:
         try:
             with client, socket.create_connection(self.to) as server:
-                self._exchange(client, server)
+                self._exchange(Connection(client, server))
         except OSError:
             return  # one of the two is gone, and so is the other now
 
-    def _exchange(self, client: socket.socket, server: socket.socket) -> None:
-        answered, met = 0, False
+    def _exchange(self, connection: Connection) -> None:
+        client, server, met = connection.client, connection.server, False
         while not self.ended.is_set():
             fault = self.fault
             if fault is not Fault.NONE and not met:
                 met = True
                 self.broken += 1
-            if fault is Fault.DOWN or (fault is Fault.RESETS and answered > self.RESET_AFTER):
-                return _reset(client)
+            if fault is Fault.DOWN or (fault is Fault.RESETS and connection.answered > self.RESET_AFTER):
+                return connection.reset()
             if fault is Fault.HUNG:
                 time.sleep(0.1)
                 continue
@@ -84,11 +106,11 @@ class FaultyLine:
                     return None
                 sink.sendall(piece)
                 if source is server:
-                    answered += len(piece)
+                    connection.answered += len(piece)
+                else:
+                    connection.asked += len(piece)
+                if not self.passed(connection, piece, answer=source is server):
+                    return None
                 if fault is Fault.SLOW:
                     time.sleep(0.1)
         return None
-
-
-def _reset(client: socket.socket) -> None:
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import select
-import socket
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from cli.upload import upload
 from store.blobs import BlobStore
 from store.session import session_scope
 from store.tables import Export, Image
-from tests.faults.proxy import FaultyLine
+from tests.faults.proxy import Connection, FaultyLine
 from tests.web.asking import Asker
 from tests.web.conftest import app, ask
 from tests.web.serving import Serving, serving, site_key
@@ -38,23 +35,13 @@ class CutLine(FaultyLine):
         self.after, self.cuts = after, cuts
         self.carried = 0
 
-    def _exchange(self, client: socket.socket, server: socket.socket) -> None:
-        passed = 0
-        while not self.ended.is_set():
-            ready, _, _ = select.select([client, server], [], [], 0.1)
-            for source, sink in ((client, server), (server, client)):
-                if source not in ready:
-                    continue
-                piece = source.recv(self.PIECE)
-                if not piece:
-                    return
-                sink.sendall(piece)
-                passed += len(piece)
-                self.carried += len(piece)
-            if passed > self.after and self.broken < self.cuts:
-                self.broken += 1
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                return
+    def passed(self, connection: Connection, piece: bytes, *, answer: bool) -> bool:
+        self.carried += len(piece)
+        if connection.asked + connection.answered <= self.after or self.broken >= self.cuts:
+            return True
+        self.broken += 1
+        connection.reset()
+        return False
 
 
 def cut(serving: Serving, **how: int) -> CutLine:

@@ -17,6 +17,7 @@ import tifffile
 
 from pipeline.decode.picture import decode
 from pipeline.types import Radiograph, Reason, Rejected
+from tests.tiffs import entry, tiff
 
 MAX_PIXELS = 100_000_000
 
@@ -40,36 +41,22 @@ def refusal(data: bytes) -> Reason:
     return refused.value.reason
 
 
-def entry(tag: int, kind: int, count: int, value: int) -> bytes:
-    return struct.pack("<HHII", tag, kind, count, value)
-
-
-def classic(*directories: list[bytes], behind: bytes = b"") -> bytes:
-    """Return a little-endian TIFF of directories one behind the other."""
-    data = struct.pack("<2sHI", b"II", 42, 8)
-    for number, entries in enumerate(directories):
-        body = struct.pack("<H", len(entries)) + b"".join(entries)
-        last = number == len(directories) - 1
-        data += body + struct.pack("<I", 0 if last else len(data) + len(body) + 4)
-    return data + behind
-
-
 def busy_directory() -> list[bytes]:
     """An entry that names 200,000 offsets, again and again, for readers to fetch each time."""
     return [entry(273, 4, 200_000, 8)] * 60_000
 
 
 def test_a_tiff_directory_that_repeats_an_entry_is_refused_at_once() -> None:
-    data = classic(*[busy_directory()] * 3, behind=bytes(1_000_000))
+    data = tiff(*[busy_directory()] * 3, behind=bytes(1_000_000))
     assert len(zlib.compress(data, 9)) < 20_000  # what it weighs in a ZIP
     assert refusal(data) is Reason.CORRUPT
-    few = classic([entry(273, 4, 200_000, 8)] * 500, behind=bytes(1_000_000))
+    few = tiff([entry(273, 4, 200_000, 8)] * 500, behind=bytes(1_000_000))
     assert refusal(few) is Reason.CORRUPT
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
 def test_an_exif_block_that_repeats_an_entry_does_not_keep_us(kind: str) -> None:
-    exif = classic([entry(273, 4, 10_000, 8)] * 5_000, behind=bytes(100))[:65_000]
+    exif = tiff([entry(273, 4, 10_000, 8)] * 5_000, behind=bytes(100))[:65_000]
     plain = cv2.imencode(f".{kind}", grey())[1].tobytes()
     if kind == "png":
         chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
@@ -96,7 +83,7 @@ def test_a_tiff_that_states_its_size_twice_is_refused() -> None:
         entry(278, 4, 1, 20_000),
         entry(279, 4, 1, 12_288),
     ]
-    assert refusal(classic(fields, behind=bytes(20_000))) is Reason.CORRUPT
+    assert refusal(tiff(fields, behind=bytes(20_000))) is Reason.CORRUPT
 
 
 def test_tiff_strips_that_share_their_data_are_refused() -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import socket
 import unicodedata
 import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from select import select as select_sockets
 from typing import Any
 
 import pytest
@@ -25,7 +23,7 @@ from store.errors import BlobFull
 from store.fsck import check
 from store.session import session_scope
 from store.tables import Image
-from tests.faults.proxy import FaultyLine
+from tests.faults.proxy import Connection, FaultyLine
 from tests.web.asking import JPEG, PNG, Asker, Browser, png, zipped
 from tests.web.conftest import Process
 from tests.web.test_api import problem
@@ -299,24 +297,19 @@ def test_many_members_cost_many_rows_and_little_memory(process: Process, tmp_pat
 class BreakingCommit(FaultyLine):
     """A line to Postgres that breaks after a commit of new images, before the client hears of it."""
 
-    armed = True
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self.armed = True
+        self.writing: set[Connection] = set()
 
-    def _exchange(self, client: socket.socket, server: socket.socket) -> None:
-        writes = False
-        while not self.ended.is_set():
-            ready, _, _ = select_sockets([client, server], [], [], 0.1)
-            for source, sink in ((client, server), (server, client)):
-                if source not in ready:
-                    continue
-                piece = source.recv(self.PIECE)
-                if not piece:
-                    return
-                sink.sendall(piece)
-                writes |= b"INSERT INTO images" in piece or b"UPDATE uploads" in piece
-                if source is client and self.armed and writes and b"COMMIT" in piece:
-                    self.armed = False
-                    assert b"COMMIT" in server.recv(self.PIECE)
-                    return
+    def passed(self, connection: Connection, piece: bytes, *, answer: bool) -> bool:
+        if b"INSERT INTO images" in piece or b"UPDATE uploads" in piece:
+            self.writing.add(connection)
+        if answer or not self.armed or connection not in self.writing or b"COMMIT" not in piece:
+            return True
+        self.armed = False
+        assert b"COMMIT" in connection.server.recv(self.PIECE)
+        return False
 
 
 @pytest.fixture
