@@ -85,7 +85,7 @@ class Settings:
     memory_limit_bytes: int = 4 * 1024**3  # of a process that decodes or draws; 0 means none
     scratch_keep_seconds: float = 86_400.0
     draft_keep_seconds: float = 7 * 86_400.0  # of a draft, and of the uploads of images that failed
-    cancelled_keep_seconds: float = 3600.0  # of uploads of cancelled images, for a retry; 0: they go at once
+    cancelled_keep_seconds: float = 0.0  # of uploads of cancelled images, for a retry; 0: they go at once
     worklist_wait_hours: float = 48.0  # then a study counts as urgent; 0: never
     # downloads
     export_keep_seconds: float = 7 * 86_400.0

@@ -35,7 +35,7 @@ def _command(verb: str, does: str) -> click.Command:
     )
 
 
-cancel = _command("cancel", "Stop BATCH: images that are read stay, the others end as cancelled.")
-retry = _command("retry", "Read the failed and the cancelled images of BATCH again, once it has ended.")
+cancel = _command("cancel", "Stop BATCH: what is read stays, the rest ends as cancelled and is deleted.")
+retry = _command("retry", "Read what failed or was cancelled of BATCH again, once it has ended.")
 pause = _command("pause", "Hold BATCH back; what workers have in their hands is finished first.")
 resume = _command("resume", "Let the paused BATCH go on.")

@@ -160,6 +160,7 @@ class Reason(StrEnum):
     UNAVAILABLE = "unavailable"
     # cancelled
     CANCELLED_BY_USER = "cancelled_by_user"
+    UPLOAD_DELETED = "upload_deleted"
 
 
 @dataclass(frozen=True)
@@ -387,7 +388,11 @@ REASONS: Mapping[Reason, ReasonText] = {
         "Something that the reading needs was unavailable for too long.",
         "Tell the operator; retry when it is there again.",
     ),
-    Reason.CANCELLED_BY_USER: ReasonText("The batch was cancelled.", "Submit it again if needed."),
+    Reason.CANCELLED_BY_USER: ReasonText("The batch was cancelled.", "Retry the batch if needed."),
+    Reason.UPLOAD_DELETED: ReasonText(
+        "The batch was cancelled before the file was read, and the file was deleted.",
+        "Send the file again, in a new batch, if needed.",
+    ),
 }
 
 

@@ -597,12 +597,11 @@ def set_priority(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID, prio
 
 #: In these an image can be read again, if its bytes are still there.
 RETRIED = (ImageStatus.FAILED.value, ImageStatus.CANCELLED.value)
-HAS_BYTES = or_(
-    Image.incoming_key.is_not(None),
-    Image.original_key.is_not(None),
-    Image.source_key.is_not(None),
-    Image.dataset_image_id.is_not(None),
+#: An image that has bytes to be read besides its upload.
+HAS_COPY = or_(
+    Image.original_key.is_not(None), Image.source_key.is_not(None), Image.dataset_image_id.is_not(None)
 )
+HAS_BYTES = or_(Image.incoming_key.is_not(None), HAS_COPY)
 
 
 def can_retry(session: Session, batch: Batch) -> bool:
@@ -622,8 +621,9 @@ def retry(
 ) -> Batch:
     """Queue the failed and the cancelled images of an ended batch again, as a new round.
 
-    Those whose bytes were deleted meanwhile stay as they are. Of a batch whose end was given up, the end is
-    tried again even where no image failed.
+    Those whose bytes were deleted meanwhile stay as they are; cancelled ones say so
+    (`Reason.UPLOAD_DELETED`). Of a batch whose end was given up, the end is tried again even where no image
+    failed.
 
     Parameters
     ----------
@@ -635,7 +635,7 @@ def retry(
     WrongState
         The batch has not ended, or nothing in it (or among `images`) failed or was cancelled.
     UploadsDeleted
-        Of all of them, or of one of `images`, nothing is left to be read.
+        Of all of them, or of some of `images`, nothing is left to be read; it names the first of these.
     """
     batch = get_batch(session, site_id, batch_id, lock=True)
     if batch.status not in TERMINAL_BATCH_STATUSES or batch.submitted_at is None:
@@ -652,7 +652,8 @@ def retry(
     n = sum(count for _, count in before)
     n_ended = session.scalar(select(func.count()).where(*ended)) or 0
     if n_ended > n and (images is not None or not (n or batch.end_failure)):
-        raise UploadsDeleted
+        gone = session.scalars(select(Image.path).where(*ended, ~HAS_BYTES).order_by(Image.path)).all()
+        raise UploadsDeleted(_named("file", gone))
     if not n and (images is not None or batch.end_failure is None):
         raise WrongState
     session.execute(

@@ -88,7 +88,7 @@ class WrongState(ServiceError):
 
 
 class UploadsDeleted(ServiceError):
-    """Images are to be read again whose bytes were deleted when the time for a retry was over."""
+    """Images are to be read again whose bytes were deleted after they had been cancelled or had failed."""
 
     code, status = "uploads_deleted", 409
     title = "What was sent of these images was deleted after they had been cancelled or had failed."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -10,11 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from sqlalchemy import and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store import batches, quotas
+from store import batches, counters, quotas
 from store.blobs import get_blobs
 from store.errors import (
     BatchNotDraft,
@@ -27,8 +28,10 @@ from store.errors import (
 from store.session import session_scope
 from store.tables import Batch, BatchStatus, Image, ImageStatus, Reason, Upload
 
-#: How long a request that cancels a draft deletes its files.
+#: How long a request that cancels a batch deletes its files.
 DISCARD_SECONDS = 5.0
+#: How many are deleted in one transaction, while their batch's row is locked.
+PORTION = 100
 
 
 @dataclass(frozen=True)
@@ -197,78 +200,80 @@ def discard(key: str) -> None:
         get_blobs().delete(key)
 
 
-def discard_draft(site_id: uuid.UUID, batch_id: uuid.UUID) -> None:
-    """Delete what was sent to a draft that was cancelled; call it after the commit.
+def discard_cancelled(site_id: uuid.UUID, batch_id: uuid.UUID) -> None:
+    """Delete what was sent to a batch that was cancelled and will not be read; call it after the commit.
 
-    What takes longer than a request may, and what the blob store does not delete now, is left to `reconcile`.
+    What takes longer than a request may, what a worker has in its hands, and what the blob store does not
+    delete now, is left to the end of the batch and to `reconcile`.
 
     Raises
     ------
     NotFound
     """
-    until = time.monotonic() + DISCARD_SECONDS
+    pieces = []
     with session_scope() as session:
         batch = batches.get_batch(session, site_id, batch_id)
-        if batch.status != BatchStatus.CANCELLED or batch.submitted_at is not None:
-            return
-        pieces = []
-        for upload in session.scalars(select(Upload).where(Upload.batch_id == batch_id)):
-            pieces += upload.pieces
-            session.delete(upload)
+        if batch.status == BatchStatus.CANCELLED and batch.submitted_at is None:
+            for upload in session.scalars(select(Upload).where(Upload.batch_id == batch_id)):
+                pieces += upload.pieces
+                session.delete(upload)
     for key in pieces:
         discard(key)
-    named = select(Image).where(Image.batch_id == batch_id, Image.incoming_key.is_not(None)).limit(500)
     with suppress(ServiceError):
-        while time.monotonic() < until:
-            with session_scope() as session:
-                images = session.scalars(named).all()
-                for image in images:
-                    get_blobs().delete(image.incoming_key or "")
-                    image.incoming_key = None
-            if not images:
-                return
+        delete_old(batch_id, seconds=DISCARD_SECONDS)
 
 
-def delete_old(batch_id: uuid.UUID | None = None) -> None:
-    """Delete the uploads of ended batches that nobody needs any more: of one batch, or of all.
+def delete_old(batch_id: uuid.UUID | None = None, *, seconds: float = math.inf) -> None:
+    """Delete the uploads that nobody needs any more: of one batch, or of all.
 
     That is all that was sent to a cancelled draft, at once; of submitted images that were cancelled after
     `cancelled_keep_seconds`, and of those that failed after `draft_keep_seconds`: until then a retry reads
-    them. Every other upload is deleted by `prepare`.
+    them. Every other upload is deleted by `prepare`. A cancelled image of which nothing is left says so.
+
+    Parameters
+    ----------
+    seconds
+        No more are begun with after so long.
 
     Raises
     ------
     BlobUnavailable
     """
     settings = get_settings()
+    until = time.monotonic() + seconds
     age = func.clock_timestamp() - Batch.finished_at
+    cancelled: list[ColumnElement[bool]] = [Image.status == ImageStatus.CANCELLED]
+    if settings.cancelled_keep_seconds:
+        cancelled.append(age > timedelta(seconds=settings.cancelled_keep_seconds))
     query = (
-        select(Image)
+        select(Image, batches.HAS_COPY)
         .join(Batch, Batch.id == Image.batch_id)
         .where(
             Image.incoming_key.is_not(None),
-            Batch.finished_at.is_not(None),
             or_(
-                Batch.submitted_at.is_(None),
-                and_(
-                    Image.status == ImageStatus.CANCELLED,
-                    age > timedelta(seconds=settings.cancelled_keep_seconds),
-                ),
+                and_(Batch.submitted_at.is_(None), Batch.finished_at.is_not(None)),
+                and_(*cancelled),
                 age > timedelta(seconds=settings.draft_keep_seconds),
             ),
         )
-        .limit(500)
+        .order_by(Image.batch_id)
+        .limit(PORTION)
         .with_for_update(skip_locked=True)  # the batch's row, too: a retry waits, or is first
     )
     if batch_id is not None:
         query = query.where(Image.batch_id == batch_id)
-    while True:
+    while time.monotonic() < until:
         with session_scope() as session:
-            images = session.scalars(query).all()
-            for image in images:
-                get_blobs().delete(image.incoming_key or "")
-                image.incoming_key = None
-        if not images:
+            rows = session.execute(query).all()
+            for owner, theirs in groupby(rows, key=lambda row: row[0].batch_id):
+                images = {image: has_copy for image, has_copy in theirs}
+                with counters.counted(session, owner, list(images)):
+                    for image, has_copy in images.items():
+                        get_blobs().delete(image.incoming_key or "")
+                        image.incoming_key = None
+                        if image.status == ImageStatus.CANCELLED and not has_copy:
+                            image.reason = Reason.UPLOAD_DELETED.value
+        if not rows:
             return
 
 

@@ -92,6 +92,13 @@ def settings_env(
 
 
 @pytest.fixture
+def kept_for_a_retry(settings_env: pytest.MonkeyPatch) -> None:
+    """Uploads of cancelled images stay for an hour; by ``usefixtures``, before what starts a service."""
+    settings_env.setenv("FRACTUREAI_CANCELLED_KEEP_SECONDS", "3600")
+    get_settings.cache_clear()
+
+
+@pytest.fixture
 def database(settings_env: pytest.MonkeyPatch, migrated: None) -> Iterator[Engine]:
     """An empty, migrated database, as its owner sees it; the product comes by an account of its own."""
     address = get_settings().database_owner_url.replace("postgresql://", "postgresql+psycopg://")

@@ -262,7 +262,9 @@ def act(batch_id: uuid.UUID, action: str, **how: Any) -> Batch:
         batch = ACTIONS[action](session, batch_id, identity().site_id, **how)
         audit(session, f"batch_{action}", batch.id)
     if action == "cancel":
-        uploads.discard_draft(identity().site_id, batch_id)
+        uploads.discard_cancelled(identity().site_id, batch_id)
+        with session_scope() as session:
+            batch = batches.get_batch(session, identity().site_id, batch_id)
     dispatch.dispatch()
     return batch
 

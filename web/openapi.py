@@ -311,14 +311,17 @@ PATHS: Json = {
     ),
     "/batches/{batch_id}/cancel": _action(
         "cancel",
-        "Cancel what has not ended; what is done stays. With draft_only, cancel a draft and nothing else",
+        "Cancel what has not ended; what is done stays, files that were not opened yet are deleted. With"
+        " draft_only, cancel a draft and nothing else",
         record({"draft_only": {"type": "boolean"}}, required=False),
     ),
     "/batches/{batch_id}/pause": _action("pause", "Take up no more of this batch for now"),
     "/batches/{batch_id}/resume": _action("resume", "Go on with a paused batch"),
     "/batches/{batch_id}/retry": _action(
         "retry",
-        "Read failed and cancelled images again: all, or those in images",
+        "Read failed and cancelled images again: all whose bytes are still there, or those in images. What"
+        " was deleted has the reason upload_deleted; where it is all, or among images, the answer is"
+        " uploads_deleted",
         record({"images": many(UUID)}, required=False),
     ),
     "/batches/{batch_id}/priority": {

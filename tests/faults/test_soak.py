@@ -23,6 +23,7 @@ def two_workers(
     site_id: uuid.UUID, tmp_path: Path, service_settings: pytest.MonkeyPatch
 ) -> Iterator[Service]:
     service_settings.setenv("FRACTUREAI_DATABASE_LOCK_SECONDS", str(LOCK_SECONDS))
+    service_settings.setenv("FRACTUREAI_CANCELLED_KEEP_SECONDS", "3600")  # each round retries it
     service = Service(tmp_path)
     try:
         for name in ("reconcile", *WORKERS):

@@ -17,6 +17,7 @@ from store.tables import Priority
 from tests.running import Service, assert_sound, draft, images_of, read_batch, submit, wait_until_ended
 
 
+@pytest.mark.usefixtures("kept_for_a_retry")
 def test_a_storm_of_second_thoughts(
     light: Service, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float]
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from store.blobs import get_blobs
 from store.session import session_scope
 from store.tables import Image
 from tests.reading import read_batch
@@ -218,7 +219,12 @@ def test_a_batch_goes_through_its_states(ask: Asker) -> None:
     answer = ask.post(f"/batches/{batch}/cancel")
     assert answer.status_code == 202
     assert answer.json["counts"]["cancelled"] == 2
-    assert answer.json["reasons"] == {"cancelled_by_user": 2}
+    assert answer.json["reasons"] == {"upload_deleted": 2}
+    assert not list(get_blobs().keys("incoming/"))
+    read_batch(batch)  # ends it
+    answer = ask.post(f"/batches/{batch}/retry")
+    problem(answer, 409, "uploads_deleted")
+    assert "2 files ('a.png', 'b.png')" in answer.json["detail"]
 
 
 def test_failed_images_can_be_read_again(ask: Asker) -> None:

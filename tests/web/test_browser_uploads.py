@@ -204,6 +204,7 @@ def test_five_thousand_files(page: Page, link: Callable[[], str], tmp_path: Path
     assert batch_of().n_total == 5000
 
 
+@pytest.mark.usefixtures("kept_for_a_retry")
 def test_cancel_retry_prioritise_and_download(
     page: Page, link: Callable[[], str], tmp_path: Path, blobs: BlobStore, serving: Serving
 ) -> None:

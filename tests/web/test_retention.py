@@ -37,6 +37,7 @@ from store.tables import (
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 
+pytestmark = pytest.mark.usefixtures("kept_for_a_retry")  # there is more to erase
 WHO = {"a.png": "ACC-1", "b.png": "ACC-1", "c.png": "ACC-2", "d.png": "ACC-3"}
 
 

@@ -20,8 +20,9 @@ from sqlalchemy import delete, func, select, text, update
 
 from pipeline.report import render
 from pipeline.report.types import StudyReport
+from pipeline.types import Reason
 from settings import get_settings
-from store import batch_end, batches, fsck, monitoring, studies, uploads, worklist
+from store import batch_end, batches, fsck, monitoring, studies, uploads, work, worklist
 from store.batches import ManifestRow
 from store.blobs import get_blobs
 from store.dispatch import QUEUES
@@ -289,14 +290,18 @@ def test_a_header_that_contradicts_is_never_negative(
     assert all(image.triage in {"doubt", "positive"} for image in contradicted)
 
 
-def test_reports_without_a_picture_are_skipped_and_counted(site_id: uuid.UUID) -> None:
+def structured_report() -> bytes:
     dataset = pydicom.dcmread(io.BytesIO(dicom(1, "leg", "1.2.3.5", 1)))
     dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"  # Basic Text SR
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     del dataset.PixelData
     buffer = io.BytesIO()
     dataset.save_as(buffer)
-    batch = read(site_id, {"report.dcm": buffer.getvalue(), "a.png": png(1)})
+    return buffer.getvalue()
+
+
+def test_reports_without_a_picture_are_skipped_and_counted(site_id: uuid.UUID) -> None:
+    batch = read(site_id, {"report.dcm": structured_report(), "a.png": png(1)})
     assert (batch.n_total, batch.n_skipped, batch.n_done, batch.status) == (1, 1, 1, "done")
     assert_sound(batch)
 
@@ -487,7 +492,8 @@ def uploads_of(batch: Batch) -> int:
     return len(stored(batches.incoming_of(batch.id)))
 
 
-def test_uploads_of_cancelled_images_go_after_a_while_and_a_retry_then_says_so(site_id: uuid.UUID) -> None:
+@pytest.mark.usefixtures("kept_for_a_retry")
+def test_uploads_of_cancelled_images_go_after_a_while_where_a_site_wants_that(site_id: uuid.UUID) -> None:
     batch, _ = queued(site_id)
     with session_scope() as session:
         batches.cancel(session, batch.id, site_id)
@@ -501,20 +507,13 @@ def test_uploads_of_cancelled_images_go_after_a_while_and_a_retry_then_says_so(s
     assert uploads_of(batch) == 0
     with session_scope() as session:
         assert not batches.can_retry(session, session.get_one(Batch, batch.id))
-    for chosen in (None, [images_of(batch)[0].id]):
-        with pytest.raises(UploadsDeleted), session_scope() as session:
-            batches.retry(session, batch.id, site_id, chosen)
     assert not fsck.check().problems
 
 
-def test_uploads_of_cancelled_images_go_at_once_where_a_site_wants_that(
-    site_id: uuid.UUID, service_settings: pytest.MonkeyPatch
-) -> None:
+def test_uploads_of_cancelled_images_go_at_once_and_a_retry_names_them(site_id: uuid.UUID) -> None:
     """What was prepared before has its pseudonymised copy, and is read again from that."""
     from worker import flow, stages
 
-    service_settings.setenv("FRACTUREAI_CANCELLED_KEEP_SECONDS", "0")
-    get_settings.cache_clear()
     batch = draft(site_id, {f"{n:02}.png": png(n) for n in range(9)})  # two chunks
     with session_scope() as session:
         batches.submit(session, batch.id, site_id)
@@ -522,13 +521,59 @@ def test_uploads_of_cancelled_images_go_at_once_where_a_site_wants_that(
     flow.run(units[0], Stage.PREPARE, stages.prepare)
     with session_scope() as session:
         batches.cancel(session, batch.id, site_id)
-    ended = work_off(batch)
+    assert uploads_of(batch) > 0
+    uploads.discard_cancelled(site_id, batch.id)
     assert uploads_of(batch) == 0
+    ended = work_off(batch)
+    gone = [image for image in images_of(batch) if image.reason == Reason.UPLOAD_DELETED]
+    assert 0 < len(gone) < ended.n_cancelled == ended.n_total
+    with pytest.raises(UploadsDeleted, match=gone[0].path), session_scope() as session:
+        batches.retry(session, batch.id, site_id, [gone[0].id])
     with session_scope() as session:
         batches.retry(session, batch.id, site_id)
     again = work_off(batch)
-    assert 0 < again.n_done == ended.n_total - again.n_cancelled < ended.n_total
-    assert not fsck.check().problems
+    assert (again.n_done, again.n_cancelled) == (ended.n_total - len(gone), len(gone))
+    with session_scope() as session:
+        assert batches.reasons(session, batch.id) == {"upload_deleted": len(gone)}
+        assert not batches.can_retry(session, session.get_one(Batch, batch.id))
+    with pytest.raises(UploadsDeleted, match=f"{len(gone)} file"), session_scope() as session:
+        batches.retry(session, batch.id, site_id)
+    assert_sound(again)
+
+
+def test_what_a_worker_held_when_its_batch_was_cancelled_goes_when_it_ends(site_id: uuid.UUID) -> None:
+    batch, unit = queued(site_id)
+    with session_scope() as session:
+        lease = work.take(session, unit.id, Stage.PREPARE)
+        assert isinstance(lease, Lease)
+        batches.cancel(session, batch.id, site_id)
+    uploads.discard_cancelled(site_id, batch.id)
+    assert uploads_of(batch) == 3
+    with session_scope() as session:
+        assert work.cancelled_meanwhile(session, work.hold(session, lease))
+    work_off(batch)
+    assert uploads_of(batch) == 0
+    with session_scope() as session:
+        assert batches.reasons(session, batch.id) == {"upload_deleted": 3}
+
+
+@pytest.mark.parametrize("refused", ["rejected", "duplicate", "skipped"])
+def test_what_is_refused_or_sent_twice_goes_with_its_stage(site_id: uuid.UUID, refused: str) -> None:
+    from worker import flow, stages
+
+    files = {
+        "rejected": {"a.png": png(1), "bad.png": png(2)[:200]},
+        "duplicate": {"a.dcm": dicom(1, "hand", "1.2.3"), "b.dcm": dicom(1, "hand", "1.2.3")},
+        "skipped": {"a.png": png(1), "plan.dcm": structured_report()},
+    }[refused]
+    batch = draft(site_id, files)
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+        units = session.scalars(select(Work.id).where(Work.batch_id == batch.id)).all()
+    assert uploads_of(batch) == 2
+    for unit in units:
+        flow.run(unit, Stage.PREPARE, stages.prepare)
+    assert uploads_of(batch) == 0
 
 
 def stored(prefix: str = "") -> list[str]:
@@ -542,6 +587,7 @@ def queued(site_id: uuid.UUID) -> tuple[Batch, Work]:
         return batch, session.scalars(select(Work).where(Work.batch_id == batch.id)).one()
 
 
+@pytest.mark.usefixtures("kept_for_a_retry")
 def test_what_a_cancelled_stage_wrote_is_deleted(site_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch is cancelled while its images are decoded: no row names what was written of them."""
     from worker import flow, stages
@@ -585,7 +631,7 @@ def test_what_a_stage_wrote_before_it_lost_its_lease_is_deleted(
 
     monkeypatch.setattr(stages, "_pack", ended_meanwhile)
     assert not flow.run(unit.id, Stage.PREPARE, stages.prepare)
-    assert {key.split("/")[0] for key in stored()} == {"incoming"}
+    assert not stored()
 
 
 def test_what_another_worker_wrote_again_stays(site_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -626,7 +672,7 @@ def test_what_a_killed_stage_of_a_cancelled_batch_wrote_is_deleted_at_its_end(si
         session.get_one(Work, unit.id).lease_token = None
         batches.cancel(session, batch.id, site_id)
     work_off(batch)
-    assert {key.split("/")[0] for key in stored()} == {"incoming"}
+    assert not stored()
 
 
 def test_a_batch_that_is_paused_in_its_last_stage_ends_and_is_paused_no_more(site_id: uuid.UUID) -> None:
