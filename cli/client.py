@@ -165,11 +165,12 @@ class Client:
         if parts.scheme not in {"http", "https"} or not parts.host or (parts.port or 0) > 65535:
             raise UsageProblem(f"FRACTUREAI_URL must be an http or https address, not {url!r}.")
         try:
+            # SSL_CERT_FILE and SSL_CERT_DIR count for every address,
+            self._trust = httpx.create_ssl_context(trust_env=True)
             self._http = httpx.Client(
                 headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
                 timeout=httpx.Timeout(30.0, connect=5.0),
-                # SSL_CERT_FILE and SSL_CERT_DIR count for every address,
-                verify=httpx.create_ssl_context(trust_env=True),
+                verify=self._trust,
                 # a proxy does not: a company's knows nothing of this machine's loopback
                 trust_env=parts.host not in LOOPBACK,
             )
@@ -262,6 +263,7 @@ class Client:
         """Return why there is no connection, as a sentence. Raises `Untrusted`: trying again is no use."""
         certificate = _cause(error, ssl.SSLCertVerificationError)
         if certificate is not None:
+            _learn_authorities(self._trust)
             raise Untrusted(
                 f"The certificate of {self.url} is not trusted: {certificate.verify_message or certificate}. "
                 "If it comes from an authority of your own, name that authority's file in SSL_CERT_FILE."
@@ -608,6 +610,13 @@ def require_plain(target: Path) -> None:
     kinds = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO"}
     kind = kinds.get(stat.S_IFMT(mode), "a device or a socket")
     raise UsageProblem(f"{target} is {kind}, not a file; nothing was written. Name a file to write.")
+
+
+def _learn_authorities(trust: ssl.SSLContext) -> None:
+    """Trust what SSL_CERT_FILE names now, too: a command that runs for months outlasts an authority."""
+    if named := os.environ.get("SSL_CERT_FILE"):
+        with suppress(OSError, ssl.SSLError):
+            trust.load_verify_locations(cafile=named)
 
 
 def _cause(error: BaseException, kind: type[E]) -> E | None:

@@ -255,7 +255,12 @@ class Watcher:
 
     def _require_source(self) -> None:
         """Raise `OSError` when IN's share is away: its files are not gone, and must not be forgotten."""
-        if not self.source.is_dir() or mount_of(self.source) != self._mount:
+        mount = mount_of(self.source)
+        if self._mount in mount.parents:  # it was away when the watcher began, and is there now
+            self._mount = mount
+            self.changes_are_told = tells_changes(self.source)
+            self._thorough_at = 0.0
+        if not self.source.is_dir() or mount != self._mount:
             raise OSError(errno.ENODEV, "The folder IN is not there: is its share away?")
 
     def note(self, files: list[LocalFile]) -> None:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
+import certifi
 import click
 import pytest
 from click.testing import CliRunner
@@ -199,6 +200,22 @@ def test_a_certificate_that_is_not_trusted_is_named_and_an_own_authority_counts(
         client.bundles()  # at once, and not after a minute
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
     with Client(url, "k") as client:
+        assert client.bundles() == []
+
+
+def test_an_authority_that_changes_while_a_command_runs_is_learned(
+    tls_server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, authority = tls_server
+    named = tmp_path / "named.pem"
+    named.write_bytes(Path(certifi.where()).read_bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(named))
+    with Client(url, "k") as client:
+        with pytest.raises(ServerUnreachable, match="SSL_CERT_FILE"):
+            client.bundles()
+        named.write_bytes(authority.read_bytes())
+        with pytest.raises(ServerUnreachable):  # which makes it look
+            client.bundles()
         assert client.bundles() == []
 
 
