@@ -24,7 +24,9 @@ from functools import partial
 from typing import Any
 
 from gunicorn.http.body import ChunkedReader, LengthReader
+from gunicorn.http.errors import ParseException
 from gunicorn.workers import gthread
+from werkzeug.exceptions import BadRequest
 
 from settings import get_settings
 from web.auth import STRANGERS_BODY
@@ -48,6 +50,7 @@ PIECE = 1 << 16
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding[ \t]*:", re.IGNORECASE)
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.~!$&'()*+,;=%-]*)(:\d*)?", re.ASCII)
 _EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
 
 
@@ -194,6 +197,42 @@ class Connection(gthread.TConn):
         return isinstance(reader, ChunkedReader) and reader.parser is None
 
 
+class Body:
+    """A request's body; chunks that are none are the client's mistake, and not an error of ours."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._body, name)
+
+    def read(self, size: int | None = None) -> bytes:
+        """Read as files do.
+
+        Raises
+        ------
+        BadRequest
+            What was sent are no chunks.
+        """
+        try:
+            data: bytes = self._body.read(size)
+        except ParseException as error:
+            raise BadRequest("The body is not sent in chunks as HTTP has them.") from error
+        return data
+
+
+def _says_close(request: Any) -> bool:
+    """Tell whether a list in Connection holds ``close``; gunicorn knows it alone."""
+    named = (value for name, value in request.headers if name == "CONNECTION")
+    return any(word.strip().lower() == "close" for value in named for word in value.split(","))
+
+
+def _names_host(request: Any) -> bool:
+    """Tell whether the request has the Host that HTTP/1.1 wants (RFC 9112, 3.2)."""
+    named = [value for name, value in request.headers if name == "HOST"]
+    return all(map(_HOST.fullmatch, named)) and (bool(named) or request.version < (1, 1))
+
+
 class Worker(gthread.ThreadWorker):
     """gunicorn's threaded worker with all waiting for clients in its event loop."""
 
@@ -224,6 +263,13 @@ class Worker(gthread.ThreadWorker):
 
         def run(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
             connection: Connection = environ["gunicorn.socket"].connection
+            request = connection.parser.mesg
+            if _says_close(request) or not _names_host(request):
+                request.force_close()
+            if not _names_host(request):
+                start_response("400 Bad Request", [("Content-Length", "0")])
+                return []
+            environ["wsgi.input"] = Body(environ["wsgi.input"])
 
             def start(*args: Any) -> Any:
                 if not connection.body_is_here():
