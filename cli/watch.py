@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
+from vocabulary.times import moment
 
 from cli.changes import Changes, mount_of, tells_changes
 from cli.client import (
@@ -42,7 +43,6 @@ from cli.output import summary
 from cli.submit import SubmitOptions, batch_exit_code, reading_options
 from cli.upload import DraftTaken, upload
 from cli.watch_journal import SENDING, SENT, SUBMITTED, Journal, JournalBatch
-from pipeline.times import moment
 
 T = TypeVar("T")
 UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".temp", ".crdownload", ".download")
