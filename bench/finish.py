@@ -78,7 +78,7 @@ def _finish(site: uuid.UUID, batch_id: uuid.UUID) -> None:
         lease = work.take(session, unit.id, None)
     if not isinstance(lease, work.Lease):
         raise TypeError(f"the unit was not taken: {lease}")
-    stages.finish(lease)
+    stages.finish.run(lease)
 
 
 def main() -> None:

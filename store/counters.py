@@ -19,6 +19,7 @@ from store.tables import (
     BatchStatus,
     Image,
     ImageStatus,
+    Stage,
     Work,
     WorkKind,
 )
@@ -109,14 +110,24 @@ def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
         )
 
 
+def passed(stage: Stage) -> int:
+    """Return what `Image.stage` is at least once an image has passed `stage`."""
+    return STAGES.index(stage) + 1
+
+
 @contextmanager
-def counted(session: Session, batch_id: uuid.UUID, images: list[Image]) -> Iterator[None]:
-    """Let the block change `images`; then write the rows and what that does to the counters."""
+def counted(session: Session, batch_id: uuid.UUID, images: list[Image]) -> Iterator[Counter[str]]:
+    """Let the block change `images`; then write the rows and what that does to the counters.
+
+    The block may take images out of the list, and add to other counters by what it is given.
+    """
     before = tally_images(images)
-    yield
+    others: Counter[str] = Counter()
+    yield others
     session.flush()
     delta = tally_images(images)
     delta.subtract(before)
+    delta.update(others)
     apply(session, batch_id, delta)
 
 

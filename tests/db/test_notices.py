@@ -282,7 +282,7 @@ def test_a_batch_that_ends_is_told(receiver: Receiver, site: uuid.UUID) -> None:
         batches.cancel(session, batch_id, site)
     with session_scope() as session:
         finish = session.scalars(select(Work.id).where(Work.kind == WorkKind.FINISH)).one()
-    flow.run(finish, None, stages.finish)
+    flow.run(finish, None, stages.finish.run)
     assert deliver() == 1
     said = json.loads(receiver.got[0][1])
     assert (said["type"], said["data"]["status"]) == ("batch.finished", "cancelled")

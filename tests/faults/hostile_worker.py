@@ -13,15 +13,15 @@ import time
 from typing import Any
 
 from tests.faults.hostile import ABORT, ASLEEP, HUNGRY, LOOP, PAUSE, SLOW, SLOW_SCORING, STUCK
-from worker import stages
 from worker.app import app
+from worker.stages import detect, prepare
 
 __all__ = ["app"]
 
 #: Seconds that nobody waits for: what is interrupted there is interrupted, or its test fails.
 LONG = 3600
 
-_decode, _new_scores = stages.decode, stages._new_scores
+_decode, _new_scores = prepare.decode, detect._new_scores
 log = logging.getLogger("fractureai.hostile")
 
 
@@ -53,6 +53,6 @@ def score_slowly(*arguments: Any) -> Any:
     return _new_scores(*arguments)
 
 
-stages.decode = decode
+prepare.decode = decode
 if os.environ.get(SLOW_SCORING):
-    stages._new_scores = score_slowly
+    detect._new_scores = score_slowly

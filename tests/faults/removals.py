@@ -213,7 +213,7 @@ REMOVALS = (
     ),
     Removal(
         "altered",
-        "worker/stages.py",
+        "worker/stages/prepare.py",
         "    if stated is not None and hashlib.sha256(data).hexdigest() != stated:",
         "    if False:",
         FAULTS + "storage.py::test_an_upload_that_is_no_longer_what_was_sent[altered]",
@@ -270,14 +270,14 @@ REMOVALS = (
     ),
     Removal(
         "stray_stack",
-        "worker/stages.py",
-        "    for key in list(blobs.keys(_scratch_of(batch_id))):",
+        "worker/stages/finish.py",
+        "    for key in list(blobs.keys(scratch_of(batch_id))):",
         "    for key in ():",
         FAULTS + "nothing_lost.py::test_a_worker_killed_in_mid_chunk",
     ),
     Removal(
         "stray_upload",
-        "worker/stages.py",
+        "worker/stages/finish.py",
         "    for key in list(blobs.keys(batches.incoming_of(batch_id))):",
         "    for key in ():",
         FAULTS + "nothing_lost.py::test_a_worker_killed_in_mid_chunk",

@@ -52,7 +52,7 @@ def test_a_worker_that_wakes_after_its_lease_writes_nothing(
     light.start("reconcile")
     ended = wait_until_ended(batch)
     with pytest.raises(work.StaleLease):
-        stages.prepare(lease)
+        stages.run(lease)
     assert_sound(ended, calm)
 
 

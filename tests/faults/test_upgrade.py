@@ -33,8 +33,8 @@ def test_an_old_database_with_a_running_batch_is_migrated_and_continued(
         chunk = select(Work.id).where(Work.batch_id == batch.id, Work.kind == WorkKind.CHUNK)
         first = session.scalars(chunk.order_by(Work.id)).first()
     assert first
-    assert flow.run(first, Stage.PREPARE, stages.prepare)
-    assert flow.run(first, Stage.CLASSIFY, stages.classify)
+    assert flow.run(first, Stage.PREPARE, stages.run)
+    assert flow.run(first, Stage.CLASSIFY, stages.run)
     rows = {}
     with database.begin() as connection:
         for table in TABLES:

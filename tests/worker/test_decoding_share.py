@@ -79,7 +79,7 @@ def prepare_next(batch: Batch) -> Lease | None:
             return None
         lease = work.take(session, unit, Stage.PREPARE)
     assert isinstance(lease, Lease)
-    stages.prepare(lease)
+    stages.run(lease)
     return lease
 
 

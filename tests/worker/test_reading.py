@@ -68,10 +68,10 @@ def work_off(batch: Batch) -> Batch:
         if unit is None:
             return read_batch(batch)
         if unit.stage is None:
-            flow.run(unit.id, None, stages.finish)
+            flow.run(unit.id, None, stages.finish.run)
             continue
         for stage in STAGES[STAGES.index(Stage(unit.stage)) :]:
-            if not flow.run(unit.id, stage, getattr(stages, stage.value)):
+            if not flow.run(unit.id, stage, stages.run):
                 break
 
 
@@ -360,12 +360,12 @@ def test_cancelling_in_mid_chunk_ends_it_and_retry_takes_it_up_again(site_id: uu
     with session_scope() as session:
         batches.submit(session, batch.id, site_id)
         unit = session.scalars(select(Work).where(Work.batch_id == batch.id)).one()
-    assert flow.run(unit.id, Stage.PREPARE, stages.prepare)
+    assert flow.run(unit.id, Stage.PREPARE, stages.run)
 
     def cancelled_while_it_runs(lease: object) -> bool:
         with session_scope() as session:
             batches.cancel(session, batch.id, site_id)
-        return stages.classify(lease)  # type: ignore[arg-type]
+        return stages.run(lease)  # type: ignore[arg-type]
 
     assert not flow.run(unit.id, Stage.CLASSIFY, cancelled_while_it_runs)
     ended = work_off(batch)
@@ -437,12 +437,12 @@ def test_an_end_that_fails_or_waits_for_ever_is_given_up_and_can_be_tried_again(
     monkeypatch.setattr(worklist, "fill", broken)
     batch, unit = queued(site_id)
     for stage in STAGES:
-        flow.run(unit.id, stage, getattr(stages, stage.value))
+        flow.run(unit.id, stage, stages.run)
     with session_scope() as session:
         finish = session.scalars(select(Work).where(Work.kind == WorkKind.FINISH)).one()
     for _ in range(3):
         assert not read_batch(batch).finished_at
-        flow.run(finish.id, None, stages.finish)
+        flow.run(finish.id, None, stages.finish.run)
         with session_scope() as session:
             long_ago = func.clock_timestamp() - timedelta(days=4)
             session.execute(
@@ -472,16 +472,16 @@ def test_the_end_of_many_studies_goes_on_in_another_task(
 
     batch, unit = queued(site_id)
     for stage in STAGES:
-        flow.run(unit.id, stage, getattr(stages, stage.value))
+        flow.run(unit.id, stage, stages.run)
     service_settings.setenv("FRACTUREAI_CONVERSION_SECONDS", "0.001")
     service_settings.setenv("FRACTUREAI_SOFT_TIME_LIMIT", "0.002")
     get_settings.cache_clear()
-    monkeypatch.setattr(stages, "REPORTS_AT_ONCE", 1)
+    monkeypatch.setattr(stages.finish, "REPORTS_AT_ONCE", 1)
     with session_scope() as session:
         session.execute(delete(StudyFinding))
         finish = session.scalars(select(Work).where(Work.kind == WorkKind.FINISH)).one()
     for written in (1, 2, 3):
-        flow.run(finish.id, None, stages.finish)
+        flow.run(finish.id, None, stages.finish.run)
         with session_scope() as session:
             assert session.scalar(select(func.count()).select_from(StudyFinding)) == written
             assert session.get_one(Work, finish.id).attempt == 0
@@ -518,7 +518,7 @@ def test_uploads_of_cancelled_images_go_at_once_and_a_retry_names_them(site_id: 
     with session_scope() as session:
         batches.submit(session, batch.id, site_id)
         units = list(session.scalars(select(Work.id).where(Work.batch_id == batch.id)))
-    flow.run(units[0], Stage.PREPARE, stages.prepare)
+    flow.run(units[0], Stage.PREPARE, stages.run)
     with session_scope() as session:
         batches.cancel(session, batch.id, site_id)
     assert uploads_of(batch) > 0
@@ -572,7 +572,7 @@ def test_what_is_refused_or_sent_twice_goes_with_its_stage(site_id: uuid.UUID, r
         units = session.scalars(select(Work.id).where(Work.batch_id == batch.id)).all()
     assert uploads_of(batch) == 2
     for unit in units:
-        flow.run(unit, Stage.PREPARE, stages.prepare)
+        flow.run(unit, Stage.PREPARE, stages.run)
     assert uploads_of(batch) == 0
 
 
@@ -591,9 +591,10 @@ def queued(site_id: uuid.UUID) -> tuple[Batch, Work]:
 def test_what_a_cancelled_stage_wrote_is_deleted(site_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch is cancelled while its images are decoded: no row names what was written of them."""
     from worker import flow, stages
+    from worker.stages import prepare
 
     batch, unit = queued(site_id)
-    pack = stages._pack
+    pack = prepare.pack_inputs
 
     def cancelled_after_the_pictures(*args: Any) -> bytes:
         with session_scope() as session:
@@ -601,8 +602,8 @@ def test_what_a_cancelled_stage_wrote_is_deleted(site_id: uuid.UUID, monkeypatch
         assert len(stored("images/")) == 6
         return pack(*args)
 
-    monkeypatch.setattr(stages, "_pack", cancelled_after_the_pictures)
-    assert not flow.run(unit.id, Stage.PREPARE, stages.prepare)
+    monkeypatch.setattr(prepare, "pack_inputs", cancelled_after_the_pictures)
+    assert not flow.run(unit.id, Stage.PREPARE, stages.run)
     assert [key.split("/")[0] for key in stored()] == ["incoming"] * 3, "for a retry"
     monkeypatch.undo()
     assert_sound(work_off(batch), retryable=True)
@@ -616,9 +617,10 @@ def test_what_a_stage_wrote_before_it_lost_its_lease_is_deleted(
 ) -> None:
     """It wakes after its batch was cancelled and ended, and the images may even be gone."""
     from worker import flow, stages
+    from worker.stages import prepare
 
     batch, unit = queued(site_id)
-    pack = stages._pack
+    pack = prepare.pack_inputs
 
     def ended_meanwhile(*args: Any) -> bytes:
         with session_scope() as session:
@@ -629,16 +631,17 @@ def test_what_a_stage_wrote_before_it_lost_its_lease_is_deleted(
             session.execute(delete(Image).where(Image.path == "1.png"))
         return pack(*args)
 
-    monkeypatch.setattr(stages, "_pack", ended_meanwhile)
-    assert not flow.run(unit.id, Stage.PREPARE, stages.prepare)
+    monkeypatch.setattr(prepare, "pack_inputs", ended_meanwhile)
+    assert not flow.run(unit.id, Stage.PREPARE, stages.run)
     assert not stored()
 
 
 def test_what_another_worker_wrote_again_stays(site_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch) -> None:
     from worker import flow, stages
+    from worker.stages import prepare
 
     batch, unit = queued(site_id)
-    pack = stages._pack
+    pack = prepare.pack_inputs
 
     def taken_by_another(*args: Any) -> bytes:
         monkeypatch.undo()
@@ -646,14 +649,14 @@ def test_what_another_worker_wrote_again_stays(site_id: uuid.UUID, monkeypatch: 
             again = session.get_one(Work, unit.id)
             again.lease_token = again.lease_until = None
             again.state = "due"
-        assert flow.run(unit.id, Stage.PREPARE, stages.prepare)
+        assert flow.run(unit.id, Stage.PREPARE, stages.run)
         return pack(*args)
 
-    monkeypatch.setattr(stages, "_pack", taken_by_another)
-    assert not flow.run(unit.id, Stage.PREPARE, stages.prepare)
+    monkeypatch.setattr(prepare, "pack_inputs", taken_by_another)
+    assert not flow.run(unit.id, Stage.PREPARE, stages.run)
     assert len(stored("images/")) == 6
     for stage in STAGES[1:]:
-        flow.run(unit.id, stage, getattr(stages, stage.value))
+        flow.run(unit.id, stage, stages.run)
     assert_sound(work_off(batch))
 
 
@@ -686,10 +689,10 @@ def test_a_batch_that_is_paused_in_its_last_stage_ends_and_is_paused_no_more(sit
     def report_meanwhile_paused(lease: Lease) -> bool:
         with session_scope() as session:
             batches.pause(session, batch.id, site_id)
-        return stages.report(lease)
+        return stages.run(lease)
 
     for stage in STAGES[:-1]:
-        assert flow.run(unit.id, stage, getattr(stages, stage.value))
+        assert flow.run(unit.id, stage, stages.run)
     flow.run(unit.id, STAGES[-1], report_meanwhile_paused)
     assert read_batch(batch).status == "paused"
     ended = work_off(batch)
@@ -711,12 +714,12 @@ def test_what_was_read_before_a_cancel_stays_read(site_id: uuid.UUID, cancelled_
         batches.submit(session, batch.id, site_id)
         unit = session.scalars(select(Work).where(Work.batch_id == batch.id)).one()
     for stage in STAGES[: STAGES.index(cancelled_in)]:
-        assert flow.run(unit.id, stage, getattr(stages, stage.value))
+        assert flow.run(unit.id, stage, stages.run)
 
     def cancelled_while_it_runs(lease: Lease) -> bool:
         with session_scope() as session:
             batches.cancel(session, batch.id, site_id)
-        return bool(getattr(stages, cancelled_in.value)(lease))
+        return bool(stages.run(lease))
 
     flow.run(unit.id, cancelled_in, cancelled_while_it_runs)
     ended = work_off(batch)
@@ -748,7 +751,7 @@ def test_an_image_that_failed_after_it_was_read_keeps_its_reading(site_id: uuid.
         batches.submit(session, batch.id, site_id)
         unit = session.scalars(select(Work).where(Work.batch_id == batch.id)).one()
     for stage in STAGES[:3]:
-        assert flow.run(unit.id, stage, getattr(stages, stage.value))
+        assert flow.run(unit.id, stage, stages.run)
 
     def broken(lease: Lease) -> bool:
         raise RuntimeError("no paint left")

@@ -1,0 +1,52 @@
+"""The bundles and scorers that a worker's process keeps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+from models.bundle import Bundle, load_bundle
+from models.scorer import Scorer, ScorerError, open_scorer
+from settings import get_settings
+from store.bundles import fetch_bundle
+from worker.flow import NotReady
+
+
+@lru_cache(maxsize=4)
+def kept_bundle(name: str) -> Bundle:
+    """Return a bundle, fetched and checked once a process."""
+    return load_bundle(fetch_bundle(name, get_settings().cache_folder / "bundles"))
+
+
+#: The warm-up's thread and the task's share one scorer.
+_scoring = threading.Lock()
+
+
+@lru_cache(maxsize=4)
+def _scorer(name: str, precision: str) -> Scorer:
+    settings = get_settings()
+    return open_scorer(
+        kept_bundle(name),
+        backend=settings.scorer_backend,
+        precision=precision,
+        threads=settings.scorer_threads,
+        cache=settings.cache_folder / "networks",
+        conversion_seconds=settings.conversion_seconds,
+    )
+
+
+@contextmanager
+def scorer_of(bundle: Bundle, precision: str) -> Iterator[Scorer]:
+    """Hold the bundle's scorer; a worker that cannot score has failed no image.
+
+    Raises
+    ------
+    NotReady
+    """
+    with _scoring:
+        try:
+            yield _scorer(bundle.name, precision)
+        except ScorerError as error:
+            raise NotReady(str(error)) from error

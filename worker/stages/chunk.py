@@ -1,0 +1,104 @@
+"""A chunk of images on its way: what is asked for it, and its model inputs between the stages."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from models.bundle import Bundle
+from pipeline.types import UInt8Array
+from settings import get_settings
+from store import runs, work
+from store.blobs import get_blobs
+from store.errors import BlobMissing
+from store.research_tables import Run
+from store.session import session_scope
+from store.tables import Batch, Finding, Image
+from store.work import Lease
+from worker import rescoring
+from worker.networks import kept_bundle
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk's images that have not ended, and what is asked for them.
+
+    `bundles` has more than the batch's own `bundle` when a run asks for several at once.
+    """
+
+    lease: Lease
+    images: list[Image]
+    batch: Batch
+    bundle: Bundle
+    bundles: tuple[Bundle, ...]
+    run: Run | None
+
+    @property
+    def precision(self) -> str:
+        """Research repeats in one precision, whatever the service reads in."""
+        return get_settings().precision if self.run is None else runs.PRECISION
+
+    def findings(self, session: Session, bundle: Bundle) -> dict[str, Finding]:
+        """Return by sha256 what the bundle has said of the images' bytes, in whatever batch of the site."""
+        rows = session.scalars(
+            select(Finding)
+            .where(
+                Finding.site_id == self.lease.site_id,
+                Finding.bundle == bundle.name,
+                Finding.precision == self.precision,
+                Finding.sha256.in_({image.sha256 for image in self.images}),
+            )
+            .execution_options(populate_existing=True)  # another worker may have said it first
+        )
+        return {row.sha256: row for row in rows}
+
+
+def load_chunk(lease: Lease) -> Chunk:
+    """Load the unit that is held under the lease."""
+    with session_scope() as session:
+        images = work.images_of(session, lease.work_id)
+        batch = session.get_one(Batch, lease.batch_id)
+        run = rescoring.run_of(session, batch)
+    bundles = tuple(kept_bundle(name) for name in rescoring.bundles_of(batch, run))
+    return Chunk(lease, images, batch, kept_bundle(batch.bundle), bundles, run)
+
+
+def pack_inputs(stacks: dict[int, UInt8Array], ids: list[uuid.UUID]) -> bytes:
+    """Return the bytes that `ModelInputs` reads: uint8 (n, size, size) by size, and whose rows they are."""
+    buffer = io.BytesIO()
+    arrays = {f"s{size}": stack for size, stack in stacks.items()}
+    np.savez(buffer, ids=np.frombuffer(b"".join(i.bytes for i in ids), np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+class ModelInputs:
+    """A chunk's model inputs, read back from the blob store."""
+
+    def __init__(self, lease: Lease) -> None:
+        if lease.scratch is None:
+            raise BlobMissing("the chunk has no input stack")
+        with np.load(io.BytesIO(get_blobs().get(lease.scratch)), allow_pickle=False) as arrays:
+            raw = arrays["ids"].tobytes()
+            self._rows = {uuid.UUID(bytes=raw[n : n + 16]): n // 16 for n in range(0, len(raw), 16)}
+            self._stacks = {int(name[1:]): arrays[name] for name in arrays.files if name != "ids"}
+
+    def take(self, images: Iterable[Image], size: int) -> UInt8Array:
+        """Return uint8 (n, size, size), a row an image."""
+        return self._stacks[size][[self._rows[image.id] for image in images]]
+
+
+def scratch_of(batch_id: uuid.UUID) -> str:
+    """Return what the keys of a batch's input stacks begin with: its end deletes whatever is left there."""
+    return f"scratch/{batch_id}/"
+
+
+def drop_scratch(key: str | None) -> None:
+    """Delete a chunk's input stack, if there is one."""
+    if key is not None:
+        get_blobs().delete(key)

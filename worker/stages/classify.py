@@ -1,0 +1,83 @@
+"""Classify: tell the body region of each image, or why it is not assessed."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from sqlalchemy.dialects.postgresql import insert
+
+from models.bundle import Bundle
+from pipeline.routing import route
+from pipeline.triage import PICTURE_FLAGS
+from pipeline.types import Reason, Stage, Triage
+from store.session import session_scope
+from store.tables import Finding
+from worker import rescoring
+from worker.networks import scorer_of
+from worker.stages.chunk import Chunk, ModelInputs
+from worker.stages.runner import ChunkStage, Saving
+
+
+def _new_findings(chunk: Chunk, bundle: Bundle) -> list[dict[str, Any]]:
+    """Tell the regions of what `bundle` has not seen yet, as rows of findings."""
+    with session_scope() as session:
+        known = chunk.findings(session, bundle)
+    todo = list({image.sha256: image for image in chunk.images if image.sha256 not in known}.values())
+    if not todo:
+        return []
+    stack = ModelInputs(chunk.lease).take(todo, bundle.region_input_size)
+    with scorer_of(bundle, chunk.precision) as scorer:
+        rescoring.count(chunk.run, classified=len(todo))
+        scores = scorer.classify(stack)
+    rows = []
+    for image, row, distance in zip(todo, scores.probabilities, scores.distances, strict=True):
+        probabilities = {region: float(p) for region, p in zip(bundle.regions, row, strict=True)}
+        way = route(
+            probabilities,
+            float(distance),
+            bundle.routing,
+            body_part=image.body_part,
+            view=image.view,
+            modality=image.modality,
+            picture=sorted(PICTURE_FLAGS & {Reason(flag) for flag in image.flags}),
+            regions=tuple(r for r in bundle.regions if bundle.model_for(r) is not None),
+            families=bundle.families,
+        )
+        rows.append(
+            {
+                "id": uuid.uuid4(),
+                "site_id": chunk.lease.site_id,
+                "sha256": image.sha256,
+                "bundle": bundle.name,
+                "precision": chunk.precision,
+                "region": way.region,
+                "region_probability": way.probability,
+                "region_probabilities": probabilities,
+                "distance": float(distance),
+                "not_assessable": way.not_assessable.value if way.not_assessable else None,
+                "triage": Triage.NOT_ASSESSABLE.value if way.not_assessable else None,
+                "flags": [flag.value for flag in way.flags],
+            }
+        )
+    return rows
+
+
+class Classify(ChunkStage[list[dict[str, Any]]]):
+    """Tell each image's region, or why it is not assessed; what a bundle has said of the bytes stands."""
+
+    name = Stage.CLASSIFY
+
+    def compute(self, chunk: Chunk) -> list[dict[str, Any]]:
+        """Return new findings as rows."""
+        return [row for bundle in chunk.bundles for row in _new_findings(chunk, bundle)]
+
+    def save(self, saving: Saving, result: list[dict[str, Any]]) -> bool:
+        """Keep the findings that nobody has kept meanwhile."""
+        if result:
+            result.sort(key=lambda row: (str(row["bundle"]), str(row["sha256"])))
+            saving.session.execute(insert(Finding).values(result).on_conflict_do_nothing())
+        findings = saving.chunk.findings(saving.session, saving.chunk.bundle)
+        for image in saving.images:
+            image.finding_id = findings[image.sha256].id
+        return True

@@ -1,0 +1,167 @@
+"""Detect: read each image by the fracture network of its region."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from models.bundle import Bundle
+from models.scorer import FractureScores
+from pipeline.boxes import suspected_places
+from pipeline.triage import calibrate, may_be_negative, triage, withheld
+from pipeline.types import Float16Array, Reason, RegionModel, Stage, Triage
+from store import validations
+from store.session import session_scope
+from store.tables import Finding, Image
+from worker import rescoring
+from worker.networks import scorer_of
+from worker.stages.chunk import Chunk, ModelInputs
+from worker.stages.runner import ChunkStage, Saving
+
+
+@dataclass(frozen=True)
+class _Score:
+    logit: float
+    cam: Float16Array
+    places: list[dict[str, Any]] | None
+
+
+def _scored(image: Image, bundle: Bundle, answer: FractureScores, number: int) -> _Score:
+    """Take the answer for one image, with its suspected places where the bundle draws them."""
+    places = None
+    if bundle.places is not None and answer.evidence.shape[1] and image.width and image.height:
+        found = suspected_places(answer.evidence[number], image.width, image.height, bundle.places)
+        places = [asdict(place.in_pixels(image.width, image.height)) for place in found]
+    return _Score(float(answer.logits[number]), answer.cams[number], places)
+
+
+def _new_scores(chunk: Chunk, bundle: Bundle) -> dict[tuple[str, str], _Score]:
+    """Score what `bundle` has not scored yet; by (sha256, network)."""
+    with session_scope() as session:
+        findings = chunk.findings(session, bundle)
+        heard = rescoring.networks_heard(session, list(findings.values()))
+    groups: defaultdict[str, dict[str, Image]] = defaultdict(dict)
+    for image in chunk.images:
+        wanted = rescoring.networks_wanted(bundle, findings[image.sha256], chunk.run)
+        for network in wanted - heard.get(image.sha256, set()):
+            groups[network][image.sha256] = image
+    scores: dict[tuple[str, str], _Score] = {}
+    stacks = ModelInputs(chunk.lease) if groups else None
+    for network, images_by_sha in sorted(groups.items()):
+        images = list(images_by_sha.values())
+        stack = cast(ModelInputs, stacks).take(images, bundle.input_size(network))
+        with scorer_of(bundle, chunk.precision) as scorer:
+            rescoring.count(chunk.run, detected=len(images))
+            answer = scorer.detect(network, stack)
+        for number, image in enumerate(images):
+            scores[image.sha256, network] = _scored(image, bundle, answer, number)
+    return scores
+
+
+_Scores = dict[str, dict[tuple[str, str], _Score]]
+
+
+class Detect(ChunkStage[_Scores]):
+    """Read each image by its region's network: probability and class-activation map in one pass."""
+
+    name = Stage.DETECT
+
+    def compute(self, chunk: Chunk) -> _Scores:
+        """Return by bundle what it has not scored yet, by (sha256, network)."""
+        return {bundle.name: _new_scores(chunk, bundle) for bundle in chunk.bundles}
+
+    def save(self, saving: Saving, result: _Scores) -> bool:
+        """Keep the scores, and put what was said of each image beside it."""
+        session, chunk = saving.session, saving.chunk
+        for bundle in sorted(chunk.bundles, key=lambda b: b.name):
+            findings = chunk.findings(session, bundle)
+            allowed = _may_say_negative(session, chunk.lease.site_id, bundle)
+            for (sha256, network), score in sorted(result[bundle.name].items()):
+                _save_score(session, findings[sha256], bundle, network, score, allowed)
+        findings = chunk.findings(session, chunk.bundle)
+        allowed = _may_say_negative(session, chunk.lease.site_id, chunk.bundle)
+        for image in saving.images:
+            _apply_finding(image, findings[image.sha256], chunk.bundle, allowed)
+        return True
+
+
+def _reader(bundle: Bundle, region: str) -> RegionModel:
+    model = bundle.model_for(region)
+    if model is None:
+        raise LookupError(f"bundle {bundle.name} has no network for {region}")
+    return model
+
+
+def _may_say_negative(session: Session, site_id: uuid.UUID, bundle: Bundle) -> frozenset[str]:
+    """Return the regions that the bundle may call negative here: by its evidence or the site's validation."""
+    earned = {region for region, model in bundle.models.items() if model.may_say_negative}
+    return validations.validated(session, site_id, bundle.name) | earned
+
+
+def _save_score(
+    session: Session,
+    finding: Finding,
+    bundle: Bundle,
+    network: str,
+    score: _Score,
+    may_say_negative: frozenset[str],
+) -> None:
+    cam = score.cam.astype(np.float16).tobytes()
+    side = score.cam.shape[0], score.cam.shape[1]
+    reader = bundle.model_for(finding.region)
+    if finding.not_assessable is not None or reader is None or reader.network != network:
+        rescoring.save_forced(session, finding, network, score.logit, cam, side)
+        return
+    probability = calibrate(score.logit, reader.calibration)
+    session.execute(
+        update(Finding)
+        .where(Finding.id == finding.id, Finding.logit.is_(None))  # the first to score it has said it
+        .values(
+            network=network,
+            logit=score.logit,
+            probability=probability,
+            triage=triage(
+                probability,
+                reader.thresholds,
+                never_negative=finding.region not in may_say_negative
+                or not may_be_negative(map(Reason, finding.flags)),
+            ).value,
+            cam=cam,
+            cam_height=side[0],
+            cam_width=side[1],
+            suspected_places=score.places,
+        )
+    )
+
+
+def _apply_finding(image: Image, finding: Finding, bundle: Bundle, may_say_negative: frozenset[str]) -> None:
+    """Put the shared finding beside the image, with this image's own flags."""
+    image.finding_id = finding.id
+    image.region, image.region_probability = finding.region, finding.region_probability
+    flags = {Reason(flag) for flag in (*image.flags, *finding.flags)}
+    not_assessable = finding.not_assessable
+    if Reason.TOO_LITTLE_CONTRAST in flags:  # the finding of these bytes may be older than that measure
+        flags.remove(Reason.TOO_LITTLE_CONTRAST)
+        not_assessable = Reason.TOO_LITTLE_CONTRAST.value
+    if not_assessable is not None:
+        image.reason = not_assessable
+        image.triage, image.probability = Triage.NOT_ASSESSABLE.value, None
+    elif finding.probability is not None:
+        reader = _reader(bundle, finding.region)
+        if reader.pooled:
+            flags.add(Reason.POOLED_MODEL)
+        flags.discard(Reason.NEGATIVE_NOT_VALIDATED)  # read again, it may have been earned meanwhile
+        flags |= withheld(
+            finding.probability, reader.thresholds, may_say_negative=finding.region in may_say_negative
+        )
+        image.probability = finding.probability
+        image.triage = triage(
+            finding.probability, reader.thresholds, never_negative=not may_be_negative(flags)
+        ).value
+    image.flags = sorted(flag.value for flag in flags)

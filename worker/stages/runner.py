@@ -1,0 +1,132 @@
+"""How a stage runs: load, compute with no transaction open, then save and hand on under the lease.
+
+The save is one transaction that first locks the unit under the lease. Whatever is written twice comes out the
+same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Generic, TypeVar
+
+from sqlalchemy.orm import Session
+
+from pipeline.types import STAGES, Stage
+from store import counters, work
+from store.session import session_scope
+from store.tables import Image, Work
+from store.work import Lease
+from worker.stages.chunk import Chunk, load_chunk
+
+R = TypeVar("R")
+
+
+class Outcome(Enum):
+    """What became of a stage's run."""
+
+    SAVED = "saved"
+    CANCELLED = "cancelled"
+    LEASE_LOST = "lease lost"
+
+
+@dataclass(frozen=True)
+class Saving:
+    """The transaction in which a stage saves.
+
+    Attributes
+    ----------
+    unit
+        The chunk's row, locked.
+    images
+        Those that have not ended; the batch's counters follow what is done to them.
+    counts
+        Takes what is to be added to the counters beside that.
+    """
+
+    session: Session
+    unit: Work
+    chunk: Chunk
+    images: list[Image]
+    counts: Counter[str]
+
+
+class ChunkStage(Generic[R]):
+    """One of the five stages of a chunk; its queue is in `store.dispatch.QUEUES`.
+
+    `compute` and `save` are what a stage is; the other methods are for stages that need more.
+    """
+
+    name: ClassVar[Stage]
+
+    def begin(self, lease: Lease) -> None:
+        """Do what has to be done before the chunk is loaded."""
+
+    def compute(self, chunk: Chunk) -> R:
+        """Do the stage's work; no transaction is open."""
+        raise NotImplementedError
+
+    def narrow(self, session: Session, unit: Work, images: list[Image], result: R) -> list[Image]:
+        """Return the images that were worked on, after the others have been let go."""
+        return images
+
+    def save(self, saving: Saving, result: R) -> bool:
+        """Change the rows of the images; return whether the next stage is wanted."""
+        raise NotImplementedError
+
+    def after(self, chunk: Chunk, result: R, outcome: Outcome, *, goes_on: bool) -> None:
+        """Clean up once the transaction is over."""
+
+
+@contextmanager
+def held(lease: Lease) -> Iterator[tuple[Session, Work]]:
+    """Open the transaction of a stage's end: the unit locked under the lease.
+
+    Raises
+    ------
+    StaleLease
+    """
+    with session_scope() as session:
+        yield session, work.hold(session, lease)
+
+
+def run_stage(stage: ChunkStage[R], lease: Lease) -> bool:
+    """Run a stage of the unit that is held under `lease`; return whether the chain goes on.
+
+    Raises
+    ------
+    StaleLease
+        The unit is another worker's, or its batch has ended: nothing was written.
+    """
+    stage.begin(lease)
+    chunk = load_chunk(lease)
+    result = stage.compute(chunk)
+    outcome, goes_on = Outcome.SAVED, False
+    try:
+        with held(lease) as (session, unit):
+            if work.cancelled_meanwhile(session, unit):
+                outcome = Outcome.CANCELLED
+            else:
+                goes_on = _save(stage, chunk, session, unit, result)
+    except work.StaleLease:
+        stage.after(chunk, result, Outcome.LEASE_LOST, goes_on=False)
+        raise
+    stage.after(chunk, result, outcome, goes_on=goes_on)
+    return goes_on
+
+
+def _save(stage: ChunkStage[R], chunk: Chunk, session: Session, unit: Work, result: R) -> bool:
+    images = stage.narrow(session, unit, work.images_of(session, unit.id), result)
+    with counters.counted(session, chunk.batch.id, images) as counts:
+        goes_on = stage.save(Saving(session, unit, chunk, images, counts), result)
+        for image in images:
+            image.stage = max(image.stage, counters.passed(stage.name))
+    following = STAGES[STAGES.index(stage.name) + 1 :]
+    goes_on = goes_on and bool(following)
+    if not goes_on:
+        unit.scratch = None
+    work.pass_stage(session, unit, following[0] if goes_on else None)
+    return goes_on

@@ -1,0 +1,68 @@
+"""What a stage puts into the blob store, and what becomes of it when no commit names it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+
+from sqlalchemy import select
+
+from pipeline.types import ImageStatus
+from store.blobs import get_blobs
+from store.research_tables import RunPicture
+from store.session import session_scope
+from store.tables import Image
+
+#: What the stages write of an image, beside a run's pictures.
+PICTURES = ("original", "display.jpg", "overlay.jpg")
+
+
+def picture_key(image: Image, name: str) -> str:
+    """Return the key of one of an image's pictures; every attempt writes the same."""
+    return f"images/{image.site_id}/{image.id}/{name}"
+
+
+class Written:
+    """What a stage puts into the blob store: named by its commit, or deleted by the stage itself."""
+
+    def __init__(self) -> None:
+        self._pictures: dict[str, uuid.UUID] = {}
+        self._others: list[str] = []
+
+    def put(self, key: str, data: bytes, image: Image | None = None) -> tuple[str, int]:
+        """Put bytes, of an image or of this attempt alone; return their hex SHA-256 and size."""
+        if image is None:
+            self._others.append(key)
+        else:
+            self._pictures[key] = image.id
+        return get_blobs().put(key, data, named=False)
+
+    def keep(self) -> None:
+        """Let them outlast a power cut: the stage's commit is going to name them."""
+        get_blobs().keep_names([*self._pictures, *self._others])
+
+    def discard(self) -> None:
+        """Delete what no image names and none is about to name: the lease is lost, or the batch cancelled."""
+        for key in self._others:
+            get_blobs().delete(key)
+        delete_unnamed(self._pictures)
+
+
+def delete_unnamed(keys: Mapping[str, uuid.UUID]) -> None:
+    """Delete those of the images' pictures and originals that nobody names and nobody is about to name.
+
+    Every attempt writes the same keys: of an image that has not ended, they are another worker's. The rows
+    are locked meanwhile, so that a retry waits.
+    """
+    with session_scope() as session:
+        query = select(Image).where(Image.id.in_(set(keys.values()))).order_by(Image.id)
+        images = {image.id: image for image in session.scalars(query.with_for_update())}
+        pictures = set(session.scalars(select(RunPicture.key).where(RunPicture.image_id.in_(images))))
+        for key, id_ in keys.items():
+            image = images.get(id_)
+            if image is not None:
+                if image.status in (ImageStatus.UPLOADED, ImageStatus.QUEUED, ImageStatus.RUNNING):
+                    continue
+                if key in {image.original_key, image.display_key, image.overlay_key, *pictures}:
+                    continue
+            get_blobs().delete(key)
