@@ -53,7 +53,7 @@ UPDATE images SET finding_id = findings.id FROM findings
 
 
 @dataclass(frozen=True)
-class Seen:
+class Measured:
     """One download."""
 
     what: str
@@ -114,7 +114,7 @@ def web(key: str) -> Iterator[tuple[httpx.Client, psutil.Process]]:
         server.wait(30)
 
 
-def download(client: httpx.Client, process: psutil.Process, what: str, path: str) -> Seen:
+def download(client: httpx.Client, process: psutil.Process, what: str, path: str) -> Measured:
     """Fetch `path` and drop it; weigh the process meanwhile."""
     before = most = int(process.memory_info().rss)
     ended = threading.Event()
@@ -136,7 +136,7 @@ def download(client: httpx.Client, process: psutil.Process, what: str, path: str
     seconds = time.perf_counter() - started
     ended.set()
     thread.join()
-    return Seen(what, size, first, seconds, before, most)
+    return Measured(what, size, first, seconds, before, most)
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ ENDED = frozenset({"done", "partial", "failed", "cancelled"})
 
 
 @dataclass
-class Seen:
+class Answers:
     """What all watchers of a batch saw: answers by status, pages, seconds an answer took."""
 
     answers: Counter[str] = field(default_factory=Counter)
@@ -45,7 +45,7 @@ class Seen:
 class Watcher:
     """One open page over one kept connection."""
 
-    def __init__(self, address: str, key: str, seen: Seen) -> None:
+    def __init__(self, address: str, key: str, seen: Answers) -> None:
         url = urlsplit(address)
         self.connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=120)
         self.headers = {"Authorization": f"Bearer {key}"}
@@ -86,7 +86,7 @@ class Watcher:
 
 def _batch_called(address: str, key: str, label: str) -> str:
     """Wait until a batch of this label is read, or was; return its id."""
-    watcher = Watcher(address, key, Seen())
+    watcher = Watcher(address, key, Answers())
     while True:
         items = json.loads(watcher.ask("/api/v1/batches?limit=5")[1])["items"]
         for batch in items:
@@ -96,9 +96,9 @@ def _batch_called(address: str, key: str, label: str) -> str:
 
 
 def watch(address: str, key: str, label: str, n: int, said: Any) -> None:
-    """Watch a batch with `n` pages until it has ended; put a `Seen` into the queue `said`."""
+    """Watch a batch with `n` pages until it has ended; put a `Answers` into the queue `said`."""
     batch_id = _batch_called(address, key, label)
-    seen, failed, began = Seen(), [], time.process_time()
+    seen, failed, began = Answers(), [], time.process_time()
 
     def one() -> None:
         try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from store.datasets import NewImage, Seen
+    from store.datasets import NewImage, ScanResult
     from store.research_tables import Dataset
 
 FORMATS = {"auto": "auto", "mura": "mura", "fracatlas": "fracatlas", "folder": "folder", "csv": "table"}
@@ -117,26 +117,26 @@ def _images(path: Path, format: str, meaning: str) -> tuple[str, str, list[NewIm
     return kind, read.label_meaning, images, dict(read.skipped)
 
 
-def look(root: str, image_id: uuid.UUID, path: str) -> Seen:
+def look(root: str, image_id: uuid.UUID, path: str) -> ScanResult:
     """Hash one image and try to decode it."""
     import hashlib
 
     from pipeline.decode import decode
     from pipeline.types import Rejected, Skipped
     from settings import get_settings
-    from store.datasets import MISSING, Seen, open_root
+    from store.datasets import MISSING, ScanResult, open_root
     from store.errors import BlobMissing
 
     try:
         data = open_root(root).get(path)
     except BlobMissing:
-        return Seen(image_id, None, None, MISSING)
+        return ScanResult(image_id, None, None, MISSING)
     problem = None
     try:
         decode(data, max_pixels=get_settings().max_pixels, pseudonymise=lambda _: "")
     except (Rejected, Skipped) as error:
         problem = error.reason.value
-    return Seen(image_id, hashlib.sha256(data).hexdigest(), len(data), problem)
+    return ScanResult(image_id, hashlib.sha256(data).hexdigest(), len(data), problem)
 
 
 def _scan(dataset: Dataset) -> Dataset:

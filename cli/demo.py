@@ -16,7 +16,7 @@ from cli.child import end_with_parent
 from cli.client import Client
 from cli.embedded import EmbeddedError
 from cli.output import open_console
-from cli.prepare import ROOT, let_in
+from cli.prepare import ROOT, issue_admin_access
 from cli.submit import SubmitOptions, SubmitResult, run_submit
 from cli.supervise import Server, interruptible, leave, server
 
@@ -111,7 +111,7 @@ def demo(
             counts = result.batch["counts"]
             finished = counts["done"] + counts["rejected"] == counts["total"]
             if not then_exit:
-                sign_in = let_in(running.access.api_key).sign_in
+                sign_in = issue_admin_access(running.access.api_key).sign_in
                 console.print(
                     f"\nServing at {running.address}\nSign in:   {sign_in}\nCtrl-C ends it.",
                     soft_wrap=True,

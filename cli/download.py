@@ -24,7 +24,7 @@ from cli.client import (
 from cli.output import byte_bar, open_console, shown
 
 #: Images of a batch whose ZIP is streamed at once; a break starts it again from the beginning.
-MOST_STREAMED = 500
+MAX_STREAMED = 500
 
 
 def verify_zip(path: Path) -> None:
@@ -60,7 +60,7 @@ def save_zip(client: Client, batch: Json, out: Path, console: Console) -> Path:
     A large one is prepared by the server first: only a file that is there can be gone on with after a break.
     """
     received = 0
-    export = _prepared(client, batch, console) if batch["counts"]["total"] > MOST_STREAMED else None
+    export = _prepared(client, batch, console) if batch["counts"]["total"] > MAX_STREAMED else None
     address = (
         export["links"]["file"].removeprefix("/api/v1") if export else f"/batches/{batch['id']}/results.zip"
     )

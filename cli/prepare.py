@@ -49,7 +49,7 @@ def prepare() -> None:
         bootstrap(session, settings.site_name, ADMIN)
 
 
-def let_in(known_key: str | None = None) -> Access:
+def issue_admin_access(known_key: str | None = None) -> Access:
     """Return a fresh sign-in link for the administrator, and the known API key, or a new one in its place."""
     from settings import get_settings
     from store.accounts import Permission, create_api_key, create_sign_in_token, identify_key

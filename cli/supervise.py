@@ -20,7 +20,7 @@ import click
 
 from cli.child import Child, stop_all
 from cli.embedded import EmbeddedError, default_home, embedded, set_defaults, write_private
-from cli.prepare import ROOT, Access, let_in, prepare
+from cli.prepare import ROOT, Access, issue_admin_access, prepare
 from settings import from_environ
 
 TICK_SECONDS = 0.5
@@ -194,7 +194,7 @@ def _leave_key(home: Path, address: str) -> Access:
     """Let the administrator in; leave an API key in the home, where this user's client commands find it."""
     note = home / "client.json"
     known = json.loads(note.read_text())["api_key"] if note.exists() else None
-    access = let_in(known)
+    access = issue_admin_access(known)
     write_private(note, json.dumps({"url": address, "api_key": access.api_key}))
     return access
 

@@ -46,8 +46,8 @@ from cli.watch_journal import SENDING, SENT, SUBMITTED, Journal, JournalBatch
 
 T = TypeVar("T")
 UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".temp", ".crdownload", ".download")
-MOST_FILES = 2000
-MOST_BYTES = 4 << 30
+MAX_FILES = 2000
+MAX_BYTES = 4 << 30
 HOLD_SECONDS = 60.0  # for so long a settled file waits for its folder's other files, to keep studies together
 RETRIED_SECONDS = 60.0
 SLOWEST = 30.0
@@ -534,7 +534,7 @@ def _report_path(folder: Path, version: int) -> Path:
 
 
 def _portions(files: list[LocalFile]) -> Iterator[list[LocalFile]]:
-    return groups(files, most_files=MOST_FILES, most_bytes=MOST_BYTES)
+    return groups(files, most_files=MAX_FILES, most_bytes=MAX_BYTES)
 
 
 def _sha256_of(path: Path) -> str:

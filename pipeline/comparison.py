@@ -12,7 +12,7 @@ from pipeline import metrics
 from pipeline.evaluation import CUT, ROUNDS, Record, StudyRecord, studies_of
 
 #: How many changed images, and images that a bundle was fitted on, a comparison names.
-MOST_NAMED = 500
+MAX_NAMED = 500
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -226,10 +226,10 @@ def compare(
         "overlap": {
             "images": len(overlap),
             "studies": len(pairs) - len(clean),
-            "named": overlap[:MOST_NAMED],
+            "named": overlap[:MAX_NAMED],
         },
         "changed": len(changed),
-        "changed_images": changed[:MOST_NAMED],
+        "changed_images": changed[:MAX_NAMED],
         "pooled": None,
         "regions": {},
         "secondary": None,

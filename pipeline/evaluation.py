@@ -22,7 +22,7 @@ from pipeline.types import RegionModel
 CUT = 0.5
 ROUNDS = 1000
 #: A bootstrap draws no more rows than this in all, but for so many rounds: 40,000 images end in minutes.
-MOST_DRAWS, FEWEST_ROUNDS = 10_000_000, 250
+MAX_DRAWS, FEWEST_ROUNDS = 10_000_000, 250
 #: What an image is scored by: the region that the bundle sees, the one it truly is, or the pooled network.
 ROUTES = ("predicted", "true", "pooled")
 
@@ -215,7 +215,7 @@ def figures_of(rows: Sequence[StudyRecord], *, rounds: int = ROUNDS, seed: int =
     if not 0 < positives < len(rows):
         return counts
     a = _Arrays.of(rows)
-    rounds = min(rounds, max(FEWEST_ROUNDS, MOST_DRAWS // len(rows)))
+    rounds = min(rounds, max(FEWEST_ROUNDS, MAX_DRAWS // len(rows)))
     said = a.p > CUT
 
     def merit(k: npt.NDArray[np.intp]) -> dict[str, float]:

@@ -28,7 +28,7 @@ class ImageOutcome:
     reasons: tuple[Reason, ...] = ()
 
     @property
-    def standing(self) -> Triage:
+    def effective_triage(self) -> Triage:
         """Triage as the study counts it: an image that is not done was not assessed."""
         if self.status is not ImageStatus.DONE or self.triage is None:
             return Triage.NOT_ASSESSABLE
@@ -69,12 +69,12 @@ def study_finding(images: Sequence[ImageOutcome]) -> StudyFinding:
     if not images:
         raise ValueError("a study has at least one image")
 
-    worst = worst_of([(image.standing, image.probability) for image in images])
+    worst = worst_of([(image.effective_triage, image.probability) for image in images])
     decided = images[worst]
-    missing = [image for image in images if image.standing is Triage.NOT_ASSESSABLE]
+    missing = [image for image in images if image.effective_triage is Triage.NOT_ASSESSABLE]
     # the only image, done but not readable, says itself why
     alone = len(images) == 1 and decided.status is ImageStatus.DONE
     reasons = decided.reasons
     if missing and not alone and Reason.STUDY_INCOMPLETE not in reasons:
         reasons = (*reasons, Reason.STUDY_INCOMPLETE)
-    return StudyFinding(decided.standing, reasons, worst)
+    return StudyFinding(decided.effective_triage, reasons, worst)

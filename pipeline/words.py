@@ -32,12 +32,12 @@ def worst_of(readings: Sequence[tuple[Triage | None, float | None]]) -> int:
     An image without a triage was not assessed. Among equals the most probable decides, then the first.
     """
 
-    def badness(index: int) -> tuple[int, float]:
+    def severity(index: int) -> tuple[int, float]:
         triage, probability = readings[index]
         known = probability if probability is not None else -1.0
         return TRIAGE_SEVERITY[triage or Triage.NOT_ASSESSABLE], known
 
-    return max(range(len(readings)), key=badness)
+    return max(range(len(readings)), key=severity)
 
 
 def shown_flags(stored: Iterable[str], *, age_years: int | None, study_shared: bool) -> tuple[Reason, ...]:

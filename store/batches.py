@@ -256,7 +256,7 @@ _FROM_MANIFEST = {
     Image.priority: ManifestLine.priority,
 }
 #: Paths that an error names.
-MOST_NAMED = 5
+MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -306,8 +306,8 @@ def _match_manifest(session: Session, batch: Batch, *, strict: bool) -> None:
 
 
 def _named(what: str, paths: Sequence[str]) -> str:
-    shown = ", ".join(repr(path[-80:]) for path in paths[:MOST_NAMED])
-    more = ", ..." if len(paths) > MOST_NAMED else ""
+    shown = ", ".join(repr(path[-80:]) for path in paths[:MAX_NAMED])
+    more = ", ..." if len(paths) > MAX_NAMED else ""
     return f"{len(paths)} {what}{'' if len(paths) == 1 else 's'}" + (f" ({shown}{more})" if paths else "")
 
 

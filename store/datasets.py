@@ -50,7 +50,7 @@ class NewImage:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ScanResult:
     """What a look at an image's bytes gave."""
 
     id: uuid.UUID
@@ -141,7 +141,7 @@ def waiting(session: Session, dataset_id: uuid.UUID, limit: int) -> list[Dataset
     )
 
 
-def note_seen(session: Session, dataset_id: uuid.UUID, seen: Iterable[Seen]) -> None:
+def note_seen(session: Session, dataset_id: uuid.UUID, seen: Iterable[ScanResult]) -> None:
     """Keep what a look at some images gave."""
     rows = [{"id": s.id, "sha256": s.sha256, "size": s.size, "problem": s.problem} for s in seen]
     session.execute(update(DatasetImage), rows)

@@ -73,12 +73,12 @@ class Part(StrEnum):
 DEFAULT_PARTS = (Part.TABLES, Part.REPORTS, Part.HEATMAPS)
 
 
-class InvalidWish(ValueError):
+class InvalidExportRequest(ValueError):
     """What was asked for cannot be made; the text says why."""
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExportRequest:
     """What somebody wants to take away: which images, as what kind of file, with which columns and parts."""
 
     selection: Selection
@@ -87,8 +87,8 @@ class Wish:
     parts: tuple[Part, ...] = DEFAULT_PARTS
 
     @classmethod
-    def parse(cls, site_id: UUID, said: Mapping[str, Any], *, trials: bool) -> Wish:
-        """Read a wish from JSON or a form.
+    def parse(cls, site_id: UUID, said: Mapping[str, Any], *, trials: bool) -> ExportRequest:
+        """Read a request from JSON or a form.
 
         Parameters
         ----------
@@ -97,28 +97,28 @@ class Wish:
 
         Raises
         ------
-        InvalidWish
+        InvalidExportRequest
             Naming the member that cannot be used.
         """
         unknown = set(said) - {"format", "columns", "parts", *_FILTERS}
         if unknown:
-            raise InvalidWish(f"unknown member {min(unknown)[:40]!r}")
+            raise InvalidExportRequest(f"unknown member {min(unknown)[:40]!r}")
         try:
             kind = Format(said.get("format", ""))
         except ValueError:
-            raise InvalidWish(f"format must be one of {', '.join(Format)}") from None
+            raise InvalidExportRequest(f"format must be one of {', '.join(Format)}") from None
         chosen = {name: _filter(name, said[name]) for name in _FILTERS if said.get(name) not in (None, "")}
         selection = Selection(site_id, chosen.pop("batch", None), **chosen, trials=trials)
         if selection.since and selection.until and selection.since > selection.until:
-            raise InvalidWish("since must not be after until")
+            raise InvalidExportRequest("since must not be after until")
         if kind is Format.PDF and selection.batch_id is None:
-            raise InvalidWish("a merged PDF is made of one batch: name it as 'batch'")
+            raise InvalidExportRequest("a merged PDF is made of one batch: name it as 'batch'")
         columns = _several("columns", said.get("columns"), tuple(COLUMNS)) or RESULT_COLUMNS
         parts = _several("parts", said.get("parts"), tuple(Part)) or DEFAULT_PARTS
         return cls(selection, kind, columns, tuple(Part(part) for part in parts))
 
     def document(self) -> dict[str, Any]:
-        """Return the wish as JSON that `parse` reads."""
+        """Return the request as JSON that `parse` reads."""
         chosen = asdict(self.selection)
         for name in ("site_id", "trials"):
             chosen.pop(name)
@@ -173,17 +173,17 @@ def _filter(name: str, value: object) -> Any:
     try:
         return _FILTERS[name](str(value))
     except ValueError as error:
-        raise InvalidWish(f"{name}: {error}") from None
+        raise InvalidExportRequest(f"{name}: {error}") from None
 
 
 def _several(name: str, said: object, allowed: Sequence[str]) -> tuple[str, ...]:
     if said is None:
         return ()
     if not isinstance(said, list) or not all(isinstance(word, str) for word in said):
-        raise InvalidWish(f"{name} must be a list of words")
+        raise InvalidExportRequest(f"{name} must be a list of words")
     for word in said:
         if word not in allowed:
-            raise InvalidWish(f"{name}: {word[:40]!r} is none of {', '.join(allowed)}")
+            raise InvalidExportRequest(f"{name}: {word[:40]!r} is none of {', '.join(allowed)}")
     return tuple(dict.fromkeys(said))
 
 
@@ -202,12 +202,12 @@ class Progress:
         self.on_step()
 
 
-def stream(wish: Wish, progress: Progress | None = None) -> Iterator[bytes]:
-    """Yield the wished file in pieces, the first at once, in flat memory.
+def stream(request: ExportRequest, progress: Progress | None = None) -> Iterator[bytes]:
+    """Yield the file in pieces, the first at once, in flat memory.
 
     Parameters
     ----------
-    wish
+    request
         Of any format but PDF, which the worker merges (`worker.exports`).
     progress
         Counted up as rows and members go out.
@@ -218,11 +218,11 @@ def stream(wish: Wish, progress: Progress | None = None) -> Iterator[bytes]:
         Format.PARQUET: _stream_parquet,
         Format.ZIP: _stream_zip,
     }
-    return makers[wish.format](wish, progress or Progress())
+    return makers[request.format](request, progress or Progress())
 
 
-def _lines(wish: Wish, progress: Progress) -> Iterator[Line]:
-    for line in iter_lines(wish.selection, with_lists=bool(LIST_COLUMNS & set(wish.columns))):
+def _lines(request: ExportRequest, progress: Progress) -> Iterator[Line]:
+    for line in iter_lines(request.selection, with_lists=bool(LIST_COLUMNS & set(request.columns))):
         yield line
         progress.step()
 
@@ -278,30 +278,32 @@ def _csv_pieces(lines: Iterator[Line], columns: Sequence[str]) -> Iterator[bytes
     yield text.take()
 
 
-def _stream_csv(wish: Wish, progress: Progress) -> Iterator[bytes]:
-    return _csv_pieces(_lines(wish, progress), wish.columns)
+def _stream_csv(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
+    return _csv_pieces(_lines(request, progress), request.columns)
 
 
-def _stream_jsonl(wish: Wish, progress: Progress) -> Iterator[bytes]:
+def _stream_jsonl(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
     yield b""
-    for lines in _groups(_lines(wish, progress), 100):
+    for lines in _groups(_lines(request, progress), 100):
         yield "".join(
-            json.dumps(dict(zip(wish.columns, _cells(line, wish.columns), strict=True)), ensure_ascii=False)
+            json.dumps(
+                dict(zip(request.columns, _cells(line, request.columns), strict=True)), ensure_ascii=False
+            )
             + "\n"
             for line in lines
         ).encode("utf-8", "replace")
 
 
-def _stream_parquet(wish: Wish, progress: Progress) -> Iterator[bytes]:
+def _stream_parquet(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     kinds = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    schema = pa.schema([(name, kinds[COLUMNS[name].kind]) for name in wish.columns])
+    schema = pa.schema([(name, kinds[COLUMNS[name].kind]) for name in request.columns])
     sink = Sink()
     with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, compression="zstd") as writer:
-        for lines in _groups(_lines(wish, progress), _ROW_GROUP):
-            columns = zip(*(_cells(line, wish.columns) for line in lines), strict=True)
+        for lines in _groups(_lines(request, progress), _ROW_GROUP):
+            columns = zip(*(_cells(line, request.columns) for line in lines), strict=True)
             arrays = [pa.array(list(c), field_.type) for c, field_ in zip(columns, schema, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
             yield sink.take()
@@ -312,7 +314,7 @@ def _stream_parquet(wish: Wish, progress: Progress) -> Iterator[bytes]:
 
 
 def _noted(
-    lines: Iterator[Line], wish: Wish, media: IO[bytes], errors: IO[bytes], progress: Progress
+    lines: Iterator[Line], request: ExportRequest, media: IO[bytes], errors: IO[bytes], progress: Progress
 ) -> Iterator[Line]:
     """Pass lines on; note for later which members and which errors they bring."""
     for line in lines:
@@ -325,13 +327,13 @@ def _noted(
             (Part.ORIGINALS, line.original, row.original_key),
         )
         for part, name, key in members:
-            if part in wish.parts and name and key:
+            if part in request.parts and name and key:
                 media.write(json.dumps([name, key]).encode() + b"\n")
                 progress.total += 1
         yield line
 
 
-def _stream_zip(wish: Wish, progress: Progress) -> Iterator[bytes]:
+def _stream_zip(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
     """Yield the archive: tables, then members in the order of arrival, ``manifest.json`` at the end.
 
     The database is read while the first table goes out and let go of before the first picture. Of a batch
@@ -339,7 +341,7 @@ def _stream_zip(wish: Wish, progress: Progress) -> Iterator[bytes]:
     that the database knows are missing from the store, which it then lists.
     """
     with Session(get_engine()) as session:
-        batch = session.get(Batch, wish.selection.batch_id) if wish.selection.batch_id else None
+        batch = session.get(Batch, request.selection.batch_id) if request.selection.batch_id else None
     with (
         tempfile.SpooledTemporaryFile(max_size=1 << 20) as media,
         tempfile.SpooledTemporaryFile(max_size=1 << 20) as errors,
@@ -347,10 +349,12 @@ def _stream_zip(wish: Wish, progress: Progress) -> Iterator[bytes]:
     ):
         archive = ZipStream(batch.created_at if batch else datetime.now(UTC), members)
         errors.write(_csv_bytes(ERROR_COLUMNS))
-        lines = _noted(_lines(wish, progress), wish, media, errors, progress)
-        if Part.TABLES in wish.parts:
+        lines = _noted(_lines(request, progress), request, media, errors, progress)
+        if Part.TABLES in request.parts:
             size = 600 * max(progress.total, batch.n_total if batch else 0)  # a guess, for a CSV beyond 4 GiB
-            yield from archive.add("results.csv", _csv_pieces(lines, wish.columns), compress=True, size=size)
+            yield from archive.add(
+                "results.csv", _csv_pieces(lines, request.columns), compress=True, size=size
+            )
             yield from archive.add("errors.csv", file_pieces(errors), compress=True, size=size)
         else:
             yield from (b"" for _ in lines)
@@ -364,7 +368,7 @@ def _stream_zip(wish: Wish, progress: Progress) -> Iterator[bytes]:
                 continue
             yield from archive.add(name, pieces, compress=False)
             progress.step()
-        manifest = _manifest_pieces(wish, batch, progress.missing, members)
+        manifest = _manifest_pieces(request, batch, progress.missing, members)
         yield from archive.add("manifest.json", manifest, compress=True)
         yield archive.close()
 
@@ -395,12 +399,12 @@ def _batch_head(batch: Batch, bundle: Bundle) -> dict[str, Any]:
 
 
 def _manifest_pieces(
-    wish: Wish, batch: Batch | None, missing: Sequence[str], members: IO[bytes]
+    request: ExportRequest, batch: Batch | None, missing: Sequence[str], members: IO[bytes]
 ) -> Iterator[bytes]:
     head: dict[str, Any] = {
         "format": "fractureai-results/1",
         "complete": not missing and (batch is None or batch.status in TERMINAL_BATCH_STATUSES),
-        "selection": wish.document(),
+        "selection": request.document(),
         "versions": {"fractureai": VERSION},
         "notice": NOTICE,
         "missing": list(missing),

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from settings import get_settings
 from store import batches, quotas, results, work
 from store.blobs import get_blobs
-from store.downloads import Format, Wish
+from store.downloads import ExportRequest, Format
 from store.errors import (
     DownloadTooLarge,
     ExportExpired,
@@ -29,7 +29,7 @@ from store.work import Lease
 
 #: Rows of files that are gone stay in the list for so long.
 FORGET_AFTER = timedelta(days=30)
-MOST_LISTED = 100
+MAX_LISTED = 100
 
 
 class ExportState(StrEnum):
@@ -62,48 +62,48 @@ _STATES = {
 }
 
 
-def is_small(session: Session, wish: Wish) -> bool:
+def is_small(session: Session, request: ExportRequest) -> bool:
     """Tell whether the file is streamed at once; Parquet and merged PDFs never are."""
     settings = get_settings()
-    if wish.format in {Format.PARQUET, Format.PDF}:
+    if request.format in {Format.PARQUET, Format.PDF}:
         return False
-    most = settings.export_inline_images if wish.format is Format.ZIP else settings.export_inline_rows
-    return results.count(session, wish.selection) <= most
+    most = settings.export_inline_images if request.format is Format.ZIP else settings.export_inline_rows
+    return results.count(session, request.selection) <= most
 
 
-def check_batch(session: Session, wish: Wish) -> None:
-    """Look at the batch that the wish names, if it names one.
+def check_batch(session: Session, request: ExportRequest) -> None:
+    """Look at the batch that the request names, if it names one.
 
     Raises
     ------
     NotFound
         The site does not have it.
     FindingsWithheld
-        It was read by a bundle on trial, and the wish is not for those.
+        It was read by a bundle on trial, and the request is not for those.
     """
-    if wish.selection.batch_id is not None:
-        batch = batches.get_batch(session, wish.selection.site_id, wish.selection.batch_id)
-        if not (batch.promoted or wish.selection.trials):
+    if request.selection.batch_id is not None:
+        batch = batches.get_batch(session, request.selection.site_id, request.selection.batch_id)
+        if not (batch.promoted or request.selection.trials):
             raise FindingsWithheld
 
 
-def _holds_trials(session: Session, wish: Wish) -> bool:
+def _holds_trials(session: Session, request: ExportRequest) -> bool:
     """Tell whether a batch of a bundle on trial may be in the file."""
-    chosen = wish.selection
+    chosen = request.selection
     trial = select(Batch.id).where(Batch.site_id == chosen.site_id, Batch.run_id.is_(None), ~Batch.promoted)
     if chosen.batch_id is not None:
         trial = trial.where(Batch.id == chosen.batch_id)
     return chosen.trials and session.scalar(trial.limit(1)) is not None
 
 
-def require_small(session: Session, wish: Wish) -> None:
+def require_small(session: Session, request: ExportRequest) -> None:
     """Raise `NotFound`, `FindingsWithheld` or `DownloadTooLarge` unless the file can be streamed at once."""
-    check_batch(session, wish)
-    if not is_small(session, wish):
+    check_batch(session, request)
+    if not is_small(session, request):
         raise DownloadTooLarge
 
 
-def create(session: Session, wish: Wish, user_id: uuid.UUID | None) -> Export:
+def create(session: Session, request: ExportRequest, user_id: uuid.UUID | None) -> Export:
     """Have a file prepared; call `dispatch` after the commit.
 
     Raises
@@ -113,8 +113,8 @@ def create(session: Session, wish: Wish, user_id: uuid.UUID | None) -> Export:
     TooManyExports
         So many of the site's are in preparation.
     """
-    check_batch(session, wish)
-    site_id = wish.selection.site_id
+    check_batch(session, request)
+    site_id = request.selection.site_id
     quotas.lock_site(session, site_id)  # two requests at once do not both find the last place free
     waiting = select(func.count()).where(
         Work.site_id == site_id, Work.kind == WorkKind.EXPORT, Work.state.not_in(ENDED_WORK)
@@ -125,11 +125,11 @@ def create(session: Session, wish: Wish, user_id: uuid.UUID | None) -> Export:
         id=uuid.uuid4(),
         site_id=site_id,
         user_id=user_id,
-        wish=wish.document(),
-        name=wish.file_name,
-        media_type=wish.format.media_type,
-        trials=_holds_trials(session, wish),
-        n_total=results.count(session, wish.selection),
+        wish=request.document(),
+        name=request.file_name,
+        media_type=request.format.media_type,
+        trials=_holds_trials(session, request),
+        n_total=results.count(session, request.selection),
     )
     session.add(export)
     session.flush()
@@ -155,11 +155,11 @@ def _of_site(site_id: uuid.UUID, *, trials: bool) -> Select[Export, Work, bool]:
 
 
 def list_exports(session: Session, site_id: uuid.UUID, *, trials: bool) -> list[ExportRow]:
-    """Return the site's files, the newest first, at most `MOST_LISTED`.
+    """Return the site's files, the newest first, at most `MAX_LISTED`.
 
     Those that may hold what bundles on trial said are left out unless the person may see `trials`.
     """
-    query = _of_site(site_id, trials=trials).order_by(Export.created_at.desc()).limit(MOST_LISTED)
+    query = _of_site(site_id, trials=trials).order_by(Export.created_at.desc()).limit(MAX_LISTED)
     return [_row(export, unit, expired=expired) for export, unit, expired in session.execute(query)]
 
 
@@ -264,7 +264,7 @@ def delete_holding(session: Session, site_id: uuid.UUID, image_ids: Collection[u
     """
     gone = []
     for export in session.scalars(select(Export).where(Export.site_id == site_id)):
-        wished = Wish.parse(site_id, export.wish, trials=True).selection
+        wished = ExportRequest.parse(site_id, export.wish, trials=True).selection
         widest = replace(wished, status=None, triage=None, region=None)
         held = select(Image.id).join(Batch, Batch.id == Image.batch_id)
         held = held.where(*widest.conditions(), Image.id.in_(image_ids)).limit(1)

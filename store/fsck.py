@@ -19,7 +19,7 @@ from store.tables import STAGES, TERMINAL_BATCH_STATUSES, TERMINAL_IMAGE_STATUSE
 
 #: Bytes that no row names are somebody's unfinished write until they are this old, in seconds.
 ORPHAN_AGE = 86_400.0
-MOST_PER_CHECK = 1000
+MAX_PER_CHECK = 1000
 
 OnProgress = Callable[[str, int, int | None], None]
 
@@ -82,7 +82,7 @@ class FsckReport:
 _ENDED = {
     "ended_batch": sorted(status.value for status in TERMINAL_BATCH_STATUSES),
     "ended_image": sorted(status.value for status in TERMINAL_IMAGE_STATUSES),
-    "most": MOST_PER_CHECK,
+    "most": MAX_PER_CHECK,
 }
 
 #: Each gives (kind of row, id, detail) of the rows that break it.
@@ -255,7 +255,7 @@ def _check_rows(connection: Connection, on_progress: OnProgress) -> Iterator[Pro
             for row, id_, detail in connection.execute(text(query + " LIMIT :most"), _ENDED):
                 yield Problem(ProblemKind.INCONSISTENT, code, f"{row} {id_}", detail)
         on_progress("rows", total - 3, total)
-        for id_, detail in audit.broken_links(connection, most=MOST_PER_CHECK):
+        for id_, detail in audit.broken_links(connection, most=MAX_PER_CHECK):
             yield Problem(ProblemKind.ALTERED, "audit", f"audit {id_}", detail)
         on_progress("rows", total - 2, total)
         for id_, *values in connection.execute(text(_COUNTED)):

@@ -25,7 +25,7 @@ from store.paging import Page, decode_cursor, encode_cursor, moment
 from store.sealing import sealer
 from store.tables import Batch, Notice, NoticeTarget, Triage, Work, WorkKind, WorkState
 
-MOST_TARGETS = 20
+MAX_TARGETS = 20
 KEEP = timedelta(days=30)
 
 
@@ -61,7 +61,7 @@ class TooManyTargets(ServiceError):
     """The site has as many targets of notices as it may."""
 
     code, status = "too_many_targets", 409
-    title = f"A site has at most {MOST_TARGETS} targets of notices."
+    title = f"A site has at most {MAX_TARGETS} targets of notices."
     advice = "Remove one that is not used."
 
 
@@ -95,7 +95,7 @@ def add_target(
     TooManyTargets
     """
     quotas.lock_site(session, site_id)  # two requests at once do not both find the last place free
-    if len(list_targets(session, site_id)) >= MOST_TARGETS:
+    if len(list_targets(session, site_id)) >= MAX_TARGETS:
         raise TooManyTargets
     secret = (
         "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode() if channel is Channel.WEBHOOK else ""

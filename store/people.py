@@ -360,7 +360,7 @@ def sign_out(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uu
 
 
 @dataclass(frozen=True)
-class Vouched:
+class OidcClaims:
     """Whom an identity provider vouches for.
 
     Attributes
@@ -378,7 +378,9 @@ class Vouched:
     role: Role | None
 
 
-def find_vouched(session: Session, site_name: str, vouched: Vouched, default: Role | None) -> User | None:
+def user_from_claims(
+    session: Session, site_name: str, vouched: OidcClaims, default: Role | None
+) -> User | None:
     """Return the person whom a provider vouches for: known, known by a verified address, or new.
 
     The provider's groups decide the role at each sign-in, and a role that they gave ends with them. Where

@@ -18,7 +18,7 @@ from store.tables import Batch, Bundle, Finding, Image, ImageStatus, Study, Stud
 from store.worklist_tables import WorklistRow
 
 #: Earlier results of an image that a page shows.
-MOST_EARLIER = 20
+MAX_EARLIER = 20
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def earlier_results(session: Session, image: Image, *, trials: bool) -> list[Ear
             Batch.run_id.is_(None),
         )
         .order_by(Image.seq.desc())
-        .limit(MOST_EARLIER)
+        .limit(MAX_EARLIER)
     )
     if not trials:
         query = query.where(Batch.promoted)
@@ -165,6 +165,6 @@ def trial_findings(session: Session, image: Image, bundle: str) -> list[Finding]
         select(Finding)
         .where(Finding.site_id == image.site_id, Finding.sha256 == image.sha256, Finding.bundle != bundle)
         .order_by(Finding.created_at.desc())
-        .limit(MOST_EARLIER)
+        .limit(MAX_EARLIER)
     )
     return list(session.scalars(query))

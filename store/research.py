@@ -17,7 +17,7 @@ from store.tables import Batch, Bundle, Finding, Image
 
 
 @dataclass(frozen=True)
-class Said:
+class BundleFinding:
     """What one bundle said of one image.
 
     Attributes
@@ -46,7 +46,7 @@ class RunImage:
 
     image: Image
     entry: DatasetImage
-    said: tuple[Said, ...]
+    said: tuple[BundleFinding, ...]
 
 
 def image_of(session: Session, run: Run, number: int, bundles: Sequence[str] | None = None) -> RunImage:
@@ -89,7 +89,7 @@ def image_of(session: Session, run: Run, number: int, bundles: Sequence[str] | N
     for finding in findings:
         own = finding.cam is not None
         cam = finding if own else _forced(session, finding, models[finding.bundle])
-        said[finding.bundle] = Said(
+        said[finding.bundle] = BundleFinding(
             finding.bundle,
             finding.region,
             finding.region_probability,

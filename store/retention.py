@@ -44,7 +44,7 @@ from store.tables import (
 )
 
 #: How much one step deletes; reconcile does other things between two steps.
-MOST_IMAGES, MOST_STUDIES = 200, 200
+MAX_IMAGES, MAX_STUDIES = 200, 200
 _ENDED = [status.value for status in TERMINAL_BATCH_STATUSES]
 _OPEN = [state.value for state in WorkState if state not in ENDED_WORK]
 _READS_BYTES = [kind.value for kind in (WorkKind.EXPORT, WorkKind.SIGN, WorkKind.EVALUATE)]
@@ -126,13 +126,13 @@ def _with_original(session: Session, *which: ColumnElement[bool]) -> list[Image]
     kept = exists().where(Image.batch_id == Batch.id, Image.original_key.is_not(None))
     images: list[Image] = []
     for batch_id in session.scalars(_ended(kept, *which)).all():
-        if len(images) >= MOST_IMAGES:
+        if len(images) >= MAX_IMAGES:
             break
         images += session.scalars(
             select(Image)
             .where(Image.batch_id == batch_id, Image.original_key.is_not(None), ~_on_hold(Image.study_id))
             .order_by(Image.seq)
-            .limit(MOST_IMAGES - len(images))
+            .limit(MAX_IMAGES - len(images))
             .with_for_update(skip_locked=True)
         )
     return images
@@ -253,12 +253,12 @@ def expire_results(site_id: uuid.UUID, days: int) -> int:
             here = Image.batch_id == batch_id
             free = (~_on_hold(Image.study_id), ~_signed(Image.study_id), ~in_younger)
             going = select(Image.study_id).where(here, Image.study_id.is_not(None), *free).distinct()
-            found = session.scalars(going.limit(MOST_STUDIES - len(study_ids)))
+            found = session.scalars(going.limit(MAX_STUDIES - len(study_ids)))
             study_ids |= {study_id for study_id in found if study_id is not None}
             loose += session.scalars(
-                select(Image.id).where(here, Image.study_id.is_(None)).limit(MOST_IMAGES - len(loose))
+                select(Image.id).where(here, Image.study_id.is_(None)).limit(MAX_IMAGES - len(loose))
             )
-            if len(study_ids) >= MOST_STUDIES or len(loose) >= MOST_IMAGES:
+            if len(study_ids) >= MAX_STUDIES or len(loose) >= MAX_IMAGES:
                 break
         trials = _trial_copies(session, site_id, study_ids)
         if not _in_use(session, trials):

@@ -181,7 +181,7 @@ def record(
 
 
 @dataclass(frozen=True)
-class Said:
+class ReviewEntry:
     """A review as the history shows it.
 
     Attributes
@@ -196,7 +196,7 @@ class Said:
     signed_at: datetime | None
 
 
-def history(session: Session, study_id: uuid.UUID, bundle: str) -> list[Said]:
+def history(session: Session, study_id: uuid.UUID, bundle: str) -> list[ReviewEntry]:
     """Return what readers said of a study as this bundle read it, the newest first."""
     query = (
         select(Review, StudyFinding.signed_at, Work.state)
@@ -214,7 +214,7 @@ def history(session: Session, study_id: uuid.UUID, bundle: str) -> list[Said]:
         elif state is not None:
             over = state in {WorkState.DONE, WorkState.FAILED, WorkState.CANCELLED}
             signing = "failed" if over else "waits"
-        found.append(Said(review, agreement(review.answer, review.triage), signing, signed_at))
+        found.append(ReviewEntry(review, agreement(review.answer, review.triage), signing, signed_at))
     return found
 
 

@@ -13,7 +13,7 @@ from store.session import session_scope
 from store.tables import ENDED_WORK, TERMINAL_BATCH_STATUSES, Batch, Image, StudyFinding, Work
 
 #: How many images one step deletes.
-MOST_IMAGES = 500
+MAX_IMAGES = 500
 
 
 class RunInUse(ServiceError):
@@ -64,7 +64,7 @@ def step() -> int:
             return 0
         mine = select(Batch.id).where(Batch.run_id == run.id)
         images = session.execute(
-            select(Image.id, Image.study_id).where(Image.batch_id.in_(mine)).limit(MOST_IMAGES)
+            select(Image.id, Image.study_id).where(Image.batch_id.in_(mine)).limit(MAX_IMAGES)
         ).all()
         if not images:
             return _end(session, run)

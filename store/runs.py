@@ -18,7 +18,7 @@ from store.tables import Batch, Bundle, Image, ImageStatus, Priority, Site, Work
 
 #: Re-scoring is always done in this precision, so that figures repeat.
 PRECISION = "float32"
-MOST_BUNDLES = 8
+MAX_BUNDLES = 8
 
 
 class DatasetNotReady(ServiceError):
@@ -94,8 +94,8 @@ def start_run(
     DatasetNotReady, UnknownBundle
     """
     names = list(dict.fromkeys(names))
-    if not 1 <= len(names) <= MOST_BUNDLES:
-        raise UnknownBundle(f"name 1 to {MOST_BUNDLES} bundles")
+    if not 1 <= len(names) <= MAX_BUNDLES:
+        raise UnknownBundle(f"name 1 to {MAX_BUNDLES} bundles")
     if dataset.sha256 is None:
         raise DatasetNotReady
     labels = session.scalars(

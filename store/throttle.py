@@ -18,7 +18,7 @@ WINDOW = timedelta(minutes=15)
 def try_sign_in(session: Session, limits: Mapping[str, int]) -> list[int] | None:
     """Count an attempt before it is looked at, so that many at once are not more than many in a row.
 
-    Commit before the password is looked at; pass what is returned to `forgive` when it was right.
+    Commit before the password is looked at; pass what is returned to `clear_attempts` when it was right.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def try_sign_in(session: Session, limits: Mapping[str, int]) -> list[int] | None
     return list(session.scalars(insert(SignInAttempt).values(rows).returning(SignInAttempt.id)))
 
 
-def forgive(session: Session, attempt: Sequence[int]) -> None:
+def clear_attempts(session: Session, attempt: Sequence[int]) -> None:
     """Take an attempt back: it was the right person."""
     session.execute(delete(SignInAttempt).where(SignInAttempt.id.in_(attempt)))
 

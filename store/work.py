@@ -342,7 +342,7 @@ def _no_later(time: Any, seconds: float) -> ColumnElement[datetime]:
 LONGEST_WAIT = 30.0
 
 
-def mend_clock(session: Session) -> int:
+def clamp_future_timestamps(session: Session) -> int:
     """Bring back what the database's clock, when it was set back, left in the future; return how many.
 
     Without it a killed worker's unit would wait for as long as the clock was set back.

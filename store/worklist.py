@@ -53,9 +53,9 @@ class Rank(IntEnum):
 
 
 #: Counted no further than this: the number is a hint, and a page must not count a million rows.
-MOST_COUNTED = 1000
+MAX_COUNTED = 1000
 #: Of words that very many studies hold, a page looks at no more than these studies.
-MOST_WALKED = 20_000
+MAX_WALKED = 20_000
 #: Studies whose rows are written in one statement.
 PART = 500
 
@@ -217,7 +217,7 @@ def fill(batch: Batch) -> None:
             refresh(session, batch, waiting[start : start + PART])
 
 
-def raise_waiting(session: Session, limit: int = 1000) -> int:
+def escalate_overdue(session: Session, limit: int = 1000) -> int:
     """Let studies that waited too long count as requested urgently at that moment; return how many."""
     hours = get_settings().worklist_wait_hours
     if hours <= 0:
@@ -293,11 +293,11 @@ def _walked(
     session: Session, query: Query, words: str, limit: int
 ) -> tuple[list[WorklistRow], WorklistRow | None]:
     """Walk the list in its order for words that very many studies hold: soon found, or far behind."""
-    part = aliased(WorklistRow, query.limit(MOST_WALKED).subquery())
+    part = aliased(WorklistRow, query.limit(MAX_WALKED).subquery())
     rows = list(session.scalars(select(part).where(holds(words, part.study_id)).limit(limit + 1)))
     if len(rows) > limit:
         return rows[:limit], rows[limit - 1]
-    return rows, session.scalar(query.offset(MOST_WALKED - 1).limit(1))
+    return rows, session.scalar(query.offset(MAX_WALKED - 1).limit(1))
 
 
 def _rank(text: str) -> int:
@@ -349,12 +349,12 @@ def next_after(session: Session, site_id: uuid.UUID, wish: Filters, study_id: uu
 
 
 def counts(session: Session, site_id: uuid.UUID) -> dict[Rank, int]:
-    """Return how many studies each class holds, counted up to `MOST_COUNTED` + 1."""
+    """Return how many studies each class holds, counted up to `MAX_COUNTED` + 1."""
     parts = [
         select(literal(int(rank)), func.count()).select_from(
             select(WorklistRow.study_id)
             .where(WorklistRow.site_id == site_id, WorklistRow.rank == int(rank))
-            .limit(MOST_COUNTED + 1)
+            .limit(MAX_COUNTED + 1)
             .subquery()
         )
         for rank in Rank

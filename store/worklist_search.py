@@ -13,9 +13,9 @@ from sqlalchemy.sql.elements import TextClause
 from store.worklist_tables import WorklistWords
 
 #: Up to this many studies that hold the words are looked up one by one; of more, the list itself is walked.
-MOST_LOOKED_UP = 2000
+MAX_LOOKED_UP = 2000
 #: Words of one study in one batch: a vector of Postgres ends at 1 MB.
-_MOST_WORDS = 2000
+_MAX_WORDS = 2000
 
 # A word is a run of letters and digits. In what is searched a dot between two digits does not end it, so that
 # the beginning of a UID is one word; such words are kept as well as their parts. The collation is named so
@@ -34,7 +34,7 @@ _NOTE = _sql(
     f"""
     INSERT INTO worklist_words AS old (study_id, words)
     SELECT study_id, array_to_tsvector((array_agg(DISTINCT left(site_id::text, 8) || left(word, 60)))
-        [1:{_MOST_WORDS}])
+        [1:{_MAX_WORDS}])
     FROM (
         SELECT DISTINCT i.study_id, i.site_id, said
         FROM images i CROSS JOIN LATERAL (VALUES (i.accession), (i.study_uid), (i.path)) AS told (said)
@@ -45,7 +45,7 @@ _NOTE = _sql(
     GROUP BY study_id
     ORDER BY study_id
     ON CONFLICT (study_id) DO UPDATE SET words = old.words || excluded.words
-    WHERE old.words || excluded.words <> old.words AND length(old.words) < {_MOST_WORDS}
+    WHERE old.words || excluded.words <> old.words AND length(old.words) < {_MAX_WORDS}
     """  # noqa: S608 - made of the constants above
 )
 _ASK = _sql(
@@ -75,15 +75,15 @@ def holds(query: str, study_id: InstrumentedAttribute[uuid.UUID]) -> ColumnEleme
 
 
 def studies_with(session: Session, query: str) -> list[uuid.UUID] | None:
-    """Return the studies that hold the words; None when they are more than `MOST_LOOKED_UP`."""
+    """Return the studies that hold the words; None when they are more than `MAX_LOOKED_UP`."""
     wanted = bindparam("words", query, TSQUERY, unique=True)
     found = (
         select(WorklistWords.study_id)
         .where(WorklistWords.words.bool_op("@@")(wanted))
-        .limit(MOST_LOOKED_UP + 1)
+        .limit(MAX_LOOKED_UP + 1)
     )
     # a word of every third study looks to the planner as if the table's first rows must do
     session.execute(text("SET LOCAL enable_seqscan = off"))
     ids = list(session.scalars(found))
     session.execute(text("SET LOCAL enable_seqscan = on"))
-    return ids if len(ids) <= MOST_LOOKED_UP else None
+    return ids if len(ids) <= MAX_LOOKED_UP else None

@@ -24,7 +24,7 @@ HEADS = ("all", "arm", "leg", "wrist", "forearm", "lower_leg")
 #: What the phantoms show, as parts.
 _PHANTOM_PARTS = {"finger": "hand", "leg": "lower_leg"}
 #: A fractured film is drawn at most this often for each time a normal one is.
-_MOST_OFTEN = 4.0
+_MAX_OFTEN = 4.0
 #: A part is drawn as often as its films to the power of this: rare parts more often than they come.
 _PART_POWER = 0.7
 
@@ -197,7 +197,7 @@ class Draws:
         for part in range(OTHER):
             share = main[:, part] * real
             normal, broken = share[~fractured].sum(), share[fractured].sum()
-            oversampling[part] = np.clip(2 / 3 * normal / max(broken, 1), 1, _MOST_OFTEN)
+            oversampling[part] = np.clip(2 / 3 * normal / max(broken, 1), 1, _MAX_OFTEN)
             # half a film each: a part without fractures is not certain to have none
             odds[part] = np.log((oversampling[part] * broken + 0.5) / (normal + 0.5))
             part_weight[part] = (normal + broken) ** (_PART_POWER - 1)

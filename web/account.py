@@ -21,7 +21,7 @@ from store.session import session_scope
 from store.tables import Site, User
 from web import kept_forms
 from web.auth import (
-    MOST_PER_PERSON,
+    MAX_PER_PERSON,
     SESSION_COOKIE,
     Confirmation,
     before_second_factor,
@@ -219,13 +219,13 @@ def remove_second_factor() -> Response:
     confirm_lately()
     me = identity()
     with session_scope() as session:
-        attempt = throttle.try_sign_in(session, {f"code {me.user_id}": MOST_PER_PERSON})
+        attempt = throttle.try_sign_in(session, {f"code {me.user_id}": MAX_PER_PERSON})
     if attempt is None:
         raise TooManyAttempts
     with session_scope() as session:
         right = second_factor.check_code(session, me.user_id, request.form.get("code", ""))
         if right:
-            throttle.forgive(session, attempt)
+            throttle.clear_attempts(session, attempt)
             second_factor.remove(session, session.get_one(User, me.user_id), by=me.user_id)
     if not right:
         return _second_factor_page(error=second_factor.CodeWrong.title, status=422)

@@ -17,15 +17,15 @@ from store.retention import StudyMatch
 from store.session import session_scope
 from store.tables import ApiKey, Notice, NoticeTarget, Site, User
 from web.admin import act_on_person, invite_person, revoke_key_of_site
-from web.asked import cursor_text, json_body, page_size, read_query
 from web.auth import identity, needs
 from web.errors import InvalidRequest
 from web.notices import add_target, change_target
 from web.representations import API, moment, next_link
+from web.request_args import cursor_text, json_body, page_size, read_query
 from web.retention import TIMES, erase_studies, set_quota, set_times, wanted
 
 #: More than any site validates with.
-MOST_IMAGES = 10_000_000
+MAX_IMAGES = 10_000_000
 
 admin_api = Blueprint("admin_api", __name__, url_prefix=API)
 
@@ -235,13 +235,13 @@ def act_on_target(notice_target_id: uuid.UUID, action: str) -> Response:
 @needs(Permission.ADMINISTER)
 def list_notices() -> Response:
     """List what was delivered and what was not, the newest first."""
-    asked = read_query(cursor=cursor_text, limit=page_size)
+    args = read_query(cursor=cursor_text, limit=page_size)
     with session_scope() as session:
         page = notices.list_notices(
-            session, identity().site_id, cursor=asked["cursor"], limit=asked["limit"] or 50
+            session, identity().site_id, cursor=args["cursor"], limit=args["limit"] or 50
         )
     items = [notice_document(*row) for row in page.items]
-    return jsonify(items=items, next=next_link(f"{API}/notices", page.next_cursor, limit=asked["limit"]))
+    return jsonify(items=items, next=next_link(f"{API}/notices", page.next_cursor, limit=args["limit"]))
 
 
 # retention, erasure, the quota
@@ -287,9 +287,9 @@ def match_document(match: StudyMatch) -> dict[str, Any]:
 @needs(Permission.ADMINISTER)
 def find_studies() -> Response:
     """Find the studies with an accession number, a Study Instance UID or an id."""
-    asked = read_query(find=wanted)
+    args = read_query(find=wanted)
     with session_scope() as session:
-        found = retention.find(session, identity().site_id, asked["find"]) if asked["find"] else []
+        found = retention.find(session, identity().site_id, args["find"]) if args["find"] else []
     return jsonify(items=[match_document(match) for match in found], next=None)
 
 
@@ -381,8 +381,8 @@ def unlock_negative(bundle: str, region: str) -> Response:
     counts = {}
     for name in _FIGURES:
         value = body.get(name)
-        if type(value) is not int or not 0 <= value <= MOST_IMAGES:
-            raise InvalidRequest(f"{name} must be a whole number from 0 to {MOST_IMAGES}")
+        if type(value) is not int or not 0 <= value <= MAX_IMAGES:
+            raise InvalidRequest(f"{name} must be a whole number from 0 to {MAX_IMAGES}")
         counts[name] = value
     if counts["found"] > counts["positives"] or counts["cleared"] > counts["negatives"]:
         raise InvalidRequest("found is a part of positives, and cleared of negatives")

@@ -21,13 +21,12 @@ from store import accounts, batches, bundles, dispatch, quotas, uploads
 from store.accounts import Permission
 from store.batches import ImageRow
 from store.blobs import get_blobs
-from store.downloads import Format, Wish, stream
+from store.downloads import ExportRequest, Format, stream
 from store.errors import BatchNotDraft, FindingsWithheld, NotFound, WrongState
 from store.export import cell
 from store.results import Selection
 from store.session import session_scope
 from store.tables import Batch, BatchStatus, Priority, Site
-from web.asked import IMAGE_FILTERS, cursor_text, page_size, read_body, read_query
 from web.auth import check_csrf, checks_csrf, identify, identity, is_public, needs
 from web.errors import InvalidRequest, UnsupportedMediaType
 from web.openapi import document
@@ -41,13 +40,14 @@ from web.representations import (
     image_without_finding,
     next_link,
 )
+from web.request_args import IMAGE_FILTERS, cursor_text, page_size, read_body, read_query
 from web.uploads import FilePart, Intake, read_form, unknown_field
 
 api = Blueprint("api", __name__, url_prefix=API)
 
 MAX_LABEL = 200
 #: Images that one request can choose.
-MOST_CHOSEN = 1000
+MAX_CHOSEN = 1000
 _EXTENSIONS = {
     "image/jpeg": "jpg",
     "image/png": "png",
@@ -61,7 +61,7 @@ _SHOWN = frozenset({"image/jpeg", "image/png", "application/pdf"})
 
 
 @dataclass(frozen=True)
-class BatchWish:
+class BatchCreate:
     """What a person wants of a new batch."""
 
     label: str = ""
@@ -71,7 +71,7 @@ class BatchWish:
     heatmap: bool = True
 
     @classmethod
-    def parse(cls, body: Mapping[str, Any]) -> BatchWish:
+    def parse(cls, body: Mapping[str, Any]) -> BatchCreate:
         """Check a JSON body. Raises `InvalidRequest`."""
         unknown = set(body) - set(cls.__dataclass_fields__)
         if unknown:
@@ -134,7 +134,7 @@ def shown_batch(batch: Batch, reasons: Mapping[str, int] = MappingProxyType({}))
 
 
 def shown_images(
-    session: Session, batch: Batch, *, limit: int, **asked: str | None
+    session: Session, batch: Batch, *, limit: int, **args: str | None
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Return a page of a batch's images as the one who asks may see them, and the cursor of the next page.
 
@@ -144,9 +144,9 @@ def shown_images(
         Images are chosen by what the asker may not see.
     """
     seen = sees_findings(batch)
-    if not seen and (asked.get("triage") or asked.get("region")):
+    if not seen and (args.get("triage") or args.get("region")):
         raise FindingsWithheld
-    page = batches.list_images(session, batch.site_id, batch.id, **asked, limit=limit)
+    page = batches.list_images(session, batch.site_id, batch.id, **args, limit=limit)
     bundle = bundles.get_bundle(session, batch.bundle)
     show = image_document if seen else image_without_finding
     audit(session, "batch_viewed", batch.id)
@@ -170,7 +170,7 @@ def create_batch() -> Response:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,200}", key):
         raise InvalidRequest("Idempotency-Key must be 1 to 200 visible ASCII characters")
-    wish = BatchWish.parse(read_body())
+    wish = BatchCreate.parse(read_body())
     with session_scope() as session:
         batch, created = wish.create(session, idempotency_key=key)
         response = _batch_answer(session, batch, 201)
@@ -184,13 +184,13 @@ def create_batch() -> Response:
 @needs(Permission.READ)
 def list_batches() -> Response:
     """List the site's batches, the newest first."""
-    asked = read_query(cursor=cursor_text, limit=page_size)
+    args = read_query(cursor=cursor_text, limit=page_size)
     with session_scope() as session:
         page = batches.list_batches(
-            session, identity().site_id, cursor=asked["cursor"], limit=asked["limit"] or 50
+            session, identity().site_id, cursor=args["cursor"], limit=args["limit"] or 50
         )
         items = [shown_batch(batch, batches.reasons(session, batch.id)) for batch in page.items]
-    return jsonify(items=items, next=next_link(f"{API}/batches", page.next_cursor, limit=asked["limit"]))
+    return jsonify(items=items, next=next_link(f"{API}/batches", page.next_cursor, limit=args["limit"]))
 
 
 @api.get("/batches/<uuid:batch_id>")
@@ -292,11 +292,11 @@ def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
 def image_ids(said: object) -> list[uuid.UUID]:
     """Parse a list of images' ids. Raises `InvalidRequest`."""
     try:
-        if isinstance(said, list) and 1 <= len(said) <= MOST_CHOSEN:
+        if isinstance(said, list) and 1 <= len(said) <= MAX_CHOSEN:
             return [uuid.UUID(text) for text in said if isinstance(text, str)]
     except ValueError:
         pass
-    raise InvalidRequest(f"images must be a list of 1 to {MOST_CHOSEN} ids")
+    raise InvalidRequest(f"images must be a list of 1 to {MAX_CHOSEN} ids")
 
 
 @api.post("/batches/<uuid:batch_id>/priority")
@@ -324,18 +324,18 @@ def change_priority(batch_id: uuid.UUID, said: object) -> None:
 @needs(Permission.READ)
 def list_images(batch_id: uuid.UUID) -> Response:
     """List a batch's images in the order of their arrival."""
-    asked = read_query(**IMAGE_FILTERS, limit=page_size)
-    limit = asked.pop("limit")
+    args = read_query(**IMAGE_FILTERS, limit=page_size)
+    limit = args.pop("limit")
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
-        items, cursor = shown_images(session, batch, **asked, limit=limit or 100)
-    asked.pop("cursor")
+        items, cursor = shown_images(session, batch, **args, limit=limit or 100)
+    args.pop("cursor")
     return jsonify(
-        items=items, next=next_link(f"{API}/batches/{batch_id}/images", cursor, **asked, limit=limit)
+        items=items, next=next_link(f"{API}/batches/{batch_id}/images", cursor, **args, limit=limit)
     )
 
 
-def send_stream(wish: Wish) -> Response:
+def send_stream(wish: ExportRequest) -> Response:
     """Answer a file while it is made."""
     response = Response(stream(wish), content_type=wish.format.media_type)
     response.headers["Content-Disposition"] = f'attachment; filename="{wish.file_name}"'
@@ -350,7 +350,9 @@ def _download(batch_id: uuid.UUID, kind: Format) -> Response:
         if not sees_findings(batch):
             raise FindingsWithheld
         audit(session, f"results_{kind}_downloaded", batch.id)
-    return send_stream(Wish(Selection(identity().site_id, batch_id, trials=not batch.promoted), kind))
+    return send_stream(
+        ExportRequest(Selection(identity().site_id, batch_id, trials=not batch.promoted), kind)
+    )
 
 
 @api.get("/batches/<uuid:batch_id>/unmatched.csv")

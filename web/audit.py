@@ -13,8 +13,8 @@ from store.accounts import Permission, write_audit
 from store.audit import AuditFilter, list_actions, list_lines, stream_csv
 from store.days import parse_day
 from store.session import session_scope
-from web.asked import cursor_text, read_query, without_empty_fields
 from web.auth import identity, needs
+from web.request_args import cursor_text, read_query, without_empty_fields
 
 audit_pages = Blueprint("audit", __name__, url_prefix="/admin/audit")
 
@@ -34,8 +34,8 @@ _FILTERS: dict[str, Any] = {
 }
 
 
-def _asked(asked: dict[str, Any]) -> AuditFilter:
-    return AuditFilter(asked["person"], asked["action"], asked["object"], asked["first"], asked["last"])
+def _asked(args: dict[str, Any]) -> AuditFilter:
+    return AuditFilter(args["person"], args["action"], args["object"], args["first"], args["last"])
 
 
 def _choices(session: Session) -> dict[str, Any]:
@@ -51,15 +51,15 @@ def _choices(session: Session) -> dict[str, Any]:
 def show() -> str:
     """Show lines of the audit, the newest first."""
     without_empty_fields()
-    asked = read_query(**_FILTERS, cursor=cursor_text)
+    args = read_query(**_FILTERS, cursor=cursor_text)
     with session_scope() as session:
-        page = list_lines(session, identity().site_id, _asked(asked), cursor=asked["cursor"])
+        page = list_lines(session, identity().site_id, _asked(args), cursor=args["cursor"])
         return render_template(
             "admin_audit.html",
             lines=page.items,
             next=page.next_cursor,
-            first=not asked["cursor"],
-            filters={name: str(value) for name, value in asked.items() if name != "cursor" and value},
+            first=not args["cursor"],
+            filters={name: str(value) for name, value in args.items() if name != "cursor" and value},
             **_choices(session),
         )
 
@@ -69,10 +69,10 @@ def show() -> str:
 def download() -> Response:
     """Stream the lines that the filters let through."""
     without_empty_fields()
-    asked = read_query(**_FILTERS)
+    args = read_query(**_FILTERS)
     with session_scope() as session:
-        said = {name: str(value) for name, value in asked.items() if value}
+        said = {name: str(value) for name, value in args.items() if value}
         write_audit(session, identity().site_id, identity().user_id, "audit_downloaded", filters=said)
-    response = Response(stream_csv(identity().site_id, _asked(asked)), content_type="text/csv; charset=utf-8")
+    response = Response(stream_csv(identity().site_id, _asked(args)), content_type="text/csv; charset=utf-8")
     response.headers["Content-Disposition"] = 'attachment; filename="fractureai-audit.csv"'
     return response

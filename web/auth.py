@@ -36,13 +36,13 @@ from web.errors import (
 SESSION_COOKIE = "fractureai_session"
 FORM_COOKIE = "fractureai_form"
 #: Failed sign-ins in a quarter of an hour. Many people may sit behind one address.
-MOST_PER_ADDRESS, MOST_PER_PERSON = 100, 10
+MAX_PER_ADDRESS, MAX_PER_PERSON = 100, 10
 #: For one person from all places where they have not been before: guessing shuts nobody out of their own.
-MOST_FROM_STRANGE_PLACES = 50
+MAX_FROM_STRANGE_PLACES = 50
 #: How long a confirmation at the identity provider counts.
 CONFIRMED_MINUTES = 5
 #: Links by mail in a quarter of an hour, to one address.
-MOST_LINKS = 3
+MAX_LINKS = 3
 #: What somebody unknown may send, as in signing in.
 STRANGERS_BODY = 64 << 10
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -160,13 +160,13 @@ def confirm_identity(password: str) -> None:
         raise ConfirmationNeeded
     known = identity()
     with session_scope() as session:
-        attempt = throttle.try_sign_in(session, {f"confirmation {known.user_id}": MOST_PER_PERSON})
+        attempt = throttle.try_sign_in(session, {f"confirmation {known.user_id}": MAX_PER_PERSON})
     if attempt is None:
         raise TooManyAttempts
     with session_scope() as session:
         right = accounts.is_password(session.get_one(User, known.user_id), password)
         if right:
-            throttle.forgive(session, attempt)
+            throttle.clear_attempts(session, attempt)
         else:
             accounts.write_audit(session, known.site_id, known.user_id, "confirmation_failed")
     if not right:
@@ -380,12 +380,12 @@ def _check_twin() -> str:
 def _try(email: str) -> list[int]:
     """Count an attempt; return its rows. Raises `TooManyAttempts`."""
     place = network_of(request.remote_addr or "")
-    limits = {f"address {place}": MOST_PER_ADDRESS}
+    limits = {f"address {place}": MAX_PER_ADDRESS}
     with session_scope() as session:
         if email:
-            limits[f"person {email.lower()} from {place}"] = MOST_PER_PERSON
+            limits[f"person {email.lower()} from {place}"] = MAX_PER_PERSON
             if not accounts.knows_place(session, email, place):
-                limits[f"person {email.lower()}"] = MOST_FROM_STRANGE_PLACES
+                limits[f"person {email.lower()}"] = MAX_FROM_STRANGE_PLACES
         attempt = throttle.try_sign_in(session, limits)
         if attempt is None:
             accounts.note_throttled(session, email)
@@ -413,7 +413,7 @@ def sign_in_send() -> BaseResponse:
             )
             opened = open_session(session, user, "link" if token else "password") if user else None
             if user is not None:
-                throttle.forgive(session, attempt)
+                throttle.clear_attempts(session, attempt)
     except accounts.PasswordTooShort as error:
         return _sign_in_page(token=token, error=f"{error.title} {error.advice}", status=422)
     if opened is None:
@@ -461,7 +461,7 @@ def take_code() -> BaseResponse:
     if user is None:
         return redirect(url_for("auth.sign_in"), 303)
     with session_scope() as session:
-        attempt = throttle.try_sign_in(session, {f"code {user.id}": MOST_PER_PERSON})
+        attempt = throttle.try_sign_in(session, {f"code {user.id}": MAX_PER_PERSON})
         if attempt is None:
             accounts.note_throttled(session, user.email)
     if attempt is None:
@@ -469,7 +469,7 @@ def take_code() -> BaseResponse:
     with session_scope() as session:
         right = second_factor.check_code(session, user.id, request.form.get("code", ""))
         if right:
-            throttle.forgive(session, attempt)
+            throttle.clear_attempts(session, attempt)
             accounts.pass_second_factor(session, request.cookies.get(SESSION_COOKIE, ""))
     if not right:
         return _code_page(error=f"{second_factor.CodeWrong.title}", status=401)
@@ -521,8 +521,8 @@ def forgotten_send() -> BaseResponse:
     twin = _check_twin()
     email = request.form.get("email", "").strip()
     limits = {
-        f"forgotten from {request.remote_addr}": MOST_PER_ADDRESS,
-        f"forgotten by {email.lower()}": MOST_LINKS,
+        f"forgotten from {request.remote_addr}": MAX_PER_ADDRESS,
+        f"forgotten by {email.lower()}": MAX_LINKS,
     }
     with session_scope() as session:
         if throttle.try_sign_in(session, limits) is None:

@@ -12,17 +12,17 @@ from werkzeug.wrappers import Response
 from store import batches, dispatch, exports
 from store.accounts import Permission
 from store.blobs import get_blobs
-from store.downloads import DEFAULT_PARTS, Format, InvalidWish, Part, Wish
+from store.downloads import DEFAULT_PARTS, ExportRequest, Format, InvalidExportRequest, Part
 from store.errors import FindingsWithheld
 from store.exports import ExportRow, ExportState
 from store.results import COLUMNS, RESULT_COLUMNS
 from store.session import session_scope
 from web.api import audit, sees_findings, send_stream
-from web.asked import read_body, read_query
 from web.auth import identity, needs
 from web.errors import InvalidQuery, InvalidRequest
 from web.pacing import PAGE, is_watched
 from web.representations import API, moment
+from web.request_args import read_body, read_query
 
 downloads = Blueprint("downloads", __name__)
 
@@ -61,27 +61,27 @@ def _trials() -> bool:
     return identity().may(Permission.RESEARCH)
 
 
-def _wish(said: dict[str, Any]) -> Wish:
+def _export_request(said: dict[str, Any]) -> ExportRequest:
     try:
-        return Wish.parse(identity().site_id, said, trials=_trials())
-    except InvalidWish as error:
+        return ExportRequest.parse(identity().site_id, said, trials=_trials())
+    except InvalidExportRequest as error:
         raise (InvalidQuery if request.method == "GET" else InvalidRequest)(str(error)) from None
 
 
-def _create(wish: Wish) -> ExportRow:
+def _create(wanted: ExportRequest) -> ExportRow:
     with session_scope() as session:
-        export = exports.create(session, wish, identity().user_id)
+        export = exports.create(session, wanted, identity().user_id)
         audit(session, "export_created", export.id)
         row = exports.get(session, identity().site_id, export.id, trials=_trials())
     dispatch.dispatch()
     return row
 
 
-def _send_now(wish: Wish) -> Response:
+def _send_now(wanted: ExportRequest) -> Response:
     with session_scope() as session:
-        exports.require_small(session, wish)
-        audit(session, "results_downloaded", wish.selection.batch_id)
-    return send_stream(wish)
+        exports.require_small(session, wanted)
+        audit(session, "results_downloaded", wanted.selection.batch_id)
+    return send_stream(wanted)
 
 
 # API
@@ -94,14 +94,14 @@ def results() -> Response:
     said: dict[str, Any] = read_query(**dict.fromkeys(_FIELDS, str))
     for name in _LISTS:
         said[name] = said[name].split(",") if said[name] else None
-    return _send_now(_wish(said))
+    return _send_now(_export_request(said))
 
 
 @downloads.post(f"{API}/exports")
 @needs(Permission.READ)
 def create_export() -> Response:
     """Have a file prepared in the background."""
-    row = _create(_wish(read_body()))
+    row = _create(_export_request(read_body()))
     response = jsonify(export_document(row))
     response.status_code = 202
     response.headers["Location"] = f"{API}/exports/{row.export.id}"
@@ -158,12 +158,12 @@ def export_file(export_id: uuid.UUID) -> Response:
         export, key = exports.get_ready(session, identity().site_id, export_id, trials=_trials())
         audit(session, "export_downloaded", export_id)
     size, start = export.size or 0, 0
-    asked = re.fullmatch(r"bytes=(\d{1,15})-", request.headers.get("Range", ""))
+    byte_range = re.fullmatch(r"bytes=(\d{1,15})-", request.headers.get("Range", ""))
     known = request.headers.get("If-Range", "").strip('"')
-    if asked and known in {"", export.sha256} and int(asked[1]) < size:
-        start = int(asked[1])
+    if byte_range and known in {"", export.sha256} and int(byte_range[1]) < size:
+        start = int(byte_range[1])
     response = Response(get_blobs().stream(key, start=start), content_type=export.media_type)
-    if asked and start:
+    if byte_range and start:
         response.status_code = 206
         response.headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
     response.content_length = size - start
@@ -181,7 +181,7 @@ def export_file(export_id: uuid.UUID) -> Response:
 @needs(Permission.READ)
 def page() -> str:
     """Show the files that are prepared or ready, and the form for another."""
-    asked = read_query(batch=str)
+    args = read_query(batch=str)
     with session_scope() as session:
         rows = [
             export_document(row)
@@ -189,9 +189,9 @@ def page() -> str:
         ]
         recent = batches.list_batches(session, identity().site_id, limit=CHOICES).items
         chosen = None
-        if asked["batch"]:
+        if args["batch"]:
             try:
-                chosen = batches.get_batch(session, identity().site_id, uuid.UUID(asked["batch"]))
+                chosen = batches.get_batch(session, identity().site_id, uuid.UUID(args["batch"]))
             except ValueError:
                 raise InvalidQuery("batch must be a batch's id") from None
     if chosen is not None and not sees_findings(chosen):
@@ -220,13 +220,13 @@ def download() -> Response:
     said: dict[str, Any] = {name: request.form.get(name) for name in _FIELDS if name not in _LISTS}
     for name in _LISTS:
         said[name] = request.form.getlist(name) or None
-    wish = _wish(said)
+    wanted = _export_request(said)
     with session_scope() as session:
-        exports.check_batch(session, wish)
-        small = exports.is_small(session, wish)
+        exports.check_batch(session, wanted)
+        small = exports.is_small(session, wanted)
     if small:
-        return _send_now(wish)
-    _create(wish)
+        return _send_now(wanted)
+    _create(wanted)
     return redirect(url_for("downloads.page"), 303)
 
 

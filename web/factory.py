@@ -10,7 +10,6 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from settings import Settings, get_settings, start_log
 from web import (
-    asked,
     auth,
     errors,
     exports,
@@ -18,6 +17,7 @@ from web import (
     oidc,
     pacing,
     pages,
+    request_args,
     research_pages,
     reviews,
     studies,
@@ -93,7 +93,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.jinja_env.globals["asset"] = lambda name: url_for("static", filename=name, v=version)
 
     auth.register(app)
-    asked.register(app)
+    request_args.register(app)
     errors.register(app)
     app.register_blueprint(api)
     app.register_blueprint(worklist.area)

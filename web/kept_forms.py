@@ -18,8 +18,8 @@ COOKIE, PATH = "fractureai_kept", "/account/kept"
 #: How long it is kept. Who signs in needs a minute, and a second factor another.
 KEPT_SECONDS = 30 * 60
 #: What one cookie holds in every browser, less its name and attributes.
-MOST_BYTES = 3800
-MOST_FORM_BYTES = 64 << 10
+MAX_BYTES = 3800
+MAX_FORM_BYTES = 64 << 10
 #: Never kept: what proves who somebody is, and what a page gives anew.
 SECRETS = frozenset({"csrf", "password", "again", "old", "code", "token"})
 
@@ -46,7 +46,7 @@ def typed_by() -> str:
     """
     if request.mimetype != "application/x-www-form-urlencoded":
         return ""
-    if request.content_length is None or request.content_length > MOST_FORM_BYTES:
+    if request.content_length is None or request.content_length > MAX_FORM_BYTES:
         return ""
     return form_owner(request.form.get("csrf", ""))
 
@@ -60,7 +60,7 @@ def sealed_form(owner: str) -> str:
     """Return the form that was sent for `owner` alone to open; empty when a cookie cannot hold it."""
     about = json.dumps([owner, request.full_path.rstrip("?"), typed_fields()]).encode()
     sealed = sealer(b"kept form").encrypt(zlib.compress(about, 9)).decode()
-    return sealed if len(sealed) <= MOST_BYTES else ""
+    return sealed if len(sealed) <= MAX_BYTES else ""
 
 
 def keep(response: Response, sealed: str) -> Response:

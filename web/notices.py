@@ -16,9 +16,9 @@ from store.accounts import Permission, write_audit
 from store.notices import EVENTS, Channel, Event
 from store.session import session_scope
 from store.tables import NoticeTarget
-from web.asked import cursor_text, read_query
 from web.auth import identity, needs
 from web.errors import InvalidRequest
+from web.request_args import cursor_text, read_query
 
 notice_pages = Blueprint("notices", __name__, url_prefix="/admin/notices")
 
@@ -37,16 +37,16 @@ def _settings() -> Settings:
 
 
 def _page(**more: object) -> str:
-    asked = read_query(cursor=cursor_text)
+    args = read_query(cursor=cursor_text)
     with session_scope() as session:
-        page = notices.list_notices(session, identity().site_id, cursor=asked["cursor"])
+        page = notices.list_notices(session, identity().site_id, cursor=args["cursor"])
         return render_template(
             "admin_notices.html",
             targets=notices.list_targets(session, identity().site_id),
             waiting=notices.count_waiting(session, identity().site_id),
             log=page.items,
             next=page.next_cursor,
-            first=not asked["cursor"],
+            first=not args["cursor"],
             events=EVENTS,
             words=EVENT_WORDS,
             mails=bool(_settings().smtp_host),

@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response
 from settings import Settings, SettingsError
 from store.accounts import Role, note_confirmed, write_audit
 from store.errors import NotFound, ServiceError
-from store.people import NotInvited, Vouched, find_vouched
+from store.people import NotInvited, OidcClaims, user_from_claims
 from store.session import session_scope
 from store.tables import User
 from web.auth import (
@@ -70,12 +70,12 @@ def read_roles(settings: Settings) -> tuple[dict[str, Role], Role | None]:
     return groups, default
 
 
-def vouched_by(claims: dict[str, Any], settings: Settings) -> Vouched:
+def read_claims(claims: dict[str, Any], settings: Settings) -> OidcClaims:
     """Read an identity token's claims."""
     said = claims.get(settings.oidc_role_claim, []) if settings.oidc_role_claim else []
     named = {said} if isinstance(said, str) else {word for word in said if isinstance(word, str)}
     role = next((role for group, role in read_roles(settings)[0].items() if group in named), None)
-    return Vouched(
+    return OidcClaims(
         subject=f"{claims['iss']} {claims['sub']}",
         email=str(claims.get("email", "")),
         email_verified=claims.get("email_verified") is True,
@@ -143,10 +143,10 @@ def back() -> Response:
     if confirming is not None:
         return _confirmed(token["userinfo"], confirming, target)
     with session_scope() as database:
-        user = find_vouched(
+        user = user_from_claims(
             database,
             settings.oidc_site,
-            vouched_by(token["userinfo"], settings),
+            read_claims(token["userinfo"], settings),
             read_roles(settings)[1],
         )
         opened = open_session(database, user, "provider") if user else None
@@ -166,7 +166,7 @@ def _confirmed(claims: dict[str, Any], asked_at: int, target: str) -> Response:
         raise ProviderRefused("the provider did not ask for the password anew")
     with session_scope() as database:
         user = database.get_one(User, known.user_id)
-        if user.provider_subject != vouched_by(claims, settings).subject:
+        if user.provider_subject != read_claims(claims, settings).subject:
             raise ProviderRefused("somebody else signed in at the provider")
         note_confirmed(database, request.cookies.get(SESSION_COOKIE, ""))
         write_audit(database, user.site_id, user.id, "identity_confirmed", how="provider")

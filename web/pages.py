@@ -31,7 +31,7 @@ from store.tables import (
 from store.words import GLYPHS, TRIAGE_WORDS, answer_words, label_meaning, thresholds
 from web.api import (
     ACTIONS,
-    BatchWish,
+    BatchCreate,
     act,
     change_priority,
     image_ids,
@@ -39,11 +39,11 @@ from web.api import (
     shown_batch,
     shown_images,
 )
-from web.asked import IMAGE_FILTERS, read_query, without_empty_fields
 from web.auth import check_csrf, checks_csrf, identity, is_personal, needs
 from web.markdown import render
 from web.pacing import PAGE, is_watched
 from web.representations import batch_etag
+from web.request_args import IMAGE_FILTERS, read_query, without_empty_fields
 from web.uploads import FILE_FIELDS, Field, FilePart, Intake, unknown_field
 
 pages = Blueprint("pages", __name__)
@@ -62,11 +62,11 @@ def home() -> Response:
 @needs(Permission.READ)
 def list_batches() -> str:
     """Show the site's batches, the newest first."""
-    asked = read_query(cursor=str)
+    args = read_query(cursor=str)
     with session_scope() as session:
-        page = batches.list_batches(session, identity().site_id, cursor=asked["cursor"], limit=PAGE_SIZE)
+        page = batches.list_batches(session, identity().site_id, cursor=args["cursor"], limit=PAGE_SIZE)
         shown = [shown_batch(batch) for batch in page.items]
-    return render_template("batches.html", batches=shown, next=page.next_cursor, first=not asked["cursor"])
+    return render_template("batches.html", batches=shown, next=page.next_cursor, first=not args["cursor"])
 
 
 def _choices() -> dict[str, Any]:
@@ -85,7 +85,7 @@ def new_batch() -> str:
     return render_template("new_batch.html", drafts=drafts, **_choices())
 
 
-def _wish(fields: dict[str, str]) -> BatchWish:
+def _batch_create(fields: dict[str, str]) -> BatchCreate:
     body: dict[str, Any] = {
         "label": fields.get("label", ""),
         "priority": fields.get("priority") or Priority.NORMAL.value,
@@ -94,7 +94,7 @@ def _wish(fields: dict[str, str]) -> BatchWish:
     }
     if fields.get("bundle"):
         body["bundle"] = fields["bundle"]
-    return BatchWish.parse(body)
+    return BatchCreate.parse(body)
 
 
 def _take_form(
@@ -125,7 +125,7 @@ def _take_form(
                     quotas.require_room(session, identity().site_id, request.content_length or 0)
                 if batch_id is None:
                     with session_scope() as session:
-                        batch_id = _wish(fields).create(session)[0].id
+                        batch_id = _batch_create(fields).create(session)[0].id
                 intake = opened.enter_context(Intake(identity().site_id, batch_id, settings))
             intake.take_part(part)
     if intake is None or batch_id is None:
@@ -175,14 +175,14 @@ def _actions(document: dict[str, Any], *, retry: bool) -> list[str]:
 def show_batch(batch_id: uuid.UUID) -> Response:
     """Show how far a batch is, and its images."""
     without_empty_fields()
-    asked = read_query(**IMAGE_FILTERS)
+    args = read_query(**IMAGE_FILTERS)
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
         bundle = bundles.get_bundle(session, batch.bundle)
         document = shown_batch(batch, batches.reasons(session, batch_id))
         retry = batches.can_retry(session, batch)
-        images, cursor = shown_images(session, batch, **asked, limit=PAGE_SIZE)
-    filters = {name: value for name, value in asked.items() if name != "cursor" and value}
+        images, cursor = shown_images(session, batch, **args, limit=PAGE_SIZE)
+    filters = {name: value for name, value in args.items() if name != "cursor" and value}
     counts = document["counts"]
     return current_app.make_response(
         render_template(
@@ -194,7 +194,7 @@ def show_batch(batch_id: uuid.UUID) -> Response:
             ended=counts["done"] + counts["rejected"] + counts["failed"] + counts["cancelled"],
             images=images,
             filters=filters,
-            first=not asked["cursor"],
+            first=not args["cursor"],
             next=cursor,
             regions=sorted(bundle.manifest.get("regions", [])),
             meaning=label_meaning(bundle),
@@ -316,5 +316,5 @@ def register(app: Flask) -> None:
     )
 
     @app.context_processor
-    def who() -> dict[str, Any]:
-        return {"who": g.get("identity")}
+    def current_user() -> dict[str, Any]:
+        return {"current_user": g.get("identity")}

@@ -17,10 +17,10 @@ from store.research_tables import Comparison, Dataset, Run
 from store.session import session_scope
 from store.tables import Batch, Priority
 from web.api import audit
-from web.asked import json_body
 from web.auth import identity, needs
 from web.errors import InvalidRequest
 from web.representations import API, PRIORITIES, batch_document, moment
+from web.request_args import json_body
 
 research_api = Blueprint("research_api", __name__, url_prefix=API)
 

@@ -194,7 +194,7 @@ def _attention(run: Run, image: research.RunImage, comparison_id: uuid.UUID | No
 
 
 def heat_squares(
-    said: research.Said, width: int | None, height: int | None
+    said: research.BundleFinding, width: int | None, height: int | None
 ) -> list[tuple[float, float, float, float]]:
     """Return an attention map as squares (x, y, side, strength 0-1) in the image's pixels.
 

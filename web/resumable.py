@@ -25,10 +25,10 @@ from store.errors import OffsetConflict, QuotaExceeded
 from store.session import session_scope
 from store.tables import Upload
 from web.archives import printable
-from web.asked import read_body
 from web.auth import identity, is_public, needs
 from web.errors import InvalidRequest, UnsupportedMediaType
 from web.representations import API, reason_document
+from web.request_args import read_body
 from web.uploads import FilePart, Intake
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 resumable = Blueprint("resumable", __name__, url_prefix=API)
 
 TUS_VERSION = "1.0.0"
-MOST_ASKED = 500
+MAX_ASKED = 500
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -50,13 +50,13 @@ def known(batch_id: uuid.UUID) -> Response:
     """
     body = read_body()
     files, coming = body.get("files", []), body.get("bytes", 0)
-    if set(body) - {"files", "bytes"} or not isinstance(files, list) or len(files) > MOST_ASKED:
-        raise InvalidRequest(f"send at most {MOST_ASKED} 'files', and the 'bytes' that are to come")
+    if set(body) - {"files", "bytes"} or not isinstance(files, list) or len(files) > MAX_ASKED:
+        raise InvalidRequest(f"send at most {MAX_ASKED} 'files', and the 'bytes' that are to come")
     if isinstance(coming, bool) or not isinstance(coming, int) or coming < 0:
         raise InvalidRequest("bytes must be a number of bytes")
-    asked = [_asked(file) for file in files]
+    wanted = [_asked(file) for file in files]
     with session_scope() as session:
-        found = uploads.known_files(session, identity().site_id, batch_id, asked)
+        found = uploads.known_files(session, identity().site_id, batch_id, wanted)
         quotas.require_room(session, identity().site_id, coming)
     return jsonify(
         files=[

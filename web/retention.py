@@ -16,26 +16,26 @@ from store.accounts import Permission, write_audit
 from store.blobs import get_blobs
 from store.session import session_scope
 from store.tables import Site
-from web.asked import read_query, without_empty_fields
 from web.auth import confirm_lately, identity, needs
 from web.errors import InvalidRequest
+from web.request_args import read_query, without_empty_fields
 
 retention_pages = Blueprint("retention", __name__, url_prefix="/admin/retention")
 
-MOST_DAYS = 36_500
-MOST_ERASED = 100
+MAX_DAYS = 36_500
+MAX_ERASED = 100
 TIMES = ("keep_originals_days", "keep_results_days")
 GIGABYTE = 10**9
-MOST_BYTES = 10**15
+MAX_BYTES = 10**15
 
 
 #: Of an accession number, UID or id that is looked for.
-MOST_LETTERS = 100
+MAX_LETTERS = 100
 
 
 def wanted(text: str) -> str:
     """Parse what a study is looked for by."""
-    if len(text) > MOST_LETTERS:
+    if len(text) > MAX_LETTERS:
         raise ValueError("must be an accession number or an id")
     return text.strip()
 
@@ -45,12 +45,12 @@ def wanted(text: str) -> str:
 def show() -> str:
     """Show the site's times, how full the disk is, and the studies that match what is looked for."""
     without_empty_fields()
-    asked = read_query(find=wanted, erased=int, images=int)
+    args = read_query(find=wanted, erased=int, images=int)
     settings: Settings = current_app.extensions["settings"]
     with session_scope() as session:
         site = session.get_one(Site, identity().site_id)
-        found = retention.find(session, site.id, asked["find"]) if asked["find"] else None
-        strays = retention.count_strays(session, site.id, asked["find"]) if asked["find"] else 0
+        found = retention.find(session, site.id, args["find"]) if args["find"] else None
+        strays = retention.count_strays(session, site.id, args["find"]) if args["find"] else 0
         return render_template(
             "admin_retention.html",
             site=site,
@@ -59,10 +59,10 @@ def show() -> str:
             server_quota=settings.site_quota_bytes,
             fullness=get_blobs().fullness(),
             mark=settings.disk_watermark,
-            wanted=asked["find"],
+            wanted=args["find"],
             strays=strays,
-            erased=asked["erased"],
-            erased_images=asked["images"],
+            erased=args["erased"],
+            erased_images=args["images"],
             found=found,
         )
 
@@ -83,8 +83,8 @@ def set_times(times: Mapping[str, Any]) -> None:
     InvalidRequest
     """
     for days in times.values():
-        if days is not None and not (type(days) is int and 1 <= days <= MOST_DAYS):
-            raise InvalidRequest(f"a time is a number of days from 1 to {MOST_DAYS}, or nothing")
+        if days is not None and not (type(days) is int and 1 <= days <= MAX_DAYS):
+            raise InvalidRequest(f"a time is a number of days from 1 to {MAX_DAYS}, or nothing")
     with session_scope() as session:
         site = session.get_one(Site, identity().site_id)
         for name, days in times.items():
@@ -108,7 +108,7 @@ def set_quota(n_bytes: Any) -> None:
     ------
     InvalidRequest
     """
-    if n_bytes is not None and not (type(n_bytes) is int and 1 <= n_bytes <= MOST_BYTES):
+    if n_bytes is not None and not (type(n_bytes) is int and 1 <= n_bytes <= MAX_BYTES):
         raise InvalidRequest("a quota is a number of bytes from 1 on, or nothing")
     with session_scope() as session:
         session.get_one(Site, identity().site_id).quota_bytes = n_bytes
@@ -140,9 +140,9 @@ def erase_studies(chosen: Sequence[object], named: str = "", password: str = "")
         study_ids = {uuid.UUID(str(text)) for text in chosen}
     except ValueError:
         raise InvalidRequest("a study is named by its id") from None
-    if len(study_ids) > MOST_ERASED or not (study_ids or named):
-        raise InvalidRequest(f"choose 1 to {MOST_ERASED} studies, or name an accession number or UID")
-    if len(named) > MOST_LETTERS or not named.isprintable():
+    if len(study_ids) > MAX_ERASED or not (study_ids or named):
+        raise InvalidRequest(f"choose 1 to {MAX_ERASED} studies, or name an accession number or UID")
+    if len(named) > MAX_LETTERS or not named.isprintable():
         raise InvalidRequest("an accession number or UID is at most 100 letters and digits")
     confirm_lately(password)
     user = identity()

@@ -12,14 +12,14 @@ from sqlalchemy.orm import Session
 from store import bundles, dispatch, reading, reviews
 from store.accounts import Permission
 from store.review_tables import Review
-from store.reviews import Place, Said, Tally
+from store.reviews import Place, ReviewEntry, Tally
 from store.session import session_scope
 from store.tables import Answer
 from web.api import audit
-from web.asked import read_body, read_query
 from web.auth import confirm_identity, identity, needs
 from web.errors import InvalidRequest
 from web.representations import API, moment
+from web.request_args import read_body, read_query
 
 area = Blueprint("reviews", __name__)
 
@@ -28,7 +28,7 @@ _PLACE = ("x", "y", "width", "height")
 _MEMBERS = frozenset({"answer", "comment", "version", "image_id", "sign", "password", *_PLACE})
 
 
-def review_document(said: Said) -> dict[str, Any]:
+def review_document(said: ReviewEntry) -> dict[str, Any]:
     """Return a reader's answer and how it stands to what the AI had said."""
     review = said.review
     place = None
@@ -107,7 +107,7 @@ def check_signature(body: Mapping[str, Any]) -> None:
         confirm_identity(str(body.get("password") or ""))
 
 
-def _last(session: Session, review: Review) -> Said:
+def _last(session: Session, review: Review) -> ReviewEntry:
     said = reviews.history(session, review.study_id, review.bundle)
     return next(line for line in said if line.review.id == review.id)
 

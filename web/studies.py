@@ -16,16 +16,16 @@ from store.accounts import Permission
 from store.errors import NotFound, ServiceError
 from store.reading import StudyReading
 from store.review_tables import Review
-from store.reviews import Said
+from store.reviews import ReviewEntry
 from store.session import session_scope
 from store.tables import Answer, Reason, StudyFinding, Triage
 from store.words import answer_words, headline, label_meaning, noun, with_article
 from web.api import audit, send_blob, shown_batch, visible_image
-from web.asked import parse_query, read_query, without_empty_fields
 from web.auth import confirmation, identity, needs
 from web.errors import ConfirmationFailed, ConfirmationNeeded, SessionWasOver, TooManyAttempts
 from web.kept_forms import shows_again
 from web.representations import API, image_document, moment, reason_document
+from web.request_args import parse_query, read_query, without_empty_fields
 from web.reviews import MAX_COMMENT, check_signature, record_review
 from web.worklist import QUERY, filters_of, kept
 
@@ -106,10 +106,10 @@ def get_study(study_id: uuid.UUID) -> Response:
 @needs(Permission.READ)
 def get_report(study_id: uuid.UUID) -> Response:
     """Answer the newest version of the study's PDF, or the version asked for, of an earlier bundle too."""
-    asked = read_query(version=_version, bundle=_words)
+    args = read_query(version=_version, bundle=_words)
     with session_scope() as session:
         found = _get(session, study_id)
-        wanted, bundle = asked["version"], asked["bundle"] or found.bundle.name
+        wanted, bundle = args["version"], args["bundle"] or found.bundle.name
         report = next((r for r in found.reports if r.bundle == bundle and wanted in (None, r.version)), None)
         if report is None:
             raise NotFound
@@ -117,7 +117,7 @@ def get_report(study_id: uuid.UUID) -> Response:
     return send_blob(study_id, "report", report.report_key, "application/pdf", report.report_sha256)
 
 
-def marks(history: list[Said]) -> dict[str, list[Review]]:
+def marks(history: list[ReviewEntry]) -> dict[str, list[Review]]:
     """Return the places that readers marked, by the image that they lie on."""
     found: dict[str, list[Review]] = {}
     for said in history:
@@ -152,12 +152,12 @@ def show_study(study_id: uuid.UUID) -> str:
 
 def _study_page(
     study_id: uuid.UUID,
-    asked: Mapping[str, Any],
+    args: Mapping[str, Any],
     typed: Mapping[str, str] | None = None,
     trouble: ServiceError | None = None,
 ) -> str:
     """Return a study's page; `typed` is what an answer that met `trouble` said, and stands there again."""
-    wish = filters_of(asked)
+    wish = filters_of(args)
     with session_scope() as session:
         found = _get(session, study_id)
         next_id = None
@@ -181,7 +181,7 @@ def _study_page(
         numbers={str(row.image.id): row.image.number for row in found.images},
         read_again=found.row is not None and found.row.reread,
         drawn={str(row.image.id): row.image.media_type in DRAWN for row in found.images},
-        filters=kept(asked),
+        filters=kept(args),
         next_id=next_id,
         history=said_by_readers,
         answers=[(answer, answer_words(answer, meaning)) for answer in Answer],
@@ -200,16 +200,16 @@ def send_review(study_id: uuid.UUID) -> BaseResponse:
     """Record what the form says; then show the study again, or the next one of the list."""
     with session_scope() as session:
         _get(session, study_id)
-    asked = read_query(**QUERY)
-    filters = kept(asked)
+    args = read_query(**QUERY)
+    filters = kept(args)
     try:
         check_signature(request.form)
     except (ConfirmationNeeded, ConfirmationFailed, TooManyAttempts) as trouble:
-        return Response(_study_page(study_id, asked, request.form, trouble), trouble.status)
+        return Response(_study_page(study_id, args, request.form, trouble), trouble.status)
     with session_scope() as session:
         next_id = None
         if request.form.get("then") == "next" and identity().may(Permission.WORK):
-            next_id = worklist.next_after(session, identity().site_id, filters_of(asked), study_id)
+            next_id = worklist.next_after(session, identity().site_id, filters_of(args), study_id)
         record_review(session, study_id, request.form)
     dispatch.dispatch()
     if next_id is None and request.form.get("then") == "next":

@@ -16,9 +16,9 @@ from store.session import session_scope
 from store.tables import ImageStatus, Reason, Triage
 from store.words import family_of
 from store.worklist import Filters, Item, Rank
-from web.asked import cursor_text, one_of, page_size, read_query, region_name, without_empty_fields
 from web.auth import identity, needs
 from web.representations import API, PRIORITIES, flag_documents, moment, next_link, reason_document
+from web.request_args import cursor_text, one_of, page_size, read_query, region_name, without_empty_fields
 
 area = Blueprint("worklist", __name__)
 
@@ -64,27 +64,27 @@ QUERY: Mapping[str, Callable[[str], Any]] = {
 }
 
 
-def filters_of(asked: Mapping[str, Any]) -> Filters:
+def filters_of(args: Mapping[str, Any]) -> Filters:
     """Return what the query narrows the list to."""
     return Filters(
-        rank=CLASSES[asked["class"]] if asked["class"] else None,
-        triage=asked["triage"],
-        region=asked["region"],
-        status=asked["status"],
-        batch=asked["batch"],
-        bundle=asked["bundle"],
-        since=asked["from"],
-        until=asked["until"],
-        reviewed=REVIEWED[asked["reviewed"] or "no"],
-        search=asked["q"],
+        rank=CLASSES[args["class"]] if args["class"] else None,
+        triage=args["triage"],
+        region=args["region"],
+        status=args["status"],
+        batch=args["batch"],
+        bundle=args["bundle"],
+        since=args["from"],
+        until=args["until"],
+        reviewed=REVIEWED[args["reviewed"] or "no"],
+        search=args["q"],
     )
 
 
-def kept(asked: Mapping[str, Any]) -> dict[str, str]:
+def kept(args: Mapping[str, Any]) -> dict[str, str]:
     """Return what the query narrows the list to, as it stands in an address."""
     return {
         name: str(value)
-        for name, value in asked.items()
+        for name, value in args.items()
         if value is not None and name not in {"cursor", "limit"}
     }
 
@@ -130,23 +130,23 @@ def row_document(item: Item) -> dict[str, Any]:
 @needs(Permission.WORK)
 def list_studies() -> Response:
     """List the studies in the order in which they are to be read."""
-    asked = read_query(**QUERY, limit=page_size)
+    args = read_query(**QUERY, limit=page_size)
     with session_scope() as session:
         write_view(session, identity(), "worklist_viewed", "worklist")
         page = worklist.list_studies(
             session,
             identity().site_id,
-            filters_of(asked),
-            cursor=asked["cursor"],
-            limit=asked["limit"] or PAGE_SIZE,
+            filters_of(args),
+            cursor=args["cursor"],
+            limit=args["limit"] or PAGE_SIZE,
         )
         items = [row_document(item) for item in page.items]
-    link = next_link(f"{API}/worklist", page.next_cursor, **kept(asked), limit=asked["limit"])
+    link = next_link(f"{API}/worklist", page.next_cursor, **kept(args), limit=args["limit"])
     return jsonify(items=items, next=link)
 
 
 def _counted(n: int) -> str:
-    return f"{worklist.MOST_COUNTED:,}+" if n > worklist.MOST_COUNTED else f"{n:,}"
+    return f"{worklist.MAX_COUNTED:,}+" if n > worklist.MAX_COUNTED else f"{n:,}"
 
 
 @area.get("/worklist")
@@ -154,22 +154,22 @@ def _counted(n: int) -> str:
 def show_worklist() -> str:
     """Show the list, what narrows it, and how many wait in each class."""
     without_empty_fields()
-    asked = read_query(**QUERY)
+    args = read_query(**QUERY)
     with session_scope() as session:
         site_id = identity().site_id
         write_view(session, identity(), "worklist_viewed", "worklist")
         page = worklist.list_studies(
-            session, site_id, filters_of(asked), cursor=asked["cursor"], limit=PAGE_SIZE
+            session, site_id, filters_of(args), cursor=args["cursor"], limit=PAGE_SIZE
         )
         waiting = worklist.counts(session, site_id)
         batches = worklist.choices(session, site_id)
         known = bundles.list_bundles(session)
-    filters = kept(asked)
+    filters = kept(args)
     return render_template(
         "worklist.html",
         rows=[row_document(item) for item in page.items],
         next=page.next_cursor,
-        first=not asked["cursor"],
+        first=not args["cursor"],
         filters=filters,
         narrowed=set(filters) - {"class", "reviewed"},
         tiles=[(rank.name.lower(), words, _counted(waiting[rank])) for rank, words in RANK_WORDS.items()],
@@ -178,6 +178,6 @@ def show_worklist() -> str:
         bundles=[bundle.name for bundle in known],
         regions=sorted({region for bundle in known for region in bundle.manifest.get("regions", [])}),
         statuses=STATUSES,
-        most_walked=worklist.MOST_WALKED,
+        most_walked=worklist.MAX_WALKED,
         wait_hours=get_settings().worklist_wait_hours,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from store import exports
 from store.blobs import get_blobs
-from store.downloads import Format, Progress, Wish, stream
+from store.downloads import ExportRequest, Format, Progress, stream
 from store.errors import BlobFull
 from store.session import session_scope
 from store.tables import Export
@@ -50,15 +50,15 @@ def run(lease: Lease) -> bool:
     """Make one file and keep it under its key; nothing is left of one that was cancelled meanwhile."""
     with session_scope() as session:
         export = session.get_one(Export, lease.subject_id)
-    wish = Wish.parse(lease.site_id, export.wish, trials=export.trials)
+    request = ExportRequest.parse(lease.site_id, export.wish, trials=export.trials)
     progress = _Watched(lease, export.n_total)
-    if wish.format is Format.PDF:
+    if request.format is Format.PDF:
         from worker.merged_pdf import MergedPdf
 
-        merged = MergedPdf(wish, progress)
+        merged = MergedPdf(request, progress)
         kind, pieces = merged.kind, merged.pieces()
     else:
-        kind, pieces = wish.format, stream(wish, progress)
+        kind, pieces = request.format, stream(request, progress)
     key = exports.blob_key(lease)
     try:
         sha256, size = get_blobs().put(key, _Source(pieces))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from pipeline.report.types import BatchCover, BundleCard, ContentsEntry
 from pipeline.types import Triage
 from settings import VERSION
 from store.blobs import get_blobs
-from store.downloads import Format, Progress, Wish
+from store.downloads import ExportRequest, Format, Progress
 from store.errors import BlobMissing
 from store.results import Row, iter_rows
 from store.session import session_scope
@@ -65,17 +65,17 @@ class _Study:
         )
 
 
-def _studies(wish: Wish) -> list[_Study]:
+def _studies(request: ExportRequest) -> list[_Study]:
     found: dict[str, _Study] = {}
-    for row in iter_rows(wish.selection):
+    for row in iter_rows(request.selection):
         key = row.report_key or str(row.study_id or row.id)
         found.setdefault(key, _Study(row)).add(row)
     return sorted(found.values(), key=_Study.rank)
 
 
-def _cover(wish: Wish) -> BatchCover:
+def _cover(request: ExportRequest) -> BatchCover:
     with session_scope() as session:
-        batch = session.get_one(Batch, wish.selection.batch_id)
+        batch = session.get_one(Batch, request.selection.batch_id)
         bundle = session.get_one(Bundle, batch.bundle)
         site = session.get_one(Site, batch.site_id)
     return BatchCover(
@@ -99,11 +99,11 @@ def _cover(wish: Wish) -> BatchCover:
 class MergedPdf:
     """One PDF with a cover; of a batch with more than `VOLUME` studies a ZIP of such volumes."""
 
-    def __init__(self, wish: Wish, progress: Progress) -> None:
-        studies = _studies(wish)
+    def __init__(self, request: ExportRequest, progress: Progress) -> None:
+        studies = _studies(request)
         progress.total = len(studies)
         self._progress = progress
-        self._cover = _cover(wish)
+        self._cover = _cover(request)
         self._parts = [studies[at : at + VOLUME] for at in range(0, len(studies), VOLUME)] or [[]]
 
     @property

@@ -49,7 +49,7 @@ TIDY_SECONDS = 600.0
 def recover() -> None:
     """Count expired leases as failed attempts, then publish what is due or overdue."""
     with session_scope() as session:
-        mended = work.mend_clock(session)
+        mended = work.clamp_future_timestamps(session)
         expired = work.expire_leases(session)
         batch_end.give_up(session)
         left = work.drop_ended_scratch(session)
@@ -93,7 +93,7 @@ def _forget_old() -> None:
 
 def _raise_waiting() -> None:
     with session_scope() as session:
-        worklist.raise_waiting(session)
+        worklist.escalate_overdue(session)
 
 
 def _cancel_old_drafts() -> None:

@@ -62,7 +62,7 @@ def count(run: Run | None, *, classified: int = 0, detected: int = 0) -> None:
             runs.count_passes(session, run.id, classified=classified, detected=detected)
 
 
-def networks_wanted(bundle: Bundle, finding: Finding, run: Run | None) -> set[str]:
+def required_networks(bundle: Bundle, finding: Finding, run: Run | None) -> set[str]:
     """Return the networks whose word on an image is wanted: the service's own, and those of an evaluation."""
     wanted = set()
     reader = bundle.model_for(finding.region)
@@ -77,7 +77,7 @@ def networks_wanted(bundle: Bundle, finding: Finding, run: Run | None) -> set[st
     return wanted
 
 
-def networks_heard(session: Session, findings: Sequence[Finding]) -> Mapping[str, set[str]]:
+def scored_networks(session: Session, findings: Sequence[Finding]) -> Mapping[str, set[str]]:
     """Return, by sha256, the networks that have scored the bytes already."""
     heard: defaultdict[str, set[str]] = defaultdict(set)
     by_id = {finding.id: finding for finding in findings}
@@ -90,7 +90,7 @@ def networks_heard(session: Session, findings: Sequence[Finding]) -> Mapping[str
     return heard
 
 
-def save_forced(
+def save_unrouted_score(
     session: Session, finding: Finding, network: str, logit: float, cam: bytes, side: tuple[int, int]
 ) -> None:
     """Keep a score that is no clinical finding."""

@@ -43,7 +43,7 @@ _PLAIN, _DEFLATED = 1, (8, 32946)
 #: Extra Samples: a transparency that the colours are not yet multiplied by.
 _UNASSOCIATED = 2
 #: Pixels of grey and transparency that are taken apart here.
-_MOST_PAIRS = 1 << 28
+_MAX_PAIRS = 1 << 28
 #: Writers make some twenty.
 _MAX_TIFF_ENTRIES = 1024
 _TIFF_TYPES: Mapping[int, str] = {1: "B", 3: "H", 4: "I", 16: "Q"}
@@ -439,7 +439,7 @@ def _tiff(data: bytes) -> Container:
         where = struct.pack(tiff.order + ("Q" if tiff.big else "I"), main)
         start = 8 if tiff.big else 4
         coded = data[:start] + where + data[start + len(where) :]
-    if samples == 2 and bits[0] == 16 and width * height <= _MOST_PAIRS:  # more is too large for anybody
+    if samples == 2 and bits[0] == 16 and width * height <= _MAX_PAIRS:  # more is too large for anybody
         coded = _without_alpha(tiff, width, height, list(zip(offsets, counts, strict=False)), one)
     elif samples == 4 and bits[0] == 8 and fields.get(338) == (_UNASSOCIATED,):
         # else the decoder lays the colours on black, though all be transparent

@@ -51,7 +51,7 @@ from pipeline.types import Reason, Rejected, Skipped, StudyFacts
 
 _UNDEFINED = 0xFFFFFFFF
 #: Elements behind Pixel Data that are looked at; there are one or two.
-_MOST_BEHIND = 100
+_MAX_BEHIND = 100
 _VRS = frozenset(VR)
 
 
@@ -156,7 +156,7 @@ def _element(body: bytes, at: int, implicit: bool, little: bool) -> tuple[int, s
 def _ends_well(body: bytes, at: int, implicit: bool, little: bool) -> bool:
     """Tell whether elements or padding follow, or nothing: else the picture has moved, or lacks something."""
     last = PIXEL_DATA
-    for _ in range(_MOST_BEHIND):
+    for _ in range(_MAX_BEHIND):
         rest = body[at:]
         if len(rest) % 2 == 0 and not (rest.strip(b"\0") and rest.strip(b"\xff") and rest.strip(b" \r\n")):
             return True

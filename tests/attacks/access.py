@@ -11,7 +11,7 @@ from tests.attacks.parameters import NOBODY, filled, resolve
 from tests.attacks.target import API, Target, attack
 
 #: MiB that the web may grow by while 48 strangers sign in: a few checks at a time in each of its processes.
-MOST_GROWN = 640
+MAX_GROWN = 640
 PUBLIC = {f"{API}/openapi.json", f"{API}/docs"}
 
 
@@ -155,5 +155,5 @@ def crowd_of_guesses(target: Target) -> str:
     if not processes:
         return said
     grown = max(0, most - before) >> 20
-    assert grown < MOST_GROWN, f"the web grew by {grown} MiB"
+    assert grown < MAX_GROWN, f"the web grew by {grown} MiB"
     return f"{said}, the web grew by {grown} MiB"

@@ -15,7 +15,7 @@ from tests.attacks.target import API, Target, attack
 MEGABYTE = 1 << 20
 #: What the site may still send in these attacks.
 ROOM = 2 * MEGABYTE
-MOST_TARGETS = 20
+MAX_TARGETS = 20
 PREPARING = {"waiting", "preparing"}
 
 
@@ -167,14 +167,14 @@ def targets(target: Target) -> str:
 
     with target.client() as client:
         before = {row["id"] for row in client.get(f"{API}/notice-targets").json()["items"]}
-        with ThreadPoolExecutor(MOST_TARGETS + 6) as pool:
-            statuses = list(pool.map(add, range(MOST_TARGETS + 6)))
+        with ThreadPoolExecutor(MAX_TARGETS + 6) as pool:
+            statuses = list(pool.map(add, range(MAX_TARGETS + 6)))
         listed = client.get(f"{API}/notice-targets").json()["items"]
         for row in listed:
             if row["id"] not in before:
                 client.post(row["links"]["remove"])
     assert set(statuses) <= {201, 409}, statuses
-    assert len(listed) <= MOST_TARGETS, f"{len(listed)} targets"
+    assert len(listed) <= MAX_TARGETS, f"{len(listed)} targets"
     return f"{statuses.count(201)} of {len(statuses)} taken"
 
 

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from settings import get_settings
 from store import exports, notices
-from store.downloads import Format, Wish
+from store.downloads import ExportRequest, Format
 from store.errors import ServiceError
-from store.notices import MOST_TARGETS, Channel
+from store.notices import MAX_TARGETS, Channel
 from store.results import Selection
 from store.session import session_scope
 
@@ -40,7 +40,7 @@ def at_once(create: Callable[[Session], object]) -> Counter[str]:
 
 def test_exports(site: uuid.UUID) -> None:
     most = get_settings().max_exports
-    wish = Wish(Selection(site), Format.CSV)
+    wish = ExportRequest(Selection(site), Format.CSV)
     with session_scope() as session:
         for _ in range(most - 2):
             exports.create(session, wish, None)
@@ -57,6 +57,6 @@ def test_targets_of_notices(site: uuid.UUID) -> None:
         )
 
     with session_scope() as session:
-        for _ in range(MOST_TARGETS - 2):
+        for _ in range(MAX_TARGETS - 2):
             add(session)
     assert at_once(add) == {"created": 2, "too_many_targets": AT_ONCE - 2}

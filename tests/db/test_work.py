@@ -209,8 +209,8 @@ def test_times_that_a_clock_set_back_left_ahead_are_brought_back(site: uuid.UUID
         session.execute(update(Work).where(Work.id == published).values(published_at=hour))
         session.execute(update(Work).where(Work.id == held).values(lease_until=hour))
     with session_scope() as session:
-        assert work.mend_clock(session) == 3
-        assert work.mend_clock(session) == 0
+        assert work.clamp_future_timestamps(session) == 3
+        assert work.clamp_future_timestamps(session) == 0
         longest = session.scalar(select(func.now() + timedelta(seconds=31)))
         times = {u.id: (u.due_at, u.published_at, u.lease_until) for u in session.scalars(select(Work))}
     assert times[waiting][1:] == (None, None)

@@ -153,8 +153,8 @@ def test_a_word_that_very_many_studies_hold_is_found_page_by_page(
     read(site, {f"rare/{n}.png": NEGATIVE for n in range(6)})
     read(make_site("B"), {"common/theirs.png": POSITIVE})
     exact = {search: paths(site, Filters(search=search)) for search in ("png", "common", "rare", "rare 5")}
-    monkeypatch.setattr(worklist_search, "MOST_LOOKED_UP", 3)
-    monkeypatch.setattr(worklist, "MOST_WALKED", 5)
+    monkeypatch.setattr(worklist_search, "MAX_LOOKED_UP", 3)
+    monkeypatch.setattr(worklist, "MAX_WALKED", 5)
     for search, found in exact.items():
         assert paths(site, Filters(search=search), limit=2) == found, search
         assert paths(site, Filters(search=search)) == found, search
@@ -198,10 +198,10 @@ def test_a_bundle_that_is_not_the_sites_own_gives_no_work(site: uuid.UUID, blobs
 def test_who_waited_too_long_counts_as_urgent_from_then_on(site: uuid.UUID, blobs: object) -> None:
     read(site, {"old.png": NEGATIVE})
     with session_scope() as session:
-        assert worklist.raise_waiting(session) == 0
+        assert worklist.escalate_overdue(session) == 0
         session.execute(update(WorklistRow).values(arrived_at=WorklistRow.arrived_at - timedelta(hours=49)))
-        assert worklist.raise_waiting(session) == 1
-        assert worklist.raise_waiting(session) == 0
+        assert worklist.escalate_overdue(session) == 1
+        assert worklist.escalate_overdue(session) == 0
     read(site, {"urgent.png": NEGATIVE}, priority=Priority.URGENT)
     read(site, {"pos.png": POSITIVE})
     assert paths(site) == ["old.png", "urgent.png", "pos.png"]

@@ -242,7 +242,7 @@ REMOVALS = (
     Removal(
         "clock_back",
         "worker/reconcile.py",
-        "mended = work.mend_clock(session)",
+        "mended = work.clamp_future_timestamps(session)",
         "mended = 0",
         FAULTS + "clock.py::test_the_databases_clock_is_set_back_while_a_worker_dies",
     ),

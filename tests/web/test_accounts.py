@@ -192,8 +192,8 @@ def test_an_open_browser_alone_makes_no_key_and_no_administrator(browser: Browse
 def test_guessing_from_elsewhere_shuts_nobody_out_of_their_own_place(
     app: Any, site_key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "MOST_PER_PERSON", 2)
-    monkeypatch.setattr(auth, "MOST_FROM_STRANGE_PLACES", 4)
+    monkeypatch.setattr(auth, "MAX_PER_PERSON", 2)
+    monkeypatch.setattr(auth, "MAX_FROM_STRANGE_PLACES", 4)
     with session_scope() as session:
         accounts.set_password(session, session.scalars(select(User)).one(), PASSWORD)
 
@@ -220,7 +220,7 @@ def test_guessing_from_elsewhere_shuts_nobody_out_of_their_own_place(
 def test_an_address_that_guesses_at_many_people_is_slowed_down_itself(
     app: Any, site_key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "MOST_PER_ADDRESS", 3)
+    monkeypatch.setattr(auth, "MAX_PER_ADDRESS", 3)
     with session_scope() as session:
         accounts.set_password(session, session.scalars(select(User)).one(), PASSWORD)
 

@@ -513,7 +513,7 @@ def test_a_full_disk_takes_the_oldest_originals_and_nothing_in_use(
         session.execute(update(Batch).where(Batch.id == running).values(status="running", finished_at=None))
     full = [0.95]
     monkeypatch.setattr(FolderStore, "fullness", lambda self: full[0])
-    monkeypatch.setattr(retention, "MOST_IMAGES", 1)
+    monkeypatch.setattr(retention, "MAX_IMAGES", 1)
     assert retention.step() == 0  # no mark is set
     settings_env.setenv("FRACTUREAI_DISK_WATERMARK", "0.9")
     get_settings.cache_clear()

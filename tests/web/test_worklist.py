@@ -81,8 +81,8 @@ def test_the_page_says_how_many_wait_and_keeps_what_narrows_it(browser: Browser,
 def test_a_page_of_a_common_word_that_shows_none_leads_on(
     browser: Browser, batch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worklist_search, "MOST_LOOKED_UP", 0)
-    monkeypatch.setattr(worklist, "MOST_WALKED", 3)
+    monkeypatch.setattr(worklist_search, "MAX_LOOKED_UP", 0)
+    monkeypatch.setattr(worklist, "MAX_WALKED", 3)
     address = "/worklist?q=04"
     for _ in range(13):
         text = browser.client.get(address).text

@@ -45,10 +45,10 @@ def _new_scores(chunk: Chunk, bundle: Bundle) -> dict[tuple[str, str], _Score]:
     """Score what `bundle` has not scored yet; by (sha256, network)."""
     with session_scope() as session:
         findings = chunk.findings(session, bundle)
-        heard = rescoring.networks_heard(session, list(findings.values()))
+        heard = rescoring.scored_networks(session, list(findings.values()))
     groups: defaultdict[str, dict[str, Image]] = defaultdict(dict)
     for image in chunk.images:
-        wanted = rescoring.networks_wanted(bundle, findings[image.sha256], chunk.run)
+        wanted = rescoring.required_networks(bundle, findings[image.sha256], chunk.run)
         for network in wanted - heard.get(image.sha256, set()):
             groups[network][image.sha256] = image
     scores: dict[tuple[str, str], _Score] = {}
@@ -116,7 +116,7 @@ def _save_score(
     side = score.cam.shape[0], score.cam.shape[1]
     reader = bundle.model_for(finding.region)
     if finding.not_assessable is not None or reader is None or reader.network != network:
-        rescoring.save_forced(session, finding, network, score.logit, cam, side)
+        rescoring.save_unrouted_score(session, finding, network, score.logit, cam, side)
         return
     probability = calibrate(score.logit, reader.calibration)
     session.execute(

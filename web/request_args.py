@@ -56,15 +56,15 @@ def read_query(**parsers: Callable[[str], Any]) -> dict[str, Any]:
     return parse_query(request.args, parsers)
 
 
-def parse_query(asked: Mapping[str, str], parsers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+def parse_query(args: Mapping[str, str], parsers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
     """Return the parameters of a query, parsed; those that are absent are None. Raises `InvalidQuery`."""
-    unknown = set(asked) - set(parsers)
+    unknown = set(args) - set(parsers)
     if unknown:
         raise InvalidQuery(f"unknown parameter {min(unknown)[:40]!r}")
     values: dict[str, Any] = dict.fromkeys(parsers)
-    for name in asked:
+    for name in args:
         try:
-            values[name] = parsers[name](asked[name])
+            values[name] = parsers[name](args[name])
         except ValueError as error:
             raise InvalidQuery(f"{name}: {error}") from None
     return values
