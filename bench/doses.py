@@ -27,7 +27,9 @@ from pipeline.decode.picture import decode
 from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.triage import calibrate, may_be_negative, triage
-from pipeline.types import Radiograph, Reason, Rejected, Route, Triage, UInt8Array
+from pipeline.types import Radiograph, Rejected, Route, UInt8Array
+from vocabulary.reasons import Reason
+from vocabulary.states import Triage
 
 ROOT = Path(__file__).resolve().parent.parent
 _CHUNK = 32

@@ -66,9 +66,9 @@ class Measured:
 
 def make_batch(site: uuid.UUID, n: int, reports: int) -> uuid.UUID:
     """Make a finished batch of `n` images, each of a study of its own, without bytes."""
-    from store import batches
-    from store.session import get_engine, session_scope
-    from store.tables import BatchStatus
+    from store.base.session import get_engine, session_scope
+    from store.intake import batches
+    from vocabulary.states import BatchStatus
 
     with session_scope() as session:
         batch, _ = batches.create_batch(session, site_id=site, user_id=None, label=f"{n} images")
@@ -160,11 +160,11 @@ def main() -> None:
 
 
 def _measure(rows: int, reports: int, report_bytes: int) -> dict[str, dict[str, Any]]:
-    from store import accounts
-    from store.blobs import get_blobs
-    from store.session import session_scope
-    from store.sites import bootstrap
-    from store.tables import Bundle
+    from store.accounts import accounts
+    from store.accounts.sites import bootstrap
+    from store.base.blobs import get_blobs
+    from store.base.session import session_scope
+    from store.base.tables import Bundle
 
     manifest = {"name": "b1", "label_meaning": "fractured", "models": {}}
     with session_scope() as session:

@@ -37,8 +37,8 @@ ROWS = (
 
 def _batch(site: uuid.UUID, bundle: str, images: int, each: int) -> uuid.UUID:
     """Write a batch whose images have all ended and whose studies have no finding yet."""
-    from store import batches
-    from store.session import session_scope
+    from store.base.session import session_scope
+    from store.intake import batches
 
     with session_scope() as session:
         batch, _ = batches.create_batch(
@@ -58,9 +58,9 @@ def _batch(site: uuid.UUID, bundle: str, images: int, each: int) -> uuid.UUID:
 
 
 def _finish(site: uuid.UUID, batch_id: uuid.UUID) -> None:
-    from store import work
-    from store.session import session_scope
-    from store.tables import Priority, Work, WorkKind
+    from store.base.session import session_scope
+    from store.base.tables import Priority, Work, WorkKind
+    from store.queue import work
     from worker import stages
 
     with session_scope() as session:
@@ -102,9 +102,9 @@ def main() -> None:
 def _measure(images: int, each: int) -> dict[str, Any]:
     from sqlalchemy import select
 
-    from store import fsck
-    from store.session import session_scope
-    from store.tables import Site
+    from store.base.session import session_scope
+    from store.base.tables import Site
+    from store.operations import fsck
 
     with session_scope() as session:
         site = session.scalars(select(Site)).one()

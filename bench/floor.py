@@ -16,7 +16,7 @@ import cv2
 
 from bench.measure import Spread, machine, publish
 from bench.reading import ROOT, STAGES, Reader, chunks
-from training.phantoms import write_phantoms
+from phantoms.files import write_phantoms
 
 REGIONS = ("hand", "leg", "hip", "shoulder")
 

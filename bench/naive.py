@@ -22,7 +22,8 @@ from models import architectures
 from models.bundle import load_bundle
 from models.scorer import Reference
 from pipeline.report.render import warm_up
-from pipeline.types import Finding, Triage
+from pipeline.types import Finding
+from vocabulary.states import Triage
 
 
 class Script:

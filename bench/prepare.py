@@ -19,10 +19,11 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from bench.measure import Spread, machine, publish
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
 from pipeline.decode import picture, sandbox
 from pipeline.preprocess import display_jpeg, model_input
 from pipeline.types import Radiograph
-from training.phantoms import encode_phantom, make_phantom
 
 MAX_PIXELS = 100_000_000
 INPUT_SIZE = 320

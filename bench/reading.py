@@ -24,16 +24,8 @@ from pipeline.report.render import render_report, warm_up
 from pipeline.report.types import BundleCard, ReportImage, StudyReport
 from pipeline.routing import route
 from pipeline.triage import calibrate, triage
-from pipeline.types import (
-    Finding,
-    Float16Array,
-    ImageStatus,
-    Radiograph,
-    RegionModel,
-    StudyFacts,
-    Triage,
-    UInt8Array,
-)
+from pipeline.types import Finding, Float16Array, Radiograph, RegionModel, StudyFacts, UInt8Array
+from vocabulary.states import ImageStatus, Triage
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "models" / "bundles" / "fracatlas-1"

@@ -13,7 +13,8 @@ import numpy as np
 from bench.measure import Spread, cpu_timed, machine, publish
 from pipeline.report.render import render_report
 from pipeline.report.types import BundleCard, ReportImage, StudyReport
-from pipeline.types import AttentionRegion, Finding, ImageStatus, StudyFacts, Thresholds, Triage
+from pipeline.types import AttentionRegion, Finding, StudyFacts, Thresholds
+from vocabulary.states import ImageStatus, Triage
 
 RUNS = 30
 WIDTH, HEIGHT = 1040, 1280

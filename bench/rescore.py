@@ -27,8 +27,9 @@ import psutil
 from bench.measure import machine, publish
 from cli.client import Client, ClientError
 from cli.embedded import free_port
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
 from training.mura_layout import plan_images, plan_with_fracatlas, write_mura
-from training.phantoms import encode_phantom, make_phantom
 
 COMMAND = (sys.executable, "-m", "cli.main")
 #: Shares of the images at which things happen.

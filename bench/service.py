@@ -26,7 +26,8 @@ from bench.reading import CACHE
 from cli.client import Client
 from cli.submit import SubmitOptions, run_submit
 from cli.supervise import Server, server
-from training.phantoms import encode_phantom, make_phantom
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
 
 REGIONS = ("hand", "leg", "hip", "shoulder")
 DISTINCT = 64

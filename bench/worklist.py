@@ -165,8 +165,8 @@ def make_rows(engine: Engine, images: int, most: int, console: Console) -> dict[
     """Make the sites and their batches; return the first site's small and large one."""
     from sqlalchemy.orm import Session
 
-    from store import worklist
-    from store.tables import Batch
+    from store.base.tables import Batch
+    from store.reading import worklist
 
     with engine.begin() as connection:
         for statement in _SITES.split(";\n"):
@@ -215,9 +215,9 @@ def _study(engine: Engine, batch: uuid.UUID) -> uuid.UUID:
 
 def _client(app: Any, engine: Engine, batch: uuid.UUID) -> FlaskClient:
     """Return a browser signed in at the batch's site."""
-    from store import accounts
-    from store.session import session_scope
-    from store.tables import Batch, User
+    from store.accounts import accounts
+    from store.base.session import session_scope
+    from store.base.tables import Batch, User
     from web.auth import SESSION_COOKIE
 
     with session_scope() as session:
@@ -233,9 +233,9 @@ def run(
     engine: Engine, chosen: dict[str, uuid.UUID], console: Console
 ) -> tuple[dict[str, dict[str, Any]], bool]:
     """Time and explain every request for both batches; return a table, and whether nothing was read whole."""
-    from store import retention
-    from store.session import session_scope
-    from store.tables import Batch
+    from store.base.session import session_scope
+    from store.base.tables import Batch
+    from store.operations import retention
     from web.factory import create_app
 
     app = create_app()
@@ -312,7 +312,7 @@ def main() -> None:
             os.environ["FRACTUREAI_BLOB_URL"] = f"file://{folder}/blobs"
             os.environ["FRACTUREAI_SECRET_KEY"] = "a secret for the bench alone"  # noqa: S105
             migrate_database()
-            from store.session import get_engine
+            from store.base.session import get_engine
 
             engine = get_engine()
             chosen = _made(engine) or make_rows(engine, arguments.images, arguments.batch, console)

@@ -14,12 +14,12 @@ import click
 from cli.client import UsageProblem, client_command
 from cli.operate import home_option, server_parts
 from cli.output import open_console, print_rows
-from pipeline.times import moment
+from vocabulary.times import moment
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from store.tables import Site, User
+    from store.base.tables import Site, User
 
 ROLES = click.Choice(["submitter", "staff", "clinician", "researcher", "admin"])
 SCOPES = click.Choice(["submit", "read", "work", "review", "research", "administer"])
@@ -36,8 +36,8 @@ def _site(home: Path | None, name: str | None) -> Iterator[tuple[Session, Site]]
     with server_parts(home):
         from sqlalchemy import select
 
-        from store.session import session_scope
-        from store.tables import Site
+        from store.base.session import session_scope
+        from store.base.tables import Site
 
         with session_scope() as session:
             sites = session.scalars(select(Site).order_by(Site.created_at)).all()
@@ -49,7 +49,7 @@ def _site(home: Path | None, name: str | None) -> Iterator[tuple[Session, Site]]
 
 
 def _person(session: Session, site: Site, email: str) -> User:
-    from store.accounts import find_user
+    from store.accounts.accounts import find_user
 
     user = find_user(session, site.id, email)
     if user is None:
@@ -80,8 +80,8 @@ def _list_sites(home: Path | None) -> None:
     with server_parts(home):
         from sqlalchemy import select
 
-        from store.session import session_scope
-        from store.tables import Site
+        from store.base.session import session_scope
+        from store.base.tables import Site
 
         with session_scope() as session:
             found = session.scalars(select(Site).order_by(Site.created_at)).all()
@@ -105,8 +105,8 @@ def _list_sites(home: Path | None) -> None:
 def add_site(name: str, email: str, home: Path | None) -> None:
     """Make a site with its first administrator, and print the link by which they choose a password."""
     with server_parts(home):
-        from store.people import add_site
-        from store.session import session_scope
+        from store.accounts.people import add_site
+        from store.base.session import session_scope
 
         with session_scope() as session:
             token = add_site(session, name, email)
@@ -127,7 +127,7 @@ def people(ctx: click.Context, home: Path | None, site: str | None) -> None:
 
 def _list_people(home: Path | None, name: str | None) -> None:
     with _site(home, name) as (session, site):
-        from store.people import list_people
+        from store.accounts.people import list_people
 
         rows = [
             (
@@ -151,8 +151,8 @@ def _list_people(home: Path | None, name: str | None) -> None:
 def invite(email: str, role: str, called: str, home: Path | None, site: str | None) -> None:
     """Make a person, and print the link by which they choose a password."""
     with _site(home, site) as (session, found):
-        from store.accounts import Role
-        from store.people import invite as invite_person
+        from store.accounts.accounts import Role
+        from store.accounts.people import invite as invite_person
 
         token = invite_person(session, found.id, email, Role(role), name=called, by=None)[1]
     _print_link(token)
@@ -166,8 +166,8 @@ def invite(email: str, role: str, called: str, home: Path | None, site: str | No
 def change_role(email: str, role: str, home: Path | None, site: str | None) -> None:
     """Give a person another role."""
     with _site(home, site) as (session, found):
-        from store.accounts import Role
-        from store.people import set_role
+        from store.accounts.accounts import Role
+        from store.accounts.people import set_role
 
         set_role(session, found.id, _person(session, found, email).id, Role(role), by=None)
     click.echo(f"{email} is {role} now.")
@@ -181,7 +181,7 @@ def change_role(email: str, role: str, home: Path | None, site: str | None) -> N
 def change_name(email: str, name: str, home: Path | None, site: str | None) -> None:
     """Set the name that reports which a person signs carry."""
     with _site(home, site) as (session, found):
-        from store.people import rename
+        from store.accounts.people import rename
 
         rename(session, found.id, _person(session, found, email).id, name, by=None)
     click.echo(f"{email} signs as {name or email} now.")
@@ -194,7 +194,7 @@ def change_name(email: str, name: str, home: Path | None, site: str | None) -> N
 def link(email: str, home: Path | None, site: str | None) -> None:
     """Print a link by which a person chooses a new password."""
     with _site(home, site) as (session, found):
-        from store.people import new_link
+        from store.accounts.people import new_link
 
         token = new_link(session, found.id, _person(session, found, email).id, by=None)
     _print_link(token)
@@ -207,7 +207,7 @@ def link(email: str, home: Path | None, site: str | None) -> None:
 def reset_second_factor(email: str, home: Path | None, site: str | None) -> None:
     """Let a person whose phone is gone sign in by password alone, until they set a second factor anew."""
     with _site(home, site) as (session, found):
-        from store.second_factor import reset
+        from store.accounts.second_factor import reset
 
         reset(session, found.id, _person(session, found, email).id, by=None)
     click.echo(f"{email} has no second factor now.")
@@ -220,7 +220,7 @@ def reset_second_factor(email: str, home: Path | None, site: str | None) -> None
 def disable(email: str, home: Path | None, site: str | None) -> None:
     """Shut a person out, with their sessions, keys and links."""
     with _site(home, site) as (session, found):
-        from store.people import disable as shut_out
+        from store.accounts.people import disable as shut_out
 
         shut_out(session, found.id, _person(session, found, email).id, by=None)
     click.echo(f"{email} is disabled.")
@@ -233,7 +233,7 @@ def disable(email: str, home: Path | None, site: str | None) -> None:
 def enable(email: str, home: Path | None, site: str | None) -> None:
     """Let a disabled person in again."""
     with _site(home, site) as (session, found):
-        from store.people import enable as issue_admin_access
+        from store.accounts.people import enable as issue_admin_access
 
         issue_admin_access(session, found.id, _person(session, found, email).id, by=None)
     click.echo(f"{email} may sign in again.")
@@ -253,7 +253,7 @@ def keys(ctx: click.Context, home: Path | None, site: str | None) -> None:
 
 def _list_keys(home: Path | None, name: str | None) -> None:
     with _site(home, name) as (session, site):
-        from store.people import list_site_keys
+        from store.accounts.people import list_site_keys
 
         rows = [
             (
@@ -281,7 +281,7 @@ def add_key(
 ) -> None:
     """Make a key and print it, once."""
     with _site(home, site) as (session, found):
-        from store.accounts import Permission, create_api_key
+        from store.accounts.accounts import Permission, create_api_key
 
         ends = datetime.now(UTC) + timedelta(days=days) if days else None
         user = _person(session, found, email)
@@ -298,7 +298,7 @@ def add_key(
 def revoke(key_id: UUID, home: Path | None, site: str | None) -> None:
     """Make a key useless."""
     with _site(home, site) as (session, found):
-        from store.people import revoke_key
+        from store.accounts.people import revoke_key
 
         revoke_key(session, found.id, key_id, by=None)
     click.echo("Revoked.")

@@ -117,8 +117,8 @@ def _check_value(secret: str, salt: bytes) -> str:
 
 def _save(archive: Path, secret: str) -> int:
     """Write the archive; return the number of stored files in it."""
-    from store.blobs import get_blobs
-    from store.errors import BlobMissing
+    from store.base.blobs import get_blobs
+    from store.base.errors import BlobMissing
 
     members: dict[str, dict[str, Any]] = {}
     with (
@@ -203,8 +203,8 @@ def _empty_target(*, force: bool) -> None:
     """
     from sqlalchemy import text
 
-    from store.blobs import get_blobs
-    from store.session import own_connection
+    from store.base.blobs import get_blobs
+    from store.base.session import own_connection
 
     blobs = get_blobs()
     with own_connection(autocommit=False, as_owner=True) as connection, connection.begin():
@@ -251,7 +251,7 @@ def _secret_for(archive: Path, manifest: dict[str, Any], file: Path | None, home
 
 def _bring_back(archive: Path, members: dict[str, dict[str, Any]]) -> None:
     """Fill the empty target."""
-    from store.blobs import get_blobs
+    from store.base.blobs import get_blobs
 
     blobs = get_blobs()
     with tarfile.open(archive) as tar, tempfile.TemporaryFile() as dump:

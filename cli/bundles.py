@@ -84,7 +84,7 @@ def add(folder: Path, home: Path | None) -> None:
     """
     what = _load(folder)
     with server_parts(home):
-        from store.bundles import add_bundle
+        from store.bundles.bundles import add_bundle
 
         add_bundle(folder)
     click.echo(f"Added. {what}")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from store.datasets import NewImage, ScanResult
-    from store.research_tables import Dataset
+    from store.research.datasets import NewImage, ScanResult
+    from store.research.research_tables import Dataset
 
 FORMATS = {"auto": "auto", "mura": "mura", "fracatlas": "fracatlas", "folder": "folder", "csv": "table"}
 PAGE = 256
@@ -56,7 +56,7 @@ site_option = click.option("--site", "site_name", help="The site; needed where t
 def _site(session: Session, name: str | None) -> uuid.UUID:
     from sqlalchemy import select
 
-    from store.tables import Site
+    from store.base.tables import Site
 
     found = session.scalars(select(Site).where(Site.name == name) if name else select(Site).limit(2)).all()
     if len(found) != 1:
@@ -76,7 +76,7 @@ def _readable(address: str) -> Iterator[tuple[Path, str]]:
             raise UsageProblem(f"{path} is missing.")
         yield path, (path.parent if path.is_file() else path).as_uri()
         return
-    from store.blobs import open_blobs
+    from store.base.blobs import open_blobs
 
     root, _, table = address.rpartition("/") if address.lower().endswith(".csv") else (address, "", "")
     source = open_blobs(root)
@@ -93,7 +93,7 @@ def _readable(address: str) -> Iterator[tuple[Path, str]]:
 def _images(path: Path, format: str, meaning: str) -> tuple[str, str, list[NewImage], dict[str, int]]:
     """Read a data set; return its format, what its label means, its images, and what was left out."""
     from pipeline.evaluation import study_name
-    from store.datasets import NewImage
+    from store.research.datasets import NewImage
     from training.datasets import DatasetError
     from training.datasets.formats import AUTO, detect_format, open_dataset
 
@@ -124,8 +124,8 @@ def look(root: str, image_id: uuid.UUID, path: str) -> ScanResult:
     from pipeline.decode import decode
     from pipeline.types import Rejected, Skipped
     from settings import get_settings
-    from store.datasets import MISSING, ScanResult, open_root
-    from store.errors import BlobMissing
+    from store.base.errors import BlobMissing
+    from store.research.datasets import MISSING, ScanResult, open_root
 
     try:
         data = open_root(root).get(path)
@@ -141,8 +141,8 @@ def look(root: str, image_id: uuid.UUID, path: str) -> ScanResult:
 
 def _scan(dataset: Dataset) -> Dataset:
     """Look at every image that was not looked at yet, some at a time, so that a scan can be broken off."""
-    from store import datasets as stored
-    from store.session import session_scope
+    from store.base.session import session_scope
+    from store.research import datasets as stored
 
     with (
         click.progressbar(
@@ -175,8 +175,8 @@ def add(
     name: str, address: str, format: str, label_meaning: str, site_name: str | None, home: Path | None
 ) -> None:
     """Register a data set and look at each of its images; again after an interruption, it goes on."""
-    from store import datasets as stored
-    from store.session import session_scope
+    from store.base.session import session_scope
+    from store.research import datasets as stored
 
     if not 1 <= len(name) <= 100 or not name.isprintable() or "/" in name:
         raise UsageProblem("A data set's name has 1 to 100 printable characters and no slash.")
@@ -198,8 +198,8 @@ def add(
 
 
 def _print_dataset(dataset: Dataset) -> None:
-    from store import datasets as stored
-    from store.session import session_scope
+    from store.base.session import session_scope
+    from store.research import datasets as stored
 
     with session_scope() as session:
         inside = stored.contents(session, dataset)
@@ -226,8 +226,8 @@ def _print_dataset(dataset: Dataset) -> None:
 @client_command
 def list_(as_json: bool, site_name: str | None, home: Path | None) -> None:
     """List the data sets of a site."""
-    from store import datasets as stored
-    from store.session import session_scope
+    from store.base.session import session_scope
+    from store.research import datasets as stored
 
     with server_parts(home), session_scope() as session:
         found = stored.list_datasets(session, _site(session, site_name))
@@ -246,8 +246,8 @@ def list_(as_json: bool, site_name: str | None, home: Path | None) -> None:
 @client_command
 def show(name: str, site_name: str | None, home: Path | None) -> None:
     """Show what lies in a data set, and what is wrong with it."""
-    from store import datasets as stored
-    from store.session import session_scope
+    from store.base.session import session_scope
+    from store.research import datasets as stored
 
     with server_parts(home):
         with session_scope() as session:
@@ -262,9 +262,9 @@ def show(name: str, site_name: str | None, home: Path | None) -> None:
 @client_command
 def remove(name: str, site_name: str | None, home: Path | None) -> None:
     """Forget a data set; its files stay as they are."""
-    from store import datasets as stored
-    from store.accounts import write_audit
-    from store.session import session_scope
+    from store.accounts.accounts import write_audit
+    from store.base.session import session_scope
+    from store.research import datasets as stored
 
     with server_parts(home), session_scope() as session:
         dataset = stored.get_dataset(session, _site(session, site_name), name)

@@ -43,7 +43,7 @@ class _Reading(threading.Thread):
 
 
 def _samples() -> Path:
-    from training.phantoms import demo_images
+    from phantoms.files import demo_images
 
     folder = DEMO / "samples"
     shutil.rmtree(folder, ignore_errors=True)  # a newer version may make others

@@ -216,8 +216,8 @@ def _servers(named: Servers) -> Iterator[Check]:
 
 
 def _files_answer(url: str) -> bool:
-    from store.blobs import open_blobs
-    from store.errors import BlobUnavailable
+    from store.base.blobs import open_blobs
+    from store.base.errors import BlobUnavailable
 
     try:
         open_blobs(url).exists("doctor")

@@ -50,7 +50,7 @@ def fsck(ctx: click.Context, *, quick: bool, repair_orphans: bool, as_json: bool
     console = open_console(as_json=as_json)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with server_parts(home):
-        from store.fsck import check
+        from store.operations.fsck import check
 
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
             tasks = {phase: bars.add_task(text, visible=False) for phase, text in PHASES.items()}

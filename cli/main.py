@@ -37,7 +37,7 @@ COMMANDS = {
     "doctor": ("cli.doctor:doctor", "Say what is missing on this machine, and what to do."),
     "backup": ("cli.backup:backup", "Save a server's database, files and secret as one archive."),
     "restore": ("cli.backup:restore", "Bring an archive of `backup` back."),
-    "phantoms": ("training.phantoms:main", "Make synthetic radiographs."),
+    "phantoms": ("training.make_phantoms:main", "Make synthetic radiographs."),
     "train": ("training.train:main", "Fit a model."),
     "evaluate": ("training.evaluate:main", "Measure a bundle on a data set."),
     "validate": ("cli.validate:validate", "Measure a bundle on a site's images; unlock a negative."),

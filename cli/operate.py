@@ -52,8 +52,8 @@ def server_parts(home: Path | None) -> Iterator[None]:
 
     from cli.embedded import EmbeddedError, default_home, embedded, running_servers
     from settings import SettingsError
-    from store.accounts import Origin, origin
-    from store.errors import BlobUnavailable, ServiceError
+    from store.accounts.accounts import Origin, origin
+    from store.base.errors import BlobUnavailable, ServiceError
 
     folder = home.resolve() if home else default_home()
     with ExitStack() as stack:

@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.client import Client, Json
-from pipeline import times
+from vocabulary import times
 
 STYLES = {
     "positive": "bold red",

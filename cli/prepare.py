@@ -31,9 +31,9 @@ def migrate_database() -> None:
 def prepare() -> None:
     """Make or update everything; safe to repeat, and to run twice at once."""
     from settings import get_settings
-    from store.bundles import BundleExists, add_bundle
-    from store.session import refuse_unnamed_pooler, session_scope
-    from store.sites import bootstrap
+    from store.accounts.sites import bootstrap
+    from store.base.session import refuse_unnamed_pooler, session_scope
+    from store.bundles.bundles import BundleExists, add_bundle
 
     settings = get_settings().require("database_url", "blob_url", "secret_key")
     migrate_database()  # one transaction on one connection: a pooler does it no harm
@@ -52,9 +52,9 @@ def prepare() -> None:
 def issue_admin_access(known_key: str | None = None) -> Access:
     """Return a fresh sign-in link for the administrator, and the known API key, or a new one in its place."""
     from settings import get_settings
-    from store.accounts import Permission, create_api_key, create_sign_in_token, identify_key
-    from store.session import session_scope
-    from store.sites import bootstrap
+    from store.accounts.accounts import Permission, create_api_key, create_sign_in_token, identify_key
+    from store.accounts.sites import bootstrap
+    from store.base.session import session_scope
 
     settings = get_settings()
     with session_scope() as session:
@@ -71,7 +71,7 @@ def make_bucket() -> None:
     """Make the bucket that FRACTUREAI_BLOB_URL names, where it names one that is not there."""
     from botocore.exceptions import ClientError
 
-    from store.blobs import S3Store, get_blobs
+    from store.base.blobs import S3Store, get_blobs
 
     blobs = get_blobs()
     if isinstance(blobs, S3Store):
@@ -89,9 +89,9 @@ def first_link() -> str | None:
     What is printed lies in a container's log: it is never a key, and no second link.
     """
     from settings import get_settings
-    from store import people
-    from store.session import session_scope
-    from store.sites import bootstrap
+    from store.accounts import people
+    from store.accounts.sites import bootstrap
+    from store.base.session import session_scope
 
     settings = get_settings()
     with session_scope() as session:

@@ -43,6 +43,7 @@ from cli.output import summary
 from cli.submit import SubmitOptions, batch_exit_code, reading_options
 from cli.upload import DraftTaken, upload
 from cli.watch_journal import SENDING, SENT, SUBMITTED, Journal, JournalBatch
+from vocabulary.times import moment
 
 T = TypeVar("T")
 UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".temp", ".crdownload", ".download")

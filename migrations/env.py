@@ -6,12 +6,12 @@ from alembic import context
 from sqlalchemy import text
 
 from settings import get_settings
-from store.database_roles import grant_application
-from store.research_tables import Dataset  # noqa: F401 - its tables belong to Base
-from store.review_tables import Review  # noqa: F401 - its table belongs to Base
-from store.session import own_connection
-from store.tables import Base
-from store.worklist_tables import WorklistRow  # noqa: F401 - its tables belong to Base
+from store.base.database_roles import grant_application
+from store.base.session import own_connection
+from store.base.tables import Base
+from store.reading.review_tables import Review  # noqa: F401 - its table belongs to Base
+from store.reading.worklist_tables import WorklistRow  # noqa: F401 - its tables belong to Base
+from store.research.research_tables import Dataset  # noqa: F401 - its tables belong to Base
 
 ADVISORY_LOCK = 7211
 #: How long a change of a table waits for those who use it: they wait behind it for as long.

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.anatomy import family_of, part_words
 from pipeline.earned import FAMILY_LOWER, OWN_FRACTURES, OWN_LOWER, negative_of, wilson
-from pipeline.types import Triage
-from pipeline.words import noun
+from vocabulary.anatomy import family_of, part_words
+from vocabulary.states import Triage
+from vocabulary.words import noun
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep, UInt8Array
+from pipeline.types import Rejected, RenderingStep, UInt8Array
 from pipeline.window import CLIPPED_PERCENT, stretch
+from vocabulary.reasons import Reason
+from vocabulary.rendering import RenderingCode
 
 Counts = npt.NDArray[np.int64]
 

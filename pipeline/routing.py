@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 
-from pipeline.anatomy import family_of, stated_regions
-from pipeline.types import Reason, Route, RoutingRules
+from pipeline.types import Route, RoutingRules
+from vocabulary.anatomy import family_of, stated_regions
+from vocabulary.reasons import Reason
 
 
 def route(

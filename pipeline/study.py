@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.triage import may_be_negative
-from pipeline.types import ImageStatus, Reason, Triage
-from pipeline.words import worst_of
+from vocabulary.reasons import Reason
+from vocabulary.states import ImageStatus, Triage
+from vocabulary.words import worst_of
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pipeline.types import Platt, Reason, Thresholds, Triage
+from pipeline.types import Platt, Thresholds
+from vocabulary.reasons import Reason
+from vocabulary.states import Triage
 
 #: What decoding may say of a picture that the network perhaps does not see as its maker meant it.
 PICTURE_FLAGS = frozenset(

@@ -23,8 +23,10 @@ from pipeline.decode.picture import decode
 from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.triage import calibrate, may_be_negative, triage
-from pipeline.types import Reason, Rejected, Skipped, Triage, UInt8Array
+from pipeline.types import Rejected, Skipped, UInt8Array
 from training.experiment import ROOT
+from vocabulary.reasons import Reason
+from vocabulary.states import Triage
 from web.archives import Limits, open_members
 
 BUNDLE = ROOT / "models" / "bundles" / "fracatlas-2"

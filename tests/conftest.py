@@ -18,11 +18,11 @@ from sqlalchemy import Engine, create_engine, text
 from cli.child import Child
 from cli.embedded import Servers, embedded
 from settings import get_settings
-from store import blobs as blob_module
-from store import dispatch as dispatch_module
-from store import session as session_module
-from store.blobs import BlobStore
-from store.tables import Base
+from store.base import blobs as blob_module
+from store.base import session as session_module
+from store.base.blobs import BlobStore
+from store.base.tables import Base
+from store.queue import dispatch as dispatch_module
 
 ROOT = Path(__file__).resolve().parent.parent
 

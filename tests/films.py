@@ -28,7 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from training.phantoms import make_phantom
+from phantoms.film import make_phantom
 
 #: What a film may be. Pairs that cannot be together are left out by `possible`.
 PROPERTIES: Mapping[str, tuple[object, ...]] = {

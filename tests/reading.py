@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from store import counters, studies, worklist
-from store.blobs import get_blobs
-from store.session import session_scope
-from store.tables import Batch, BatchStatus, Finding, Image, ImageStatus, Reason, Triage, Work, WorkState
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Batch, Finding, Image, Work, WorkState
+from store.queue import counters
+from store.reading import studies, worklist
+from vocabulary.reasons import Reason
+from vocabulary.states import BatchStatus, ImageStatus, Triage
 
 
 def read_batch(

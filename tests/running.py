@@ -18,11 +18,13 @@ from typing import TypeVar
 import psutil
 from sqlalchemy import func, select
 
-from store import batches, dispatch, fsck
-from store.batches import NewFile
-from store.blobs import get_blobs
-from store.session import session_scope
-from store.tables import Batch, Finding, Image, StudyFinding, Work, WorkState
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Batch, Finding, Image, StudyFinding, Work, WorkState
+from store.intake import batches
+from store.intake.batches import NewFile
+from store.operations import fsck
+from store.queue import dispatch
 from tests.conftest import ROOT
 
 #: Every time-out shortened, so that recovery takes seconds.

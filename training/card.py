@@ -180,7 +180,7 @@ def _phantoms(experiment: Experiment) -> list[str]:
         return []
     share = experiment.fracture[0].phantom_share
     lines = [
-        f"Synthetic phantoms ({experiment.phantoms} a region, `training/phantoms.py`) are "
+        f"Synthetic phantoms ({experiment.phantoms} a region, `phantoms/`) are "
         f"{share:.0%} of what the "
         f"fracture networks and {experiment.region.phantom_share:.0%} of what the region "
         "network was shown, so "

@@ -22,13 +22,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
 from pipeline.decode import decode
 from training.datasets.example import Dataset, DatasetError, Example
 from training.datasets.fracatlas import read_fracatlas
 from training.datasets.mura import MADE_BY, PARTS, REGIONS
 from training.datasets.scan import MAX_PIXELS, scan
 from training.datasets.splits import SplitPlan, make_split
-from training.phantoms import encode_phantom, make_phantom
 from training.processes import in_processes
 
 FOLDER = "MURA-v1.1"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from phantoms.film import REGIONS
 from pipeline.preprocess import model_input
 from pipeline.types import Float32Array, UInt8Array
 from training.datasets import Example, load_pixels, phantom_examples, read_fracatlas, read_split
 from training.datasets.negatives import made_up, mosaic, read_negatives
 from training.datasets.parts import FAMILY, PARTS, PartsInView, read_parts
-from training.phantoms import REGIONS
 from training.travel import travelled
 
 #: Index of the part network's answer for anything else.

@@ -14,11 +14,11 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from store import accounts, second_factor, throttle
-from store.accounts import PERMISSIONS, Permission, Role
-from store.people import SignsInElsewhere
-from store.session import session_scope
-from store.tables import Site, User
+from store.accounts import accounts, second_factor, throttle
+from store.accounts.accounts import PERMISSIONS, Permission, Role
+from store.accounts.people import SignsInElsewhere
+from store.base.session import session_scope
+from store.base.tables import Site, User
 from web import kept_forms
 from web.auth import (
     MAX_PER_PERSON,

@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import people, second_factor
-from store.accounts import Permission, Role
-from store.session import session_scope
-from store.tables import Site, User
+from store.accounts import people, second_factor
+from store.accounts.accounts import Permission, Role
+from store.base.session import session_scope
+from store.base.tables import Site, User
 from web.account import PERMISSION_WORDS
 from web.auth import confirm_lately, identity, needs, require_person
 from web.errors import InvalidRequest

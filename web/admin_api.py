@@ -10,12 +10,16 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 from sqlalchemy.orm import Session
 
-from store import bundles, notices, people, quotas, retention, validations
-from store.accounts import Permission
-from store.people import Person
-from store.retention import StudyMatch
-from store.session import session_scope
-from store.tables import ApiKey, Notice, NoticeTarget, Site, User
+from store.accounts import people
+from store.accounts.accounts import Permission
+from store.accounts.people import Person
+from store.base.session import session_scope
+from store.base.tables import ApiKey, Notice, NoticeTarget, Site, User
+from store.bundles import bundles
+from store.intake import quotas
+from store.operations import notices, retention
+from store.operations.retention import StudyMatch
+from store.reading import validations
 from web.admin import act_on_person, invite_person, revoke_key_of_site
 from web.auth import identity, needs
 from web.errors import InvalidRequest

@@ -17,16 +17,20 @@ from flask import Blueprint, Response, current_app, g, jsonify, render_template,
 from sqlalchemy.orm import Session
 
 from settings import Settings
-from store import accounts, batches, bundles, dispatch, quotas, uploads
-from store.accounts import Permission
-from store.batches import ImageRow
-from store.blobs import get_blobs
-from store.downloads import ExportRequest, Format, stream
-from store.errors import BatchNotDraft, FindingsWithheld, NotFound, WrongState
-from store.export import cell
-from store.results import Selection
-from store.session import session_scope
-from store.tables import Batch, BatchStatus, Priority, Site
+from store.accounts import accounts
+from store.accounts.accounts import Permission
+from store.base.blobs import get_blobs
+from store.base.errors import BatchNotDraft, FindingsWithheld, NotFound, WrongState
+from store.base.session import session_scope
+from store.base.tables import Batch, Priority, Site
+from store.bundles import bundles
+from store.intake import batches, quotas, uploads
+from store.intake.batches import ImageRow
+from store.queue import dispatch
+from store.results.downloads import ExportRequest, Format, stream
+from store.results.results import Selection
+from store.results.safe_names import cell
+from vocabulary.states import BatchStatus
 from web.auth import check_csrf, checks_csrf, identify, identity, is_public, needs
 from web.errors import InvalidRequest, UnsupportedMediaType
 from web.openapi import document

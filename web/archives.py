@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import IO
 
 from settings import Settings
-from store.tables import Reason
+from vocabulary.reasons import Reason
 
 MAX_PATH = 1024
 #: In UTF-8: a path is part of a key, and Postgres takes no key beyond 2,704 bytes.

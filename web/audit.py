@@ -8,11 +8,11 @@ from typing import Any
 from flask import Blueprint, Response, render_template
 from sqlalchemy.orm import Session
 
-from store import people
-from store.accounts import Permission, write_audit
-from store.audit import AuditFilter, list_actions, list_lines, stream_csv
-from store.days import parse_day
-from store.session import session_scope
+from store.accounts import people
+from store.accounts.accounts import Permission, write_audit
+from store.base.days import parse_day
+from store.base.session import session_scope
+from store.operations.audit import AuditFilter, list_actions, list_lines, stream_csv
 from web.auth import identity, needs
 from web.request_args import cursor_text, read_query, without_empty_fields
 

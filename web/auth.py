@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as BaseResponse
 
 from settings import Settings
-from store import accounts, people, second_factor, throttle
-from store.accounts import Identity, Origin, Permission
-from store.errors import NotFound
-from store.session import session_scope
-from store.tables import User
+from store.accounts import accounts, people, second_factor, throttle
+from store.accounts.accounts import Identity, Origin, Permission
+from store.base.errors import NotFound
+from store.base.session import session_scope
+from store.base.tables import User
 from web import kept_forms
 from web.errors import (
     ConfirmationFailed,

@@ -10,9 +10,9 @@ import sqlalchemy.exc
 from flask import Flask, Response, current_app, json, render_template, request
 from werkzeug.exceptions import HTTPException, SecurityError
 
-from store.blobs import is_full
-from store.errors import BlobFull, ServiceError
-from store.seldom import log_seldom
+from store.base.blobs import is_full
+from store.base.errors import BlobFull, ServiceError
+from store.base.seldom import log_seldom
 
 
 class InvalidRequest(ServiceError):

@@ -9,14 +9,16 @@ from typing import Any
 from flask import Blueprint, jsonify, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from store import batches, dispatch, exports
-from store.accounts import Permission
-from store.blobs import get_blobs
-from store.downloads import DEFAULT_PARTS, ExportRequest, Format, InvalidExportRequest, Part
-from store.errors import FindingsWithheld
-from store.exports import ExportRow, ExportState
-from store.results import COLUMNS, RESULT_COLUMNS
-from store.session import session_scope
+from store.accounts.accounts import Permission
+from store.base.blobs import get_blobs
+from store.base.errors import FindingsWithheld
+from store.base.session import session_scope
+from store.intake import batches
+from store.queue import dispatch
+from store.results import exports
+from store.results.downloads import DEFAULT_PARTS, ExportRequest, Format, InvalidExportRequest, Part
+from store.results.exports import ExportRow, ExportState
+from store.results.results import COLUMNS, RESULT_COLUMNS
 from web.api import audit, sees_findings, send_stream
 from web.auth import identity, needs
 from web.errors import InvalidQuery, InvalidRequest

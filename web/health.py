@@ -18,11 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from settings import Settings
-from store import monitoring
-from store.blobs import storage_problem
-from store.dispatch import KIND_QUEUES, QUEUES
-from store.session import session_scope
-from store.tables import ENDED_WORK, Batch, BatchStatus, Work, Worker, WorkState
+from store.base.blobs import storage_problem
+from store.base.session import session_scope
+from store.base.tables import ENDED_WORK, Batch, Work, Worker, WorkState
+from store.operations import monitoring
+from store.queue.dispatch import KIND_QUEUES, QUEUES
+from vocabulary.states import BatchStatus
 from web.auth import is_public
 
 health = Blueprint("health", __name__)

@@ -10,8 +10,8 @@ from cryptography.fernet import InvalidToken
 from flask import current_app, g, request
 from werkzeug.wrappers import Response
 
-from store.accounts import form_owner
-from store.sealing import sealer
+from store.accounts.accounts import form_owner
+from store.base.sealing import sealer
 from web.errors import NothingKept
 
 COOKIE, PATH = "fractureai_kept", "/account/kept"

@@ -6,8 +6,8 @@ import csv
 import io
 from typing import IO
 
-from store.batches import ManifestRow
-from store.tables import Priority
+from store.base.tables import Priority
+from store.intake.batches import ManifestRow
 from web.archives import printable
 from web.errors import ManifestInvalid
 

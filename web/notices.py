@@ -11,11 +11,12 @@ from flask import Blueprint, current_app, redirect, render_template, request, ur
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import dispatch, notices
-from store.accounts import Permission, write_audit
-from store.notices import EVENTS, Channel, Event
-from store.session import session_scope
-from store.tables import NoticeTarget
+from store.accounts.accounts import Permission, write_audit
+from store.base.session import session_scope
+from store.base.tables import NoticeTarget
+from store.operations import notices
+from store.operations.notices import EVENTS, Channel, Event
+from store.queue import dispatch
 from web.auth import identity, needs
 from web.errors import InvalidRequest
 from web.request_args import cursor_text, read_query

@@ -15,11 +15,11 @@ from joserfc.errors import JoseError
 from werkzeug.wrappers import Response
 
 from settings import Settings, SettingsError
-from store.accounts import Role, note_confirmed, write_audit
-from store.errors import NotFound, ServiceError
-from store.people import NotInvited, OidcClaims, user_from_claims
-from store.session import session_scope
-from store.tables import User
+from store.accounts.accounts import Role, note_confirmed, write_audit
+from store.accounts.people import NotInvited, OidcClaims, user_from_claims
+from store.base.errors import NotFound, ServiceError
+from store.base.session import session_scope
+from store.base.tables import User
 from web.auth import (
     SESSION_COOKIE,
     identify,

@@ -5,9 +5,16 @@ from __future__ import annotations
 from functools import cache
 
 from settings import VERSION
-from store import accounts, bundles, errors, notices, people, retention, reviews, validations
-from store.errors import ServiceError
-from store.tables import BatchStatus, ImageStatus, Priority, Reason, RenderingCode, Triage
+from store.accounts import accounts, people
+from store.base import errors
+from store.base.errors import ServiceError
+from store.base.tables import Priority
+from store.bundles import bundles
+from store.operations import notices, retention
+from store.reading import reviews, validations
+from vocabulary.reasons import Reason
+from vocabulary.rendering import RenderingCode
+from vocabulary.states import BatchStatus, ImageStatus, Triage
 from web import errors as web_errors
 from web import openapi_admin, openapi_exports, openapi_research, openapi_studies, openapi_uploads
 from web.openapi_parts import (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from store.accounts import Permission, Role
-from store.notices import EVENTS, Channel, Event, NoticeState
+from store.accounts.accounts import Permission, Role
+from store.operations.notices import EVENTS, Channel, Event, NoticeState
 from web.openapi_parts import (
     CURSOR,
     LIMIT,

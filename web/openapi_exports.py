@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from store.downloads import Format, Part
-from store.exports import ExportState
-from store.results import COLUMNS
-from store.tables import ImageStatus, Triage
+from store.results.downloads import Format, Part
+from store.results.exports import ExportState
+from store.results.results import COLUMNS
+from vocabulary.states import ImageStatus, Triage
 from web.openapi_parts import (
     DAY,
     LINK,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from store.tables import Priority
+from store.base.tables import Priority
 from web.openapi_parts import (
     LINKS,
     MOMENT,

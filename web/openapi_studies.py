@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from store.tables import Answer, ImageStatus, Priority, Triage
+from store.base.tables import Priority
+from vocabulary.states import Answer, ImageStatus, Triage
 from web.openapi_parts import (
     CURSOR,
     DAY,

@@ -13,22 +13,17 @@ from flask import Blueprint, Flask, current_app, g, redirect, render_template, r
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import batches, bundles, promotions, quotas, reviews, uploads, validations, words
-from store.accounts import Permission
-from store.errors import BatchEmpty
-from store.session import session_scope
-from store.tables import (
-    REASONS,
-    STAGES,
-    Answer,
-    BatchStatus,
-    ImageStatus,
-    Priority,
-    Reason,
-    Site,
-    Triage,
-)
-from store.words import GLYPHS, TRIAGE_WORDS, answer_words, label_meaning, thresholds
+from store.accounts.accounts import Permission
+from store.base.errors import BatchEmpty
+from store.base.session import session_scope
+from store.base.tables import Priority, Site
+from store.bundles import bundles, promotions, words
+from store.bundles.words import label_meaning, thresholds
+from store.intake import batches, quotas, uploads
+from store.reading import reviews, validations
+from vocabulary.reasons import REASONS, Reason
+from vocabulary.states import STAGES, Answer, BatchStatus, ImageStatus, Triage
+from vocabulary.words import GLYPHS, TRIAGE_WORDS, answer_words
 from web.api import (
     ACTIONS,
     BatchCreate,

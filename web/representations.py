@@ -7,33 +7,18 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from store.batches import ImageRow
-from store.blobs import storage_problem
-from store.errors import BatchGivenUp, ServiceError
-from store.export import reason_of
-from store.tables import (
-    REASONS,
-    STAGES,
-    Batch,
-    BatchStatus,
-    Bundle,
-    Priority,
-    Reason,
-    RenderingCode,
-    RenderingStep,
-    Triage,
-)
-from store.words import (
-    PartEvidence,
-    coded_region,
-    evidence,
-    families,
-    family,
-    instant,
-    label_meaning,
-    shown_flags,
-    thresholds,
-)
+from store.base.blobs import storage_problem
+from store.base.errors import BatchGivenUp, ServiceError
+from store.base.tables import Batch, Bundle, Priority, RenderingStep
+from store.bundles.words import PartEvidence, evidence, families, family, label_meaning, thresholds
+from store.intake.batches import ImageRow
+from store.results.safe_names import reason_of
+from vocabulary.anatomy import coded_region
+from vocabulary.reasons import REASONS, Reason
+from vocabulary.rendering import RenderingCode
+from vocabulary.states import STAGES, BatchStatus, Triage
+from vocabulary.times import instant
+from vocabulary.words import shown_flags
 
 API = "/api/v1"
 _MOVING = frozenset({BatchStatus.QUEUED, BatchStatus.RUNNING})

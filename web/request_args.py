@@ -10,8 +10,8 @@ from typing import Any
 from flask import Flask, request
 from werkzeug.routing import IntegerConverter, Map
 
-from store.errors import NotFound
-from store.tables import ImageStatus, Triage
+from store.base.errors import NotFound
+from vocabulary.states import ImageStatus, Triage
 from web.errors import InvalidQuery, InvalidRequest, PrefixUnsupported, UnsupportedMediaType
 
 

@@ -9,13 +9,15 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 from sqlalchemy.orm import Session
 
-from store import datasets, dispatch, promotions, research, run_deletion, runs
-from store.accounts import Permission
-from store.blobs import get_blobs
-from store.errors import NotFound
-from store.research_tables import Comparison, Dataset, Run
-from store.session import session_scope
-from store.tables import Batch, Priority
+from store.accounts.accounts import Permission
+from store.base.blobs import get_blobs
+from store.base.errors import NotFound
+from store.base.session import session_scope
+from store.base.tables import Batch, Priority
+from store.bundles import promotions
+from store.queue import dispatch
+from store.research import comparisons, datasets, run_deletion, runs
+from store.research.research_tables import Comparison, Dataset, Run
 from web.api import audit
 from web.auth import identity, needs
 from web.errors import InvalidRequest
@@ -308,7 +310,7 @@ def get_file(run_id: uuid.UUID, file: str) -> Response:
 def get_picture(run_id: uuid.UUID, number: int) -> Response:
     """Answer the picture of one image of a run."""
     with session_scope() as session:
-        image = research.image_of(session, find_run(session, run_id), number).image
+        image = comparisons.image_of(session, find_run(session, run_id), number).image
     if image.display_key is None:
         raise NotFound
     response = Response(get_blobs().stream(image.display_key), content_type="image/jpeg")
@@ -320,7 +322,7 @@ def get_picture(run_id: uuid.UUID, number: int) -> Response:
 def get_attention(run_id: uuid.UUID, number: int, bundle: str) -> Response:
     """Answer a bundle's attention map over one image of a run that kept them."""
     with session_scope() as session:
-        kept = research.picture_of(session, find_run(session, run_id), number, bundle)
+        kept = comparisons.picture_of(session, find_run(session, run_id), number, bundle)
     response = Response(get_blobs().stream(kept.key), content_type="image/jpeg")
     response.content_length = kept.size
     return response

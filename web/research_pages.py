@@ -11,11 +11,13 @@ from flask import Blueprint, Flask, Response, redirect, render_template, request
 from markupsafe import Markup
 from werkzeug.wrappers import Response as BaseResponse
 
-from store import bundles, datasets, dispatch, research, runs
-from store.accounts import Permission
-from store.research_tables import Run, RunKind
-from store.session import session_scope
-from store.tables import Batch
+from store.accounts.accounts import Permission
+from store.base.session import session_scope
+from store.base.tables import Batch
+from store.bundles import bundles
+from store.queue import dispatch
+from store.research import comparisons, datasets, runs
+from store.research.research_tables import Run, RunKind
 from web.api import audit
 from web.auth import identity, needs
 from web.errors import InvalidRequest
@@ -120,7 +122,7 @@ def show_run(run_id: uuid.UUID) -> str | Response:
             actions=_actions(batch),
             files=runs.files_of(session, run_id),
             comparisons=runs.list_comparisons(session, identity().site_id, run_id),
-            shadow=research.shadow_agreement(session, run) if run.kind == RunKind.SHADOW else None,
+            shadow=comparisons.shadow_agreement(session, run) if run.kind == RunKind.SHADOW else None,
             others=[r for r, _ in runs.list_runs(session, identity().site_id) if _comparable(r, run)],
             margin=MARGIN,
         )
@@ -171,7 +173,7 @@ def show_image(run_id: uuid.UUID, number: int) -> str:
     """Show where each bundle looked in one image of a data set."""
     with session_scope() as session:
         run = find_run(session, run_id)
-        image = research.image_of(session, run, number)
+        image = comparisons.image_of(session, run, number)
         audit(session, "run_image_viewed", image.image.id)
     return _attention(run, image)
 
@@ -183,18 +185,18 @@ def show_changed_image(comparison_id: uuid.UUID, number: int) -> str:
     with session_scope() as session:
         compared = runs.get_comparison(session, identity().site_id, comparison_id)
         run = find_run(session, compared.run_a)
-        image = research.image_of(session, run, number, (compared.bundle_a, compared.bundle_b))
+        image = comparisons.image_of(session, run, number, (compared.bundle_a, compared.bundle_b))
         audit(session, "run_image_viewed", image.image.id)
     return _attention(run, image, comparison_id)
 
 
-def _attention(run: Run, image: research.RunImage, comparison_id: uuid.UUID | None = None) -> str:
+def _attention(run: Run, image: comparisons.RunImage, comparison_id: uuid.UUID | None = None) -> str:
     maps = [(said, heat_squares(said, image.image.width, image.image.height)) for said in image.said]
     return render_template("run_image.html", run=run, row=image, maps=maps, comparison_id=comparison_id)
 
 
 def heat_squares(
-    said: research.BundleFinding, width: int | None, height: int | None
+    said: comparisons.BundleFinding, width: int | None, height: int | None
 ) -> list[tuple[float, float, float, float]]:
     """Return an attention map as squares (x, y, side, strength 0-1) in the image's pixels.
 

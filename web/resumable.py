@@ -18,12 +18,12 @@ from werkzeug.http import http_date
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import quotas, uploads
-from store.accounts import Permission
-from store.blobs import get_blobs
-from store.errors import OffsetConflict, QuotaExceeded
-from store.session import session_scope
-from store.tables import Upload
+from store.accounts.accounts import Permission
+from store.base.blobs import get_blobs
+from store.base.errors import OffsetConflict, QuotaExceeded
+from store.base.session import session_scope
+from store.base.tables import Upload
+from store.intake import quotas, uploads
 from web.archives import printable
 from web.auth import identity, is_public, needs
 from web.errors import InvalidRequest, UnsupportedMediaType

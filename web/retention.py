@@ -11,11 +11,12 @@ from flask import Blueprint, current_app, redirect, render_template, request, ur
 from werkzeug.wrappers import Response
 
 from settings import Settings
-from store import quotas, retention
-from store.accounts import Permission, write_audit
-from store.blobs import get_blobs
-from store.session import session_scope
-from store.tables import Site
+from store.accounts.accounts import Permission, write_audit
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Site
+from store.intake import quotas
+from store.operations import retention
 from web.auth import confirm_lately, identity, needs
 from web.errors import InvalidRequest
 from web.request_args import read_query, without_empty_fields

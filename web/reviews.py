@@ -9,12 +9,14 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 from sqlalchemy.orm import Session
 
-from store import bundles, dispatch, reading, reviews
-from store.accounts import Permission
-from store.review_tables import Review
-from store.reviews import Place, ReviewEntry, Tally
-from store.session import session_scope
-from store.tables import Answer
+from store.accounts.accounts import Permission
+from store.base.session import session_scope
+from store.bundles import bundles
+from store.queue import dispatch
+from store.reading import reviews, study_view
+from store.reading.review_tables import Review
+from store.reading.reviews import Place, ReviewEntry, Tally
+from vocabulary.states import Answer
 from web.api import audit
 from web.auth import confirm_identity, identity, needs
 from web.errors import InvalidRequest
@@ -76,7 +78,7 @@ def _place(body: Mapping[str, Any]) -> Place | None:
 
 def record_review(session: Session, study_id: uuid.UUID, body: Mapping[str, Any]) -> Review:
     """Check an answer and keep it; call `check_signature` before."""
-    found = reading.get_study(
+    found = study_view.get_study(
         session, identity().site_id, study_id, trials=identity().may(Permission.RESEARCH)
     )
     try:
@@ -117,7 +119,9 @@ def _last(session: Session, review: Review) -> ReviewEntry:
 def create_review(study_id: uuid.UUID) -> Response:
     """Record a reader's answer; with `sign`, have the signed report made too."""
     with session_scope() as session:  # an id of another site is not there, whatever was sent
-        reading.get_study(session, identity().site_id, study_id, trials=identity().may(Permission.RESEARCH))
+        study_view.get_study(
+            session, identity().site_id, study_id, trials=identity().may(Permission.RESEARCH)
+        )
     body = read_body()
     if unknown := set(body) - _MEMBERS:
         raise InvalidRequest(f"unknown member {min(unknown)[:40]!r}")
@@ -138,7 +142,7 @@ def list_reviews(study_id: uuid.UUID) -> Response:
     """List what readers said of a study, the newest first."""
     read_query()
     with session_scope() as session:
-        found = reading.get_study(
+        found = study_view.get_study(
             session, identity().site_id, study_id, trials=identity().may(Permission.RESEARCH)
         )
         said = reviews.history(session, study_id, found.bundle.name)

@@ -11,15 +11,20 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from store import bundles, dispatch, reading, reviews, worklist
-from store.accounts import Permission
-from store.errors import NotFound, ServiceError
-from store.reading import StudyReading
-from store.review_tables import Review
-from store.reviews import ReviewEntry
-from store.session import session_scope
-from store.tables import Answer, Reason, StudyFinding, Triage
-from store.words import answer_words, headline, label_meaning, noun, with_article
+from store.accounts.accounts import Permission
+from store.base.errors import NotFound, ServiceError
+from store.base.session import session_scope
+from store.base.tables import StudyFinding
+from store.bundles import bundles
+from store.bundles.words import label_meaning
+from store.queue import dispatch
+from store.reading import reviews, study_view, worklist
+from store.reading.review_tables import Review
+from store.reading.reviews import ReviewEntry
+from store.reading.study_view import StudyReading
+from vocabulary.reasons import Reason
+from vocabulary.states import Answer, Triage
+from vocabulary.words import answer_words, headline, noun, with_article
 from web.api import audit, send_blob, shown_batch, visible_image
 from web.auth import confirmation, identity, needs
 from web.errors import ConfirmationFailed, ConfirmationNeeded, SessionWasOver, TooManyAttempts
@@ -40,7 +45,7 @@ def _may_see_trials() -> bool:
 
 
 def _get(session: Any, study_id: uuid.UUID) -> StudyReading:
-    return reading.get_study(session, identity().site_id, study_id, trials=_may_see_trials())
+    return study_view.get_study(session, identity().site_id, study_id, trials=_may_see_trials())
 
 
 def version_document(version: StudyFinding) -> dict[str, Any]:
@@ -231,8 +236,8 @@ def show_image(image_id: uuid.UUID) -> str:
     with session_scope() as session:
         row, batch = visible_image(session, image_id)
         bundle = bundles.get_bundle(session, batch.bundle)
-        earlier = reading.earlier_results(session, row.image, trials=_may_see_trials())
-        trials = reading.trial_findings(session, row.image, bundle.name) if _may_see_trials() else []
+        earlier = study_view.earlier_results(session, row.image, trials=_may_see_trials())
+        trials = study_view.trial_findings(session, row.image, bundle.name) if _may_see_trials() else []
         audit(session, "image_viewed", image_id)
     document = image_document(row, bundle)
     meaning = label_meaning(bundle)

@@ -20,12 +20,12 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.sansio import multipart
 
 from settings import Settings
-from store import batches, quotas
-from store.blobs import get_blobs
-from store.errors import BlobFull, QuotaExceeded, ServiceError
-from store.media import HEAD_BYTES, is_archive, is_zip, sniff
-from store.session import session_scope
-from store.tables import REASONS, Reason
+from store.base.blobs import get_blobs
+from store.base.errors import BlobFull, QuotaExceeded, ServiceError
+from store.base.session import session_scope
+from store.intake import batches, quotas
+from vocabulary.media import HEAD_BYTES, is_archive, is_zip, sniff
+from vocabulary.reasons import REASONS, Reason
 from web.archives import ArchiveRefused, Limits, is_ignored, open_members, printable
 from web.errors import InvalidRequest, MalformedForm
 from web.manifests import MAX_BYTES as MAX_MANIFEST_BYTES

@@ -9,13 +9,15 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, render_template
 
 from settings import get_settings
-from store import bundles, worklist
-from store.accounts import Permission, write_view
-from store.days import parse_day
-from store.session import session_scope
-from store.tables import ImageStatus, Reason, Triage
-from store.words import family_of
-from store.worklist import Filters, Item, Rank
+from store.accounts.accounts import Permission, write_view
+from store.base.days import parse_day
+from store.base.session import session_scope
+from store.bundles import bundles
+from store.reading import worklist
+from store.reading.worklist import Filters, Item, Rank
+from vocabulary.anatomy import family_of
+from vocabulary.reasons import Reason
+from vocabulary.states import ImageStatus, Triage
 from web.auth import identity, needs
 from web.representations import API, PRIORITIES, flag_documents, moment, next_link, reason_document
 from web.request_args import cursor_text, one_of, page_size, read_query, region_name, without_empty_fields

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from settings import get_settings
-from store import work
-from store.account_mails import WORDS, AccountEvent
-from store.session import session_scope
-from store.tables import AccountMail, User
-from store.words import moment
-from store.work import Lease
+from store.accounts.account_mails import WORDS, AccountEvent
+from store.base.session import session_scope
+from store.base.tables import AccountMail, User
+from store.queue import work
+from store.queue.work import Lease
+from vocabulary.times import moment
 from worker.mail import send_mail
 from worker.passwords import MailFailed
 

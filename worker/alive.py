@@ -9,9 +9,9 @@ from datetime import timedelta
 from sqlalchemy import func, select
 
 from settings import get_settings
-from store.monitoring import recovery_problem
-from store.session import session_scope
-from store.tables import Worker
+from store.base.session import session_scope
+from store.base.tables import Worker
+from store.operations.monitoring import recovery_problem
 
 
 def alive() -> bool:

@@ -22,11 +22,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from settings import VERSION, SettingsError, get_settings, start_log
-from store import monitoring
-from store.broker import TRANSPORT, Dropped
-from store.dispatch import MESSAGE_PRIORITY, QUEUES, broker_options
-from store.session import session_scope
-from store.tables import Worker
+from store.base.session import session_scope
+from store.base.tables import Worker
+from store.operations import monitoring
+from store.queue.broker import TRANSPORT, Dropped
+from store.queue.dispatch import MESSAGE_PRIORITY, QUEUES, broker_options
 
 log = logging.getLogger("fractureai.worker")
 settings = get_settings().require("database_url", "broker_url", "blob_url", "secret_key")

@@ -21,13 +21,14 @@ from models.bundle import Bundle, load_bundle
 from pipeline import comparison, evaluation
 from pipeline.evaluation import CUT, Record
 from settings import get_settings
-from store import runs, work
-from store.blobs import get_blobs
-from store.bundles import fetch_bundle
-from store.research_tables import Comparison, DatasetImage, DatasetLabel, FindingScore, Run, RunFile
-from store.session import session_scope
-from store.tables import Finding, Image
-from store.work import Lease
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Finding, Image
+from store.bundles.bundles import fetch_bundle
+from store.queue import work
+from store.queue.work import Lease
+from store.research import runs
+from store.research.research_tables import Comparison, DatasetImage, DatasetLabel, FindingScore, Run, RunFile
 
 #: Loss of study-level AUC that counts as none, where nobody states another.
 MARGIN = 0.02

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from store import exports
-from store.blobs import get_blobs
-from store.downloads import ExportRequest, Format, Progress, stream
-from store.errors import BlobFull
-from store.session import session_scope
-from store.tables import Export
-from store.work import Lease, StaleLease
+from store.base.blobs import get_blobs
+from store.base.errors import BlobFull
+from store.base.session import session_scope
+from store.base.tables import Export
+from store.queue.work import Lease, StaleLease
+from store.results import exports
+from store.results.downloads import ExportRequest, Format, Progress, stream
 
 PROGRESS_SECONDS = 1.0
 

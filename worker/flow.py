@@ -12,13 +12,15 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings
-from store import work
-from store.dispatch import dispatch
-from store.errors import BlobFull, BlobUnavailable
-from store.seldom import log_seldom
-from store.session import is_unavailable, session_scope
-from store.tables import Reason, Stage, WorkKind
-from store.work import Lease, StaleLease, Verdict
+from store.base.errors import BlobFull, BlobUnavailable
+from store.base.seldom import log_seldom
+from store.base.session import is_unavailable, session_scope
+from store.base.tables import WorkKind
+from store.queue import work
+from store.queue.dispatch import dispatch
+from store.queue.work import Lease, StaleLease, Verdict
+from vocabulary.reasons import Reason
+from vocabulary.states import Stage
 
 log = logging.getLogger("fractureai.flow")
 

@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from pipeline.anatomy import part_words
 from pipeline.report.merge import merge_reports
 from pipeline.report.types import BatchCover, BundleCard, ContentsEntry
-from pipeline.types import Triage
 from settings import VERSION
-from store.blobs import get_blobs
-from store.downloads import ExportRequest, Format, Progress
-from store.errors import BlobMissing
-from store.results import Row, iter_rows
-from store.session import session_scope
-from store.tables import Batch, Bundle, Site
-from store.words import label_meaning
-from store.zips import ZipStream, file_pieces
+from store.base.blobs import get_blobs
+from store.base.errors import BlobMissing
+from store.base.session import session_scope
+from store.base.tables import Batch, Bundle, Site
+from store.bundles.words import label_meaning
+from store.results.downloads import ExportRequest, Format, Progress
+from store.results.results import Row, iter_rows
+from store.results.zips import ZipStream, file_pieces
+from vocabulary.anatomy import part_words
+from vocabulary.states import Triage
 
 #: Reports in one file: joining holds them in memory.
 VOLUME = 500

@@ -10,7 +10,7 @@ from functools import lru_cache
 from models.bundle import Bundle, load_bundle
 from models.scorer import Scorer, ScorerError, open_scorer
 from settings import get_settings
-from store.bundles import fetch_bundle
+from store.bundles.bundles import fetch_bundle
 from worker.flow import NotReady
 
 

@@ -11,11 +11,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from settings import VERSION, Settings, get_settings
-from store import notices, work
-from store.notices import Channel, Event, NoticeState
-from store.session import session_scope
-from store.tables import Notice, NoticeTarget, Work
-from store.work import Lease
+from store.base.session import session_scope
+from store.base.tables import Notice, NoticeTarget, Work
+from store.operations import notices
+from store.operations.notices import Channel, Event, NoticeState
+from store.queue import work
+from store.queue.work import Lease
 from worker.mail import EXCHANGES, Outcome, send_mail
 from worker.outbound import Refused, post
 

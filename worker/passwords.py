@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from settings import get_settings
-from store import accounts, work
-from store.people import FORGOTTEN_MINUTES, can_reset
-from store.session import session_scope
-from store.tables import User
-from store.work import Lease
+from store.accounts import accounts
+from store.accounts.people import FORGOTTEN_MINUTES, can_reset
+from store.base.session import session_scope
+from store.base.tables import User
+from store.queue import work
+from store.queue.work import Lease
 from worker.mail import send_mail
 
 

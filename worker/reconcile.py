@@ -19,24 +19,19 @@ from sqlalchemy import Connection, delete, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings, start_log
-from store import (
-    batch_end,
-    batches,
-    exports,
-    monitoring,
-    notices,
-    retention,
-    run_deletion,
-    throttle,
-    uploads,
-    work,
-    worklist,
-)
-from store.blobs import get_blobs
-from store.dispatch import dispatch
-from store.errors import BlobMissing, ServiceError
-from store.session import own_connection, session_scope
-from store.tables import ENDED_WORK, Batch, BatchStatus, SignInToken, UserSession, Work, Worker
+from store.accounts import throttle
+from store.base.blobs import get_blobs
+from store.base.errors import BlobMissing, ServiceError
+from store.base.session import own_connection, session_scope
+from store.base.tables import ENDED_WORK, Batch, SignInToken, UserSession, Work, Worker
+from store.intake import batch_end, batches, uploads
+from store.operations import monitoring, notices, retention
+from store.queue import work
+from store.queue.dispatch import dispatch
+from store.reading import worklist
+from store.research import run_deletion
+from store.results import exports
+from vocabulary.states import BatchStatus
 from worker.flow import describe
 
 T = TypeVar("T")

@@ -14,13 +14,14 @@ from sqlalchemy.orm import Session
 
 from models.bundle import Bundle
 from pipeline.evaluation import forced_region
-from pipeline.types import Float16Array, Reason, Rejected
-from store import datasets, runs
-from store.blobs import get_blobs
-from store.errors import BlobMissing
-from store.research_tables import FindingScore, Run, RunKind, RunPicture
-from store.session import session_scope
-from store.tables import Batch, Finding, Image
+from pipeline.types import Float16Array, Rejected
+from store.base.blobs import get_blobs
+from store.base.errors import BlobMissing
+from store.base.session import session_scope
+from store.base.tables import Batch, Finding, Image
+from store.research import datasets, runs
+from store.research.research_tables import FindingScore, Run, RunKind, RunPicture
+from vocabulary.reasons import Reason
 
 log = logging.getLogger("fractureai.rescoring")
 

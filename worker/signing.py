@@ -9,15 +9,17 @@ from sqlalchemy import select, update
 
 from pipeline.report import render
 from pipeline.report.types import Mark, Signature
-from pipeline.types import Answer, Reason, Triage
-from store import studies, work
-from store.accounts import write_audit
-from store.blobs import get_blobs
-from store.review_tables import Review
-from store.session import session_scope
-from store.tables import Batch, Finding, Image, Site, Study, User
-from store.work import Lease
-from store.worklist_tables import WorklistRow
+from store.accounts.accounts import write_audit
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Batch, Finding, Image, Site, Study, User
+from store.queue import work
+from store.queue.work import Lease
+from store.reading import studies
+from store.reading.review_tables import Review
+from store.reading.worklist_tables import WorklistRow
+from vocabulary.reasons import Reason
+from vocabulary.states import Answer, Triage
 from worker.study_reports import earlier_signature, study_reasons, study_report
 
 

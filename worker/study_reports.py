@@ -10,18 +10,20 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.bundle import Bundle
-from pipeline.anatomy import family_of
 from pipeline.evidence import part_evidence
 from pipeline.report import render
 from pipeline.report.types import BundleCard, EarlierSignature, ReportImage, Signature, StudyReport
 from pipeline.study import ImageOutcome, study_finding
-from pipeline.types import AttentionRegion, ImageStatus, Reason, StudyFacts, SuspectedBox, Triage
+from pipeline.types import AttentionRegion, StudyFacts, SuspectedBox
 from pipeline.types import Finding as ReadFinding
 from settings import VERSION
-from store import studies
-from store.blobs import get_blobs
-from store.session import session_scope
-from store.tables import Batch, Finding, Image, Site, Study, StudyFinding
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Batch, Finding, Image, Site, Study, StudyFinding
+from store.reading import studies
+from vocabulary.anatomy import family_of
+from vocabulary.reasons import Reason
+from vocabulary.states import ImageStatus, Triage
 from worker.networks import kept_bundle
 
 #: Studies whose findings are read and written together; a killed worker leaves at most so many stray PDFs.

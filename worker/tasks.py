@@ -8,9 +8,10 @@ from typing import Any
 
 from celery import Task
 
-from store.dispatch import KIND_QUEUES, QUEUES, task_name
-from store.tables import STAGES, Stage, WorkKind
-from store.work import Lease
+from store.base.tables import WorkKind
+from store.queue.dispatch import KIND_QUEUES, QUEUES, task_name
+from store.queue.work import Lease
+from vocabulary.states import STAGES, Stage
 from worker import flow
 from worker.app import app, settings
 

@@ -14,7 +14,7 @@ depends_on = None
 _TIME = sa.DateTime(timezone=True)
 _EMPTY = sa.text("'[]'::jsonb")
 
-#: What a link's hash covers, as text. `store.audit` computes the same.
+#: What a link's hash covers, as text. `store.operations.audit` computes the same.
 _LINK = """
     encode(sha256(convert_to(before || jsonb_build_array(
         a.id, a.site_id, a.user_id, a.action, a.object_id, a.detail, extract(epoch FROM a.at),

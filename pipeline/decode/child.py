@@ -20,7 +20,8 @@ import numpy as np
 
 from pipeline.decode import confine, picture, samples, wire
 from pipeline.decode.complaints import codecs
-from pipeline.types import Radiograph, Reason, Rejected, Skipped
+from pipeline.types import Radiograph, Rejected, Skipped
+from vocabulary.reasons import Reason
 
 #: Open files of a child: those it was forked with, and those of one request.
 _FILES = 16

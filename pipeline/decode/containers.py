@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.decode.orientation import from_exif, from_png_text, from_xmp
-from pipeline.types import Reason, Rejected
+from pipeline.types import Rejected
+from vocabulary.reasons import Reason
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: A complete progressive JPEG has about ten scans; thousands of them are a way to hang a decoder.

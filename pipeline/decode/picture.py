@@ -13,10 +13,12 @@ from pipeline.decode.complaints import codecs, tell_damage
 from pipeline.decode.containers import Container, describe, gif_pictures
 from pipeline.decode.stripped import png_is_exact, strip_jpeg
 from pipeline.dicom import decode_dicom
-from pipeline.media import SNIFF_BYTES, sniff
 from pipeline.quality import grade, require_radiograph, require_size
-from pipeline.types import Radiograph, Reason, Rejected, RenderingCode, RenderingStep, StudyFacts
+from pipeline.types import Radiograph, Rejected, RenderingStep, StudyFacts
 from pipeline.window import colour8, flatten, grey8
+from vocabulary.media import SNIFF_BYTES, sniff
+from vocabulary.reasons import Reason
+from vocabulary.rendering import RenderingCode
 
 #: Ratio of a pixel's sides up to which it counts as square.
 MAX_ASPECT_ERROR = 0.02

@@ -31,7 +31,8 @@ import numpy as np
 
 import pipeline
 from pipeline.decode import wire
-from pipeline.types import Radiograph, Reason, Rejected, Skipped
+from pipeline.types import Radiograph, Rejected, Skipped
+from vocabulary.reasons import Reason
 
 log = logging.getLogger("fractureai.decode")
 

@@ -18,7 +18,8 @@ from pipeline.decode.containers import (
     PNG_SIGNATURE,
     jpeg_segments,
 )
-from pipeline.types import Reason, Rejected
+from pipeline.types import Rejected
+from vocabulary.reasons import Reason
 
 #: Frames without a quantisation table: lossless JPEG, JPEG-LS.
 _LOSSLESS_FRAMES = frozenset({0xC3, 0xC7, 0xCB, 0xCF, 0xF7})

@@ -14,7 +14,8 @@ from enum import Enum
 from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from pipeline.types import Radiograph, Reason, Rejected, Skipped, StudyFacts
+from pipeline.types import Radiograph, Rejected, Skipped, StudyFacts
+from vocabulary.reasons import Reason
 
 #: Of one message between the two processes.
 MAX_MESSAGE = 1 << 16

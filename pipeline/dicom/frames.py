@@ -33,7 +33,9 @@ from pipeline.dicom.terms import (
     UID_PATTERN,
 )
 from pipeline.quality import require_size
-from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep
+from pipeline.types import Rejected, RenderingStep
+from vocabulary.reasons import Reason
+from vocabulary.rendering import RenderingCode
 
 
 def require_pixel_module(clean: Dataset, max_pixels: int) -> None:

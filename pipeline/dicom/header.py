@@ -24,7 +24,6 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
-from pipeline.anatomy import CODED_PARTS, TRANSLATED, VAGUE_PARTS, stated_regions
 from pipeline.dicom.stream import ITEM, end_of_fragments, native_value
 from pipeline.dicom.terms import (
     AGE,
@@ -46,8 +45,10 @@ from pipeline.dicom.terms import (
     UID_PATTERN,
     UNLISTED,
 )
-from pipeline.media import is_dicom
-from pipeline.types import Reason, Rejected, Skipped, StudyFacts
+from pipeline.types import Rejected, Skipped, StudyFacts
+from vocabulary.anatomy import CODED_PARTS, TRANSLATED, VAGUE_PARTS, stated_regions
+from vocabulary.media import is_dicom
+from vocabulary.reasons import Reason
 
 _UNDEFINED = 0xFFFFFFFF
 #: Elements behind Pixel Data that are looked at; there are one or two.

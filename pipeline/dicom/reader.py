@@ -25,17 +25,10 @@ from pipeline.dicom.terms import (
     UID_PATTERN,
 )
 from pipeline.quality import grade, require_radiograph
-from pipeline.types import (
-    Radiograph,
-    Reason,
-    Rejected,
-    RenderingCode,
-    RenderingStep,
-    Skipped,
-    StudyFacts,
-    UInt8Array,
-)
+from pipeline.types import Radiograph, Rejected, RenderingStep, Skipped, StudyFacts, UInt8Array
 from pipeline.window import colour8, grey8
+from vocabulary.reasons import Reason
+from vocabulary.rendering import RenderingCode
 
 # pydicom quotes the values it complains about: they may be a patient's
 logging.getLogger("pydicom").disabled = True

@@ -19,8 +19,10 @@ from pipeline.dicom.header import element_values
 from pipeline.dicom.stream import wraps
 from pipeline.dicom.terms import NATIVE
 from pipeline.quality import Counts, contrast, entropy, percentiles
-from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep, UInt8Array
+from pipeline.types import Rejected, RenderingStep, UInt8Array
 from pipeline.window import CLIPPED_PERCENT, dicom_window, stretch
+from vocabulary.reasons import Reason
+from vocabulary.rendering import RenderingCode
 
 #: Share of the contrast, and of the entropy, of the values' own window that one of the header must leave.
 MIN_SHARE_OF_CONTRAST = 0.45

@@ -14,7 +14,9 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 
 from pipeline.dicom.header import element_values
-from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep
+from pipeline.types import Rejected, RenderingStep
+from vocabulary.reasons import Reason
+from vocabulary.rendering import RenderingCode
 
 _RESCALE = ("RescaleSlope", "RescaleIntercept")
 _WINDOW = ("WindowCenter", "WindowWidth")

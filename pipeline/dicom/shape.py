@@ -8,7 +8,9 @@ from pydicom.dataset import Dataset
 
 from pipeline.dicom.header import element_values
 from pipeline.quality import Graded
-from pipeline.types import Reason, RenderingCode, RenderingStep, UInt8Array
+from pipeline.types import RenderingStep, UInt8Array
+from vocabulary.reasons import Reason
+from vocabulary.rendering import RenderingCode
 
 #: Height and width of a pixel, in the order in which they are believed: PS3.3 10.7.1.1 and C.7.6.3.1.7. The
 #: aspect ratio is stated only where no spacing is.

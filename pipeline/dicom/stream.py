@@ -16,7 +16,9 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from pipeline.decode.containers import JPEG_START_OF_FRAME, jpeg_segments
 from pipeline.dicom.terms import JPEG_2000_SYNTAXES, JPEG_SYNTAXES, LOSSY_JPEG_SYNTAXES, NATIVE, RLE
-from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep
+from pipeline.types import Rejected, RenderingStep
+from vocabulary.reasons import Reason
+from vocabulary.rendering import RenderingCode
 
 ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _JPEG, _JPEG_2000, _JP2 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP"

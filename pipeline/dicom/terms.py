@@ -50,7 +50,7 @@ _ORIENTATIONS = frozenset(
     for letters in product(*axes)
 )
 #: PS3.16 annex L, "Body Part Examined" column, in capitals and without spaces; with the longer forms that
-#: modalities write and `pipeline.anatomy` knows.
+#: modalities write and `vocabulary.anatomy` knows.
 BODY_PARTS = _words(
     """
     ABDOMEN ABDOMENPELVIS ACETABULUM ACJOINT ADRENAL ANKLE ANKLEJOINT ANUS AORTA ARM AXILLA BACK

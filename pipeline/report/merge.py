@@ -13,7 +13,7 @@ from pypdf.generic import ArrayObject, DictionaryObject, NameObject
 
 from pipeline.report.render import COVER_LINK, render_cover
 from pipeline.report.types import BatchCover, ContentsEntry
-from pipeline.words import TRIAGE_WORDS
+from vocabulary.words import TRIAGE_WORDS
 
 
 def merge_reports(

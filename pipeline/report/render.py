@@ -16,12 +16,12 @@ from xml.etree import ElementTree
 import jinja2
 from markupsafe import Markup
 
-from pipeline import words as finding_words
 from pipeline.report import words
 from pipeline.report.drawings import PLACE_LETTERS, place_boxes, probability_scale, reader_mark, region_marks
 from pipeline.report.glyphs import FIRST_STRONG_ISOLATE, POP_ISOLATE, fonts_for, isolated, letters_of
 from pipeline.report.types import BatchCover, ReportImage, StudyReport
-from pipeline.types import REASONS
+from vocabulary import words as finding_words
+from vocabulary.reasons import REASONS
 
 HERE = Path(__file__).parent
 FONTS = ("Inter-Regular.woff2", "Inter-SemiBold.woff2")

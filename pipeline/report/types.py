@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pipeline.evidence import PartEvidence
-from pipeline.types import Answer, Finding, ImageStatus, Reason, StudyFacts, Thresholds, Triage
+from pipeline.types import Finding, StudyFacts, Thresholds
+from vocabulary.reasons import Reason
+from vocabulary.states import Answer, ImageStatus, Triage
 
 
 @dataclass(frozen=True)

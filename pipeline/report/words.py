@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from pipeline.anatomy import part_words
 from pipeline.report.types import Mark, ReportImage, StudyReport
-from pipeline.times import moment
-from pipeline.types import Finding, ImageStatus, Reason, StudyFacts, Thresholds, Triage
-from pipeline.words import ADULT, GLYPHS, TRIAGE_WORDS, headline, worst_of
+from pipeline.types import Finding, StudyFacts, Thresholds
+from vocabulary.anatomy import part_words
+from vocabulary.reasons import Reason
+from vocabulary.states import ImageStatus, Triage
+from vocabulary.times import moment
+from vocabulary.words import ADULT, GLYPHS, TRIAGE_WORDS, headline, worst_of
 
 _LATERALITY = {"L": "Left", "R": "Right", "B": "Both sides"}
 _STATUS = {ImageStatus.REJECTED: "Rejected", ImageStatus.FAILED: "Failed", ImageStatus.CANCELLED: "Cancelled"}

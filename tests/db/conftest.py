@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Engine
 
-from store import batches
-from store.batches import NewFile
-from store.session import session_scope
-from store.tables import Batch, Bundle, Priority, Site
+from store.base.session import session_scope
+from store.base.tables import Batch, Bundle, Priority, Site
+from store.intake import batches
+from store.intake.batches import NewFile
 
 NewBatch = Callable[..., Batch]
 

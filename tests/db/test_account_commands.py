@@ -11,10 +11,10 @@ from sqlalchemy import Engine, delete, select
 from cli import prepare
 from cli.main import main
 from cli.operate import operator
-from store import accounts
-from store.accounts import Permission, Role
-from store.session import session_scope
-from store.tables import ApiKey, Audit, Bundle, SignInToken, Site, User
+from store.accounts import accounts
+from store.accounts.accounts import Permission, Role
+from store.base.session import session_scope
+from store.base.tables import ApiKey, Audit, Bundle, SignInToken, Site, User
 
 
 def fractureai(*arguments: str, code: int = 0) -> Result:

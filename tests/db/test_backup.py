@@ -14,12 +14,12 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Engine, text
 
 from cli.main import main
-from store import batches
-from store.batches import NewFile
-from store.blobs import BlobStore
-from store.fsck import check
-from store.session import session_scope
-from store.tables import Batch, Finding, Image
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.base.tables import Batch, Finding, Image
+from store.intake import batches
+from store.intake.batches import NewFile
+from store.operations.fsck import check
 from tests.reading import read_batch
 
 SECRET = "a secret for tests alone"

@@ -9,13 +9,23 @@ from collections import Counter
 import pytest
 from sqlalchemy import func, select
 
-from store import batches, work
-from store.batches import ManifestRow, NewFile
-from store.errors import BatchEmpty, BatchNotDraft, IdempotencyKeyReused, InvalidCursor, NotFound, WrongState
-from store.results import Selection, iter_rows
-from store.session import session_scope
-from store.tables import Batch, Image, Priority, Reason, Stage, Work, WorkState
+from store.base.errors import (
+    BatchEmpty,
+    BatchNotDraft,
+    IdempotencyKeyReused,
+    InvalidCursor,
+    NotFound,
+    WrongState,
+)
+from store.base.session import session_scope
+from store.base.tables import Batch, Image, Priority, Work, WorkState
+from store.intake import batches
+from store.intake.batches import ManifestRow, NewFile
+from store.queue import work
+from store.results.results import Selection, iter_rows
 from tests.db.conftest import make_site, new_files, submitted
+from vocabulary.reasons import Reason
+from vocabulary.states import Stage
 
 
 def counts_of_rows(batch_id: uuid.UUID) -> Counter[str]:

@@ -18,9 +18,9 @@ from moto.server import ThreadedMotoServer
 from werkzeug.exceptions import ClientDisconnected
 
 from settings import SettingsError
-from store import blobs as blob_module
-from store.blobs import BlobStore, FolderStore, S3Store, open_blobs
-from store.errors import BlobFull, BlobMissing, BlobUnavailable
+from store.base import blobs as blob_module
+from store.base.blobs import BlobStore, FolderStore, S3Store, open_blobs
+from store.base.errors import BlobFull, BlobMissing, BlobUnavailable
 
 
 @pytest.fixture(scope="module")

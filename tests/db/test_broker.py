@@ -14,9 +14,10 @@ import redis
 from kombu import Connection, Consumer, Queue
 
 from settings import get_settings
-from store import dispatch
-from store.broker import Dropped, Transport, is_message
-from store.tables import Stage, WorkKind
+from store.base.tables import WorkKind
+from store.queue import dispatch
+from store.queue.broker import Dropped, Transport, is_message
+from vocabulary.states import Stage
 
 GARBAGE = (
     *(b"garbage", b"\xff\xfe\x00", b"", b"7", b"null", b"[]", b"{}", b'"text"', b"{" * 50, b"[" * 100_000),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from store.blobs import BlobStore
-from store.bundles import add_bundle, get_bundle
-from store.session import session_scope
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.bundles.bundles import add_bundle, get_bundle
 
 
 def test_a_figure_that_could_not_be_given_is_null(database: Engine, blobs: BlobStore, tmp_path: Path) -> None:

@@ -12,15 +12,16 @@ from click.testing import CliRunner, Result
 from sqlalchemy import inspect, select
 
 from cli.datasets import datasets as command
-from store import datasets, runs
-from store.bundles import list_bundles
-from store.research_tables import Dataset, DatasetImage, DatasetLabel, RunKind
-from store.session import session_scope
-from store.tables import Batch, Image
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
+from store.base.session import session_scope
+from store.base.tables import Batch, Image
+from store.bundles.bundles import list_bundles
+from store.research import datasets, runs
+from store.research.research_tables import Dataset, DatasetImage, DatasetLabel, RunKind
 from tests.db.test_blobs import s3_endpoint
 from tests.unit.test_dataset_readers import fracatlas
 from training.mura_layout import plan_images, write_mura
-from training.phantoms import encode_phantom, make_phantom
 
 __all__ = ["fracatlas", "s3_endpoint"]
 

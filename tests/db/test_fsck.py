@@ -13,12 +13,12 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from cli.main import main
-from store import batches
-from store.batches import NewFile
-from store.blobs import BlobStore
-from store.fsck import Problem, ProblemKind, check
-from store.session import session_scope
-from store.tables import Batch, BatchReason, Image, StudyFinding, Work
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.base.tables import Batch, BatchReason, Image, StudyFinding, Work
+from store.intake import batches
+from store.intake.batches import NewFile
+from store.operations.fsck import Problem, ProblemKind, check
 from tests.reading import read_batch
 
 

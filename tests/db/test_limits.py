@@ -11,12 +11,13 @@ from threading import Barrier
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store import exports, notices
-from store.downloads import ExportRequest, Format
-from store.errors import ServiceError
-from store.notices import MAX_TARGETS, Channel
-from store.results import Selection
-from store.session import session_scope
+from store.base.errors import ServiceError
+from store.base.session import session_scope
+from store.operations import notices
+from store.operations.notices import MAX_TARGETS, Channel
+from store.results import exports
+from store.results.downloads import ExportRequest, Format
+from store.results.results import Selection
 
 AT_ONCE = 8
 

@@ -8,9 +8,9 @@ from alembic.config import Config
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from store import audit
-from store.session import get_engine
-from store.tables import Base
+from store.base.session import get_engine
+from store.base.tables import Base
+from store.operations import audit
 from tests.conftest import ROOT
 
 

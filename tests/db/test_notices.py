@@ -23,23 +23,16 @@ from aiosmtpd.controller import Controller
 from sqlalchemy import select, text, update
 
 from settings import get_settings
-from store import batches, dispatch, notices
-from store.notices import Channel, Event
-from store.session import session_scope
-from store.studies import NewFinding, assign, save_findings, study_states
-from store.tables import (
-    Batch,
-    Image,
-    Notice,
-    NoticeTarget,
-    Reason,
-    StudyFinding,
-    Triage,
-    Work,
-    WorkKind,
-    WorkState,
-)
+from store.base.session import session_scope
+from store.base.tables import Batch, Image, Notice, NoticeTarget, StudyFinding, Work, WorkKind, WorkState
+from store.intake import batches
+from store.operations import notices
+from store.operations.notices import Channel, Event
+from store.queue import dispatch
+from store.reading.studies import NewFinding, assign, save_findings, study_states
 from tests.db.conftest import new_files
+from vocabulary.reasons import Reason
+from vocabulary.states import Triage
 from worker import flow, outbound, stages
 from worker import notices as worker_notices
 from worker.outbound import Refused

@@ -6,10 +6,10 @@ import uuid
 
 import pytest
 
-from store import promotions
-from store.promotions import NothingToRollBack, RollbackChanged
-from store.session import session_scope
-from store.tables import Bundle
+from store.base.session import session_scope
+from store.base.tables import Bundle
+from store.bundles import promotions
+from store.bundles.promotions import NothingToRollBack, RollbackChanged
 
 
 @pytest.fixture

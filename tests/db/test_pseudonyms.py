@@ -11,8 +11,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, text
 
-from store import sites
-from store.sites import pseudonymiser
+from store.accounts import sites
+from store.accounts.sites import pseudonymiser
 from tests.conftest import ROOT
 
 SECRET = b"a secret for tests alone"

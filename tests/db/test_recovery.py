@@ -16,10 +16,12 @@ from sqlalchemy import Engine, func, select, text, update
 
 from cli.prepare import migrate_database
 from settings import get_settings
-from store import fsck, monitoring, work
-from store.session import get_engine, own_connection, session_scope
-from store.tables import Maintenance, Reason, Work, WorkKind, WorkState
-from store.work import Lease
+from store.base.session import get_engine, own_connection, session_scope
+from store.base.tables import Maintenance, Work, WorkKind, WorkState
+from store.operations import fsck, monitoring
+from store.queue import work
+from store.queue.work import Lease
+from vocabulary.reasons import Reason
 from worker import flow, reconcile
 
 PATIENCE = 60.0
@@ -58,7 +60,7 @@ def quick(settings_env: pytest.MonkeyPatch, database: Engine) -> Iterator[pytest
 
 
 def _forget_engine() -> None:
-    from store import session
+    from store.base import session
 
     if session._engine is not None:
         session._engine.dispose()

@@ -10,14 +10,16 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from store import accounts, reading, reviews, worklist
-from store.accounts import Role
-from store.errors import NotFound
-from store.reviews import Agreement, NothingToSign, Place, PlaceOutside, StudyChanged, agreement
-from store.session import session_scope
-from store.tables import Answer, Bundle, Image, Work
-from store.worklist import Filters, Rank
+from store.accounts import accounts
+from store.accounts.accounts import Role
+from store.base.errors import NotFound
+from store.base.session import session_scope
+from store.base.tables import Bundle, Image, Work
+from store.reading import reviews, study_view, worklist
+from store.reading.reviews import Agreement, NothingToSign, Place, PlaceOutside, StudyChanged, agreement
+from store.reading.worklist import Filters, Rank
 from tests.db.test_worklist import DOUBT, NEGATIVE, POSITIVE, read
+from vocabulary.states import Answer
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def study_of(path: str) -> uuid.UUID:
 
 def answer(site: uuid.UUID, reader: uuid.UUID, path: str, said: Answer, **more: object) -> uuid.UUID:
     with session_scope() as session:
-        found = reading.get_study(session, site, study_of(path), trials=False)
+        found = study_view.get_study(session, site, study_of(path), trials=False)
         return reviews.record(session, found, reader, said, **more).id
 
 
@@ -146,5 +148,5 @@ def test_a_trial_is_for_those_who_compare_bundles(site: uuid.UUID, blobs: object
     read(site, {"t.png": POSITIVE}, bundle="trial")
     with session_scope() as session:
         with pytest.raises(NotFound):
-            reading.get_study(session, site, study_of("t.png"), trials=False)
-        assert reading.get_study(session, site, study_of("t.png"), trials=True).bundle.name == "trial"
+            study_view.get_study(session, site, study_of("t.png"), trials=False)
+        assert study_view.get_study(session, site, study_of("t.png"), trials=True).bundle.name == "trial"

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from store import batches, datasets, dispatch, quotas, results, runs, worklist
-from store.datasets import NewImage, Seen
-from store.errors import NotFound
-from store.research_tables import Run
-from store.session import session_scope
-from store.tables import Batch, Priority, Site, Work
+from store.base.errors import NotFound
+from store.base.session import session_scope
+from store.base.tables import Batch, Priority, Site, Work
+from store.intake import batches, quotas
+from store.queue import dispatch
+from store.reading import worklist
+from store.research import datasets, runs
+from store.research.datasets import NewImage, Seen
+from store.research.research_tables import Run
+from store.results import results
 from tests.db.conftest import submitted
 
 

@@ -7,10 +7,11 @@ import uuid
 import pytest
 from sqlalchemy import select
 
-from store import batches, studies
-from store.batches import NewFile
-from store.session import session_scope
-from store.tables import Image, Study
+from store.base.session import session_scope
+from store.base.tables import Image, Study
+from store.intake import batches
+from store.intake.batches import NewFile
+from store.reading import studies
 
 SAME = "a" * 64
 

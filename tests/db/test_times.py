@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from cli.embedded import Servers
-from store import session as session_module
-from store.session import get_engine, own_connection
+from store.base import session as session_module
+from store.base.session import get_engine, own_connection
 
 NOW = text(
     "SELECT current_setting('TimeZone'), moment, moment::date "

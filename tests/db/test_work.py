@@ -10,11 +10,14 @@ import pytest
 import redis
 from sqlalchemy import func, select, update
 
-from store import batches, dispatch, work
-from store.session import session_scope
-from store.tables import Batch, Image, Priority, Reason, Stage, Work, WorkState
-from store.work import Lease, StaleLease, Verdict
+from store.base.session import session_scope
+from store.base.tables import Batch, Image, Priority, Work, WorkState
+from store.intake import batches
+from store.queue import dispatch, work
+from store.queue.work import Lease, StaleLease, Verdict
 from tests.db.conftest import make_site, submitted
+from vocabulary.reasons import Reason
+from vocabulary.states import Stage
 
 
 @pytest.fixture

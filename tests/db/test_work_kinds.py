@@ -9,12 +9,15 @@ import redis
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from store import batches, dispatch, fsck, work
-from store.blobs import BlobStore
-from store.session import session_scope
-from store.tables import Priority, Reason, Work, Worker, WorkKind, WorkState
-from store.work import Lease, StaleLease
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.base.tables import Priority, Work, Worker, WorkKind, WorkState
+from store.intake import batches
+from store.operations import fsck
+from store.queue import dispatch, work
+from store.queue.work import Lease, StaleLease
 from tests.db.conftest import submitted
+from vocabulary.reasons import Reason
 from worker import flow, reconcile
 
 

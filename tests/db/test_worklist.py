@@ -10,13 +10,15 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, event, select, text, update
 
-from store import batches, promotions, worklist, worklist_search
-from store.batches import NewFile
-from store.errors import InvalidCursor
-from store.session import get_engine, session_scope
-from store.tables import Batch, Bundle, Image, Priority, Site, StudyFinding
-from store.worklist import Filters, Rank
-from store.worklist_tables import WorklistRow
+from store.base.errors import InvalidCursor
+from store.base.session import get_engine, session_scope
+from store.base.tables import Batch, Bundle, Image, Priority, Site, StudyFinding
+from store.bundles import promotions
+from store.intake import batches
+from store.intake.batches import NewFile
+from store.reading import worklist, worklist_search
+from store.reading.worklist import Filters, Rank
+from store.reading.worklist_tables import WorklistRow
 from tests.db.conftest import make_site
 from tests.reading import read_batch
 

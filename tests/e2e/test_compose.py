@@ -18,9 +18,10 @@ from cli.client import Client
 from cli.embedded import Servers, free_port
 from cli.output import open_console
 from cli.submit import SubmitOptions, run_submit
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
 from tests.bundles import NAME, write_untrained_bundle
 from tests.conftest import ROOT
-from training.phantoms import encode_phantom, make_phantom
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
 from tests.conftest import ROOT
 from tests.e2e.test_up import COMMAND, Running
 from tests.web.browsing import chromium
-from training.phantoms import encode_phantom, make_phantom
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 __all__ = ["chromium"]

@@ -23,8 +23,9 @@ import pytest
 from cli.client import Client
 from cli.embedded import running_servers
 from cli.supervise import listen
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
 from tests.conftest import ROOT
-from training.phantoms import encode_phantom, make_phantom
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a whole server is started several times
 

@@ -45,12 +45,12 @@ from tests.conftest import ROOT
 from tests.running import SHORT
 
 if TYPE_CHECKING:
-    from store.tables import Image
+    from store.base.tables import Image
 
 KILLED = 77
 PRELOADED = (
     *("web.factory", "worker.tasks", "worker.stages", "worker.exports", "worker.signing", "worker.reconcile"),
-    *("store.fsck", "pipeline.report.render", "training.phantoms", "tests.running"),
+    *("store.operations.fsck", "pipeline.report.render", "phantoms.film", "phantoms.files", "tests.running"),
 )
 OURS = tuple(f"{ROOT}/{name}/" for name in ("store", "worker", "web"))
 ROUNDS = 60
@@ -85,7 +85,7 @@ class Points:
         """Wrap every function that makes something durable."""
         from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
-        from store.broker import Channel, QoS
+        from store.queue.broker import Channel, QoS
 
         self.pid = os.getpid()
         saved: list[tuple[Any, str, Any]] = []
@@ -251,8 +251,8 @@ class Client:
         """The study of the journey: the first of the batch when it was first asked for."""
         from sqlalchemy import select
 
-        from store.session import session_scope
-        from store.tables import Image
+        from store.base.session import session_scope
+        from store.base.tables import Image
 
         if "study" not in self.world.known:
             with session_scope() as session:
@@ -311,15 +311,15 @@ def export(client: Client) -> None:
 
 def sign(client: Client) -> None:
     """Answer and sign, as the page does: once for one state of the study."""
-    from store import reading, reviews
-    from store.dispatch import dispatch
-    from store.session import session_scope
-    from store.tables import Answer
+    from store.base.session import session_scope
+    from store.queue.dispatch import dispatch
+    from store.reading import reviews, study_view
+    from vocabulary.states import Answer
 
     study = uuid.UUID(client.study())
     with session_scope() as session:
         site, user = (uuid.UUID(client.world.known[name]) for name in ("site", "user"))
-        found = reading.get_study(session, site, study, trials=False)
+        found = study_view.get_study(session, site, study, trials=False)
         if not reviews.history(session, study, client.world.known["bundle"]):
             reviews.record(session, found, user, Answer.ABSENT, sign=True)
     dispatch()
@@ -327,8 +327,8 @@ def sign(client: Client) -> None:
 
 def erase(client: Client) -> None:
     """Erase the study, with all that there is of it; the page asks for a password before."""
-    from store import retention
-    from store.errors import NotFound
+    from store.base.errors import NotFound
+    from store.operations import retention
 
     site, user = (uuid.UUID(client.world.known[name]) for name in ("site", "user"))
     with suppress(NotFound):  # it was erased, and only the answer was lost
@@ -340,7 +340,7 @@ def erase(client: Client) -> None:
 
 def take_messages(until: str | None = None) -> int:
     """Take what lies in the queues and run it as a worker does; return how many messages that were."""
-    from store.dispatch import KIND_QUEUES, QUEUES
+    from store.queue.dispatch import KIND_QUEUES, QUEUES
     from worker.acknowledging import Request
     from worker.tasks import app
 
@@ -370,7 +370,7 @@ def let_time_pass(world: World) -> None:
     """Let every lease run out and everything be due, as after an hour."""
     from sqlalchemy import text
 
-    from store.session import session_scope
+    from store.base.session import session_scope
 
     with session_scope() as session:
         session.execute(
@@ -386,8 +386,8 @@ def work_until_done(world: World) -> None:
     """Run recovery and the worker until no work is open."""
     from sqlalchemy import func, select
 
-    from store.session import session_scope
-    from store.tables import ENDED_WORK, Work
+    from store.base.session import session_scope
+    from store.base.tables import ENDED_WORK, Work
     from worker import reconcile
 
     for _ in range(ROUNDS):
@@ -418,9 +418,9 @@ def check(world: World, done: str) -> list[str]:
     """Look at everything after a journey whose last step was `done`; return what is odd but allowed."""
     from sqlalchemy import func, select, text
 
-    from store import fsck
-    from store.session import session_scope
-    from store.tables import Batch, Export, Image, StudyFinding, Work
+    from store.base.session import session_scope
+    from store.base.tables import Batch, Export, Image, StudyFinding, Work
+    from store.operations import fsck
     from tests.running import assert_sound
     from worker import reconcile
 
@@ -472,7 +472,7 @@ def check(world: World, done: str) -> list[str]:
 
 def _differences(world: World, images: Sequence[Image]) -> list[str]:
     """Return how submitted images differ from what the client has sent."""
-    from store.blobs import get_blobs
+    from store.base.blobs import get_blobs
 
     found = [] if {i.path for i in images} == set(world.files) else ["other files"]
     for image in images:
@@ -552,10 +552,10 @@ def go_on(world: World, steps: Sequence[Step], broken: Step) -> list[str]:
 def set_up(world: World) -> None:
     """Make tables, the bundle, a site and a key."""
     from cli.prepare import migrate_database
-    from store import accounts
-    from store.bundles import add_bundle
-    from store.session import session_scope
-    from store.sites import bootstrap
+    from store.accounts import accounts
+    from store.accounts.sites import bootstrap
+    from store.base.session import session_scope
+    from store.bundles.bundles import add_bundle
 
     migrate_database()
     bundle = untrained_bundle()
@@ -584,7 +584,8 @@ def untrained_bundle() -> Path:
 
 def pictures() -> dict[str, bytes]:
     """Return three small radiographs, the last for the resumable upload."""
-    from training.phantoms import encode_phantom, make_phantom
+    from phantoms.files import encode_phantom
+    from phantoms.film import make_phantom
 
     names = ("a.png", "b.png", "large.png")
     return {

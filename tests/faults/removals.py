@@ -38,7 +38,7 @@ class Removal:
 REMOVALS = (
     Removal(
         "garbage",
-        "store/broker.py",
+        "store/queue/broker.py",
         "        if not is_message(message):\n",
         "        if False:\n",
         "tests/db/test_broker.py::test_garbage_is_dropped_and_counted_and_what_follows_arrives",
@@ -52,21 +52,21 @@ REMOVALS = (
     ),
     Removal(
         "lanes",
-        "store/dispatch.py",
+        "store/queue/dispatch.py",
         "    mine = Work.kind.in_(lane.kinds)\n",
         "    mine = _KNOWN\n",
         "tests/db/test_work_kinds.py::test_exports_and_notices_take_no_room_from_reading",
     ),
     Removal(
         "sqlstate",
-        "store/session.py",
+        "store/base/session.py",
         'UNAVAILABLE_CLASSES = ("08", "53", "57P", "58")',
         'UNAVAILABLE_CLASSES = ("08", "53", "57", "58", "40", "55")',
         "tests/db/test_recovery.py::test_a_query_that_is_broken_off_each_time_counts_and_ends",
     ),
     Removal(
         "given_back_for_ever",
-        "store/work.py",
+        "store/queue/work.py",
         "if (now - since).total_seconds() < get_settings().unavailable_seconds:",
         "if True:",
         "tests/db/test_work.py::test_what_is_given_back_for_too_long_fails_with_the_reason",
@@ -101,7 +101,7 @@ REMOVALS = (
     ),
     Removal(
         "overdue",
-        "store/dispatch.py",
+        "store/queue/dispatch.py",
         "                messages += _overdue(session)\n",
         "                pass\n",
         FAULTS + "servers.py::test_valkey_killed_and_restarted_empty",
@@ -115,7 +115,7 @@ REMOVALS = (
     ),
     Removal(
         "away",
-        "store/session.py",
+        "store/base/session.py",
         "return isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated",
         "return False",
         FAULTS + "servers.py::test_postgres_killed_while_everybody_commits",
@@ -143,21 +143,21 @@ REMOVALS = (
     ),
     Removal(
         "order",
-        "store/work.py",
+        "store/queue/work.py",
         "        if position < wanted:\n            return Verdict.END\n",
         "",
         FAULTS + "messages.py::test_messages_in_reverse_order",
     ),
     Removal(
         "doubled",
-        "store/work.py",
+        "store/queue/work.py",
         "        if position > wanted:\n            return Verdict.PASS\n",
         "",
         FAULTS + "nothing_lost.py::test_the_same_message_delivered_five_times",
     ),
     Removal(
         "token",
-        "store/work.py",
+        "store/queue/work.py",
         "select(Work).where(Work.id == lease.work_id, Work.lease_token == lease.token)",
         "select(Work).where(Work.id == lease.work_id)",
         FAULTS + "messages.py::test_a_worker_that_wakes_after_its_lease_writes_nothing",
@@ -171,7 +171,7 @@ REMOVALS = (
     ),
     Removal(
         "split",
-        "store/work.py",
+        "store/queue/work.py",
         "    if split and len(images) > 1:\n",
         "    if False:\n",
         FAULTS + "poison.py::test_a_poison_image[aborts]",
@@ -220,21 +220,21 @@ REMOVALS = (
     ),
     Removal(
         "missing",
-        "store/work.py",
+        "store/queue/work.py",
         "    if split and len(images) > 1:\n",
         "    if False:\n",
         FAULTS + "storage.py::test_an_upload_that_is_no_longer_what_was_sent[missing]",
     ),
     Removal(
         "stack",
-        "store/work.py",
+        "store/queue/work.py",
         "        stage=STAGES[0].value,\n        priority=work.priority,",
         "        stage=work.stage,\n        priority=work.priority,",
         FAULTS + "storage.py::test_a_chunk_whose_input_stack_is_gone_starts_again[missing]",
     ),
     Removal(
         "clock_worker",
-        "store/work.py",
+        "store/queue/work.py",
         "    return func.clock_timestamp() + timedelta(seconds=seconds)",
         "    return datetime.now().astimezone() + timedelta(seconds=seconds)",
         FAULTS + "clock.py::test_a_workers_clock_jumps_in_mid_batch[-1h]",
@@ -248,14 +248,14 @@ REMOVALS = (
     ),
     Removal(
         "clock_forward",
-        "store/work.py",
+        "store/queue/work.py",
         "    work.attempt += 1\n    work.lease_token = work.lease_until = None\n",
         "    work.attempt += 1\n",
         FAULTS + "clock.py::test_the_databases_clock_is_set_forward",
     ),
     Removal(
         "cancel",
-        "store/work.py",
+        "store/queue/work.py",
         "    if session.scalar(select(Batch.cancelled_at).where(Batch.id == work.batch_id)) is None:",
         "    if True:",
         # in a whole service `take` asks again before the next stage: only the last one would go through
@@ -263,7 +263,7 @@ REMOVALS = (
     ),
     Removal(
         "submit_lock",
-        "store/batches.py",
+        "store/intake/batches.py",
         "site_id, batch_id, lock=True)\n    if batch.status != BatchStatus.DRAFT:\n        return batch",
         "site_id, batch_id)\n    if batch.status != BatchStatus.DRAFT:\n        return batch",
         FAULTS + "storms.py::test_the_same_submission_twenty_times_at_once",
@@ -291,7 +291,7 @@ REMOVALS = (
     ),
     Removal(
         "s3_stream",
-        "store/blobs.py",
+        "store/base/blobs.py",
         "            except (BotoCoreError, OSError) as error:\n",
         "            except OSError as error:\n",
         FAULTS + "s3.py::test_a_broken_line_is_told_as_storage_that_does_not_answer",
@@ -312,14 +312,14 @@ REMOVALS = (
     ),
     Removal(
         "commit_unknown",
-        "store/session.py",
+        "store/base/session.py",
         "if on_rollback is not None and not committing:",
         "if on_rollback is not None:",
         "tests/web/test_uploads.py::test_files_whose_commit_was_not_acknowledged_are_kept",
     ),
     Removal(
         "no_room_for_uploads",
-        "store/blobs.py",
+        "store/base/blobs.py",
         "            if temporary and os.path.exists(temporary):\n                os.unlink(temporary)\n",
         "            pass\n",
         FAULTS + "disk.py::TestBlobs::test_no_room_for_uploads",

@@ -24,11 +24,13 @@ import pytest
 import redis
 from sqlalchemy import select, text
 
-from store import batches, dispatch
-from store.errors import ServiceError
-from store.session import own_connection, session_scope
-from store.tables import ENDED_WORK, STAGES, Batch, Priority, Work, WorkKind
+from store.base.errors import ServiceError
+from store.base.session import own_connection, session_scope
+from store.base.tables import ENDED_WORK, Batch, Priority, Work, WorkKind
+from store.intake import batches
+from store.queue import dispatch
 from tests.running import PATIENCE, QUEUES, Service, assert_sound, submit, wait_until_ended
+from vocabulary.states import STAGES
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Breakable

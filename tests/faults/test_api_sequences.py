@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from store import accounts
-from store.accounts import Permission
-from store.session import session_scope
-from store.tables import User
+from store.accounts import accounts
+from store.accounts.accounts import Permission
+from store.base.session import session_scope
+from store.base.tables import User
 from tests.web.serving import Serving, serving, site_key
 from web.openapi import document
 

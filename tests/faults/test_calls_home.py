@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
 from tests.conftest import ROOT
-from training.phantoms import encode_phantom, make_phantom
 
 pytestmark = pytest.mark.timeout(1200)
 

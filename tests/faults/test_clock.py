@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, text, update
 
-from store.session import session_scope
-from store.tables import Batch, Work
+from store.base.session import session_scope
+from store.base.tables import Batch, Work
 from tests.faults.test_processes import leased
 from tests.running import (
     ALL,

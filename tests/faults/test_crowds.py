@@ -11,9 +11,9 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from store.accounts import create_api_key
-from store.session import session_scope
-from store.tables import Batch, User
+from store.accounts.accounts import create_api_key
+from store.base.session import session_scope
+from store.base.tables import Batch, User
 from tests.faults.web import running_web
 from tests.running import PATIENCE, assert_sound, images_of, light_service
 

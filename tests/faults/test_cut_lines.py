@@ -13,9 +13,9 @@ from sqlalchemy import select as rows
 from cli.client import PIECE_BYTES, Client
 from cli.local_files import GROUP_BYTES, find_files
 from cli.upload import upload
-from store.blobs import BlobStore
-from store.session import session_scope
-from store.tables import Export, Image
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.base.tables import Export, Image
 from tests.faults.proxy import Connection, FaultyLine
 from tests.web.asking import Asker
 from tests.web.conftest import app, ask

@@ -19,12 +19,12 @@ from sqlalchemy.exc import OperationalError
 
 from cli.embedded import embedded
 from settings import get_settings
-from store import accounts
-from store import blobs as blob_module
-from store import session as session_module
-from store.blobs import get_blobs
-from store.session import get_engine, session_scope
-from store.tables import Batch, Image, User
+from store.accounts import accounts
+from store.base import blobs as blob_module
+from store.base import session as session_module
+from store.base.blobs import get_blobs
+from store.base.session import get_engine, session_scope
+from store.base.tables import Batch, Image, User
 from tests.conftest import ROOT
 from tests.faults.conftest import Breakable
 from tests.faults.disk import fill

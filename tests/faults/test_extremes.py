@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from store import accounts
-from store.accounts import Permission
-from store.paging import encode_cursor
-from store.session import session_scope
-from store.tables import User
+from store.accounts import accounts
+from store.accounts.accounts import Permission
+from store.base.paging import encode_cursor
+from store.base.session import session_scope
+from store.base.tables import User
 from tests.web.asking import Asker, Browser
 from tests.web.conftest import app
 from tests.web.serving import site_key

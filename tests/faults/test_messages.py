@@ -8,11 +8,14 @@ import pytest
 import redis
 from sqlalchemy import select
 
-from store import batches, dispatch, monitoring, work
-from store.session import session_scope
-from store.tables import STAGES, Stage, Work, WorkKind
+from store.base.session import session_scope
+from store.base.tables import Work, WorkKind
+from store.intake import batches
+from store.operations import monitoring
+from store.queue import dispatch, work
 from tests.db.test_broker import GARBAGE, odd_messages
 from tests.running import ALL, PATIENCE, Service, assert_sound, draft, submit, wait_for, wait_until_ended
+from vocabulary.states import STAGES, Stage
 
 
 def chunks(batch_id: uuid.UUID) -> list[Work]:

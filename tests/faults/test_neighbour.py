@@ -22,11 +22,12 @@ import pytest
 from sqlalchemy import select
 
 from settings import get_settings
-from store import accounts, notices
-from store.accounts import Permission, Role
-from store.notices import EVENTS, Channel
-from store.session import session_scope
-from store.tables import Batch
+from store.accounts import accounts
+from store.accounts.accounts import Permission, Role
+from store.base.session import session_scope
+from store.base.tables import Batch
+from store.operations import notices
+from store.operations.notices import EVENTS, Channel
 from tests.faults.web import Web, running_web
 from tests.running import read_batch, running_service, submit, wait_until_ended
 from tests.web.serving import Serving

@@ -10,10 +10,11 @@ import pytest
 import redis
 from sqlalchemy import select, update
 
-from store import batches, dispatch
-from store.blobs import get_blobs
-from store.session import session_scope
-from store.tables import STAGES, Stage, Work, WorkKind, WorkState
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Work, WorkKind, WorkState
+from store.intake import batches
+from store.queue import dispatch
 from tests.running import (
     PATIENCE,
     Service,
@@ -25,6 +26,7 @@ from tests.running import (
     wait_for,
     wait_until_ended,
 )
+from vocabulary.states import STAGES, Stage
 
 
 def test_a_worker_killed_in_mid_chunk(

@@ -21,8 +21,8 @@ from cli.child import unprivileged
 from cli.embedded import Servers, free_port
 from cli.prepare import migrate_database
 from settings import SettingsError, from_environ, get_settings
-from store import session as session_module
-from store.session import own_connection, refuse_unnamed_pooler, session_scope
+from store.base import session as session_module
+from store.base.session import own_connection, refuse_unnamed_pooler, session_scope
 from tests.running import PATIENCE, assert_sound, light_service, submit, wait_for, wait_until_ended
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")

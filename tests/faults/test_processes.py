@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
-from store import batches
-from store.accounts import create_api_key
-from store.blobs import get_blobs
-from store.session import session_scope
-from store.sites import bootstrap
-from store.tables import Work, WorkKind
+from store.accounts.accounts import create_api_key
+from store.accounts.sites import bootstrap
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Work, WorkKind
+from store.intake import batches
 from tests.faults.hostile import ASLEEP, SLOW, SLOW_SCORING
 from tests.faults.web import running_web
 from tests.running import (
@@ -162,7 +162,7 @@ def test_the_web_killed_in_mid_upload(site_id: uuid.UUID, few: dict[str, bytes],
 
 
 def read_batch_by_id(batch_id: str):
-    from store.tables import Batch
+    from store.base.tables import Batch
 
     with session_scope() as session:
         return read_batch(session.get_one(Batch, uuid.UUID(batch_id)))

@@ -11,9 +11,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from settings import get_settings
-from store import blobs as blob_module
-from store.blobs import get_blobs
-from store.errors import BlobUnavailable
+from store.base import blobs as blob_module
+from store.base.blobs import get_blobs
+from store.base.errors import BlobUnavailable
 from tests.faults.proxy import Fault, FaultyLine
 from tests.faults.test_processes import leased
 from tests.running import (

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from store.session import session_scope
-from store.tables import Work
+from store.base.session import session_scope
+from store.base.tables import Work
 from tests.faults.conftest import Breakable
 from tests.faults.hostile import ASLEEP, PAUSE
 from tests.faults.test_processes import leased
@@ -164,7 +164,7 @@ def test_a_commit_that_a_killed_postgres_promised_is_there(
     finally:
         ended.set()
         thread.join()
-    from store.tables import Batch, Image
+    from store.base.tables import Batch, Image
 
     with session_scope() as session:
         kept = {batch.id: batch.n_total for batch in session.scalars(select(Batch))}

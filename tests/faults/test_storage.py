@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import select
 
 from settings import get_settings
-from store import batches
-from store import blobs as blob_module
-from store.blobs import get_blobs
-from store.session import session_scope
-from store.tables import ImageStatus, Work
+from store.base import blobs as blob_module
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Work
+from store.intake import batches
 from tests.faults.disk import fill, remount
 from tests.running import (
     ALL,
@@ -28,6 +28,7 @@ from tests.running import (
     wait_for,
     wait_until_ended,
 )
+from vocabulary.states import ImageStatus
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from contextlib import suppress
 
 import pytest
 
-from store import batches, dispatch
-from store.errors import ServiceError, WrongState
-from store.session import session_scope
-from store.tables import Priority
+from store.base.errors import ServiceError, WrongState
+from store.base.session import session_scope
+from store.base.tables import Priority
+from store.intake import batches
+from store.queue import dispatch
 from tests.running import Service, assert_sound, draft, images_of, read_batch, submit, wait_until_ended
 
 

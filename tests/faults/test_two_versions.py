@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from store import accounts, dispatch, reading, reviews, studies
-from store.accounts import Role
-from store.session import session_scope
-from store.tables import Answer, Batch
+from store.accounts import accounts
+from store.accounts.accounts import Role
+from store.base.session import session_scope
+from store.base.tables import Batch
+from store.queue import dispatch
+from store.reading import reviews, studies, study_view
 from tests.conftest import ROOT
 from tests.running import (
     PATIENCE,
@@ -32,6 +34,7 @@ from tests.running import (
     wait_for,
     wait_until_ended,
 )
+from vocabulary.states import Answer
 
 #: The earlier version is the last commit before this migration: it brought a kind of work unknown till then.
 MIGRATION = "migrations/versions/0010_reviews.py"
@@ -173,7 +176,7 @@ def ask_for_a_signature(batch: Batch) -> uuid.UUID:
     with session_scope() as session:
         reader = accounts.create_user(session, batch.site_id, "ana@example.org", role=Role.CLINICIAN)
         session.flush()
-        found = reading.get_study(session, batch.site_id, study_id, trials=False)
+        found = study_view.get_study(session, batch.site_id, study_id, trials=False)
         reviews.record(session, found, reader.id, Answer.ABSENT, sign=True)
     dispatch.dispatch()
     return study_id

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, inspect, select, text
 
-from store import batches
-from store.session import session_scope
-from store.tables import Stage, Work, WorkKind
+from store.base.session import session_scope
+from store.base.tables import Work, WorkKind
+from store.intake import batches
 from tests.conftest import ROOT
 from tests.running import assert_sound, draft, light_service, wait_until_ended
+from vocabulary.states import Stage
 
 #: What a batch on its way consists of; in the first schema these tables have no columns that went away since.
 TABLES = ("sites", "bundles", "batches", "studies", "images", "findings", "study_findings", "work")

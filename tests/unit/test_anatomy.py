@@ -6,11 +6,11 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from models.bundle import load_bundle
-from pipeline import anatomy
 from pipeline.dicom.header import study_facts
 from pipeline.dicom.terms import BODY_PARTS, UNLISTED
 from training.datasets.parts import FAMILY, PARTS
 from training.experiment import ROOT
+from vocabulary import anatomy
 
 NOWHERE = frozenset()
 

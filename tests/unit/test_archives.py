@@ -11,7 +11,7 @@ import zlib
 
 import pytest
 
-from store.tables import Reason
+from vocabulary.reasons import Reason
 from web.archives import FREE_BYTES, ArchiveRefused, Limits, is_unsafe, open_members
 
 LIMITS = Limits(members=50, total_bytes=64 << 20, member_bytes=32 << 20, ratio=100)

@@ -18,7 +18,7 @@ from cli.local_files import LocalFile, find_files, groups
 from cli.output import shown
 from cli.submit import batch_exit_code
 from cli.watch import HOLD_SECONDS, Settling, safe_name
-from pipeline.types import TERMINAL_BATCH_STATUSES
+from vocabulary.states import TERMINAL_BATCH_STATUSES
 
 
 def write(path: Path, content: bytes = b"x") -> Path:

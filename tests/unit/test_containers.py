@@ -16,8 +16,9 @@ import pytest
 import tifffile
 
 from pipeline.decode.picture import decode
-from pipeline.types import Radiograph, Reason, Rejected
+from pipeline.types import Radiograph, Rejected
 from tests.tiffs import entry, tiff
+from vocabulary.reasons import Reason
 
 MAX_PIXELS = 100_000_000
 

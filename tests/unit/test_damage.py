@@ -19,13 +19,14 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from phantoms.film import make_phantom
 from pipeline.decode import decode as decode_confined
 from pipeline.decode.complaints import tell_damage
 from pipeline.triage import may_be_negative
-from pipeline.types import Reason, Rejected
+from pipeline.types import Rejected
 from tests.unit.test_dicom import make_dicom, packed_bits, read, rle_frame
 from tests.unit.test_disagreements import jpeg_2000
-from training.phantoms import make_phantom
+from vocabulary.reasons import Reason
 
 
 @pytest.fixture(scope="module")

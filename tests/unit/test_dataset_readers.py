@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
+from phantoms.files import write_phantoms
+from phantoms.film import make_phantom
 from training.datasets import DatasetError, detect_format, open_dataset
 from training.mura_layout import plan_images, plan_with_fracatlas, write_mura
-from training.phantoms import make_phantom, write_phantoms
 
 
 @pytest.fixture(scope="module")

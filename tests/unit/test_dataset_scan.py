@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import main
+from phantoms.film import make_phantom
 from training.datasets import (
     Dataset,
     DatasetError,
@@ -27,7 +28,6 @@ from training.datasets import (
 from training.datasets.near_duplicates import HASH_BYTES, difference_hash, joined, near_pairs
 from training.datasets.scan import FileFacts
 from training.experiment import ROOT
-from training.phantoms import make_phantom
 
 
 def phantom(seed, region="hand"):

@@ -13,8 +13,9 @@ import tifffile
 
 from pipeline.decode.containers import PNG_SIGNATURE
 from pipeline.decode.picture import decode, turn_upright
-from pipeline.media import sniff
-from pipeline.types import Reason, Rejected
+from pipeline.types import Rejected
+from vocabulary.media import sniff
+from vocabulary.reasons import Reason
 
 SECRET = b"DOE^JANE 1970"
 

@@ -21,12 +21,13 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pipeline import anatomy
 from pipeline.decode.stripped import strip_jpeg
 from pipeline.dicom.header import study_facts
 from pipeline.dicom.terms import BODY_PARTS, DEFINED_TERMS, UNLISTED
-from pipeline.types import Reason, Rejected
+from pipeline.types import Rejected
 from tests.unit.test_dicom import SC, lut_item, make_dicom, packed_bits, ramp, read, rle_frame
+from vocabulary import anatomy
+from vocabulary.reasons import Reason
 
 NAME = b"MUSTERMANN^ERIKA"
 WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}

@@ -33,9 +33,11 @@ from pydicom.uid import (
 
 from pipeline.decode.gdcm_frames import decode_frame
 from pipeline.decode.picture import decode
-from pipeline.media import sniff
-from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep, Skipped, StudyFacts
+from pipeline.types import Rejected, RenderingStep, Skipped, StudyFacts
 from pipeline.window import dicom_window
+from vocabulary.media import sniff
+from vocabulary.reasons import Reason
+from vocabulary.rendering import RenderingCode
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 DX = "1.2.840.10008.5.1.4.1.1.1.1"

@@ -23,10 +23,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from phantoms.film import make_phantom
 from pipeline.decode import decode as decode_confined
-from pipeline.types import Reason, RenderingCode, RenderingStep
+from pipeline.types import RenderingStep
 from tests.unit.test_dicom import make_dicom, packed_bits, read, refusal, rle_frame
-from training.phantoms import make_phantom
+from vocabulary.reasons import Reason
+from vocabulary.rendering import RenderingCode
 
 WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from pipeline.evidence import part_evidence
-from pipeline.types import Triage
 from training.experiment import ROOT
+from vocabulary.states import Triage
 
 
 def manifest(**evidence):

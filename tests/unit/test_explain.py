@@ -195,7 +195,7 @@ def test_what_share_of_a_box_lies_on_the_body():
 
 @pytest.mark.parametrize("region", ["hand", "elbow", "shoulder", "hip", "leg"])
 def test_fractures_of_phantoms_lie_on_the_body(region):
-    from training.phantoms import make_phantom
+    from phantoms.film import make_phantom
 
     for seed in range(6):
         phantom = make_phantom(seed, region, fracture=True)

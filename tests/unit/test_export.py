@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.export import MemberNames, cell, safe_stem, uncell
-from store.words import finding_words
+from store.results.safe_names import MemberNames, cell, safe_stem, uncell
+from vocabulary.words import finding_words
 
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 

@@ -21,8 +21,8 @@ from pipeline.report.glyphs import FONTS, coverage, fonts_for, isolated, letters
 from pipeline.report.render import FONTS as OWN
 from pipeline.report.render import render_report
 from pipeline.report.types import Signature, StudyReport
-from pipeline.types import Answer
 from tests.unit.test_report import FACTS, a_study
+from vocabulary.states import Answer
 
 OWN_LETTERS = letters_of(OWN[0])
 NAMES = {

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from store.manifest_matching import match
+from store.intake.manifest_matching import match
 
 COMPOSED = unicodedata.normalize("NFC", "Müller/Hüfte.png")
 APART = unicodedata.normalize("NFD", COMPOSED)

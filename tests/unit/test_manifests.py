@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from store.batches import ManifestRow
-from store.tables import Priority
+from store.base.tables import Priority
+from store.intake.batches import ManifestRow
 from web.errors import ManifestInvalid
 from web.manifests import read_manifest
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from store.media import is_archive, is_zip, sniff
+from vocabulary.media import is_archive, is_zip, sniff
 
 HEADS = {
     b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR": "image/png",

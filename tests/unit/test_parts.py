@@ -3,8 +3,9 @@
 import numpy as np
 
 from pipeline.routing import route
-from pipeline.types import Reason, RoutingRules
+from pipeline.types import RoutingRules
 from training.datasets.parts import FAMILY, PARTS, read_parts
+from vocabulary.reasons import Reason
 
 RULES = RoutingRules(0.5, None, 0.35, across_families=True, max_foreign=0.3)
 

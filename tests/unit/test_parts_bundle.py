@@ -72,7 +72,7 @@ def test_kept_out_pictures_are_refused_and_true_limbs_are_read(scorer, shared_da
 
 @pytest.mark.slow
 def test_both_backends_agree_to_1e_4_and_in_every_triage(bundle, scorer):
-    from training.phantoms import make_phantom
+    from phantoms.film import make_phantom
 
     other = open_scorer(bundle, backend="tensorflow")
     for part, region in (("hand", "hand"), ("shoulder", "shoulder"), ("hip", "hip"), ("foot", "leg")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from store.passwords import hash_password, matches
+from store.accounts.passwords import hash_password, matches
 from tests.conftest import ROOT
 
 PROGRAM = """

@@ -11,17 +11,11 @@ import numpy as np
 import pydicom
 import pytest
 
-from training.anatomy import BALL, BUILDERS, Plate, Solid, shape, turn_about
-from training.anatomy_arm import ARM_BUILDERS
-from training.phantoms import (
-    REGIONS,
-    Screen,
-    demo_images,
-    encode_phantom,
-    main,
-    make_phantom,
-    write_phantoms,
-)
+from phantoms.anatomy import BALL, BUILDERS, Plate, Solid, shape, turn_about
+from phantoms.anatomy_arm import ARM_BUILDERS
+from phantoms.files import demo_images, encode_phantom, write_phantoms
+from phantoms.film import REGIONS, Screen, make_phantom
+from training.make_phantoms import main
 
 X, Y, Z = np.eye(3)
 
@@ -272,5 +266,5 @@ def test_making_phantoms_does_not_load_tensorflow():
     # a fresh interpreter, since another test of the same run may have imported it
     import subprocess
 
-    code = "import sys, training.phantoms; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, phantoms.film; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from phantoms.film import make_phantom
 from pipeline.quality import (
     coloured_share,
     entropy,
@@ -18,8 +19,9 @@ from pipeline.quality import (
     white_share,
 )
 from pipeline.triage import may_be_negative
-from pipeline.types import Reason, Rejected, RenderingCode, RenderingStep
-from training.phantoms import make_phantom
+from pipeline.types import Rejected, RenderingStep
+from vocabulary.reasons import Reason
+from vocabulary.rendering import RenderingCode
 
 
 def refused(picture):

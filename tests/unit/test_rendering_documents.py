@@ -1,6 +1,7 @@
 """How a picture came about is told from what the database kept of it."""
 
-from pipeline.types import RenderingCode, RenderingStep
+from pipeline.types import RenderingStep
+from vocabulary.rendering import RenderingCode
 from web.representations import rendering_documents
 
 

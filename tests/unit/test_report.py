@@ -30,18 +30,10 @@ from pipeline.report.types import (
     Signature,
     StudyReport,
 )
-from pipeline.types import (
-    REASONS,
-    Answer,
-    AttentionRegion,
-    Finding,
-    ImageStatus,
-    Reason,
-    StudyFacts,
-    Thresholds,
-    Triage,
-)
-from pipeline.words import NOTICE
+from pipeline.types import AttentionRegion, Finding, StudyFacts, Thresholds
+from vocabulary.reasons import REASONS, Reason
+from vocabulary.states import Answer, ImageStatus, Triage
+from vocabulary.words import NOTICE
 
 ROOT = Path(__file__).resolve().parents[2]
 LOW, HIGH = 0.182, 0.564

@@ -2,9 +2,10 @@
 
 import pytest
 
-from pipeline.anatomy import stated_regions
 from pipeline.routing import route
-from pipeline.types import Reason, RoutingRules
+from pipeline.types import RoutingRules
+from vocabulary.anatomy import stated_regions
+from vocabulary.reasons import Reason
 
 RULES = RoutingRules(min_probability=0.5, max_distance=10.0, second_region=0.3)
 REGIONS = ("hand", "hip", "leg", "shoulder")

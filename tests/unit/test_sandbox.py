@@ -18,8 +18,9 @@ import pytest
 
 from pipeline.decode import Limits, Sandbox, Stopped, confine, picture, wire
 from pipeline.decode.sandbox import _read as take
-from pipeline.types import Radiograph, Reason, Rejected, StudyFacts
+from pipeline.types import Radiograph, Rejected, StudyFacts
 from tests.unit.test_decode_fuzz import FILES
+from vocabulary.reasons import Reason
 
 MAX_PIXELS = 4_000_000
 

@@ -16,8 +16,8 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def stack():
+    from phantoms.film import make_phantom
     from pipeline.preprocess import model_input
-    from training.phantoms import make_phantom
 
     seeds = range(BATCH_SIZES[-1] + 5)
     pictures = [make_phantom(900 + s, "hand" if s % 2 else "leg", size=(160, 200)).pixels for s in seeds]

@@ -6,9 +6,9 @@ import pytest
 from models.bundle import load_bundle
 from models.scorer import open_scorer
 from pipeline.decode import decode
-from pipeline.types import Reason
 from tests.routes import routes
 from training.experiment import ROOT
+from vocabulary.reasons import Reason
 
 NAME = "fracatlas-1"
 
@@ -59,7 +59,7 @@ def test_real_dicom_images_are_read_only_where_the_bundle_can(scorer, shared_dat
 @pytest.mark.slow
 @pytest.mark.parametrize("region", ["hand", "hip", "leg", "shoulder", "elbow"])
 def test_phantoms_of_known_regions_are_read_and_elbows_are_not(scorer, region):
-    from training.phantoms import make_phantom
+    from phantoms.film import make_phantom
 
     found = routes(scorer, [make_phantom(seed, region).pixels for seed in range(30)])
     read = [r for r in found if r.not_assessable is None]

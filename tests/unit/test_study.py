@@ -5,7 +5,8 @@ from itertools import permutations
 import pytest
 
 from pipeline.study import ImageOutcome, study_finding
-from pipeline.types import ImageStatus, Reason, Triage
+from vocabulary.reasons import Reason
+from vocabulary.states import ImageStatus, Triage
 
 
 def done(triage, probability=None, *reasons):

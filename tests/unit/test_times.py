@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from cli.output import moment as of_the_client
-from pipeline.times import instant, moment
 from tests.conftest import ROOT
+from vocabulary.times import instant, moment
 
 PACKAGES = ("cli", "models", "pipeline", "store", "web", "worker")
 BERLIN = ZoneInfo("Europe/Berlin")

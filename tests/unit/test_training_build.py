@@ -6,8 +6,8 @@ import json
 import cv2
 import pytest
 
+from phantoms.film import make_phantom
 from training.datasets import Split, read_fracatlas, split_by_group, write_split
-from training.phantoms import make_phantom
 
 CONFIG = """
 from pathlib import Path

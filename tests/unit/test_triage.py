@@ -3,7 +3,9 @@
 import pytest
 
 from pipeline.triage import NEVER_NEGATIVE, calibrate, may_be_negative, triage, withheld
-from pipeline.types import Platt, Reason, Thresholds, Triage
+from pipeline.types import Platt, Thresholds
+from vocabulary.reasons import Reason
+from vocabulary.states import Triage
 
 CUT = Thresholds(low=0.2, high=0.6)
 

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from models.bundle import Bundle
-from pipeline.types import Platt, Reason, RegionModel, Route, Thresholds
+from pipeline.types import Platt, RegionModel, Route, Thresholds
 from training.datasets import Example
 from training.evaluate import Reading
 from training.validate import count_parts
+from vocabulary.reasons import Reason
 
 MODEL = RegionModel("hand", "hand", Platt(1, 0, 0.2), Thresholds(0.2, 0.6), False, may_say_negative=True)
 BUNDLE = cast(

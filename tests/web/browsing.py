@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from store.blobs import BlobStore
-from store.session import session_scope
-from store.tables import Image
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.base.tables import Image
 from tests.web.serving import Serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

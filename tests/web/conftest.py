@@ -17,9 +17,9 @@ import pytest
 from sqlalchemy import select
 
 from cli.embedded import free_port
-from store import accounts
-from store.session import session_scope
-from store.tables import Site, User
+from store.accounts import accounts
+from store.base.session import session_scope
+from store.base.tables import Site, User
 from tests.web.asking import Asker, Browser
 from tests.web.serving import serving, site_key
 from web.factory import create_app

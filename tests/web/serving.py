@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy import Engine, select
 from werkzeug.serving import make_server
 
-from store import accounts
-from store.blobs import BlobStore
-from store.session import session_scope
-from store.sites import bootstrap
-from store.tables import Batch, BatchStatus, Bundle
+from store.accounts import accounts
+from store.accounts.sites import bootstrap
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.base.tables import Batch, Bundle
 from tests.reading import read_batch
+from vocabulary.states import BatchStatus
 from web.factory import create_app
 
 MANIFEST = {

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from store import accounts
-from store.accounts import Role
-from store.session import session_scope
-from store.tables import User
+from store.accounts import accounts
+from store.accounts.accounts import Role
+from store.base.session import session_scope
+from store.base.tables import User
 from tests.web.asking import Asker
 from tests.web.world import World, make_world
 from web.factory import create_app

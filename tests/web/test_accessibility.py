@@ -11,9 +11,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, ViewportSize
 
-from store.accounts import Role
-from store.session import session_scope
-from store.tables import User
+from store.accounts.accounts import Role
+from store.base.session import session_scope
+from store.base.tables import User
 from tests.web.browsing import chromium
 from tests.web.serving import Serving
 from tests.web.test_access import LINES
@@ -50,7 +50,7 @@ def world(serving: Serving) -> World:
 
 
 def open_page(chromium: Any, serving: Serving, world: World, **look: Any) -> Page:
-    from store import accounts
+    from store.accounts import accounts
 
     page = chromium.new_context(base_url=serving.url, **look).new_page()
     page.set_default_timeout(60_000)

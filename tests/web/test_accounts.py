@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from store import accounts, throttle
-from store.accounts import Role
-from store.session import session_scope
-from store.tables import ApiKey, Audit, SignInAttempt, User, UserSession
+from store.accounts import accounts, throttle
+from store.accounts.accounts import Role
+from store.base.session import session_scope
+from store.base.tables import ApiKey, Audit, SignInAttempt, User, UserSession
 from tests.web.asking import Asker, Browser
 from web import auth
 from web.factory import create_app

@@ -11,10 +11,10 @@ from jsonschema import Draft202012Validator
 from sqlalchemy import select
 
 from settings import get_settings
-from store import accounts
-from store.accounts import Permission
-from store.session import session_scope
-from store.tables import Audit, Notice, Study, User
+from store.accounts import accounts
+from store.accounts.accounts import Permission
+from store.base.session import session_scope
+from store.base.tables import Audit, Notice, Study, User
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 from web.openapi import document

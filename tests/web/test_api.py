@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from store.blobs import get_blobs
-from store.session import session_scope
-from store.tables import Image
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Image
 from tests.reading import read_batch
 from tests.web.asking import Asker, png
 from web import pacing

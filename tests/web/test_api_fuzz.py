@@ -23,10 +23,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from store import accounts
-from store.accounts import Permission
-from store.session import session_scope
-from store.tables import User
+from store.accounts import accounts
+from store.accounts.accounts import Permission
+from store.base.session import session_scope
+from store.base.tables import User
 from tests.web.world import World, make_world
 from web.openapi import document
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import select
 
-from store import accounts
-from store.audit import AuditFilter, list_actions, list_lines
-from store.session import session_scope
-from store.tables import ApiKey, Audit, Site, User
+from store.accounts import accounts
+from store.base.session import session_scope
+from store.base.tables import ApiKey, Audit, Site, User
+from store.operations.audit import AuditFilter, list_actions, list_lines
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 

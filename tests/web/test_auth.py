@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import func, select, update
 
 from settings import get_settings
-from store import accounts
-from store.accounts import PERMISSIONS, Permission, Role
-from store.session import session_scope
-from store.tables import ApiKey, Audit, SignInToken, User, UserSession
+from store.accounts import accounts
+from store.accounts.accounts import PERMISSIONS, Permission, Role
+from store.base.session import session_scope
+from store.base.tables import ApiKey, Audit, SignInToken, User, UserSession
 from tests.web.asking import Asker, Browser, png
 from tests.web.test_api import problem
 from web.auth import refuse_unmarked

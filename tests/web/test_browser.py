@@ -8,9 +8,9 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, expect
 
-from store.blobs import BlobStore
-from store.session import session_scope
-from store.tables import Batch
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.base.tables import Batch
 from tests.web.asking import png
 from tests.web.browsing import chromium, draw, page, sign_in
 from tests.web.serving import Reader, Serving

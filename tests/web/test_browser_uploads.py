@@ -15,15 +15,16 @@ import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import select, update
 
-from store import batches
-from store.blobs import BlobStore
-from store.session import session_scope
-from store.tables import Batch, BatchStatus, Image, Site
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.base.tables import Batch, Image, Site
+from store.intake import batches
 from tests.reading import read_batch
 from tests.running import wait_for
 from tests.web.asking import PNG, png, zipped
 from tests.web.browsing import chromium, sign_in
 from tests.web.serving import Reader, Serving
+from vocabulary.states import BatchStatus
 
 __all__ = ["chromium"]
 

@@ -22,8 +22,8 @@ from sqlalchemy import func, select
 from cli.client import Client, Interrupted, Refused
 from cli.main import main
 from settings import get_settings
-from store.session import session_scope
-from store.tables import Batch, Image
+from store.base.session import session_scope
+from store.base.tables import Batch, Image
 from tests.conftest import ROOT
 from tests.reading import read_batch
 from tests.web.serving import Reader, Server, Serving

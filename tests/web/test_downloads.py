@@ -15,11 +15,11 @@ from sqlalchemy import select, text, update
 
 from pipeline.report.render import render_cover
 from pipeline.report.types import BatchCover, BundleCard
-from store import exports
-from store.blobs import BlobStore
-from store.fsck import check
-from store.session import session_scope
-from store.tables import Export, Image, StudyFinding, Work, WorkState
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.base.tables import Export, Image, StudyFinding, Work, WorkState
+from store.operations.fsck import check
+from store.results import exports
 from tests.web.asking import Asker, Browser, png
 from tests.web.test_results import finished, rows
 from worker import exports as worker_exports

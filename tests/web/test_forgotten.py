@@ -15,10 +15,10 @@ from aiosmtpd.controller import Controller
 from sqlalchemy import func, select, update
 
 from settings import get_settings
-from store import accounts
-from store.accounts import Role
-from store.session import session_scope
-from store.tables import AccountMail, Audit, SignInToken, Site, User, Work, WorkKind
+from store.accounts import accounts
+from store.accounts.accounts import Role
+from store.base.session import session_scope
+from store.base.tables import AccountMail, Audit, SignInToken, Site, User, Work, WorkKind
 from tests.web.asking import Browser
 from web.factory import create_app
 from worker import account_mails, flow, passwords

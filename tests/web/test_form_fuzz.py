@@ -6,7 +6,7 @@ import re
 from html import unescape
 from typing import Any
 
-from store.accounts import Role
+from store.accounts.accounts import Role
 from tests.web.test_access import LINES
 from tests.web.world import make_world
 

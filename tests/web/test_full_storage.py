@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from store import blobs as blob_module
-from store import seldom
-from store.errors import BlobFull
-from store.session import session_scope
-from store.tables import Batch
+from store.base import blobs as blob_module
+from store.base import seldom
+from store.base.errors import BlobFull
+from store.base.session import session_scope
+from store.base.tables import Batch
 from tests.web.asking import Asker, Browser, png
 from web.health import missing_parts
 

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import select, update
 
 from settings import get_settings
-from store.accounts import Role
-from store.blobs import BlobStore
-from store.session import session_scope
-from store.tables import Image
+from store.accounts.accounts import Role
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.base.tables import Image
 from tests.reading import read_batch
 from tests.web.asking import PNG, Asker, Browser
 from tests.web.test_access import LINES

@@ -12,10 +12,10 @@ from sqlalchemy import func, text
 
 from cli.embedded import free_port
 from settings import get_settings
-from store import monitoring
-from store import session as session_module
-from store.session import session_scope
-from store.tables import Worker
+from store.base import session as session_module
+from store.base.session import session_scope
+from store.base.tables import Worker
+from store.operations import monitoring
 from tests.reading import read_batch
 from tests.web.asking import Asker, png
 from tests.web.test_api import problem

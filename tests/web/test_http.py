@@ -11,9 +11,9 @@ import pytest
 
 from cli.supervise import listen
 from settings import Settings, SettingsError
-from store.accounts import Role
-from store.session import session_scope
-from store.tables import Image
+from store.accounts.accounts import Role
+from store.base.session import session_scope
+from store.base.tables import Image
 from tests.web.asking import Asker, Browser, png
 from tests.web.test_access import LINES
 from tests.web.test_api import problem

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from store import accounts
-from store.review_tables import Review
-from store.session import session_scope
-from store.tables import User, UserSession
+from store.accounts import accounts
+from store.base.session import session_scope
+from store.base.tables import User, UserSession
+from store.reading.review_tables import Review
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from store.session import session_scope
-from store.tables import Audit
+from store.base.session import session_scope
+from store.base.tables import Audit
 from tests.web.asking import Asker, Browser
 from tests.web.test_admin_api import code, fits
 

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import select
 
 from settings import get_settings
-from store.session import session_scope
-from store.tables import Audit, Notice, NoticeTarget, Work, WorkKind
+from store.base.session import session_scope
+from store.base.tables import Audit, Notice, NoticeTarget, Work, WorkKind
 from tests.web.asking import Browser
 from web.factory import create_app
 

@@ -11,9 +11,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from store.tables import Reason
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
+from vocabulary.reasons import Reason
 from web.openapi import document
 
 

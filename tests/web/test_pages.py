@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from pipeline.types import RenderingCode, RenderingStep
-from store.session import session_scope
-from store.tables import Bundle, Image
+from pipeline.types import RenderingStep
+from store.base.session import session_scope
+from store.base.tables import Bundle, Image
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
+from vocabulary.rendering import RenderingCode
 from web.pages import duration, percent
 
 HOSTILE = '<img src=x onerror="alert(1)">.png'

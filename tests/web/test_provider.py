@@ -13,10 +13,10 @@ from flask.testing import FlaskClient
 from sqlalchemy import func, select
 
 from settings import SettingsError, get_settings
-from store import accounts
-from store.accounts import Role
-from store.session import session_scope
-from store.tables import Audit, Site, User
+from store.accounts import accounts
+from store.accounts.accounts import Role
+from store.base.session import session_scope
+from store.base.tables import Audit, Site, User
 from tests.web.asking import Asker
 from tests.web.provider import CLIENT_ID, CLIENT_SECRET, Code, Provider
 from web.factory import create_app

@@ -16,10 +16,10 @@ from sqlalchemy import func, select
 from cli.main import main
 from pipeline import comparison, evaluation
 from pipeline.evaluation import Record, Score
-from store.accounts import Role
-from store.research_tables import Comparison, Dataset, DatasetImage, FindingScore, Run
-from store.session import session_scope
-from store.tables import Audit, Batch, Bundle, Finding, Image, Site
+from store.accounts.accounts import Role
+from store.base.session import session_scope
+from store.base.tables import Audit, Batch, Bundle, Finding, Image, Site
+from store.research.research_tables import Comparison, Dataset, DatasetImage, FindingScore, Run
 from tests.web.asking import Asker
 from tests.web.serving import MANIFEST
 from tests.web.world import World, make_world

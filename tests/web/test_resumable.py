@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text, update
 
-from store import quotas, uploads
-from store.blobs import BlobStore
-from store.fsck import check
-from store.session import session_scope
-from store.tables import Batch, Site, Upload
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.base.tables import Batch, Site, Upload
+from store.intake import quotas, uploads
+from store.operations.fsck import check
 from tests.web.asking import Asker, png, zipped
 from tests.web.conftest import Process
 

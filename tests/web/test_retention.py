@@ -11,12 +11,10 @@ import pytest
 from sqlalchemy import Text, cast, func, select, text, update
 
 from settings import get_settings
-from store import accounts, datasets, fsck, notices, reading, retention, reviews, runs, studies, work
-from store.blobs import BlobStore, FolderStore, get_blobs
-from store.notices import Channel, Event
-from store.session import get_engine, session_scope
-from store.tables import (
-    Answer,
+from store.accounts import accounts
+from store.base.blobs import BlobStore, FolderStore, get_blobs
+from store.base.session import get_engine, session_scope
+from store.base.tables import (
     Audit,
     Base,
     Batch,
@@ -24,18 +22,22 @@ from store.tables import (
     Export,
     Finding,
     Image,
-    ImageStatus,
     Site,
     Study,
     StudyFinding,
-    Triage,
     Upload,
     User,
     Work,
     WorkKind,
 )
+from store.operations import fsck, notices, retention
+from store.operations.notices import Channel, Event
+from store.queue import work
+from store.reading import reviews, studies, study_view
+from store.research import datasets, runs
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
+from vocabulary.states import Answer, ImageStatus, Triage
 
 pytestmark = pytest.mark.usefixtures("kept_for_a_retry")  # there is more to erase
 WHO = {"a.png": "ACC-1", "b.png": "ACC-1", "c.png": "ACC-2", "d.png": "ACC-3"}
@@ -322,7 +324,7 @@ def test_a_marker_in_every_state_and_place_goes(
         notices.amended_study(session, batch, gone, Triage.POSITIVE, 1)
         admin = session.scalars(select(User)).first()
         assert admin is not None
-        found = reading.get_study(session, batch.site_id, gone, trials=False)
+        found = study_view.get_study(session, batch.site_id, gone, trials=False)
         reviews.record(session, found, admin.id, Answer.ABSENT, comment="Quillfeather has a scar")
         images = session.scalars(select(Image).where(Image.path.like("quillfeather%"))).all()
         assert {image.status for image in images} == {status.value for status in ImageStatus}

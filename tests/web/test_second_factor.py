@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from sqlalchemy import select
 
 from cli.main import main
-from store import accounts
-from store.session import session_scope
-from store.tables import Audit, User
+from store.accounts import accounts
+from store.base.session import session_scope
+from store.base.tables import Audit, User
 from tests.web.asking import Browser
 
 PASSWORD = "a sentence is easy"

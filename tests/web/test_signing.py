@@ -9,14 +9,16 @@ import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import func, select
 
-from store import accounts, reading, reviews, studies
-from store.accounts import Role
-from store.blobs import BlobStore, get_blobs
-from store.session import session_scope
-from store.tables import Audit, Site, Triage, User, Work
+from store.accounts import accounts
+from store.accounts.accounts import Role
+from store.base.blobs import BlobStore, get_blobs
+from store.base.session import session_scope
+from store.base.tables import Audit, Site, User, Work
+from store.reading import reviews, studies, study_view
 from tests.web.asking import Asker, Browser
 from tests.web.browsing import chromium, page, sign_in
 from tests.web.test_studies import batch, fits, read, study
+from vocabulary.states import Triage
 
 __all__ = ["batch", "chromium", "page", "study"]
 
@@ -38,7 +40,7 @@ def waiting() -> int:
 def sign(study_id: str) -> None:
     """Make the signed version that waits, as a worker would."""
     with session_scope() as session:
-        found = reading.get_study(
+        found = study_view.get_study(
             session, session.scalars(select(Site.id)).one(), uuid.UUID(study_id), trials=True
         )
         review = reviews.history(session, found.study.id, found.bundle.name)[0].review

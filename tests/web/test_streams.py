@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from store import batches, work
-from store.accounts import Role
-from store.blobs import get_blobs
-from store.results import Selection, iter_rows
-from store.session import session_scope
-from store.tables import Export, Image, WorkKind
+from store.accounts.accounts import Role
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Export, Image, WorkKind
+from store.intake import batches
+from store.queue import work
+from store.results.results import Selection, iter_rows
 from tests.db.conftest import new_files
 from tests.web.asking import Asker
 from tests.web.test_access import LINES
@@ -80,7 +81,7 @@ def test_a_stalled_table_lets_the_tables_be_altered(
     ask: Asker, database: Engine, format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In its middle, between two pages of rows, as a migration would."""
-    monkeypatch.setattr("store.results.FETCH", 100)
+    monkeypatch.setattr("store.results.results.FETCH", 100)
     batch = uuid.UUID(ask.draft())
     with session_scope() as session:
         site_id = batches.get_batch(session, session.get_one(batches.Batch, batch).site_id, batch).site_id
@@ -103,7 +104,7 @@ def test_a_stalled_table_lets_the_tables_be_altered(
 def test_rows_come_once_and_in_order_whatever_arrives_meanwhile(
     ask: Asker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.results.FETCH", 10)
+    monkeypatch.setattr("store.results.results.FETCH", 10)
     sizes = (3, 4, 25, 1, 10, 0, 9)
     expected = []
     for n, size in enumerate(sizes):

@@ -9,11 +9,12 @@ import pytest
 from jsonschema import Draft202012Validator
 from playwright.sync_api import Page, expect
 
-from store import accounts, reviews
-from store.accounts import Role
-from store.blobs import BlobStore
-from store.session import session_scope
-from store.tables import Bundle, Image, Site
+from store.accounts import accounts
+from store.accounts.accounts import Role
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.base.tables import Bundle, Image, Site
+from store.reading import reviews
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 from tests.web.browsing import chromium, draw, page, sign_in

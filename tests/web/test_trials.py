@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from store import accounts, notices
-from store.accounts import Role
-from store.notices import Channel, Event
-from store.session import session_scope
-from store.tables import Bundle, Image, Notice, Site, User, Work
+from store.accounts import accounts
+from store.accounts.accounts import Role
+from store.base.session import session_scope
+from store.base.tables import Bundle, Image, Notice, Site, User, Work
+from store.operations import notices
+from store.operations.notices import Channel, Event
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 from worker import exports as worker_exports

@@ -16,13 +16,13 @@ import pytest
 from sqlalchemy import make_url, select, text
 
 from settings import get_settings
-from store import session as session_module
-from store import uploads
-from store.blobs import BlobStore, FolderStore
-from store.errors import BlobFull
-from store.fsck import check
-from store.session import session_scope
-from store.tables import Image
+from store.base import session as session_module
+from store.base.blobs import BlobStore, FolderStore
+from store.base.errors import BlobFull
+from store.base.session import session_scope
+from store.base.tables import Image
+from store.intake import uploads
+from store.operations.fsck import check
 from tests.faults.proxy import Connection, FaultyLine
 from tests.web.asking import JPEG, PNG, Asker, Browser, png, zipped
 from tests.web.conftest import Process

@@ -26,9 +26,9 @@ from cli.upload import upload
 from cli.watch import Watcher, _append
 from cli.watch_journal import FILED, SENDING, SUBMITTED, Journal
 from settings import get_settings
-from store import batches
-from store.session import session_scope
-from store.tables import Batch, Image
+from store.base.session import session_scope
+from store.base.tables import Batch, Image
+from store.intake import batches
 from tests.conftest import ROOT
 from tests.reading import read_batch
 from tests.web.serving import Reader, Server, Serving

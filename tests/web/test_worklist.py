@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from playwright.sync_api import Page, expect
 
-from store import worklist, worklist_search
+from store.reading import worklist, worklist_search
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 from tests.web.browsing import chromium, page, sign_in

@@ -9,13 +9,15 @@ from typing import Any
 from flask.testing import FlaskClient
 from sqlalchemy import select
 
-from store import accounts, datasets, notices, runs
-from store.accounts import Permission, Role
-from store.blobs import get_blobs
-from store.notices import Channel, Event
-from store.research_tables import Comparison, RunFile, RunPicture
-from store.session import session_scope
-from store.tables import Image, Site, User, UserSession
+from store.accounts import accounts
+from store.accounts.accounts import Permission, Role
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Image, Site, User, UserSession
+from store.operations import notices
+from store.operations.notices import Channel, Event
+from store.research import datasets, runs
+from store.research.research_tables import Comparison, RunFile, RunPicture
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 

@@ -13,14 +13,15 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
 from settings import get_settings
-from store.bundles import add_bundle
-from store.session import session_scope
-from store.sites import bootstrap
+from store.accounts.sites import bootstrap
+from store.base.session import session_scope
+from store.bundles.bundles import add_bundle
 from tests.bundles import write_untrained_bundle
 from tests.conftest import ROOT
 from tests.running import SHORT, Service, running_service
-from training.phantoms import encode_phantom, make_phantom
 
 
 @pytest.fixture(scope="session")

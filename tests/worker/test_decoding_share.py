@@ -18,11 +18,12 @@ from sqlalchemy import select
 
 from pipeline.decode import sandbox
 from settings import get_settings
-from store import batches, work
-from store.dispatch import _choose
-from store.session import session_scope
-from store.tables import Batch, Priority, Site, Stage, Work, WorkState
-from store.work import Lease
+from store.base.session import session_scope
+from store.base.tables import Batch, Priority, Site, Work, WorkState
+from store.intake import batches
+from store.queue import work
+from store.queue.dispatch import _choose
+from store.queue.work import Lease
 from tests.running import (
     PATIENCE,
     assert_sound,
@@ -34,6 +35,7 @@ from tests.running import (
     wait_for,
     wait_until_ended,
 )
+from vocabulary.states import Stage
 
 
 def png_of_zeros(side: int = 9000) -> bytes:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from store import validations
-from store.bundles import add_bundle
-from store.results import COLUMNS, Selection, iter_lines
-from store.session import session_scope
-from store.tables import Bundle, Image, Site
+from store.base.session import session_scope
+from store.base.tables import Bundle, Image, Site
+from store.bundles.bundles import add_bundle
+from store.reading import validations
+from store.results.results import COLUMNS, Selection, iter_lines
 from tests.worker.test_reading import by_path, finding_of, pdf_text, png, read
 
 #: What the untrained bundle says of any picture lies below its lower threshold.

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from pipeline.explain import body_mask, share_on_body
-from store.blobs import get_blobs
-from store.bundles import add_bundle
-from store.results import COLUMNS, RESULT_COLUMNS, Selection, iter_lines
-from store.session import session_scope
-from store.tables import Batch, Finding, Image
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Batch, Finding, Image
+from store.bundles.bundles import add_bundle
+from store.results.results import COLUMNS, RESULT_COLUMNS, Selection, iter_lines
 from tests.worker.test_reading import by_path, dicom, finding_of, pdf_text, png, read
 
 EVIDENCE = {"fractures": 11, "found": 10, "lower": 0.62, "family_lower": 0.92}

@@ -18,22 +18,26 @@ import tifffile
 from pydicom.datadict import DicomDictionary
 from sqlalchemy import delete, func, select, text, update
 
+from phantoms.film import encode_phantom, make_phantom
 from pipeline.report import render
 from pipeline.report.types import StudyReport
-from pipeline.types import Reason
 from settings import get_settings
-from store import batch_end, batches, fsck, monitoring, studies, uploads, work, worklist
-from store.batches import ManifestRow
-from store.blobs import get_blobs
-from store.dispatch import QUEUES
-from store.errors import BlobUnavailable, UploadsDeleted, WrongState
-from store.session import get_engine, session_scope
-from store.tables import STAGES, Base, Batch, Finding, Image, Stage, StudyFinding, Work, WorkKind, WorkState
-from store.work import Lease
-from store.worklist import Rank
-from store.worklist_tables import WorklistRow
+from store.base.blobs import get_blobs
+from store.base.errors import BlobUnavailable, UploadsDeleted, WrongState
+from store.base.session import get_engine, session_scope
+from store.base.tables import Base, Batch, Finding, Image, StudyFinding, Work, WorkKind, WorkState
+from store.intake import batch_end, batches, uploads
+from store.intake.batches import ManifestRow
+from store.operations import fsck, monitoring
+from store.queue import work
+from store.queue.dispatch import QUEUES
+from store.queue.work import Lease
+from store.reading import studies, worklist
+from store.reading.worklist import Rank
+from store.reading.worklist_tables import WorklistRow
 from tests.running import assert_sound, draft, images_of, read_batch
-from training.phantoms import encode_phantom, make_phantom
+from vocabulary.reasons import Reason
+from vocabulary.states import STAGES, Stage
 from web.representations import batch_document
 from worker import reconcile
 

@@ -15,14 +15,19 @@ from sqlalchemy import func, select
 from cli.datasets import look
 from models.bundle import load_bundle
 from models.scorer import open_scorer
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
 from pipeline import evaluation
 from pipeline.evaluation import study_name
-from store import datasets, fsck, research, run_deletion, runs
-from store.blobs import get_blobs
-from store.bundles import add_bundle
-from store.datasets import NewImage
-from store.errors import NotFound
-from store.research_tables import (
+from store.base.blobs import get_blobs
+from store.base.errors import NotFound
+from store.base.session import session_scope
+from store.base.tables import Batch, Finding, Image, Site, Study, Work, WorkKind
+from store.bundles.bundles import add_bundle
+from store.operations import fsck
+from store.research import comparisons, datasets, run_deletion, runs
+from store.research.datasets import NewImage
+from store.research.research_tables import (
     Comparison,
     Dataset,
     DatasetImage,
@@ -31,15 +36,12 @@ from store.research_tables import (
     Run,
     RunPicture,
 )
-from store.session import session_scope
-from store.tables import Batch, Finding, Image, Site, Study, Work, WorkKind
 from tests.bundles import write_untrained_bundle
 from tests.running import assert_sound, images_of, read_batch
 from tests.worker.test_reading import read, work_off
 from training import rescore
 from training.datasets import Dataset as ReadDataset
 from training.datasets import Example
-from training.phantoms import encode_phantom, make_phantom
 
 OTHER = "untrained-2"
 
@@ -308,15 +310,15 @@ def test_attention_maps_are_kept_for_every_bundle_of_a_run(site_id, bundles, tmp
         kept = session.scalars(select(RunPicture).order_by(RunPicture.bundle, RunPicture.image_id)).all()
         assert sorted(p.bundle for p in kept) == sorted(bundles * 4)
         number = session.scalars(select(DatasetImage.number).where(DatasetImage.problem.is_(None))).first()
-        shown = research.image_of(session, run, number)
+        shown = comparisons.image_of(session, run, number)
         assert [(said.bundle, said.forced, said.kept) for said in shown.said] == [
             ("untrained-1", False, True),
             (OTHER, True, True),  # its service would not have read the image
         ]
         assert all(said.cam for said in shown.said)
-        one, other = (research.picture_of(session, run, number, name) for name in bundles)
+        one, other = (comparisons.picture_of(session, run, number, name) for name in bundles)
         with pytest.raises(NotFound):
-            research.picture_of(session, run, number, "nobody")
+            comparisons.picture_of(session, run, number, "nobody")
     assert get_blobs().get(one.key)[:2] == get_blobs().get(other.key)[:2] == b"\xff\xd8"
     assert one.key != other.key  # untrained networks may look alike
     assert fsck.check().clean

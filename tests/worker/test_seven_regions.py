@@ -10,14 +10,15 @@ import redis
 from sqlalchemy import Engine, select
 
 from models.bundle import load_bundle
-from store.bundles import add_bundle
-from store.session import session_scope
-from store.sites import bootstrap
-from store.tables import Finding
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
+from store.accounts.sites import bootstrap
+from store.base.session import session_scope
+from store.base.tables import Finding
+from store.bundles.bundles import add_bundle
 from tests.worker.test_reading import by_path, finding_of, pdf_text, read
 from training.datasets.mura import REGIONS
 from training.mura_layout import plan_images, write_mura
-from training.phantoms import encode_phantom, make_phantom
 
 CONFIG = """
 from pathlib import Path

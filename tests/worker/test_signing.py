@@ -6,12 +6,14 @@ import uuid
 
 from sqlalchemy import select
 
-from store import accounts, reading, reviews, studies
-from store.accounts import Role
-from store.session import session_scope
-from store.tables import Answer, Audit, StudyFinding, Work, WorkState
-from store.worklist_tables import WorklistRow
+from store.accounts import accounts
+from store.accounts.accounts import Role
+from store.base.session import session_scope
+from store.base.tables import Audit, StudyFinding, Work, WorkState
+from store.reading import reviews, studies, study_view
+from store.reading.worklist_tables import WorklistRow
 from tests.worker.test_reading import by_path, dicom, pdf_text, png, read
+from vocabulary.states import Answer
 from worker import flow, signing
 
 
@@ -32,7 +34,7 @@ def test_a_signed_report_stands_beside_the_ais(site_id: uuid.UUID) -> None:
         reader = accounts.create_user(session, site_id, "ana@localhost", role=Role.CLINICIAN)
         reader.name = "Dr Ana Reader"
         session.flush()
-        found = reading.get_study(session, site_id, image.study_id, trials=False)
+        found = study_view.get_study(session, site_id, image.study_id, trials=False)
         first = found.finding
         place = reviews.Place(image.id, 10, 20, 30, 40)
         reviews.record(
@@ -72,7 +74,7 @@ def test_a_study_that_changed_meanwhile_is_not_signed(site_id: uuid.UUID) -> Non
     assert study_id is not None
     with session_scope() as session:
         reader = accounts.create_user(session, site_id, "ana@localhost", role=Role.CLINICIAN)
-        found = reading.get_study(session, site_id, study_id, trials=False)
+        found = study_view.get_study(session, site_id, study_id, trials=False)
         reviews.record(session, found, reader.id, Answer.ABSENT, sign=True)
         image = by_path(batch)["a.png"]
         session.merge(image).flags = ["burned_in_flag"]  # the finding stands on something else now
@@ -91,12 +93,12 @@ def test_a_signed_version_is_amended_and_never_replaced_in_silence(site_id: uuid
     assert study_id is not None
     with session_scope() as session:
         reader = accounts.create_user(session, site_id, "ana@localhost", role=Role.CLINICIAN, name="Ana")
-        found = reading.get_study(session, site_id, study_id, trials=False)
+        found = study_view.get_study(session, site_id, study_id, trials=False)
         mark = reviews.Place(by_path(first)["b.dcm"].id, 1, 2)
         reviews.record(session, found, reader.id, Answer.ABSENT, place=mark, sign=True)
     sign_due()
     with session_scope() as session:
-        signed = reading.get_study(session, site_id, study_id, trials=False)
+        signed = study_view.get_study(session, site_id, study_id, trials=False)
     assert signed.amended is None
     assert signed.read_at is not None
     assert signed.finding is not None
@@ -104,7 +106,7 @@ def test_a_signed_version_is_amended_and_never_replaced_in_silence(site_id: uuid
 
     second = read(site_id, {"a.dcm": dicom(2, "leg", uid, 2)})  # its path comes before the first one's
     with session_scope() as session:
-        now = reading.get_study(session, site_id, study_id, trials=False)
+        now = study_view.get_study(session, site_id, study_id, trials=False)
         row = session.get_one(WorklistRow, study_id)
     assert (row.reread, row.reviewed_at, row.batch_id) == (True, None, second.id)
     assert now.amended is not None
@@ -117,11 +119,11 @@ def test_a_signed_version_is_amended_and_never_replaced_in_silence(site_id: uuid
     assert "on image 1 at left 1" in " ".join(pdf_text(now.reports[1]).split())  # as it was signed
 
     with session_scope() as session:
-        now = reading.get_study(session, site_id, study_id, trials=False)
+        now = study_view.get_study(session, site_id, study_id, trials=False)
         reviews.record(session, now, reader.id, Answer.PRESENT, sign=True)
     sign_due()
     with session_scope() as session:
-        again = reading.get_study(session, site_id, study_id, trials=False)
+        again = study_view.get_study(session, site_id, study_id, trials=False)
         row = session.get_one(WorklistRow, study_id)
     assert (again.amended, row.reread) == (None, False)
     assert "This version amends it" in " ".join(pdf_text(again.reports[0]).split())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.anatomy import PARTS as BODY_PARTS
 from pipeline.types import Float32Array
+from vocabulary.anatomy import PARTS as BODY_PARTS
 
 #: As a radiographer names them, in the order of the networks' outputs.
 PARTS = (

@@ -11,10 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from phantoms.film import Phantom, make_phantom
 from pipeline.types import UInt8Array
 from training.datasets.example import Dataset, DatasetError, Example
 from training.datasets.listing import list_pictures
-from training.phantoms import Phantom, make_phantom
 
 
 def phantom_examples(

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pipeline.types import Stage
-from store.work import Lease
+from store.queue.work import Lease
+from vocabulary.states import Stage
 from worker.stages import finish
 from worker.stages.classify import Classify
 from worker.stages.detect import Detect

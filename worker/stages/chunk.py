@@ -14,13 +14,14 @@ from sqlalchemy.orm import Session
 from models.bundle import Bundle
 from pipeline.types import UInt8Array
 from settings import get_settings
-from store import runs, work
-from store.blobs import get_blobs
-from store.errors import BlobMissing
-from store.research_tables import Run
-from store.session import session_scope
-from store.tables import Batch, Finding, Image
-from store.work import Lease
+from store.base.blobs import get_blobs
+from store.base.errors import BlobMissing
+from store.base.session import session_scope
+from store.base.tables import Batch, Finding, Image
+from store.queue import work
+from store.queue.work import Lease
+from store.research import runs
+from store.research.research_tables import Run
 from worker import rescoring
 from worker.networks import kept_bundle
 

@@ -10,9 +10,10 @@ from sqlalchemy.dialects.postgresql import insert
 from models.bundle import Bundle
 from pipeline.routing import route
 from pipeline.triage import PICTURE_FLAGS
-from pipeline.types import Reason, Stage, Triage
-from store.session import session_scope
-from store.tables import Finding
+from store.base.session import session_scope
+from store.base.tables import Finding
+from vocabulary.reasons import Reason
+from vocabulary.states import Stage, Triage
 from worker import rescoring
 from worker.networks import scorer_of
 from worker.stages.chunk import Chunk, ModelInputs

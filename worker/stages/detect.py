@@ -15,10 +15,12 @@ from models.bundle import Bundle
 from models.scorer import FractureScores
 from pipeline.boxes import suspected_places
 from pipeline.triage import calibrate, may_be_negative, triage, withheld
-from pipeline.types import Float16Array, Reason, RegionModel, Stage, Triage
-from store import validations
-from store.session import session_scope
-from store.tables import Finding, Image
+from pipeline.types import Float16Array, RegionModel
+from store.base.session import session_scope
+from store.base.tables import Finding, Image
+from store.reading import validations
+from vocabulary.reasons import Reason
+from vocabulary.states import Stage, Triage
 from worker import rescoring
 from worker.networks import scorer_of
 from worker.stages.chunk import Chunk, ModelInputs

@@ -12,10 +12,11 @@ import numpy as np
 from sqlalchemy import select
 
 from pipeline.explain import attention_regions, body_mask, overlay_jpeg, share_on_body
-from pipeline.types import AttentionRegion, ImageStatus, Stage, Triage, UInt8Array
-from store.blobs import get_blobs
-from store.session import session_scope
-from store.tables import Batch, Finding, Image
+from pipeline.types import AttentionRegion, UInt8Array
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Batch, Finding, Image
+from vocabulary.states import ImageStatus, Stage, Triage
 from worker import rescoring
 from worker.stages.chunk import Chunk
 from worker.stages.runner import ChunkStage, Saving

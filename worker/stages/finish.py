@@ -12,14 +12,16 @@ from functools import partial
 from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import select
 
-from pipeline.types import ImageStatus
 from settings import get_settings
-from store import batch_end, batches, studies, uploads, work, worklist
-from store.blobs import get_blobs
-from store.errors import ServiceError
-from store.session import session_scope
-from store.tables import Batch, Image, Work
-from store.work import Lease
+from store.base.blobs import get_blobs
+from store.base.errors import ServiceError
+from store.base.session import session_scope
+from store.base.tables import Batch, Image, Work
+from store.intake import batch_end, batches, uploads
+from store.queue import work
+from store.queue.work import Lease
+from store.reading import studies, worklist
+from vocabulary.states import ImageStatus
 from worker.flow import describe, is_away
 from worker.stages.chunk import scratch_of
 from worker.stages.explain import explain_cancelled

@@ -15,15 +15,18 @@ from sqlalchemy.orm import Session
 
 from pipeline.decode import Limits, Stopped, decode
 from pipeline.preprocess import display_jpeg, model_input
-from pipeline.types import ImageStatus, Radiograph, Reason, Rejected, Skipped, Stage, StudyFacts, UInt8Array
+from pipeline.types import Radiograph, Rejected, Skipped, StudyFacts, UInt8Array
 from settings import get_settings
-from store import counters, studies, work
-from store.blobs import get_blobs
-from store.errors import BlobAltered, BlobMissing
-from store.session import session_scope
-from store.sites import pseudonymiser
-from store.tables import Image, Work
-from store.work import Lease
+from store.accounts.sites import pseudonymiser
+from store.base.blobs import get_blobs
+from store.base.errors import BlobAltered, BlobMissing
+from store.base.session import session_scope
+from store.base.tables import Image, Work
+from store.queue import counters, work
+from store.queue.work import Lease
+from store.reading import studies
+from vocabulary.reasons import Reason
+from vocabulary.states import ImageStatus, Stage
 from worker import rescoring
 from worker.stages.chunk import Chunk, drop_scratch, pack_inputs, scratch_of
 from worker.stages.runner import ChunkStage, Outcome, Saving, held

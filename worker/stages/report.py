@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import func
 
-from pipeline.types import ImageStatus, Stage
+from vocabulary.states import ImageStatus, Stage
 from worker.stages.chunk import Chunk, drop_scratch
 from worker.stages.runner import ChunkStage, Outcome, Saving
 from worker.study_reports import REPORTS_AT_ONCE, write_studies

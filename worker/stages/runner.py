@@ -15,11 +15,11 @@ from typing import ClassVar, Generic, TypeVar
 
 from sqlalchemy.orm import Session
 
-from pipeline.types import STAGES, Stage
-from store import counters, work
-from store.session import session_scope
-from store.tables import Image, Work
-from store.work import Lease
+from store.base.session import session_scope
+from store.base.tables import Image, Work
+from store.queue import counters, work
+from store.queue.work import Lease
+from vocabulary.states import STAGES, Stage
 from worker.stages.chunk import Chunk, load_chunk
 
 R = TypeVar("R")
@@ -55,7 +55,7 @@ class Saving:
 
 
 class ChunkStage(Generic[R]):
-    """One of the five stages of a chunk; its queue is in `store.dispatch.QUEUES`.
+    """One of the five stages of a chunk; its queue is in `store.queue.dispatch.QUEUES`.
 
     `compute` and `save` are what a stage is; the other methods are for stages that need more.
     """

@@ -9,8 +9,8 @@ from sqlalchemy import select
 from pipeline.decode import sandbox
 from pipeline.report import render
 from settings import get_settings
-from store.session import session_scope
-from store.tables import Site
+from store.base.session import session_scope
+from store.base.tables import Site
 from worker.networks import kept_bundle, scorer_of
 
 log = logging.getLogger("fractureai.warm_up")

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from sqlalchemy import select
 
-from pipeline.types import ImageStatus
-from store.blobs import get_blobs
-from store.research_tables import RunPicture
-from store.session import session_scope
-from store.tables import Image
+from store.base.blobs import get_blobs
+from store.base.session import session_scope
+from store.base.tables import Image
+from store.research.research_tables import RunPicture
+from vocabulary.states import ImageStatus
 
 #: What the stages write of an image, beside a run's pictures.
 PICTURES = ("original", "display.jpg", "overlay.jpg")

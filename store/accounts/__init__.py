@@ -1,0 +1,1 @@
+"""Sites, people, passwords, keys and sessions."""

@@ -1,0 +1,599 @@
+"""Bytes by key, in a local folder or on S3.
+
+Written to a temporary name, synced, then renamed, so that a key never holds half of its bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import math
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from settings import SettingsError, get_settings
+from store.base.errors import BlobFull, BlobMissing, BlobUnavailable, ServiceError
+
+log = logging.getLogger("fractureai.blobs")
+
+CHUNK = 1 << 20
+
+
+class BlobStore(Protocol):
+    """What both stores do. Keys are relative POSIX paths made by the service itself.
+
+    Every method raises `BlobUnavailable` when the store does not answer.
+    """
+
+    def put(self, key: str, data: bytes | IO[bytes], *, named: bool = True) -> tuple[str, int]:
+        """Store bytes under `key`; return their hex SHA-256 and size. Raises `BlobFull`.
+
+        Both outlast a power cut. Without `named` the key does so only after `keep_names`: of many keys that
+        is much faster at once than one by one.
+        """
+
+    def keep_names(self, keys: Iterable[str]) -> None:
+        """Let keys outlast a power cut that were put without; call it before a row names them."""
+
+    def get(self, key: str) -> bytes:
+        """Return the bytes of `key`. Raises `BlobMissing`."""
+
+    def stream(self, key: str, chunk: int = CHUNK, start: int = 0) -> Iterator[bytes]:
+        """Yield the bytes of `key` from `start` on in pieces. Raises `BlobMissing` before the first piece."""
+
+    def size(self, key: str) -> int:
+        """Return the size in bytes. Raises `BlobMissing`."""
+
+    def exists(self, key: str) -> bool:
+        """Tell whether `key` holds bytes."""
+
+    def delete(self, key: str) -> None:
+        """Delete `key`; a missing one is fine."""
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield every key that starts with `prefix`, in order."""
+
+    def age(self, key: str) -> float:
+        """Return the seconds since `key` was written. Raises `BlobMissing`."""
+
+    def delete_unfinished(self, older_than: float) -> None:
+        """Delete what a killed process left of a write, if it is older than so many seconds."""
+
+    def fullness(self) -> float | None:
+        """Return which share of the room is taken (0-1), by whatever; None where there is no telling now."""
+
+    def freed(self, n_bytes: int) -> None:
+        """Hear that about so many bytes were deleted since `fullness` was measured."""
+
+    def check(self) -> None:
+        """Write a few bytes and delete them. Raises `BlobFull` when no image would find room."""
+
+
+#: With less than this a folder's file system counts as full.
+LEAST_FREE = 16 << 20
+#: What `check` writes: one key, so that what a killed process leaves of it is replaced.
+PROBE = "ready/probe"
+#: What an S3 store takes in one request, and holds of a larger object until the next part goes.
+PART = 64 << 20
+#: How often the objects of a store with a set capacity are added up.
+MEASURE_SECONDS = 60.0
+
+
+def _probe(store: BlobStore) -> None:
+    store.put(PROBE, b"ready", named=False)
+    store.delete(PROBE)
+
+
+def _pieces(data: bytes | IO[bytes]) -> Iterator[bytes]:
+    source: IO[bytes] = BytesIO(data) if isinstance(data, bytes) else data
+    while piece := source.read(CHUNK):
+        yield piece
+
+
+def is_full(error: OSError) -> bool:
+    """Tell whether an error of the file system says that no room is left."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlast a power cut."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return  # another process deleted what was in it, and then the folder
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class FolderStore:
+    """Blobs as files below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if not key or any(p in {"", ".", ".."} or "\\" in p or "\0" in p for p in parts):
+            raise BlobMissing(f"not a key: {key!r}")
+        return self.root.joinpath(*parts)
+
+    @staticmethod
+    def _new_file(folder: Path) -> Any:
+        """Open a temporary file; another process may remove the empty folder before the file is in it."""
+        for left in reversed(range(10)):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                return tempfile.NamedTemporaryFile(dir=folder, prefix=".new-", delete=False)
+            except (FileNotFoundError, FileExistsError):
+                if not left:
+                    raise
+        raise AssertionError
+
+    def keep_names(self, keys: Iterable[str]) -> None:
+        """See `BlobStore.keep_names`: every folder on the way may be new."""
+        paths = [self._path(key) for key in keys]
+        folders = {above for path in paths for above in path.parents if above.is_relative_to(self.root)}
+        try:
+            for folder in sorted(folders, key=lambda path: -len(path.parts)):
+                _sync_folder(folder)
+        except OSError as error:
+            raise BlobUnavailable(type(error).__name__) from error
+
+    def put(self, key: str, data: bytes | IO[bytes], *, named: bool = True) -> tuple[str, int]:
+        """See `BlobStore.put`."""
+        path = self._path(key)
+        digest, size = hashlib.sha256(), 0
+        temporary = ""
+        try:
+            with self._new_file(path.parent) as file:
+                temporary = file.name
+                for piece in _pieces(data):
+                    file.write(piece)
+                    digest.update(piece)
+                    size += len(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+        except OSError as error:
+            if is_full(error):
+                raise BlobFull from error
+            raise BlobUnavailable(type(error).__name__) from error
+        finally:
+            if temporary and os.path.exists(temporary):
+                os.unlink(temporary)
+        if named:
+            self.keep_names([key])
+        return digest.hexdigest(), size
+
+    def get(self, key: str) -> bytes:
+        """See `BlobStore.get`."""
+        try:
+            return self._path(key).read_bytes()
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise BlobMissing from error
+        except OSError as error:
+            raise BlobUnavailable(type(error).__name__) from error
+
+    def stream(self, key: str, chunk: int = CHUNK, start: int = 0) -> Iterator[bytes]:
+        """See `BlobStore.stream`."""
+        try:
+            file = self._path(key).open("rb")
+            file.seek(start)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise BlobMissing from error
+        except OSError as error:
+            raise BlobUnavailable(type(error).__name__) from error
+
+        def pieces() -> Iterator[bytes]:
+            with file:
+                while piece := file.read(chunk):
+                    yield piece
+
+        return pieces()
+
+    def _stat(self, key: str) -> os.stat_result:
+        try:
+            return self._path(key).stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise BlobMissing from error
+        except OSError as error:
+            raise BlobUnavailable(type(error).__name__) from error
+
+    def size(self, key: str) -> int:
+        """See `BlobStore.size`."""
+        return self._stat(key).st_size
+
+    def exists(self, key: str) -> bool:
+        """See `BlobStore.exists`."""
+        return self._path(key).is_file()
+
+    def delete(self, key: str) -> None:
+        """See `BlobStore.delete`; empty folders above are removed too."""
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+            for parent in path.parents:
+                if parent == self.root:
+                    break
+                parent.rmdir()
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
+                raise BlobUnavailable(type(error).__name__) from error
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """See `BlobStore.keys`."""
+        start = self.root.joinpath(*prefix.split("/")[:-1]) if "/" in prefix else self.root
+        for folder, folders, files in os.walk(start):
+            folders.sort()
+            for name in sorted(files):
+                key = Path(folder, name).relative_to(self.root).as_posix()
+                if key.startswith(prefix) and not name.startswith(".new-"):
+                    yield key
+
+    def age(self, key: str) -> float:
+        """See `BlobStore.age`."""
+        return time.time() - self._stat(key).st_mtime
+
+    def delete_unfinished(self, older_than: float) -> None:
+        """See `BlobStore.delete_unfinished`."""
+        for path in self.root.rglob(".new-*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > older_than:
+                    path.unlink()
+
+    def fullness(self) -> float | None:
+        """See `BlobStore.fullness`: of the file system."""
+        usage = shutil.disk_usage(self.root)
+        return usage.used / (usage.used + usage.free)
+
+    def freed(self, n_bytes: int) -> None:
+        """See `BlobStore.freed`: the file system knows."""
+
+    def check(self) -> None:
+        """See `BlobStore.check`."""
+        try:
+            free = shutil.disk_usage(self.root).free
+        except OSError as error:
+            raise BlobUnavailable(type(error).__name__) from error
+        if free < LEAST_FREE:
+            raise BlobFull
+        _probe(self)
+
+
+class S3Store:
+    """Blobs as objects of an S3 bucket, below an optional prefix.
+
+    Parameters
+    ----------
+    capacity
+        How many bytes the bucket may hold; 0 where nobody has set a bound.
+    """
+
+    def __init__(
+        self, bucket: str, prefix: str, *, timeout: float, capacity: int = 0, **client_settings: Any
+    ) -> None:
+        import boto3
+        from botocore.config import Config
+
+        self.bucket = bucket
+        self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        self.capacity = capacity
+        self._measuring = threading.Lock()
+        self._used: int | None = None
+        self._measured_at = -math.inf
+        self.client = boto3.client(
+            "s3",
+            config=Config(
+                connect_timeout=min(3, timeout),
+                read_timeout=timeout,
+                retries={"max_attempts": 3, "mode": "standard"},
+            ),
+            **client_settings,
+        )
+
+    def _call(self, name: str, **arguments: Any) -> Any:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return getattr(self.client, name)(Bucket=self.bucket, **arguments)
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code in {"404", "NoSuchKey", "NotFound", "NoSuchUpload"}:
+                raise BlobMissing from error
+            if code in {"507", "InsufficientStorage", "XMinioStorageFull", "QuotaExceeded"}:
+                raise BlobFull from error
+            raise BlobUnavailable(code) from error
+        except BotoCoreError as error:
+            raise BlobUnavailable(type(error).__name__) from error
+
+    def put(self, key: str, data: bytes | IO[bytes], *, named: bool = True) -> tuple[str, int]:
+        """See `BlobStore.put`; an object appears whole or not at all.
+
+        What is larger than `PART` goes in parts: one request takes no more than 5 GiB, and no more than a
+        part has to lie on the local disk.
+        """
+        digest, size = hashlib.sha256(), 0
+        parts = _Parts(self, self.prefix + key)
+        try:
+            for piece in _pieces(data):
+                parts.write(piece)
+                digest.update(piece)
+                size += len(piece)
+            parts.finish()
+        except OSError as error:
+            raise (BlobFull if is_full(error) else BlobUnavailable)(type(error).__name__) from error
+        finally:
+            parts.close()
+        return digest.hexdigest(), size
+
+    def keep_names(self, keys: Iterable[str]) -> None:
+        """See `BlobStore.keep_names`: an object that was answered for is kept."""
+
+    def get(self, key: str) -> bytes:
+        """See `BlobStore.get`."""
+        return b"".join(self.stream(key))
+
+    def stream(self, key: str, chunk: int = CHUNK, start: int = 0) -> Iterator[bytes]:
+        """See `BlobStore.stream`."""
+        from botocore.exceptions import BotoCoreError
+
+        wanted = {"Range": f"bytes={start}-"} if start else {}
+        body = self._call("get_object", Key=self.prefix + key, **wanted)["Body"]
+
+        def pieces() -> Iterator[bytes]:
+            try:
+                yield from body.iter_chunks(chunk)
+            except (BotoCoreError, OSError) as error:
+                raise BlobUnavailable(type(error).__name__) from error
+            finally:
+                body.close()
+
+        return pieces()
+
+    def size(self, key: str) -> int:
+        """See `BlobStore.size`."""
+        return int(self._call("head_object", Key=self.prefix + key)["ContentLength"])
+
+    def exists(self, key: str) -> bool:
+        """See `BlobStore.exists`."""
+        try:
+            self.size(key)
+        except BlobMissing:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        """See `BlobStore.delete`."""
+        self._call("delete_object", Key=self.prefix + key)
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """See `BlobStore.keys`."""
+        for item in self._objects(prefix):
+            yield item["Key"].removeprefix(self.prefix)
+
+    def _objects(self, prefix: str) -> Iterator[dict[str, Any]]:
+        token: dict[str, str] = {}
+        while True:
+            page = self._call("list_objects_v2", Prefix=self.prefix + prefix, **token)
+            yield from page.get("Contents", [])
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def age(self, key: str) -> float:
+        """See `BlobStore.age`."""
+        written = self._call("head_object", Key=self.prefix + key)["LastModified"]
+        return float((datetime.now(UTC) - written).total_seconds())
+
+    def delete_unfinished(self, older_than: float) -> None:
+        """See `BlobStore.delete_unfinished`: parts of an object that was never completed take room."""
+        now = datetime.now(UTC)
+        place: dict[str, str] = {}
+        while True:
+            page = self._call("list_multipart_uploads", Prefix=self.prefix, **place)
+            for upload in page.get("Uploads", []):
+                if (now - upload["Initiated"]).total_seconds() > older_than:
+                    with contextlib.suppress(BlobMissing):
+                        self._call("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
+            if not page.get("IsTruncated"):
+                return
+            place = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def fullness(self) -> float | None:
+        """See `BlobStore.fullness`: of the set capacity, or 1 when the store itself says that it is full.
+
+        The objects are added up in the background, since that takes long where they are many.
+        """
+        try:
+            self.check()
+        except BlobFull:
+            return 1.0
+        except BlobUnavailable:
+            return None
+        if not self.capacity:
+            return None
+        due = time.monotonic() - self._measured_at > MEASURE_SECONDS
+        if due and self._measuring.acquire(blocking=False):
+            threading.Thread(target=self._measure, name="blob capacity", daemon=True).start()
+        return None if self._used is None else self._used / self.capacity
+
+    def _measure(self) -> None:
+        try:
+            self._used = sum(item["Size"] for item in self._objects(""))
+        except ServiceError as error:
+            log.warning("the bucket could not be measured: %s", error.code)
+        finally:
+            self._measured_at = time.monotonic()
+            self._measuring.release()
+
+    def freed(self, n_bytes: int) -> None:
+        """See `BlobStore.freed`."""
+        if self._used is not None:
+            self._used -= n_bytes
+
+    def check(self) -> None:
+        """See `BlobStore.check`."""
+        _probe(self)
+
+
+class _Parts:
+    """Writes one object: in one request when it is small, else in parts of `PART` bytes."""
+
+    def __init__(self, store: S3Store, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._spool = tempfile.SpooledTemporaryFile(max_size=8 * CHUNK)  # noqa: SIM115 - see `close`
+        self._held = 0
+        self._upload: str | None = None
+        self._etags: list[str] = []
+
+    def write(self, piece: bytes) -> None:
+        """Take bytes; send a part when one is full."""
+        self._spool.write(piece)
+        self._held += len(piece)
+        if self._held >= PART:
+            self._send()
+
+    def _send(self) -> None:
+        if self._upload is None:
+            self._upload = self._store._call("create_multipart_upload", Key=self._key)["UploadId"]
+        self._spool.seek(0)
+        answer = self._store._call(
+            "upload_part",
+            Key=self._key,
+            UploadId=self._upload,
+            PartNumber=len(self._etags) + 1,
+            Body=self._spool,
+            ContentLength=self._held,
+        )
+        self._etags.append(answer["ETag"])
+        self._spool.seek(0)
+        self._spool.truncate()
+        self._held = 0
+
+    def finish(self) -> None:
+        """Make the object appear."""
+        if self._upload is None:
+            self._spool.seek(0)
+            self._store._call("put_object", Key=self._key, Body=self._spool, ContentLength=self._held)
+            return
+        if self._held:
+            self._send()
+        listed = [{"PartNumber": n, "ETag": etag} for n, etag in enumerate(self._etags, 1)]
+        self._store._call(
+            "complete_multipart_upload",
+            Key=self._key,
+            UploadId=self._upload,
+            MultipartUpload={"Parts": listed},
+        )
+        self._upload = None
+
+    def close(self) -> None:
+        """Let go of the spool, and of an object that was not finished."""
+        self._spool.close()
+        if self._upload is not None:
+            with contextlib.suppress(ServiceError):  # `delete_unfinished` does it later
+                self._store._call("abort_multipart_upload", Key=self._key, UploadId=self._upload)
+
+
+def open_blobs(url: str) -> BlobStore:
+    """Open the store that `url` names.
+
+    Parameters
+    ----------
+    url
+        ``file:///folder``, or ``s3://bucket/prefix`` with optional ``?endpoint=URL&region=NAME``.
+        Credentials for S3 come from the usual ``AWS_*`` variables.
+
+    Raises
+    ------
+    SettingsError
+        The address is of neither kind.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.path.startswith("/"):
+        return FolderStore(Path(unquote(parts.path)))
+    if parts.scheme == "s3" and parts.netloc:
+        query = parse_qs(parts.query)
+        extra: dict[str, Any] = {}
+        if "endpoint" in query:
+            extra["endpoint_url"] = query["endpoint"][0]
+            # not Amazon's: without keys, boto3 would look for those of a virtual machine in Amazon's network
+            os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+        extra["region_name"] = query.get("region", ["us-east-1"])[0]
+        timeout, capacity = get_settings().blob_timeout_seconds, get_settings().blob_capacity_bytes
+        return S3Store(parts.netloc, parts.path, timeout=timeout, capacity=capacity, **extra)
+    raise SettingsError("FRACTUREAI_BLOB_URL must be file:///folder or s3://bucket/prefix")
+
+
+@cache
+def get_blobs() -> BlobStore:
+    """Return this process's blob store."""
+    return open_blobs(get_settings().require("blob_url").blob_url)
+
+
+#: How long an answer of `storage_problem` counts.
+CHECK_SECONDS = 10.0
+
+
+class _Health:
+    """Whether a store takes bytes, asked of it every `CHECK_SECONDS` by one thread at a time."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self.store = store
+        self.problem: ServiceError | None = None
+        self._at = -math.inf
+        self._asking = threading.Lock()
+
+    def ask(self, *, wait: bool) -> None:
+        if time.monotonic() - self._at < CHECK_SECONDS or not self._asking.acquire(blocking=False):
+            return
+        if wait:
+            self._ask()
+        else:
+            threading.Thread(target=self._ask, name="blob check", daemon=True).start()
+
+    def _ask(self) -> None:
+        try:
+            self.store.check()
+            self.problem = None
+        except (BlobFull, BlobUnavailable) as error:
+            self.problem = error
+        finally:
+            self._at = time.monotonic()
+            self._asking.release()
+
+
+_health: _Health | None = None
+
+
+def storage_problem(*, wait: bool) -> ServiceError | None:
+    """Return why the blob store takes nothing, or None.
+
+    Parameters
+    ----------
+    wait
+        For an answer of the last seconds; else the last one counts, and a page is never late because of it.
+    """
+    global _health  # noqa: PLW0603 - one per process is the point
+    store = get_blobs()
+    health = _health
+    if health is None or health.store is not store:
+        health = _health = _Health(store)
+    health.ask(wait=wait)
+    return health.problem

@@ -1,0 +1,762 @@
+"""The tables. Every row that belongs to a site carries its `site_id`, and every query names it."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from pipeline.types import RenderingStep, StudyFacts
+from vocabulary.reasons import REASONS, Reason
+from vocabulary.rendering import RenderingCode
+from vocabulary.states import (
+    STAGES,
+    TERMINAL_BATCH_STATUSES,
+    TERMINAL_IMAGE_STATUSES,
+    Answer,
+    BatchStatus,
+    ImageStatus,
+    Stage,
+    Triage,
+)
+
+__all__ = [
+    "ENDED_WORK",
+    "REASONS",
+    "STAGES",
+    "TERMINAL_BATCH_STATUSES",
+    "TERMINAL_IMAGE_STATUSES",
+    "AccountMail",
+    "Answer",
+    "ApiKey",
+    "Audit",
+    "AuditLink",
+    "Base",
+    "Batch",
+    "BatchReason",
+    "BatchStatus",
+    "Bundle",
+    "EventCount",
+    "Export",
+    "Finding",
+    "Image",
+    "ImageStatus",
+    "KnownPlace",
+    "Maintenance",
+    "ManifestLine",
+    "Notice",
+    "NoticeTarget",
+    "Priority",
+    "Reason",
+    "RenderingCode",
+    "RenderingStep",
+    "SignInAttempt",
+    "SignInToken",
+    "Site",
+    "Stage",
+    "Study",
+    "StudyFacts",
+    "StudyFinding",
+    "Triage",
+    "Upload",
+    "User",
+    "UserSession",
+    "Work",
+    "WorkKind",
+    "WorkState",
+    "Worker",
+]
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Priority(StrEnum):
+    """The requester's priority; `RANK` orders them, the smaller first."""
+
+    URGENT = "urgent"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def rank(self) -> int:
+        """Return the number that the database sorts by."""
+        return {"urgent": 0, "normal": 1, "low": 2}[self.value]
+
+
+class WorkKind(StrEnum):
+    """What a unit of work is."""
+
+    CHUNK = "chunk"
+    FINISH = "finish"
+    EXPORT = "export"
+    NOTICE = "notice"
+    PASSWORD = "password"  # noqa: S105 - a mail with a link for one
+    ACCOUNT_MAIL = "account_mail"
+    EVALUATE = "evaluate"
+    SIGN = "sign"
+
+
+class WorkState(StrEnum):
+    """`due` waits for dispatch, `published` lies in the broker, `running` was taken at least once.
+
+    A chunk never is `failed`: its images are.
+    """
+
+    DUE = "due"
+    PUBLISHED = "published"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+#: In these nothing will be done any more.
+ENDED_WORK = frozenset({WorkState.DONE, WorkState.CANCELLED, WorkState.FAILED})
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    metadata = MetaData(naming_convention=NAMES)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own protocol
+        uuid.UUID: UUID(as_uuid=True),
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+        str: Text,
+    }
+
+
+def _id() -> Mapped[uuid.UUID]:
+    return mapped_column(primary_key=True, default=uuid.uuid4)
+
+
+def _site() -> Mapped[uuid.UUID]:
+    return mapped_column(ForeignKey("sites.id"), nullable=False)
+
+
+def _now() -> Mapped[datetime]:
+    return mapped_column(server_default=func.now())
+
+
+def _zero() -> Mapped[int]:
+    return mapped_column(Integer, server_default=text("0"), default=0)
+
+
+class Site(Base):
+    """A tenant: a hospital or a department."""
+
+    __tablename__ = "sites"
+    id: Mapped[uuid.UUID] = _id()
+    name: Mapped[str] = mapped_column(unique=True)
+    default_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
+    keep_originals_days: Mapped[int | None]  # after the batch ended; NULL: for ever
+    keep_results_days: Mapped[int | None]
+    quota_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of uploads; NULL: the setting's
+    second_factor_roles: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
+    shadow_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
+    decode_rests_until: Mapped[datetime | None]  # until then other sites' work goes first
+    created_at: Mapped[datetime] = _now()
+
+
+class User(Base):
+    """A person who signs in to the pages."""
+
+    __tablename__ = "users"
+    __table_args__ = (UniqueConstraint("site_id", "email"),)
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    email: Mapped[str]
+    name: Mapped[str] = mapped_column(server_default="", default="")
+    password_hash: Mapped[str | None]
+    provider_subject: Mapped[str | None] = mapped_column(unique=True)  # at an identity provider
+    vouched_at: Mapped[datetime | None]  # when the identity provider last vouched for the person
+    role: Mapped[str]  # a store.accounts.accounts.Role
+    role_from_provider: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
+    totp_secret: Mapped[str | None]  # of the second factor, sealed; NULL: none
+    totp_step: Mapped[int | None] = mapped_column(BigInteger)  # of the last code used: none counts twice
+    recovery_codes: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
+    created_at: Mapped[datetime] = _now()
+    disabled_at: Mapped[datetime | None]
+
+
+class ApiKey(Base):
+    """A key for programs; only its hash is kept."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]
+    key_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scope: Mapped[list[Any]]  # of store.accounts.accounts.Permission
+    created_at: Mapped[datetime] = _now()
+    last_used_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class SignInToken(Base):
+    """A one-time link that signs a person in or sets their password; only its hash is kept."""
+
+    __tablename__ = "sign_in_tokens"
+    id: Mapped[uuid.UUID] = _id()
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    sets_password: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class SignInAttempt(Base):
+    """A sign-in that failed or is being tried, by a hash of the address or the person it names."""
+
+    __tablename__ = "sign_in_attempts"
+    __table_args__ = (Index("ix_sign_in_attempts_key_at", "key_hash", "at"),)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    key_hash: Mapped[str] = mapped_column(String(64))
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class KnownPlace(Base):
+    """A network from which a person has signed in, by its hash."""
+
+    __tablename__ = "known_places"
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"), primary_key=True)
+    place_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    seen_at: Mapped[datetime] = _now()
+
+
+class AccountMail(Base):
+    """What is mailed to a person about their own account."""
+
+    __tablename__ = "account_mails"
+    id: Mapped[uuid.UUID] = _id()
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"), index=True)
+    event: Mapped[str]
+    said: Mapped[str] = mapped_column(server_default="", default="")
+    at: Mapped[datetime] = _now()
+
+
+class UserSession(Base):
+    """A signed-in browser; only the hash of its cookie is kept."""
+
+    __tablename__ = "user_sessions"
+    id: Mapped[uuid.UUID] = _id()
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"), index=True)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    csrf_token: Mapped[str]
+    agent: Mapped[str] = mapped_column(server_default="", default="")
+    how: Mapped[str] = mapped_column(server_default="", default="")  # password, link or provider
+    second_factor: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
+    created_at: Mapped[datetime] = _now()
+    last_seen_at: Mapped[datetime] = _now()
+    confirmed_at: Mapped[datetime | None]  # when the identity provider last confirmed the person anew
+    proved_at: Mapped[datetime] = _now()  # when the person last signed in or gave their password here
+    expires_at: Mapped[datetime]
+
+
+class Audit(Base):
+    """Who did what; append-only by a trigger. `AuditLink` makes a chain of the rows."""
+
+    __tablename__ = "audit"
+    __table_args__ = tuple(
+        Index("_".join(("ix_audit_site", *by, "at")), "site_id", *by, "at", "id")
+        for by in ((), ("user_id",), ("action",), ("object_id",))
+    )
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    site_id: Mapped[uuid.UUID] = _site()
+    user_id: Mapped[uuid.UUID | None]
+    action: Mapped[str]
+    object_id: Mapped[str | None]
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    at: Mapped[datetime] = _now()
+    address: Mapped[str | None]  # from where
+    key_id: Mapped[uuid.UUID | None]  # the API key by which
+    operator: Mapped[str | None]  # the account of the server's machine that ran a command
+
+
+class AuditLink(Base):
+    """An audit row's place in the chain: each hash covers the row and the hash before.
+
+    A deferred trigger of the database writes it when the transaction that wrote the row commits.
+    """
+
+    __tablename__ = "audit_chain"
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    audit_id: Mapped[int] = mapped_column(BigInteger, unique=True)
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class Bundle(Base):
+    """A model version: its manifest here, its files in the blob store under ``bundles/<name>/``."""
+
+    __tablename__ = "bundles"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    manifest: Mapped[dict[str, Any]]
+    card: Mapped[str] = mapped_column(server_default="")
+    files: Mapped[dict[str, Any]]  # file name -> sha256
+    created_at: Mapped[datetime] = _now()
+
+
+class Batch(Base):
+    """A submission. Its counters make a poll one row's read; they change in the images' transactions.
+
+    `promoted` says that its bundle was the site's own when it was submitted: clinical work, no trial.
+
+    ``s_<stage>`` counts the images that passed the stage or are terminal.
+    """
+
+    __tablename__ = "batches"
+    __table_args__ = (
+        UniqueConstraint("site_id", "idempotency_key"),
+        Index("ix_batches_site_created", "site_id", "created_at", "id"),
+        Index(
+            "ix_batches_active",
+            "status",
+            postgresql_where=text("status in ('queued','running','paused')"),
+        ),
+        Index("ix_batches_run", "run_id", postgresql_where=text("run_id is not null")),
+    )
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
+    label: Mapped[str] = mapped_column(server_default="")
+    status: Mapped[str] = mapped_column(server_default="draft", default=BatchStatus.DRAFT.value)
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="1", default=1)
+    bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
+    promoted: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
+    run_id: Mapped[uuid.UUID | None]  # of research; NULL is clinical work, which alone is shown as batches
+    with_report: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
+    with_heatmap: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
+    idempotency_key: Mapped[str | None]
+    request_hash: Mapped[str | None] = mapped_column(String(64))
+    round: Mapped[int] = mapped_column(Integer, server_default=text("1"), default=1)
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"), default=1)
+    created_at: Mapped[datetime] = _now()
+    submitted_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    cancelled_at: Mapped[datetime | None]
+    paused_at: Mapped[datetime | None]
+    n_total: Mapped[int] = _zero()
+    n_queued: Mapped[int] = _zero()
+    n_running: Mapped[int] = _zero()
+    n_done: Mapped[int] = _zero()
+    n_rejected: Mapped[int] = _zero()
+    n_failed: Mapped[int] = _zero()
+    n_cancelled: Mapped[int] = _zero()
+    n_skipped: Mapped[int] = _zero()
+    # of the requester's manifest, counted at submit
+    manifest_rows: Mapped[int] = _zero()
+    manifest_rows_unmatched: Mapped[int] = _zero()
+    manifest_files_unmatched: Mapped[int] = _zero()
+    n_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
+    t_positive: Mapped[int] = _zero()
+    t_doubt: Mapped[int] = _zero()
+    t_not_assessable: Mapped[int] = _zero()
+    t_negative: Mapped[int] = _zero()
+    s_prepare: Mapped[int] = _zero()
+    s_classify: Mapped[int] = _zero()
+    s_detect: Mapped[int] = _zero()
+    s_explain: Mapped[int] = _zero()
+    s_report: Mapped[int] = _zero()
+    rate: Mapped[float] = mapped_column(Float, server_default=text("0"), default=0.0)
+    rate_at: Mapped[datetime | None]
+    end_failure: Mapped[str | None]  # a Reason: its images have ended, and what follows that failed for good
+
+
+class BatchReason(Base):
+    """How many images of a batch carry a reason; kept so that a poll need not count."""
+
+    __tablename__ = "batch_reasons"
+    batch_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True
+    )
+    reason: Mapped[str] = mapped_column(primary_key=True)
+    n: Mapped[int] = _zero()
+
+
+class Study(Base):
+    """Images that belong together. `key` says by what: ``uid:``, ``manifest:``, ``path:`` or ``image:``.
+
+    `uid_shared` says that images of another patient or accession number came with the same identifier.
+    """
+
+    __tablename__ = "studies"
+    __table_args__ = (
+        UniqueConstraint("site_id", "key"),
+        Index("ix_studies_site_accession", "site_id", "accession"),
+        Index(
+            "ix_studies_site_uid",
+            *("site_id", "study_uid", "uid_shared"),
+            postgresql_where=text("study_uid <> ''"),
+        ),
+    )
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    key: Mapped[str]
+    study_uid: Mapped[str] = mapped_column(server_default="", default="")
+    accession: Mapped[str] = mapped_column(server_default="", default="")
+    study_date: Mapped[str] = mapped_column(server_default="", default="")
+    patient_hash: Mapped[str] = mapped_column(server_default="", default="")
+    uid_shared: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
+    created_at: Mapped[datetime] = _now()
+
+
+class StudyFinding(Base):
+    """One version of what one bundle says of a study, with its report. `basis` is a hash of what went in."""
+
+    __tablename__ = "study_findings"
+    __table_args__ = (
+        UniqueConstraint("study_id", "bundle", "version"),
+        Index("ix_study_findings_batch", "batch_id"),
+    )
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    study_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("studies.id"))
+    batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("batches.id"))
+    bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
+    version: Mapped[int]
+    basis: Mapped[str] = mapped_column(String(64))
+    triage: Mapped[str]
+    reasons: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
+    n_images: Mapped[int]
+    report_key: Mapped[str | None]
+    report_sha256: Mapped[str | None] = mapped_column(String(64))
+    report_size: Mapped[int | None]
+    review_id: Mapped[uuid.UUID | None]  # of the signed report: a reviews.id
+    signed_by: Mapped[str | None]
+    signed_at: Mapped[datetime | None]
+    legal_hold: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
+    created_at: Mapped[datetime] = _now()
+
+
+class Finding(Base):
+    """What a bundle says of some bytes; shared by every image of the site that has them.
+
+    `cam` is the float16 class-activation map of `cam_height` x `cam_width`, C order, or NULL.
+    """
+
+    __tablename__ = "findings"
+    __table_args__ = (UniqueConstraint("site_id", "sha256", "bundle", "precision"),)
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    sha256: Mapped[str] = mapped_column(String(64))
+    bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
+    precision: Mapped[str]
+    region: Mapped[str]
+    region_probability: Mapped[float]
+    region_probabilities: Mapped[dict[str, Any]]
+    distance: Mapped[float | None]
+    not_assessable: Mapped[str | None]
+    flags: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
+    network: Mapped[str | None]
+    logit: Mapped[float | None]
+    probability: Mapped[float | None]
+    triage: Mapped[str | None]
+    cam: Mapped[bytes | None] = mapped_column(LargeBinary)
+    cam_height: Mapped[int | None] = mapped_column(SmallInteger)
+    cam_width: Mapped[int | None] = mapped_column(SmallInteger)
+    #: `pipeline.types.SuspectedBox`, of a bundle that draws them; NULL where none was asked.
+    suspected_places: Mapped[list[Any] | None]
+    created_at: Mapped[datetime] = _now()
+
+
+class Work(Base):
+    """One unit of work: the only thing that recovers. See ``store.queue.work``.
+
+    Chunks and finishes belong to a batch; the other kinds name the row that they are about as `subject_id`.
+    """
+
+    __tablename__ = "work"
+    __table_args__ = (
+        Index(
+            "uq_work_finish",
+            "batch_id",
+            "round",
+            unique=True,
+            postgresql_where=text("kind = 'finish'"),
+        ),
+        Index(
+            "ix_work_due",
+            "site_id",
+            "priority",
+            "due_at",
+            postgresql_where=text("state = 'due'"),
+        ),
+        Index(
+            "ix_work_in_flight",
+            "state",
+            "published_at",
+            postgresql_where=text("state in ('published','running')"),
+        ),
+        Index("ix_work_batch", "batch_id", "state"),
+        Index(
+            "ix_work_open", "site_id", "kind", postgresql_where=text("state in ('due','published','running')")
+        ),
+        Index("ix_work_subject", "subject_id", postgresql_where=text("subject_id is not null")),
+        CheckConstraint(
+            "CASE WHEN kind IN ('chunk', 'finish') THEN batch_id IS NOT NULL"
+            " ELSE batch_id IS NULL AND subject_id IS NOT NULL END",
+            name="ck_work_subject",
+        ),
+        Index("ix_work_scratch", "id", postgresql_where=text("scratch is not null")),
+        Index(
+            "ix_work_unavailable",
+            "unavailable_since",
+            postgresql_where=text("unavailable_since is not null"),
+        ),
+    )
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    batch_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
+    subject_id: Mapped[uuid.UUID | None]
+    kind: Mapped[str]
+    round: Mapped[int] = mapped_column(Integer, server_default=text("1"), default=1)
+    stage: Mapped[str | None]  # the next stage of a chunk; NULL for other kinds
+    state: Mapped[str] = mapped_column(server_default="due", default=WorkState.DUE.value)
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    n_images: Mapped[int] = _zero()
+    attempt: Mapped[int] = _zero()
+    taken: Mapped[int] = _zero()
+    due_at: Mapped[datetime] = _now()
+    published_at: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
+    lease_token: Mapped[uuid.UUID | None]
+    scratch: Mapped[str | None]  # blob key of the chunk's input stack
+    error: Mapped[str | None]
+    error_code: Mapped[str | None]
+    unavailable_since: Mapped[datetime | None]  # given back without an attempt since then
+    unavailable_reason: Mapped[str | None]
+    created_at: Mapped[datetime] = _now()
+    finished_at: Mapped[datetime | None]
+
+
+class Image(Base):
+    """One path in one batch. `path` may hold names: it is shown to its owner alone and never logged."""
+
+    __tablename__ = "images"
+    __table_args__ = (
+        UniqueConstraint("batch_id", "path", "sha256"),
+        Index("ix_images_batch_seq", "batch_id", "seq"),
+        Index("ix_images_batch_status_seq", "batch_id", "status", "seq"),
+        Index("ix_images_batch_triage_seq", "batch_id", "triage", "seq"),
+        Index("ix_images_batch_region_seq", "batch_id", "region", "seq"),
+        Index("ix_images_original", "batch_id", "seq", postgresql_where=text("original_key is not null")),
+        Index("ix_images_work", "work_id"),
+        Index("ix_images_study", "study_id"),
+        Index("ix_images_finding", "finding_id"),
+        Index("ix_images_site_sha", "site_id", "sha256"),
+        Index("ix_images_site_created", "site_id", "created_at"),
+        Index("ix_images_site_sop", "site_id", "sop_uid", postgresql_where=text("sop_uid <> ''")),
+    )
+    id: Mapped[uuid.UUID] = _id()
+    seq: Mapped[int] = mapped_column(BigInteger, Identity(), unique=True)
+    site_id: Mapped[uuid.UUID] = _site()
+    batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
+    study_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("studies.id"))
+    work_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("work.id", ondelete="SET NULL"))
+    finding_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("findings.id"))
+    number: Mapped[int | None]  # in its study, from 1; it never changes, and copies share it
+    path: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[str] = mapped_column(server_default="uploaded", default=ImageStatus.UPLOADED.value)
+    stage: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"), default=0)
+    reason: Mapped[str | None]
+    error: Mapped[str | None]
+    flags: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
+    region: Mapped[str | None]
+    region_probability: Mapped[float | None]
+    probability: Mapped[float | None]
+    triage: Mapped[str | None]
+    attention_regions: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
+    suspected_places: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
+    #: How the grey values came about: `pipeline.types.RenderingStep`, in order.
+    rendering: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
+    # what a manifest row says, before the header is known
+    manifest_study: Mapped[str] = mapped_column(server_default="", default="")
+    priority: Mapped[int | None] = mapped_column(SmallInteger)
+    manifest_path: Mapped[str | None]  # of the manifest's line that speaks of it
+    # what is kept of the header or the manifest (StudyFacts)
+    accession: Mapped[str] = mapped_column(server_default="", default="")
+    study_uid: Mapped[str] = mapped_column(server_default="", default="")
+    series_uid: Mapped[str] = mapped_column(server_default="", default="")
+    sop_uid: Mapped[str] = mapped_column(server_default="", default="")
+    study_date: Mapped[str] = mapped_column(server_default="", default="")
+    study_time: Mapped[str] = mapped_column(server_default="", default="")
+    body_part: Mapped[str] = mapped_column(server_default="", default="")
+    laterality: Mapped[str] = mapped_column(server_default="", default="")
+    view: Mapped[str] = mapped_column(server_default="", default="")
+    age_years: Mapped[int | None] = mapped_column(SmallInteger)
+    patient_hash: Mapped[str] = mapped_column(server_default="", default="")
+    modality: Mapped[str] = mapped_column(server_default="", default="")
+    # bytes
+    incoming_key: Mapped[str | None]
+    dataset_image_id: Mapped[uuid.UUID | None]  # its bytes lie in a dataset
+    source_key: Mapped[str | None]  # its bytes are another image's, which a shadow bundle reads too
+    original_key: Mapped[str | None]
+    original_sha256: Mapped[str | None] = mapped_column(String(64))
+    media_type: Mapped[str | None]
+    display_key: Mapped[str | None]
+    display_sha256: Mapped[str | None] = mapped_column(String(64))
+    overlay_key: Mapped[str | None]
+    overlay_sha256: Mapped[str | None] = mapped_column(String(64))
+    overlay_size: Mapped[int | None]
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    created_at: Mapped[datetime] = _now()
+    finished_at: Mapped[datetime | None]
+
+
+class Upload(Base):
+    """A large file on its way into a draft, in pieces; gone once it was taken in."""
+
+    __tablename__ = "uploads"
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sites.id"), nullable=False, index=True)
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
+    batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
+    path: Mapped[str]
+    length: Mapped[int] = mapped_column(BigInteger)
+    offset: Mapped[int] = mapped_column("received", BigInteger, server_default=text("0"), default=0)
+    pieces: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))  # blob keys, in order
+    created_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime]
+
+
+class Export(Base):
+    """A file that is prepared in the background for taking away. Whether it is ready, its work row says.
+
+    `trials` says that it may hold what bundles said which the site had not promoted.
+    """
+
+    __tablename__ = "exports"
+    __table_args__ = (Index("ix_exports_site_created", "site_id", "created_at"),)
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
+    wish: Mapped[dict[str, Any]]
+    name: Mapped[str]
+    media_type: Mapped[str]
+    trials: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
+    n_done: Mapped[int] = _zero()
+    n_total: Mapped[int] = _zero()
+    n_missing: Mapped[int] = _zero()
+    key: Mapped[str | None]
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime | None]
+
+
+class ManifestLine(Base):
+    """What the requester's CSV says of one path; applied to the image whenever it comes."""
+
+    __tablename__ = "manifest_lines"
+    batch_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True
+    )
+    path: Mapped[str] = mapped_column(primary_key=True)
+    accession: Mapped[str] = mapped_column(server_default="", default="")
+    study: Mapped[str] = mapped_column(server_default="", default="")
+    view: Mapped[str] = mapped_column(server_default="", default="")
+    laterality: Mapped[str] = mapped_column(server_default="", default="")
+    priority: Mapped[int | None] = mapped_column(SmallInteger)
+
+
+class NoticeTarget(Base):
+    """Where a site's notices go; the secret that signs webhooks is encrypted."""
+
+    __tablename__ = "notice_targets"
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sites.id"), index=True)
+    channel: Mapped[str]
+    address: Mapped[str]
+    events: Mapped[list[Any]]
+    secret: Mapped[str | None]
+    failures: Mapped[int] = _zero()  # tries in a row that failed
+    rest_until: Mapped[datetime | None]  # nothing is sent there before
+    last_error: Mapped[str | None]
+    created_at: Mapped[datetime] = _now()
+    removed_at: Mapped[datetime | None]
+
+
+class Notice(Base):
+    """One notice to one target, and what became of it. Its id is the `subject_id` of its unit of work."""
+
+    __tablename__ = "notices"
+    __table_args__ = (Index("ix_notices_site_created", "site_id", "created_at", "id"),)
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    target_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("notice_targets.id"), index=True)
+    event: Mapped[str]
+    batch_id: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    study_id: Mapped[uuid.UUID | None] = mapped_column(index=True)
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(server_default="waiting", default="waiting")
+    attempts: Mapped[int] = _zero()
+    status: Mapped[int | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    tried_at: Mapped[datetime | None]
+
+
+class Worker(Base):
+    """A worker process that was alive lately; dispatch sizes its window by their slots."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    queues: Mapped[list[Any]]
+    slots: Mapped[int]
+    version: Mapped[str]
+    seen_at: Mapped[datetime] = _now()
+
+
+class Maintenance(Base):
+    """When a step of `worker.reconcile` last went through, and how it last failed: for health and alarms."""
+
+    __tablename__ = "maintenance"
+    step: Mapped[str] = mapped_column(primary_key=True)
+    succeeded_at: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    error: Mapped[str | None]
+
+
+class EventCount(Base):
+    """How often something happened that must not go unnoticed; see `store.operations.monitoring`."""
+
+    __tablename__ = "event_counts"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    n: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
+    last_at: Mapped[datetime] = _now()

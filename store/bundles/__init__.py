@@ -1,0 +1,1 @@
+"""Model versions: their files, what they say of themselves, and which one serves."""

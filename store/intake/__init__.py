@@ -1,0 +1,1 @@
+"""Batches and what arrives for them."""

@@ -1,0 +1,1 @@
+"""Audit, notices, retention and erasure, consistency checks, monitoring."""

@@ -1,0 +1,87 @@
+"""What health checks and alarms look at: when recovery last went through, what waits, what was dropped."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, literal_column, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from settings import get_settings
+from store.base.tables import EventCount, Maintenance, Work
+
+#: The step of `worker.reconcile` without which nothing that went wrong is ever mended.
+RECOVER = "recover"
+#: Messages of the broker that no worker could read.
+DROPPED_MESSAGES = "dropped_messages"
+#: Batches that were ended though what their end should have written failed each time.
+BATCHES_GIVEN_UP = "batches_given_up"
+
+
+def note_success(session: Session, step: str) -> None:
+    """Write down that a step went through; at most once in two seconds: recovery runs all the time."""
+    row = insert(Maintenance).values(step=step, succeeded_at=func.clock_timestamp())
+    session.execute(
+        row.on_conflict_do_update(
+            index_elements=["step"],
+            set_={"succeeded_at": row.excluded.succeeded_at, "error": None},
+            where=(Maintenance.error.is_not(None))
+            | (Maintenance.succeeded_at.is_(None))
+            | (func.abs(func.extract("epoch", row.excluded.succeeded_at - Maintenance.succeeded_at)) > 2),
+        )
+    )
+
+
+def note_failure(session: Session, step: str, error: str) -> None:
+    """Write down that a step failed; its last success stays."""
+    row = insert(Maintenance).values(step=step, failed_at=func.clock_timestamp(), error=error[:2000])
+    session.execute(
+        row.on_conflict_do_update(
+            index_elements=["step"],
+            set_={"failed_at": row.excluded.failed_at, "error": row.excluded.error},
+        )
+    )
+
+
+def seconds_since_success(session: Session) -> dict[str, float]:
+    """Return how many seconds ago each step last went through; one that never did is not among them."""
+    age = func.extract("epoch", func.clock_timestamp() - Maintenance.succeeded_at)
+    rows = session.execute(select(Maintenance.step, age).where(Maintenance.succeeded_at.is_not(None)))
+    return {step: max(0.0, float(seconds)) for step, seconds in rows}
+
+
+def recovery_problem(session: Session) -> str | None:
+    """Return what is wrong with recovery, or None: it went through lately."""
+    seconds = seconds_since_success(session).get(RECOVER)
+    if seconds is None:
+        return "never went through"
+    if seconds > get_settings().recovery_overdue_seconds:
+        return f"last went through {seconds:.0f} s ago"
+    return None
+
+
+def count_event(session: Session, name: str, n: int = 1) -> None:
+    """Add `n` to the count of an event."""
+    row = insert(EventCount).values(name=name, n=n, last_at=func.clock_timestamp())
+    session.execute(
+        row.on_conflict_do_update(
+            index_elements=["name"],
+            set_={"n": EventCount.n + row.excluded.n, "last_at": row.excluded.last_at},
+        )
+    )
+
+
+def event_counts(session: Session) -> dict[str, int]:
+    """Return how often each event happened."""
+    return {name: n for name, n in session.execute(select(EventCount.name, EventCount.n))}
+
+
+def unavailable_work(session: Session) -> dict[str, tuple[int, float]]:
+    """Return reason -> how many units were given back because of it, and how long ago the first one was."""
+    age = func.extract("epoch", func.clock_timestamp() - func.min(Work.unavailable_since))
+    reason = func.coalesce(Work.unavailable_reason, literal_column("''"))
+    rows = session.execute(
+        select(reason, func.count(), age)
+        .where(Work.unavailable_since.is_not(None), Work.finished_at.is_(None))
+        .group_by(reason)
+    )
+    return {why: (n, float(seconds)) for why, n, seconds in rows}

@@ -1,0 +1,499 @@
+"""Which images belong together, and the versions of what is said of a study."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_, delete, exists, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.orm import Session, aliased
+
+from store.base.tables import Batch, Image, Study, StudyFinding
+from store.operations import notices
+from store.queue import counters
+from store.reading import worklist
+from store.reading.review_tables import Review
+from store.reading.worklist_tables import WorklistRow
+from vocabulary.reasons import Reason
+from vocabulary.states import TERMINAL_IMAGE_STATUSES, ImageStatus, Stage, Triage
+
+#: MURA's layout: region/patientN/studyM_label. The label never becomes part of the key.
+_MURA = re.compile(r"(?:^|/)((?:XR_[A-Z]+/)?patient\d+/study\d+)(?:_(?:positive|negative))?/[^/]+$")
+
+
+def study_key(image: Image) -> str:
+    """Return what an image names as its study.
+
+    The StudyInstanceUID, else the manifest's study or accession, else MURA's path, else the image itself.
+    All but the first hold within one batch only: two requesters may both have a "study 1". Images that name
+    one study and disagree in patient or accession number get studies of their own: see `assign`.
+    """
+    if image.study_uid:
+        return f"uid:{image.study_uid}"
+    if image.manifest_study or image.accession:
+        return f"manifest:{image.batch_id}:{image.manifest_study or image.accession}"
+    if match := _MURA.search(image.path):
+        return f"path:{image.batch_id}:{match.group(1)}"
+    return f"image:{image.id}"
+
+
+def _own_key(image: Image) -> str:
+    """Return the key of the study of those images alone that name this patient and this accession number."""
+    return f"{study_key(image)}|{image.patient_hash}|{image.accession}"
+
+
+def _agrees(study: Study, image: Image) -> bool:
+    """Tell whether an image may belong to a study: no patient's image joins another's.
+
+    An accession number that is not stated contradicts none, unless several came with the study.
+    """
+    if study.patient_hash != image.patient_hash:
+        return False
+    unstated = "" in (study.accession, image.accession) and not study.uid_shared
+    return study.accession == image.accession or unstated
+
+
+def lock_studies(session: Session, study_ids: Iterable[uuid.UUID]) -> None:
+    """Lock the studies' rows, always in the same order; images may still be put under them."""
+    session.execute(
+        select(Study.id)
+        .where(Study.id.in_(set(study_ids)))
+        .order_by(Study.id)
+        .with_for_update(key_share=True)
+    )
+
+
+def _found(session: Session, site_id: uuid.UUID, keys: Collection[str]) -> dict[str, Study]:
+    """Return the studies with these keys, locked in the order of their ids."""
+    rows = session.scalars(
+        select(Study)
+        .where(Study.site_id == site_id, Study.key.in_(keys))
+        .order_by(Study.id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    return {study.key: study for study in rows}
+
+
+def _add(session: Session, images: Mapping[str, Image], *, uid_shared: bool) -> None:
+    """Make the studies with these keys that are not there yet, each with the facts of its image."""
+    if not images:
+        return
+    rows = [
+        {
+            "id": uuid.uuid4(),
+            "site_id": image.site_id,
+            "key": key,
+            "study_uid": image.study_uid,
+            "accession": image.accession,
+            "study_date": image.study_date,
+            "patient_hash": image.patient_hash,
+            "uid_shared": uid_shared,
+        }
+        for key, image in sorted(images.items())
+    ]
+    session.execute(insert(Study).values(rows).on_conflict_do_nothing(index_elements=["site_id", "key"]))
+
+
+def assign(session: Session, images: Sequence[Image]) -> None:
+    """Give each image its study's row, made when it is not there yet, and its number; lock those rows.
+
+    The first images that name a study make it. Those that name it and disagree in patient or accession number
+    get a study of their own, and both are marked: neither can be told to be the right one.
+    """
+    if not images:
+        return
+    site_id = images[0].site_id
+    before = {image.study_id for image in images if image.study_id is not None}
+    keys = {key for image in images for key in (study_key(image), _own_key(image))}
+    known = _found(session, site_id, keys)
+    new: dict[str, Image] = {}
+    for image in images:
+        if study_key(image) not in known and _own_key(image) not in known:
+            new.setdefault(study_key(image), image)
+    _add(session, new, uid_shared=False)
+    if new:
+        known |= _found(session, site_id, new)
+    apart: dict[str, Image] = {}
+    chosen: dict[uuid.UUID, str] = {}
+    for image in images:
+        key, own = study_key(image), _own_key(image)
+        if own in known or key not in known:
+            chosen[image.id] = own
+        elif _agrees(known[key], image):
+            chosen[image.id] = key
+            known[key].accession = known[key].accession or image.accession
+        else:
+            chosen[image.id] = own
+            apart.setdefault(own, image)
+            _mark_shared(session, known[key])
+    _add(session, apart, uid_shared=True)
+    if apart:
+        session.flush()
+        known |= _found(session, site_id, apart)
+    for image in images:
+        image.study_id = known[chosen[image.id]].id
+    session.flush()
+    _number(session, images)
+    _drop_empty(session, before - {image.study_id for image in images})
+
+
+def _mark_shared(session: Session, study: Study) -> None:
+    """Mark a study whose identifier another patient's or another accession number's images carry."""
+    if study.uid_shared:
+        return
+    study.uid_shared = True
+    flag = [Reason.STUDY_IDENTITY_CONFLICT.value]
+    session.execute(
+        update(WorklistRow)
+        .where(WorklistRow.study_id == study.id, ~WorklistRow.flags.contains(flag))
+        .values(flags=WorklistRow.flags.op("||")(literal(flag, JSONB)))
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _drop_empty(session: Session, study_ids: Collection[uuid.UUID]) -> None:
+    """Drop what images have left that failed before their header was read and are prepared again."""
+    if not study_ids:
+        return
+    empty = [Study.id.in_(study_ids), ~exists().where(Image.study_id == Study.id)]
+    kept = or_(exists().where(StudyFinding.study_id == Study.id), exists().where(Review.study_id == Study.id))
+    session.execute(
+        delete(WorklistRow)
+        .where(WorklistRow.study_id.in_(select(Study.id).where(*empty)))
+        .execution_options(synchronize_session=False)
+    )
+    session.execute(delete(Study).where(*empty, ~kept).execution_options(synchronize_session=False))
+
+
+def numbers(images: Iterable[Image]) -> dict[uuid.UUID, int]:
+    """Return the number of each image in its study, by which page, API, report and mark all name it.
+
+    A number is given once and never changes; the same bytes have the same number in every batch. Images that
+    have none yet get the next ones in the order of their paths.
+    """
+    given = list(images)
+    by_content = {image.sha256: image.number for image in given if image.number is not None}
+    highest = max(by_content.values(), default=0)
+    for image in sorted(given, key=lambda i: (i.path, i.seq)):
+        if image.sha256 not in by_content:
+            highest += 1
+            by_content[image.sha256] = highest
+    return {image.id: by_content[image.sha256] for image in given}
+
+
+def _number(session: Session, images: Sequence[Image]) -> None:
+    """Give the images, whose studies are locked, their numbers."""
+    of_study: dict[uuid.UUID | None, list[Image]] = {image.study_id: [] for image in images}
+    query = select(Image).where(Image.study_id.in_(of_study))
+    for image in session.scalars(query):
+        of_study[image.study_id].append(image)
+    for members in of_study.values():
+        given = numbers(members)
+        for image in members:
+            if image.number is None:
+                image.number = given[image.id]
+
+
+def assign_unread(session: Session, batch: Batch) -> None:
+    """Give images that ended before their header was read a study too: it is never negative."""
+    query = select(Image).where(
+        Image.batch_id == batch.id,
+        Image.status.in_([ImageStatus.REJECTED, ImageStatus.FAILED]),
+        Image.study_id.is_(None),
+    )
+    images = list(session.scalars(query.order_by(Image.seq)))
+    for start in range(0, len(images), 1000):
+        assign(session, images[start : start + 1000])
+    session.flush()
+
+
+def first_copies(session: Session, images: Sequence[Image]) -> dict[uuid.UUID, uuid.UUID]:
+    """Return, for each image whose bytes its study has already in this batch, the first copy's id.
+
+    The studies must be locked (see `assign`), so that two chunks cannot both be first.
+    """
+    taken: dict[tuple[uuid.UUID | None, str], uuid.UUID] = {}
+    known = session.execute(
+        select(Image.study_id, Image.sha256, Image.id)
+        .where(
+            Image.batch_id == images[0].batch_id,
+            Image.study_id.in_({image.study_id for image in images}),
+            Image.sha256.in_({image.sha256 for image in images}),
+            Image.id.not_in({image.id for image in images}),  # what another chunk kept came first
+            Image.status != ImageStatus.REJECTED,
+            Image.stage >= counters.passed(Stage.PREPARE),
+        )
+        .order_by(Image.seq)
+    )
+    for study_id, sha256, id_ in known:
+        taken.setdefault((study_id, sha256), id_)
+    copies = {}
+    for image in sorted(images, key=lambda i: i.seq):
+        first = taken.setdefault((image.study_id, image.sha256), image.id)
+        if first != image.id:
+            copies[image.id] = first
+    return copies
+
+
+def flag_corrections(session: Session, images: Sequence[Image]) -> None:
+    """Flag images whose SOP Instance UID another image of the site has with other bytes; both are kept."""
+    uids = {image.sop_uid for image in images if image.sop_uid}
+    if not uids:
+        return
+    flag = [Reason.SOP_UID_CORRECTION.value]
+    other = aliased(Image)
+    twin = exists().where(
+        other.site_id == Image.site_id, other.sop_uid == Image.sop_uid, other.sha256 != Image.sha256
+    )
+    session.execute(
+        update(Image)
+        .where(
+            Image.site_id == images[0].site_id,
+            Image.sop_uid.in_(uids),
+            ~Image.flags.contains(flag),
+            twin,
+        )
+        .values(flags=Image.flags.op("||")(literal(flag, JSONB)))
+        .execution_options(synchronize_session=False)
+    )
+    for image in images:
+        session.refresh(image, ["flags"])
+
+
+@dataclass(frozen=True)
+class StudyState:
+    """The images that a study's finding stands on, and a hash of what they say.
+
+    `images` holds one row per content, the newest batch's, in the order of their numbers.
+    """
+
+    images: list[Image]
+    basis: str
+
+
+def study_states(
+    session: Session, study_ids: Collection[uuid.UUID], bundle: str
+) -> dict[uuid.UUID, StudyState]:
+    """Read the images of studies that `bundle` read, of whatever batch; copies are left out.
+
+    Images that are still on their way in another batch are left out as well: they make a new version.
+    """
+    rows = session.scalars(
+        select(Image)
+        .join(Batch, Batch.id == Image.batch_id)
+        .where(
+            Image.study_id.in_(study_ids),
+            Batch.bundle == bundle,
+            or_(Image.reason.is_(None), Image.reason != Reason.DUPLICATE_IN_STUDY),
+            Image.stage >= counters.passed(Stage.EXPLAIN),
+        )
+        .order_by(Image.seq.desc())
+        .execution_options(populate_existing=True)
+    )
+    newest: dict[uuid.UUID, dict[str, Image]] = {study_id: {} for study_id in study_ids}
+    for image in rows:
+        if image.study_id is None:
+            continue
+        mine = newest[image.study_id]
+        kept = mine.setdefault(image.sha256, image)
+        if kept.finding_id is None and image.finding_id is not None:
+            mine[image.sha256] = image  # a later copy that was cancelled does not undo a reading
+    return {study_id: _state(mine.values()) for study_id, mine in newest.items()}
+
+
+def study_state(session: Session, study_id: uuid.UUID, bundle: str) -> StudyState:
+    """Return `study_states` of one study."""
+    return study_states(session, [study_id], bundle)[study_id]
+
+
+def _state(newest: Iterable[Image]) -> StudyState:
+    found = list(newest)
+    place = numbers(found)
+    images = sorted(found, key=lambda i: place[i.id])
+    said: list[Any] = [
+        [
+            str(i.id),
+            "read" if i.finding_id else i.status,
+            i.reason,
+            i.triage,
+            i.probability,
+            sorted(i.flags),
+            i.overlay_sha256,
+        ]
+        for i in images
+    ]
+    return StudyState(images, hashlib.sha256(json.dumps(said).encode()).hexdigest())
+
+
+def ready(session: Session, study_ids: Collection[uuid.UUID], batch_id: uuid.UUID) -> set[uuid.UUID]:
+    """Return those studies of which every image that this batch holds was explained or has ended."""
+    waiting = session.scalars(
+        select(Image.study_id)
+        .where(
+            Image.study_id.in_(study_ids),
+            Image.batch_id == batch_id,
+            Image.stage < counters.passed(Stage.EXPLAIN),
+            Image.status.not_in([s.value for s in TERMINAL_IMAGE_STATUSES]),
+        )
+        .distinct()
+    )
+    return set(study_ids) - set(waiting)
+
+
+def latest_findings(
+    session: Session, study_ids: Collection[uuid.UUID], bundle: str
+) -> dict[uuid.UUID, StudyFinding]:
+    """Return the newest finding by this bundle of each study that has one."""
+    rows = session.scalars(
+        select(StudyFinding)
+        .where(StudyFinding.study_id.in_(study_ids), StudyFinding.bundle == bundle)
+        .order_by(StudyFinding.version)
+    )
+    return {row.study_id: row for row in rows}  # the last one stays
+
+
+def latest_finding(session: Session, study_id: uuid.UUID, bundle: str) -> StudyFinding | None:
+    """Return the study's newest finding by this bundle."""
+    return latest_findings(session, [study_id], bundle).get(study_id)
+
+
+def last_signed(session: Session, study_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, StudyFinding]:
+    """Return the version that was signed last of each study that has one, whatever bundle had read it."""
+    rows = session.scalars(
+        select(StudyFinding)
+        .where(StudyFinding.study_id.in_(study_ids), StudyFinding.signed_at.is_not(None))
+        .order_by(StudyFinding.signed_at)
+    )
+    return {row.study_id: row for row in rows}  # the last one stays
+
+
+def is_amended(signed: StudyFinding, finding: StudyFinding) -> bool:
+    """Tell whether `finding` stands on something else than what was signed: it is to be read again."""
+    return (signed.bundle, signed.basis) != (finding.bundle, finding.basis)
+
+
+def contradicts(signed: StudyFinding | None, finding: StudyFinding | NewFinding | None) -> bool:
+    """Tell whether `finding` says something else than what was signed, or of other images.
+
+    A study that another bundle reads alike, or whose images were sent again, is amended and yet no news.
+    """
+    if signed is None or finding is None:
+        return False
+
+    def said(version: StudyFinding | NewFinding) -> tuple[str, list[str], int]:
+        return version.triage, list(version.reasons), version.n_images
+
+    return said(signed) != said(finding)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a rendered report lies."""
+
+    key: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Whose answer a version's report carries."""
+
+    review_id: uuid.UUID
+    reader: str
+    signed_at: datetime
+
+
+@dataclass(frozen=True)
+class NewFinding:
+    """A version of what is said of a study, and what it stands on."""
+
+    study_id: uuid.UUID
+    basis: str
+    triage: Triage
+    reasons: tuple[Reason, ...]
+    n_images: int
+    version: int
+    report: Report | None
+    signature: Signature | None = None
+
+
+def save_findings(session: Session, batch: Batch, new: Sequence[NewFinding]) -> set[uuid.UUID]:
+    """Add versions of studies' findings, but not of studies that changed meanwhile or have theirs already.
+
+    Returns
+    -------
+    set of UUID
+        The studies that got theirs; the other reports' bytes may be deleted.
+    """
+    ids = [finding.study_id for finding in new]
+    lock_studies(session, ids)
+    states, latest = study_states(session, ids, batch.bundle), latest_findings(session, ids, batch.bundle)
+    signed = last_signed(session, ids)
+    saved = []
+    for finding in new:
+        before = latest.get(finding.study_id)
+        if states[finding.study_id].basis != finding.basis:
+            continue
+        if finding.version != (before.version + 1 if before else 1):
+            continue
+        session.add(
+            StudyFinding(
+                site_id=batch.site_id,
+                study_id=finding.study_id,
+                batch_id=batch.id,
+                bundle=batch.bundle,
+                version=finding.version,
+                basis=finding.basis,
+                triage=finding.triage.value,
+                reasons=[reason.value for reason in finding.reasons],
+                n_images=finding.n_images,
+                report_key=finding.report.key if finding.report else None,
+                report_sha256=finding.report.sha256 if finding.report else None,
+                report_size=finding.report.size if finding.report else None,
+                review_id=finding.signature.review_id if finding.signature else None,
+                signed_by=finding.signature.reader if finding.signature else None,
+                signed_at=finding.signature.signed_at if finding.signature else None,
+            )
+        )
+        saved.append(finding)
+    session.flush()
+    worklist.refresh(session, batch, [finding.study_id for finding in saved])
+    for finding in saved:
+        before = latest.get(finding.study_id)
+        if finding.triage is Triage.POSITIVE and (before is None or before.triage != Triage.POSITIVE):
+            notices.positive_study(session, batch, finding.study_id)
+        report = signed.get(finding.study_id)
+        known = contradicts(report, before) and before is not None and before.triage == finding.triage
+        if report and finding.signature is None and contradicts(report, finding) and not known:
+            notices.amended_study(session, batch, finding.study_id, finding.triage, report.version)
+    return {finding.study_id for finding in saved}
+
+
+def needs_finding(session: Session, batch: Batch) -> list[uuid.UUID]:
+    """Return the studies of an ended batch whose finding may be missing or out of date, in one pass over it.
+
+    Those whose only image was read when the chunk ended are left out: they cannot be.
+    """
+    mine = aliased(Image)
+    several = exists().where(mine.study_id == Image.study_id, mine.id != Image.id)
+    has = exists().where(and_(StudyFinding.study_id == Image.study_id, StudyFinding.bundle == batch.bundle))
+    query = (
+        select(Image.study_id)
+        .where(
+            Image.batch_id == batch.id,
+            Image.study_id.is_not(None),
+            or_(several, and_(~has, Image.finding_id.is_not(None))),
+        )
+        .distinct()
+        .order_by(Image.study_id)
+    )
+    return [study_id for study_id in session.scalars(query) if study_id is not None]

@@ -1,0 +1,394 @@
+"""The worklist: which studies wait for a reader, in what order. One row a study, kept beside the findings.
+
+A row is made when the study's finding is saved, or when its batch ends without one, and never by a page:
+a list of a million studies is read from an index, a page at a time.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from enum import IntEnum
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    and_,
+    any_,
+    func,
+    literal,
+    literal_column,
+    select,
+    text,
+    tuple_,
+    union_all,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, UUID
+from sqlalchemy.orm import Session, aliased
+
+from settings import get_settings
+from store.base.errors import NotFound
+from store.base.paging import Page, decode_cursor, encode_cursor, moment
+from store.base.session import session_scope
+from store.base.tables import Batch, Image, User
+from store.reading.worklist_search import holds, note_words, query_of, studies_with
+from store.reading.worklist_tables import WorklistRow
+from vocabulary.states import ImageStatus
+from vocabulary.words import ADULT
+
+
+class Rank(IntEnum):
+    """The classes in their order; within one the oldest comes first, of the reviewed the newest."""
+
+    AMENDED = -1  # what was signed no longer holds: somebody may be acting on it
+    URGENT = 0  # the requester's, and whoever waited too long
+    POSITIVE = 1
+    DOUBT = 2
+    NOT_READ = 3  # not assessable, rejected, failed
+    NEGATIVE = 4
+    REVIEWED = 9
+
+
+#: Counted no further than this: the number is a hint, and a page must not count a million rows.
+MAX_COUNTED = 1000
+#: Of words that very many studies hold, a page looks at no more than these studies.
+MAX_WALKED = 20_000
+#: Studies whose rows are written in one statement.
+PART = 500
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What the list is narrowed to; None does not narrow.
+
+    Attributes
+    ----------
+    rank
+        One class.
+    reviewed
+        False for what waits, True for what is reviewed, None for both.
+    since, until
+        First and last day of arrival, in UTC.
+    search
+        Beginnings of words of paths, accession and study UID; a study must hold them all.
+    """
+
+    rank: Rank | None = None
+    triage: str | None = None
+    region: str | None = None
+    status: str | None = None
+    batch: uuid.UUID | None = None
+    bundle: str | None = None
+    since: date | None = None
+    until: date | None = None
+    reviewed: bool | None = False
+    search: str | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row with the words that belong to it: its batch's label, and who has opened it last."""
+
+    row: WorklistRow
+    label: str
+    opened_by: str | None
+
+
+_REFRESH = text(
+    """
+    WITH worst AS (
+        SELECT i.*, row_number() OVER same AS place, count(*) OVER whole AS n_images,
+               min(coalesce(i.priority, :priority)) OVER whole AS worst_priority,
+               max(i.accession) OVER whole AS any_accession, max(i.study_date) OVER whole AS any_date,
+               bool_or(i.status = 'failed') OVER whole AS any_failed
+        FROM images i
+        WHERE i.batch_id = :batch AND i.study_id = ANY(:studies)
+          AND (i.finding_id IS NOT NULL AND i.triage IS NOT NULL OR i.status IN ('rejected', 'failed')
+               OR i.status = 'cancelled' AND EXISTS (
+                    SELECT FROM images r WHERE r.batch_id = :batch AND r.study_id = i.study_id
+                        AND r.finding_id IS NOT NULL AND r.triage IS NOT NULL))
+          AND i.reason IS DISTINCT FROM 'duplicate_in_study'
+        WINDOW whole AS (PARTITION BY i.study_id),
+               same AS (PARTITION BY i.study_id ORDER BY
+                        array_position(ARRAY['positive', 'doubt', 'not_assessable', 'negative'],
+                                       coalesce(i.triage, 'not_assessable')),
+                        CASE WHEN i.triage IS NOT NULL THEN i.probability END DESC NULLS LAST,
+                        i.number, i.path, i.seq)
+    ), said AS (
+        SELECT DISTINCT ON (study_id) study_id, triage, reasons, n_images, basis FROM study_findings
+        WHERE study_id = ANY(:studies) AND bundle = :bundle ORDER BY study_id, version DESC
+    ), signed AS (
+        SELECT DISTINCT ON (study_id) study_id, triage, reasons, n_images FROM study_findings
+        WHERE study_id = ANY(:studies) AND signed_at IS NOT NULL ORDER BY study_id, signed_at DESC
+    ), fresh AS (
+        SELECT w.*, coalesce(said.basis, '') AS basis, said.triage AS study_triage,
+               CASE WHEN w.triage IS NOT NULL THEN w.probability END AS known_probability,
+               EXISTS (SELECT FROM reviews WHERE reviews.study_id = w.study_id) AS was_reviewed,
+               (SELECT coalesce(jsonb_agg(DISTINCT told.flag), '[]') FROM (
+                    SELECT jsonb_array_elements_text(i.flags) AS flag FROM images i
+                    WHERE i.study_id = w.study_id AND i.batch_id = :batch
+                    UNION ALL SELECT 'not_validated_in_children' FROM images i
+                    WHERE i.study_id = w.study_id AND i.batch_id = :batch AND i.age_years < :adult
+                    UNION ALL SELECT 'study_identity_conflict' FROM studies s
+                    WHERE s.id = w.study_id AND s.uid_shared) AS told) AS all_flags,
+               :arrived + make_interval(secs => :wait) AS rises_at,
+               CASE WHEN said.triage IS NOT NULL THEN 'done' WHEN w.any_failed THEN 'failed'
+                    ELSE 'rejected' END AS study_status,
+               CASE WHEN (signed.triage, signed.reasons, signed.n_images)
+                        <> (said.triage, said.reasons, said.n_images) THEN -1
+                    WHEN w.worst_priority = 0 THEN 0 WHEN said.triage = 'positive' THEN 1
+                    WHEN said.triage = 'doubt' THEN 2 WHEN said.triage = 'negative' THEN 4
+                    ELSE 3 END AS wish
+        FROM worst w LEFT JOIN said USING (study_id) LEFT JOIN signed USING (study_id) WHERE w.place = 1
+    )
+    INSERT INTO worklist AS old (study_id, site_id, batch_id, image_id, bundle, basis, rank, since,
+        arrived_at, day, priority, risen, status, triage, reason, probability, region, n_images, path,
+        accession, study_date, reread, flags)
+    SELECT study_id, site_id, :batch, id, :bundle, basis,
+           CASE WHEN late THEN 0 ELSE wish END, CASE WHEN late THEN rises_at ELSE :arrived END, :arrived,
+           (:arrived AT TIME ZONE 'UTC')::date, worst_priority, late, study_status, study_triage, reason,
+           known_probability, coalesce(region, ''), n_images, path, any_accession, any_date, was_reviewed,
+           all_flags
+    FROM (SELECT *, wish > 0 AND :wait > 0 AND rises_at < clock_timestamp() AS late FROM fresh) AS f
+    ORDER BY study_id
+    ON CONFLICT (study_id) DO UPDATE SET
+        (batch_id, image_id, bundle, basis, rank, since, arrived_at, day, priority, risen, status, triage,
+         reason, probability, region, n_images, path, accession, study_date, flags,
+         reviewed_at, answer, signed_at, reread)
+        = (SELECT excluded.batch_id, excluded.image_id, excluded.bundle, excluded.basis,
+                  CASE WHEN same THEN old.rank ELSE excluded.rank END,
+                  CASE WHEN same THEN old.since ELSE excluded.since END,
+                  excluded.arrived_at, excluded.day, excluded.priority, excluded.risen, excluded.status,
+                  excluded.triage, excluded.reason, excluded.probability, excluded.region,
+                  excluded.n_images, excluded.path, excluded.accession, excluded.study_date,
+                  excluded.flags,
+                  CASE WHEN same THEN old.reviewed_at END, CASE WHEN same THEN old.answer END,
+                  CASE WHEN same THEN old.signed_at END, NOT same AND excluded.reread
+           FROM (SELECT old.reviewed_at IS NOT NULL AND old.basis = excluded.basis
+                        AND old.bundle = excluded.bundle AS same) AS s)
+    WHERE old.arrived_at <= excluded.arrived_at
+    """
+)
+
+
+def refresh(session: Session, batch: Batch, study_ids: Sequence[uuid.UUID]) -> None:
+    """Write the rows of these studies as `batch` shows them; in the transaction that changed them.
+
+    A batch of a bundle that the site had not promoted is no clinical work and gives none. A study that was
+    reviewed waits again, marked as to be read again, only when its finding stands on something else now.
+    Where that contradicts what was signed (`studies.contradicts`) it comes before everything else.
+    """
+    if not batch.promoted or batch.submitted_at is None:
+        return
+    parameters = {
+        "batch": batch.id,
+        "bundle": batch.bundle,
+        "priority": batch.priority,
+        "arrived": batch.submitted_at,
+        "wait": 3600.0 * get_settings().worklist_wait_hours,
+        "studies": list(study_ids),
+        "adult": ADULT,
+    }
+    session.execute(_REFRESH, parameters)
+    note_words(session, batch.id, study_ids)
+
+
+def fill(batch: Batch) -> None:
+    """Write the rows of an ended batch that its findings did not bring: what was rejected or has failed."""
+    shown = select(WorklistRow.study_id).where(
+        WorklistRow.study_id == Image.study_id, WorklistRow.batch_id == batch.id
+    )
+    query = (
+        select(Image.study_id)
+        .where(
+            Image.batch_id == batch.id,
+            Image.study_id.is_not(None),
+            (Image.status != ImageStatus.DONE) | ~shown.exists(),
+        )
+        .distinct()
+    )
+    with session_scope() as session:
+        waiting = sorted(study_id for study_id in session.scalars(query) if study_id is not None)
+    for start in range(0, len(waiting), PART):
+        with session_scope() as session:
+            refresh(session, batch, waiting[start : start + PART])
+
+
+def escalate_overdue(session: Session, limit: int = 1000) -> int:
+    """Let studies that waited too long count as requested urgently at that moment; return how many."""
+    hours = get_settings().worklist_wait_hours
+    if hours <= 0:
+        return 0
+    wait = timedelta(hours=hours)
+    late = (
+        select(WorklistRow.study_id)
+        .where(
+            WorklistRow.rank > Rank.URGENT,
+            WorklistRow.rank < Rank.REVIEWED,
+            WorklistRow.arrived_at < func.clock_timestamp() - wait,
+        )
+        .order_by(WorklistRow.arrived_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    risen = session.execute(
+        update(WorklistRow)
+        .where(WorklistRow.study_id.in_(late))
+        .values(rank=int(Rank.URGENT), since=WorklistRow.arrived_at + wait, risen=True)
+        .returning(WorklistRow.study_id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(risen.all())
+
+
+def _conditions(site_id: uuid.UUID, wish: Filters) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [WorklistRow.site_id == site_id]
+    if wish.rank is not None:
+        conditions.append(WorklistRow.rank == int(wish.rank))
+    elif wish.reviewed is not None:
+        waits = WorklistRow.rank < int(Rank.REVIEWED)
+        conditions.append(WorklistRow.rank == int(Rank.REVIEWED) if wish.reviewed else waits)
+    for column, value in (
+        (WorklistRow.triage, wish.triage),
+        (WorklistRow.region, wish.region),
+        (WorklistRow.status, wish.status),
+        (WorklistRow.batch_id, wish.batch),
+        (WorklistRow.bundle, wish.bundle),
+    ):
+        if value is not None:
+            conditions.append(column == value)
+    if wish.status is not None and wish.status != ImageStatus.DONE:
+        conditions.append(WorklistRow.status != literal_column("'done'"))  # the partial index's own words
+    if wish.since is not None:
+        conditions.append(WorklistRow.day >= wish.since)
+    if wish.until is not None:
+        conditions.append(WorklistRow.day <= wish.until)
+    return conditions
+
+
+Query = Select[WorklistRow]
+
+
+def _rows(
+    session: Session, site_id: uuid.UUID, query: Query, search: str | None, limit: int
+) -> tuple[list[WorklistRow], WorklistRow | None]:
+    """Return a page's rows, and the row after which the next page begins."""
+    if search:
+        words = query_of(session, site_id, search)
+        if words is None:
+            return [], None
+        found = studies_with(session, words)
+        if found is None:
+            return _walked(session, query, words, limit)
+        # asked before and by itself: joined to it, the planner would rather read the whole table
+        query = query.where(WorklistRow.study_id == any_(literal(found, ARRAY(UUID))))
+    rows = list(session.scalars(query.limit(limit + 1)))
+    return rows[:limit], rows[limit - 1] if len(rows) > limit else None
+
+
+def _walked(
+    session: Session, query: Query, words: str, limit: int
+) -> tuple[list[WorklistRow], WorklistRow | None]:
+    """Walk the list in its order for words that very many studies hold: soon found, or far behind."""
+    part = aliased(WorklistRow, query.limit(MAX_WALKED).subquery())
+    rows = list(session.scalars(select(part).where(holds(words, part.study_id)).limit(limit + 1)))
+    if len(rows) > limit:
+        return rows[:limit], rows[limit - 1]
+    return rows, session.scalar(query.offset(MAX_WALKED - 1).limit(1))
+
+
+def _rank(text: str) -> int:
+    return int(Rank(int(text)))
+
+
+_ORDER = (WorklistRow.rank, WorklistRow.since, WorklistRow.study_id)
+
+
+def list_studies(
+    session: Session, site_id: uuid.UUID, wish: Filters, *, cursor: str | None = None, limit: int = 50
+) -> Page[Item]:
+    """Return a page of the list in its order; of the reviewed the newest first. Raises `InvalidCursor`.
+
+    A page of a search for words that very many studies hold may be short, and yet have a next one.
+    """
+    newest_first = wish.reviewed is True or wish.rank is Rank.REVIEWED
+    order = [column.desc() for column in _ORDER] if newest_first else list(_ORDER)
+    query = select(WorklistRow).where(*_conditions(site_id, wish)).order_by(*order)
+    if cursor:
+        rank, since, id_ = decode_cursor(cursor, _rank, moment, uuid.UUID)
+        place = tuple_(literal(rank, Integer), since, id_)
+        query = query.where(tuple_(*_ORDER) < place if newest_first else tuple_(*_ORDER) > place)
+    rows, last = _rows(session, site_id, query, wish.search, limit)
+    labels: dict[uuid.UUID, str] = {}
+    openers: dict[uuid.UUID, str] = {}
+    if rows:
+        named = select(Batch.id, Batch.label).where(Batch.id.in_({row.batch_id for row in rows}))
+        labels = {id_: label for id_, label in session.execute(named)}
+        people = select(User.id, User.email).where(User.id.in_({row.opened_by for row in rows}))
+        openers = {id_: email for id_, email in session.execute(people)}
+    items = [
+        Item(row, labels.get(row.batch_id, ""), openers.get(row.opened_by) if row.opened_by else None)
+        for row in rows
+    ]
+    return Page(items, encode_cursor(last.rank, last.since.isoformat(), last.study_id) if last else None)
+
+
+def next_after(session: Session, site_id: uuid.UUID, wish: Filters, study_id: uuid.UUID) -> uuid.UUID | None:
+    """Return the study that follows this one in the list, or the first one when it is not in the list."""
+    row = session.get(WorklistRow, study_id)
+    if row is not None and row.site_id == site_id:
+        cursor = encode_cursor(row.rank, row.since.isoformat(), row.study_id)
+        page = list_studies(session, site_id, wish, cursor=cursor, limit=1)
+        if page.items:
+            return page.items[0].row.study_id
+    first = list_studies(session, site_id, wish, limit=2).items
+    return next((item.row.study_id for item in first if item.row.study_id != study_id), None)
+
+
+def counts(session: Session, site_id: uuid.UUID) -> dict[Rank, int]:
+    """Return how many studies each class holds, counted up to `MAX_COUNTED` + 1."""
+    parts = [
+        select(literal(int(rank)), func.count()).select_from(
+            select(WorklistRow.study_id)
+            .where(WorklistRow.site_id == site_id, WorklistRow.rank == int(rank))
+            .limit(MAX_COUNTED + 1)
+            .subquery()
+        )
+        for rank in Rank
+    ]
+    return {Rank(rank): int(n) for rank, n in session.execute(union_all(*parts))}
+
+
+def choices(session: Session, site_id: uuid.UUID) -> list[tuple[uuid.UUID, str]]:
+    """Return the newest batches that the list may be narrowed to: id and label."""
+    query = (
+        select(Batch.id, Batch.label)
+        .where(Batch.site_id == site_id, Batch.promoted, Batch.submitted_at.is_not(None))
+        .order_by(Batch.created_at.desc(), Batch.id.desc())
+        .limit(100)
+    )
+    return [(id_, label) for id_, label in session.execute(query)]
+
+
+def note_opened(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, user_id: uuid.UUID) -> None:
+    """Note who has opened a study last."""
+    session.execute(
+        update(WorklistRow)
+        .where(WorklistRow.study_id == study_id, WorklistRow.site_id == site_id)
+        .values(opened_by=user_id, opened_at=func.clock_timestamp())
+        .execution_options(synchronize_session=False)
+    )
+
+
+def get_row(session: Session, site_id: uuid.UUID, study_id: uuid.UUID) -> WorklistRow:
+    """Return a study's row. Raises `NotFound`."""
+    row = session.scalar(
+        select(WorklistRow).where(and_(WorklistRow.study_id == study_id, WorklistRow.site_id == site_id))
+    )
+    if row is None:
+        raise NotFound
+    return row

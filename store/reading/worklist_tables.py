@@ -1,0 +1,102 @@
+"""The table of the worklist: one denormalised row a study, and the words by which it is found."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Boolean, ForeignKey, Index, Integer, SmallInteger, Text, text
+from sqlalchemy.dialects.postgresql import TSVECTOR
+from sqlalchemy.orm import Mapped, mapped_column
+
+from store.base.tables import Base
+
+
+class WorklistRow(Base):
+    """A study as the newest batch that holds it shows it; written by `store.reading.worklist` alone.
+
+    `rank` is the class (see `worklist.Rank`) and `since` the place in it; both stand in every index,
+    with the filters' columns behind them, so that a filter is looked at in the index.
+    """
+
+    __tablename__ = "worklist"
+    __table_args__ = (
+        Index(
+            "ix_worklist_order",
+            *("site_id", "rank", "since", "study_id"),
+            *("triage", "region", "status", "bundle", "day", "batch_id"),
+        ),
+        Index("ix_worklist_batch", "batch_id", "rank", "since", "study_id", "triage", "region", "status"),
+        Index(
+            "ix_worklist_triage",
+            *("site_id", "triage", "rank", "since", "study_id", "region", "status", "bundle", "day"),
+        ),
+        Index(
+            "ix_worklist_region",
+            *("site_id", "region", "rank", "since", "study_id", "triage", "status", "bundle", "day"),
+        ),
+        Index(
+            "ix_worklist_not_done",
+            *("site_id", "status", "rank", "since", "study_id", "region", "bundle", "day"),
+            postgresql_where=text("status <> 'done'"),
+        ),
+        Index("ix_worklist_waiting", "arrived_at", postgresql_where=text("rank > 0 and rank < 9")),
+    )
+    study_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True
+    )
+    site_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sites.id"))
+    batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
+    image_id: Mapped[uuid.UUID]  # the image that decides; no foreign key, its study's rows go together
+    bundle: Mapped[str]
+    basis: Mapped[str] = mapped_column(server_default="")  # of the study's finding; what a review is about
+    rank: Mapped[int] = mapped_column(SmallInteger)
+    since: Mapped[datetime]
+    arrived_at: Mapped[datetime]
+    day: Mapped[date]  # of the arrival, in UTC
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    risen: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    status: Mapped[str]
+    triage: Mapped[str | None]
+    reason: Mapped[str | None]
+    probability: Mapped[float | None]
+    region: Mapped[str] = mapped_column(server_default="")
+    n_images: Mapped[int] = mapped_column(Integer)
+    path: Mapped[str]  # of the image that decides
+    accession: Mapped[str] = mapped_column(server_default="")
+    study_date: Mapped[str] = mapped_column(server_default="")
+    opened_by: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    opened_at: Mapped[datetime | None]
+    reviewed_at: Mapped[datetime | None]
+    answer: Mapped[str | None]
+    signed_at: Mapped[datetime | None]
+    # somebody reviewed or signed an earlier state of the study
+    reread: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    flags: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
+
+
+class WorklistWords(Base):
+    """What a study is found by, each word behind the beginning of its site's id: see `worklist_search`.
+
+    A table of its own, since a row of the worklist is written again and again and its words are not.
+    """
+
+    __tablename__ = "worklist_words"
+    __table_args__ = (Index("ix_worklist_words_words", "words", postgresql_using="gin"),)
+    study_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("worklist.study_id", ondelete="CASCADE"), primary_key=True
+    )
+    words: Mapped[str] = mapped_column(TSVECTOR)
+
+
+class WorklistTerm(Base):
+    """What workers of earlier versions write until they are replaced; a trigger makes words of it."""
+
+    __tablename__ = "worklist_terms"
+    __table_args__ = (Index("ix_worklist_terms_site_term", "site_id", "term", "study_id"),)
+    study_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("worklist.study_id", ondelete="CASCADE"), primary_key=True
+    )
+    term: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    site_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sites.id"))

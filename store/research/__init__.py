@@ -1,0 +1,1 @@
+"""Data sets, runs of bundles over them, and comparisons."""

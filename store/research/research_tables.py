@@ -1,0 +1,228 @@
+"""The tables of research: data sets, runs over them, comparisons, which bundle serves.
+
+They hang on clinical rows by plain ids: what is clinical neither needs nor notices them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    String,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from store.base.tables import Base
+
+
+class RunKind(StrEnum):
+    """What a run scores: a dataset, or the site's own traffic with a bundle that does not serve."""
+
+    DATASET = "dataset"
+    SHADOW = "shadow"
+
+
+def _id() -> Mapped[uuid.UUID]:
+    return mapped_column(primary_key=True, default=uuid.uuid4)
+
+
+def _site() -> Mapped[uuid.UUID]:
+    return mapped_column(ForeignKey("sites.id"), nullable=False)
+
+
+def _now() -> Mapped[datetime]:
+    return mapped_column(server_default=func.now())
+
+
+def _zero() -> Mapped[int]:
+    return mapped_column(Integer, server_default=text("0"), default=0)
+
+
+class Dataset(Base):
+    """Labelled radiographs that stay where they lie: `root` is a file:// or s3:// address, only read.
+
+    `sha256` is over the sorted lines ``<image sha256>  <path>``; NULL until every image was looked at.
+    """
+
+    __tablename__ = "datasets"
+    __table_args__ = (UniqueConstraint("site_id", "name"),)
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    name: Mapped[str]
+    root: Mapped[str]
+    format: Mapped[str]
+    label_meaning: Mapped[str]
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    n_images: Mapped[int] = _zero()
+    n_seen: Mapped[int] = _zero()
+    left_out: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"), default=dict)
+    created_at: Mapped[datetime] = _now()
+    scanned_at: Mapped[datetime | None]
+
+
+class DatasetImage(Base):
+    """One image of a dataset. Path and study may hold the label: scoring is given `id` and nothing else."""
+
+    __tablename__ = "dataset_images"
+    __table_args__ = (
+        UniqueConstraint("dataset_id", "path"),
+        UniqueConstraint("dataset_id", "number"),
+        Index(
+            "ix_dataset_images_waiting",
+            "dataset_id",
+            "number",
+            postgresql_where=text("sha256 IS NULL AND problem IS NULL"),
+        ),
+    )
+    id: Mapped[uuid.UUID] = _id()
+    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"))
+    number: Mapped[int]  # in the order of the paths' hashes, so that it tells nothing
+    path: Mapped[str]
+    study: Mapped[str]
+    patient: Mapped[str]
+    region: Mapped[str]
+    part: Mapped[str]
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    problem: Mapped[str | None]  # "missing", or the Reason why it cannot be decoded
+
+
+class DatasetLabel(Base):
+    """What a dataset says of an image under the name of one label column. Read by the evaluation alone."""
+
+    __tablename__ = "dataset_labels"
+    image_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("dataset_images.id", ondelete="CASCADE"), primary_key=True
+    )
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[bool] = mapped_column(Boolean)
+
+
+class Run(Base):
+    """A scoring for research: its batches carry its id. `figures` holds each bundle's evaluation.
+
+    `classified` and `detected` count the images that were sent through region and fracture networks, before
+    they were: what a killed worker lost stays counted.
+    """
+
+    __tablename__ = "runs"
+    __table_args__ = (Index("ix_runs_site_created", "site_id", "created_at"),)
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
+    kind: Mapped[str]
+    dataset_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("datasets.id"))
+    part: Mapped[str] = mapped_column(server_default="", default="")
+    label: Mapped[str] = mapped_column(server_default="", default="")  # the label column
+    bundles: Mapped[list[Any]]
+    batch_id: Mapped[uuid.UUID | None]  # of a dataset's run; a shadow has one for each clinical batch
+    with_routing: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
+    made_with: Mapped[dict[str, Any]]  # hashes, settings and versions that repeat it
+    classified: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
+    detected: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
+    figures: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = _now()
+    evaluated_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]  # gone from every list; what it stored goes in steps
+
+
+class RunPicture(Base):
+    """A bundle's attention map over one image of a run, as JPEG; kept where a run asks for such pictures."""
+
+    __tablename__ = "run_pictures"
+    image_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    bundle: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
+
+
+class RunFile(Base):
+    """A table that an evaluation wrote: predictions as MURA takes them, one line an image."""
+
+    __tablename__ = "run_files"
+    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
+
+
+class Comparison(Base):
+    """Bundle b against bundle a, on the images that both runs have."""
+
+    __tablename__ = "comparisons"
+    __table_args__ = (Index("ix_comparisons_site_created", "site_id", "created_at"),)
+    id: Mapped[uuid.UUID] = _id()
+    site_id: Mapped[uuid.UUID] = _site()
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
+    run_a: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    bundle_a: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
+    run_b: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    bundle_b: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
+    margin: Mapped[float] = mapped_column(Float)
+    figures: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = _now()
+    evaluated_at: Mapped[datetime | None]
+
+
+class FindingScore(Base):
+    """What another network than the clinical finding's says of the same bytes; for evaluations alone."""
+
+    __tablename__ = "finding_scores"
+    finding_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("findings.id", ondelete="CASCADE"), primary_key=True
+    )
+    network: Mapped[str] = mapped_column(primary_key=True)
+    logit: Mapped[float]
+    cam: Mapped[bytes] = mapped_column(LargeBinary)
+    cam_height: Mapped[int] = mapped_column(SmallInteger)
+    cam_width: Mapped[int] = mapped_column(SmallInteger)
+
+
+class Promotion(Base):
+    """Which bundle began to serve a site by default, and which did before; append-only.
+
+    `rolled_back` tells a step back from a promotion.
+    """
+
+    __tablename__ = "promotions"
+    __table_args__ = (Index("ix_promotions_site", "site_id", "id"),)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    site_id: Mapped[uuid.UUID] = _site()
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
+    bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
+    before: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
+    rolled_back: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
+    at: Mapped[datetime] = _now()
+
+
+class PartValidation(Base):
+    """What a bundle said of a site's own labelled images of a body part, which lets it say negative there."""
+
+    __tablename__ = "part_validations"
+    site_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sites.id"), primary_key=True)
+    bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"), primary_key=True)
+    region: Mapped[str] = mapped_column(primary_key=True)
+    positives: Mapped[int]
+    found: Mapped[int]
+    negatives: Mapped[int]
+    cleared: Mapped[int]
+    dataset: Mapped[str]
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
+    at: Mapped[datetime] = _now()

@@ -1,0 +1,1 @@
+"""Results as tables, ZIPs and prepared files."""

@@ -1,0 +1,420 @@
+"""What people take away, as streams of bytes: CSV, JSON Lines, Parquet, and a ZIP made as it is sent."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import IO, Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from settings import VERSION
+from store.base.blobs import get_blobs
+from store.base.days import parse_day
+from store.base.errors import BlobMissing
+from store.base.session import get_engine
+from store.base.tables import Batch, Bundle
+from store.bundles.words import label_meaning, thresholds
+from store.results.results import (
+    COLUMNS,
+    ERROR_COLUMNS,
+    LIST_COLUMNS,
+    RESULT_COLUMNS,
+    Cell,
+    Line,
+    Selection,
+    iter_lines,
+)
+from store.results.safe_names import cell
+from store.results.zips import PIECE, Sink, ZipStream, file_pieces
+from vocabulary.states import TERMINAL_BATCH_STATUSES, ImageStatus, Triage
+from vocabulary.times import instant
+
+NOTICE = "AI output, to be verified by a clinician. Not a medical device."
+_ROW_GROUP = 5000
+
+
+class Format(StrEnum):
+    """What kind of file."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+    ZIP = "zip"
+    PDF = "pdf"
+
+    @property
+    def media_type(self) -> str:
+        """Return the file's media type."""
+        return {
+            "csv": "text/csv; charset=utf-8",
+            "jsonl": "application/jsonl; charset=utf-8",
+            "parquet": "application/vnd.apache.parquet",
+            "zip": "application/zip",
+            "pdf": "application/pdf",
+        }[self.value]
+
+
+class Part(StrEnum):
+    """What a ZIP may hold beside its manifest."""
+
+    TABLES = "tables"
+    REPORTS = "reports"
+    HEATMAPS = "heatmaps"
+    ORIGINALS = "originals"
+
+
+DEFAULT_PARTS = (Part.TABLES, Part.REPORTS, Part.HEATMAPS)
+
+
+class InvalidExportRequest(ValueError):
+    """What was asked for cannot be made; the text says why."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What somebody wants to take away: which images, as what kind of file, with which columns and parts."""
+
+    selection: Selection
+    format: Format
+    columns: tuple[str, ...] = RESULT_COLUMNS
+    parts: tuple[Part, ...] = DEFAULT_PARTS
+
+    @classmethod
+    def parse(cls, site_id: UUID, said: Mapping[str, Any], *, trials: bool) -> ExportRequest:
+        """Read a request from JSON or a form.
+
+        Parameters
+        ----------
+        trials
+            Whether batches of bundles on trial may be among what is chosen; never said by `said`.
+
+        Raises
+        ------
+        InvalidExportRequest
+            Naming the member that cannot be used.
+        """
+        unknown = set(said) - {"format", "columns", "parts", *_FILTERS}
+        if unknown:
+            raise InvalidExportRequest(f"unknown member {min(unknown)[:40]!r}")
+        try:
+            kind = Format(said.get("format", ""))
+        except ValueError:
+            raise InvalidExportRequest(f"format must be one of {', '.join(Format)}") from None
+        chosen = {name: _filter(name, said[name]) for name in _FILTERS if said.get(name) not in (None, "")}
+        selection = Selection(site_id, chosen.pop("batch", None), **chosen, trials=trials)
+        if selection.since and selection.until and selection.since > selection.until:
+            raise InvalidExportRequest("since must not be after until")
+        if kind is Format.PDF and selection.batch_id is None:
+            raise InvalidExportRequest("a merged PDF is made of one batch: name it as 'batch'")
+        columns = _several("columns", said.get("columns"), tuple(COLUMNS)) or RESULT_COLUMNS
+        parts = _several("parts", said.get("parts"), tuple(Part)) or DEFAULT_PARTS
+        return cls(selection, kind, columns, tuple(Part(part) for part in parts))
+
+    def document(self) -> dict[str, Any]:
+        """Return the request as JSON that `parse` reads."""
+        chosen = asdict(self.selection)
+        for name in ("site_id", "trials"):
+            chosen.pop(name)
+        chosen["batch"] = chosen.pop("batch_id")
+        kept = {name: str(value) for name, value in chosen.items() if value is not None}
+        return {**kept, "format": self.format.value, "columns": list(self.columns), "parts": list(self.parts)}
+
+    @property
+    def file_name(self) -> str:
+        """Return the name under which a browser saves it."""
+        if self.selection.batch_id is not None:
+            scope = str(self.selection.batch_id)[:8]
+        else:
+            days = [day.isoformat() for day in (self.selection.since, self.selection.until) if day]
+            scope = "-to-".join(days) or "all"
+        return f"fractureai-{scope}-{'reports' if self.format is Format.PDF else 'results'}.{self.format}"
+
+
+def _word(allowed: Sequence[str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise ValueError("must be a batch's id") from None
+
+
+def _region(text: str) -> str:
+    if len(text) > 40:
+        raise ValueError("must be a region's name")
+    return text.lower()
+
+
+_FILTERS: dict[str, Callable[[str], Any]] = {
+    "batch": _id,
+    "status": _word(tuple(ImageStatus)),
+    "triage": _word(tuple(Triage)),
+    "region": _region,
+    "since": parse_day,
+    "until": parse_day,
+}
+
+
+def _filter(name: str, value: object) -> Any:
+    try:
+        return _FILTERS[name](str(value))
+    except ValueError as error:
+        raise InvalidExportRequest(f"{name}: {error}") from None
+
+
+def _several(name: str, said: object, allowed: Sequence[str]) -> tuple[str, ...]:
+    if said is None:
+        return ()
+    if not isinstance(said, list) or not all(isinstance(word, str) for word in said):
+        raise InvalidExportRequest(f"{name} must be a list of words")
+    for word in said:
+        if word not in allowed:
+            raise InvalidExportRequest(f"{name}: {word[:40]!r} is none of {', '.join(allowed)}")
+    return tuple(dict.fromkeys(said))
+
+
+@dataclass
+class Progress:
+    """How far a file has come; `on_step` is called after each row and member, and may raise to end it."""
+
+    done: int = 0
+    total: int = 0
+    missing: list[str] = field(default_factory=list)
+    on_step: Callable[[], None] = lambda: None
+
+    def step(self) -> None:
+        """Count one more."""
+        self.done += 1
+        self.on_step()
+
+
+def stream(request: ExportRequest, progress: Progress | None = None) -> Iterator[bytes]:
+    """Yield the file in pieces, the first at once, in flat memory.
+
+    Parameters
+    ----------
+    request
+        Of any format but PDF, which the worker merges (`worker.exports`).
+    progress
+        Counted up as rows and members go out.
+    """
+    makers = {
+        Format.CSV: _stream_csv,
+        Format.JSONL: _stream_jsonl,
+        Format.PARQUET: _stream_parquet,
+        Format.ZIP: _stream_zip,
+    }
+    return makers[request.format](request, progress or Progress())
+
+
+def _lines(request: ExportRequest, progress: Progress) -> Iterator[Line]:
+    for line in iter_lines(request.selection, with_lists=bool(LIST_COLUMNS & set(request.columns))):
+        yield line
+        progress.step()
+
+
+def _groups(lines: Iterator[Line], size: int) -> Iterator[list[Line]]:
+    while group := list(itertools.islice(lines, size)):
+        yield group
+
+
+def _cells(line: Line, columns: Sequence[str]) -> list[Cell]:
+    return [COLUMNS[name].value(line) for name in columns]
+
+
+# tables
+
+
+class _CsvText:
+    """Writes CSV lines into a buffer and hands out their bytes."""
+
+    def __init__(self) -> None:
+        self._text = io.StringIO()
+        self._writer = csv.writer(self._text)
+
+    def write(self, values: Sequence[Cell]) -> None:
+        self._writer.writerow(
+            [f"{v:.6f}" if isinstance(v, float) else cell(v) if isinstance(v, str) else v for v in values]
+        )
+
+    def __len__(self) -> int:
+        return self._text.tell()
+
+    def take(self) -> bytes:
+        taken = self._text.getvalue().encode("utf-8", "replace")
+        self._text.seek(0)
+        self._text.truncate()
+        return taken
+
+
+def _csv_bytes(values: Sequence[Cell]) -> bytes:
+    text = _CsvText()
+    text.write(values)
+    return text.take()
+
+
+def _csv_pieces(lines: Iterator[Line], columns: Sequence[str]) -> Iterator[bytes]:
+    text = _CsvText()
+    text.write(columns)
+    yield text.take()
+    for line in lines:
+        text.write(_cells(line, columns))
+        if len(text) >= PIECE:
+            yield text.take()
+    yield text.take()
+
+
+def _stream_csv(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
+    return _csv_pieces(_lines(request, progress), request.columns)
+
+
+def _stream_jsonl(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
+    yield b""
+    for lines in _groups(_lines(request, progress), 100):
+        yield "".join(
+            json.dumps(
+                dict(zip(request.columns, _cells(line, request.columns), strict=True)), ensure_ascii=False
+            )
+            + "\n"
+            for line in lines
+        ).encode("utf-8", "replace")
+
+
+def _stream_parquet(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    schema = pa.schema([(name, kinds[COLUMNS[name].kind]) for name in request.columns])
+    sink = Sink()
+    with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, compression="zstd") as writer:
+        for lines in _groups(_lines(request, progress), _ROW_GROUP):
+            columns = zip(*(_cells(line, request.columns) for line in lines), strict=True)
+            arrays = [pa.array(list(c), field_.type) for c, field_ in zip(columns, schema, strict=True)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            yield sink.take()
+    yield sink.take()
+
+
+# the archive
+
+
+def _noted(
+    lines: Iterator[Line], request: ExportRequest, media: IO[bytes], errors: IO[bytes], progress: Progress
+) -> Iterator[Line]:
+    """Pass lines on; note for later which members and which errors they bring."""
+    for line in lines:
+        row = line.row
+        if error := line.error():
+            errors.write(_csv_bytes(error))
+        members = (
+            (Part.HEATMAPS, line.heatmap, row.overlay_key),
+            (Part.REPORTS, line.report if line.report_is_new else "", row.report_key),
+            (Part.ORIGINALS, line.original, row.original_key),
+        )
+        for part, name, key in members:
+            if part in request.parts and name and key:
+                media.write(json.dumps([name, key]).encode() + b"\n")
+                progress.total += 1
+        yield line
+
+
+def _stream_zip(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
+    """Yield the archive: tables, then members in the order of arrival, ``manifest.json`` at the end.
+
+    The database is read while the first table goes out and let go of before the first picture. Of a batch
+    that still runs it holds what is done, and the manifest says ``"complete": false``; as it does when bytes
+    that the database knows are missing from the store, which it then lists.
+    """
+    with Session(get_engine()) as session:
+        batch = session.get(Batch, request.selection.batch_id) if request.selection.batch_id else None
+    with (
+        tempfile.SpooledTemporaryFile(max_size=1 << 20) as media,
+        tempfile.SpooledTemporaryFile(max_size=1 << 20) as errors,
+        tempfile.SpooledTemporaryFile(max_size=1 << 20) as members,
+    ):
+        archive = ZipStream(batch.created_at if batch else datetime.now(UTC), members)
+        errors.write(_csv_bytes(ERROR_COLUMNS))
+        lines = _noted(_lines(request, progress), request, media, errors, progress)
+        if Part.TABLES in request.parts:
+            size = 600 * max(progress.total, batch.n_total if batch else 0)  # a guess, for a CSV beyond 4 GiB
+            yield from archive.add(
+                "results.csv", _csv_pieces(lines, request.columns), compress=True, size=size
+            )
+            yield from archive.add("errors.csv", file_pieces(errors), compress=True, size=size)
+        else:
+            yield from (b"" for _ in lines)
+        media.seek(0)
+        for noted in media:
+            name, key = json.loads(noted)
+            try:
+                pieces = get_blobs().stream(key)
+            except BlobMissing:
+                progress.missing.append(name)
+                continue
+            yield from archive.add(name, pieces, compress=False)
+            progress.step()
+        manifest = _manifest_pieces(request, batch, progress.missing, members)
+        yield from archive.add("manifest.json", manifest, compress=True)
+        yield archive.close()
+
+
+def _batch_head(batch: Batch, bundle: Bundle) -> dict[str, Any]:
+    return {
+        "batch": {
+            "id": str(batch.id),
+            "label": batch.label,
+            "status": batch.status,
+            "created_at": instant(batch.created_at),
+            "submitted_at": instant(batch.submitted_at) if batch.submitted_at else None,
+            "finished_at": instant(batch.finished_at) if batch.finished_at else None,
+        },
+        "bundle": {
+            "name": bundle.name,
+            "sha256": bundle.sha256,
+            "label_meaning": label_meaning(bundle),
+            "files": bundle.files,
+        },
+        "thresholds": thresholds(bundle),
+        "counts": {
+            "total": batch.n_total,
+            **{s: getattr(batch, f"n_{s}") for s in ("done", "rejected", "failed", "cancelled", "skipped")},
+        },
+        "triage": {t.value: getattr(batch, f"t_{t.value}") for t in Triage},
+    }
+
+
+def _manifest_pieces(
+    request: ExportRequest, batch: Batch | None, missing: Sequence[str], members: IO[bytes]
+) -> Iterator[bytes]:
+    head: dict[str, Any] = {
+        "format": "fractureai-results/1",
+        "complete": not missing and (batch is None or batch.status in TERMINAL_BATCH_STATUSES),
+        "selection": request.document(),
+        "versions": {"fractureai": VERSION},
+        "notice": NOTICE,
+        "missing": list(missing),
+    }
+    if batch is not None:
+        with Session(get_engine()) as session:
+            head |= _batch_head(batch, session.get_one(Bundle, batch.bundle))
+    text = json.dumps(head, indent=2, ensure_ascii=False)
+    yield text.removesuffix("\n}").encode("utf-8", "replace") + b',\n  "members": {\n'
+    yield from file_pieces(members)
+    yield b"\n  }\n}\n"

@@ -1,0 +1,106 @@
+"""What makes downloads safe to open: cells that no spreadsheet runs, names that every system unpacks."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+from store.intake.batches import ImageRow
+from vocabulary.reasons import Reason
+
+_SUFFIXES = re.compile(r"\.(png|jpe?g|tiff?|webp|dcm|dicom|dic|ima)$", re.IGNORECASE)
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?$", re.IGNORECASE)
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_MAX_PART, _MAX_STEM = 80, 180
+
+
+# words and cells
+
+
+def reason_of(row: ImageRow) -> Reason | None:
+    """Return why an image was refused, failed or not read."""
+    return Reason(row.image.reason) if row.image.reason else None
+
+
+def cell(text: str) -> str:
+    """Make a text harmless in a spreadsheet: what a formula could start with gets an apostrophe before it.
+
+    Texts that start with apostrophes before such a sign get one more, so that removing one always gives the
+    text back (`uncell`). Ordinary names are not touched.
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def uncell(text: str) -> str:
+    """Undo `cell`."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+# names inside the archive
+
+
+def _part(text: str) -> str:
+    text = _FORBIDDEN.sub("_", text).strip().rstrip(". ")
+    return f"_{text}" if _RESERVED.match(text) else text
+
+
+def _cut(text: str, most: int, whole: str) -> str:
+    if len(text.encode()) <= most:
+        return text
+    mark = "~" + hashlib.sha256(whole.encode("utf-8", "replace")).hexdigest()[:8]
+    return text.encode()[: most - len(mark)].decode("utf-8", "ignore") + mark
+
+
+def safe_stem(path: str) -> str:
+    """Return a relative path without an image's suffix that every operating system can unpack.
+
+    No drive, no root, no way upwards, no control characters, nothing that Windows forbids or reserves, NFC,
+    at most 80 bytes a part and 180 in all; what is cut carries a hash of the whole.
+    """
+    normal = unicodedata.normalize("NFC", path.encode("utf-8", "replace").decode()).replace("\\", "/")
+    parts = [p for p in normal.split("/") if p not in {"", ".", ".."}]
+    if parts:
+        parts[-1] = _SUFFIXES.sub("", parts[-1]) or parts[-1]
+    kept = [_cut(p, _MAX_PART, p) for p in map(_part, parts) if p]
+    stem = "/".join(kept) or "unnamed"
+    if len(stem.encode()) > _MAX_STEM:
+        stem = _cut(kept[-1], _MAX_PART, kept[-1]) + "~" + hashlib.sha256(stem.encode()).hexdigest()[:8]
+    return stem
+
+
+class MemberNames:
+    """Gives every image of a batch a stem that no other has, in any case of its letters.
+
+    Only a hash is kept of each, and of each report of several images its stem.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, int] = {}
+        self._reports: dict[str, str] = {}
+
+    def stem(self, path: str) -> str:
+        """Return the stem of the next image, the same in every pass over the batch."""
+        wish = safe_stem(path)
+        stem = wish
+        while (key := self._key(stem)) in self._seen:
+            first = self._key(wish)
+            self._seen[first] += 1
+            stem = f"{wish}-{self._seen[first]}"
+        self._seen[key] = 1
+        return stem
+
+    @staticmethod
+    def _key(stem: str) -> bytes:
+        return hashlib.blake2b(stem.casefold().encode(), digest_size=10).digest()
+
+    def report(self, key: str, n_images: int, stem: str) -> tuple[str, bool]:
+        """Return the member name of the report stored under `key`, and whether it is new.
+
+        The report of a study with several images is named after the first of them.
+        """
+        if n_images == 1:
+            return f"reports/{stem}.pdf", True
+        new = key not in self._reports
+        return f"reports/{self._reports.setdefault(key, stem)}.pdf", new

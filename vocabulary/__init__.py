@@ -1,0 +1,1 @@
+"""What every package calls things: states, reasons and their sentences, media types, body parts."""

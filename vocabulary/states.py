@@ -1,0 +1,81 @@
+"""The states of batches and images, a chunk's stages, and the answers to a study, in order of urgency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """The five steps of a chunk, in the order in which they run."""
+
+    PREPARE = "prepare"
+    CLASSIFY = "classify"
+    DETECT = "detect"
+    EXPLAIN = "explain"
+    REPORT = "report"
+
+
+STAGES: tuple[Stage, ...] = tuple(Stage)
+
+
+class BatchStatus(StrEnum):
+    """State of a batch; the last four are terminal."""
+
+    DRAFT = "draft"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ImageStatus(StrEnum):
+    """State of an image; `rejected` is the input's fault, `failed` is ours and can be retried."""
+
+    UPLOADED = "uploaded"
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL_IMAGE_STATUSES = frozenset(
+    {ImageStatus.DONE, ImageStatus.REJECTED, ImageStatus.FAILED, ImageStatus.CANCELLED}
+)
+
+
+TERMINAL_BATCH_STATUSES = frozenset(
+    {BatchStatus.DONE, BatchStatus.PARTIAL, BatchStatus.FAILED, BatchStatus.CANCELLED}
+)
+
+
+class Triage(StrEnum):
+    """What a person should do with the image; ordered by `TRIAGE_SEVERITY`."""
+
+    POSITIVE = "positive"
+    DOUBT = "doubt"
+    NOT_ASSESSABLE = "not_assessable"
+    NEGATIVE = "negative"
+
+
+class Answer(StrEnum):
+    """What a reader says of a study."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNCERTAIN = "uncertain"
+    UNREADABLE = "unreadable"
+
+
+#: A study is as bad as its worst image: the larger number wins.
+TRIAGE_SEVERITY: Mapping[Triage, int] = {
+    Triage.NEGATIVE: 0,
+    Triage.NOT_ASSESSABLE: 1,
+    Triage.DOUBT: 2,
+    Triage.POSITIVE: 3,
+}
