@@ -16,7 +16,7 @@ from store.intake import batches, quotas
 from store.queue import dispatch
 from store.reading import worklist
 from store.research import datasets, runs
-from store.research.datasets import NewImage, Seen
+from store.research.datasets import NewImage, ScanResult
 from store.research.research_tables import Run
 from store.results import results
 from tests.db.conftest import submitted
@@ -37,7 +37,7 @@ def start(site: uuid.UUID, n: int = 200, **options: Any) -> Run:
             left_out={},
         )
         waiting = datasets.waiting(session, dataset.id, n)
-        datasets.note_seen(session, dataset.id, [Seen(i.id, f"{i.number:064x}", 10, None) for i in waiting])
+        datasets.note_seen(session, dataset.id, [ScanResult(i.id, f"{i.number:064x}", 10, None) for i in waiting])
         datasets.end_scan(session, dataset.id)
         return runs.start_run(session, site, None, dataset, ["b1"], **options)
 

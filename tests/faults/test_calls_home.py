@@ -119,8 +119,8 @@ def test_a_server_that_reads_images_asks_nobody(trace: Trace, tmp_path: Path) ->
 
 def test_an_s3_store_without_keys_does_not_ask_the_cloud_for_them(trace: Trace) -> None:
     code = """
-from store.blobs import open_blobs
-from store.errors import BlobUnavailable
+from store.base.blobs import open_blobs
+from store.base.errors import BlobUnavailable
 try:
     open_blobs("s3://bucket/?endpoint=http://127.0.0.1:1").size("key")
 except BlobUnavailable as error:

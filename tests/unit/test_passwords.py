@@ -10,8 +10,8 @@ from tests.conftest import ROOT
 
 PROGRAM = """
 import resource, threading
-from store import passwords
-from store.errors import SignInBusy
+from store.accounts import passwords
+from store.base.errors import SignInBusy
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 outcomes = []
 def sign_in():

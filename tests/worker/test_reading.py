@@ -18,7 +18,8 @@ import tifffile
 from pydicom.datadict import DicomDictionary
 from sqlalchemy import delete, func, select, text, update
 
-from phantoms.film import encode_phantom, make_phantom
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
 from pipeline.report import render
 from pipeline.report.types import StudyReport
 from settings import get_settings
