@@ -30,12 +30,12 @@ class Settings:
     """
 
     # where things are
-    database_url: str = ""
-    broker_url: str = ""
-    blob_url: str = ""
-    secret_key: str = ""
-    site_name: str = "Demo hospital"
-    public_url: str = ""
+    database_url: str = ""  # of Postgres, as the service's own account
+    broker_url: str = ""  # of Valkey or Redis
+    blob_url: str = ""  # of the blob store: file:///folder, or s3://bucket/prefix?endpoint=...
+    secret_key: str = ""  # what other secrets are sealed with; at least 32 random characters, never changed
+    site_name: str = "Demo hospital"  # of the first site
+    public_url: str = ""  # under which people reach the service, without a path
     # the database
     database_pooler: str = ""  # PgBouncer's mode, "transaction" or "session", where database_url leads to one
     database_owner_url: str = ""  # of the tables' owner, for migrate, backup and restore; empty: database_url
@@ -43,65 +43,64 @@ class Settings:
     database_statement_seconds: float = 60.0  # then a query is cancelled
     database_lock_seconds: float = 20.0  # then a query that waits for a lock is cancelled
     # what reads
-    default_bundle: str = ""
-    scorer_backend: str = "auto"
-    precision: str = "float32"
-    scorer_threads: int = 0
-    conversion_seconds: float = 450.0
-    cache_dir: str = ""
+    scorer_backend: str = "auto"  # auto, tensorflow or openvino
+    precision: str = "float32"  # float32 or bfloat16
+    scorer_threads: int = 0  # of a process that scores; 0: one a processor
+    conversion_seconds: float = 450.0  # that the first load of a network may take
+    cache_dir: str = ""  # of fetched bundles and converted networks; empty: the user's cache folder
     # limits of what is taken in
-    max_request_bytes: int = 2 * 1024**3
-    max_file_bytes: int = 512 * 1024**2
-    max_archive_members: int = 100_000
-    max_archive_bytes: int = 20 * 1024**3
-    max_archive_ratio: int = 200
-    max_pixels: int = 100_000_000
+    max_request_bytes: int = 2 * 1024**3  # of one request
+    max_file_bytes: int = 512 * 1024**2  # of one file
+    max_archive_members: int = 100_000  # of one archive
+    max_archive_bytes: int = 20 * 1024**3  # of one archive, unpacked
+    max_archive_ratio: int = 200  # of unpacked to packed bytes
+    max_pixels: int = 100_000_000  # of one picture
     decode_cpu_seconds: float = 10.0  # of processor time for one file; a small file gets less
-    decode_wall_seconds: float = 60.0
-    decode_memory_bytes: int = 2 * 1024**3
+    decode_wall_seconds: float = 60.0  # on the clock, for one file
+    decode_memory_bytes: int = 2 * 1024**3  # of the process that decodes
     decode_slice_seconds: float = 10.0  # after so long in decoding, the rest of a chunk queues again
-    burned_in_annotation: str = "flag"
+    burned_in_annotation: str = "flag"  # flag or refuse DICOM with writing in its pixels
     site_quota_bytes: int = 0  # of uploads, for a site without a quota of its own; 0: no bound
     upload_keep_seconds: float = 3 * 86_400.0  # of a large file that nobody goes on with
     # work
-    chunk_size: int = 32
-    lease_seconds: float = 30.0
-    lease_renew_seconds: float = 10.0
-    max_attempts: int = 3
+    chunk_size: int = 32  # images that travel together, 1 to 64
+    lease_seconds: float = 30.0  # after which a unit of work that is not renewed is another worker's
+    lease_renew_seconds: float = 10.0  # between two renewals of a lease
+    max_attempts: int = 3  # at a chunk before it is split, and at an image before it fails
     finish_attempts: int = 10  # to complete a batch whose images have ended; then it ends and says why
-    resend_seconds: float = 60.0
-    reconcile_seconds: float = 1.0
+    resend_seconds: float = 60.0  # after which what was published and not taken is sent again
+    reconcile_seconds: float = 1.0  # between two rounds of recovery
     recovery_overdue_seconds: float = 60.0  # without recovery for so long, /readyz says so
     unavailable_seconds: float = 3 * 86_400.0  # then work fails that waits for what is away
-    in_flight_per_slot: int = 2
-    dispatch_timeout_seconds: float = 1.0
+    in_flight_per_slot: int = 2  # units in Valkey for each place of a worker
+    dispatch_timeout_seconds: float = 1.0  # that a request waits for Valkey; recovery sends what it did not
     blob_timeout_seconds: float = 20.0  # of one answer of an S3 store; it is asked three times
-    aging_seconds: float = 600.0
-    soft_time_limit: float = 540.0
-    hard_time_limit: float = 600.0
-    visibility_timeout: float = 3600.0
-    soft_shutdown_seconds: float = 8.0
-    heartbeat_seconds: float = 5.0
+    aging_seconds: float = 600.0  # after which waiting work counts as one priority higher
+    soft_time_limit: float = 540.0  # of a stage; then it fails and is tried again
+    hard_time_limit: float = 600.0  # of a stage; then its process is killed
+    visibility_timeout: float = 3600.0  # after which Valkey gives an unacknowledged message to another worker
+    soft_shutdown_seconds: float = 8.0  # that a worker has to give its work back
+    heartbeat_seconds: float = 5.0  # between two signs of life of a worker
     memory_limit_bytes: int = 4 * 1024**3  # of a process that decodes or draws; 0 means none
-    scratch_keep_seconds: float = 86_400.0
+    scratch_keep_seconds: float = 86_400.0  # of intermediate files that nobody names
     draft_keep_seconds: float = 7 * 86_400.0  # of a draft, and of the uploads of images that failed
     cancelled_keep_seconds: float = 0.0  # of uploads of cancelled images, for a retry; 0: they go at once
     worklist_wait_hours: float = 48.0  # then a study counts as urgent; 0: never
     # downloads
-    export_keep_seconds: float = 7 * 86_400.0
+    export_keep_seconds: float = 7 * 86_400.0  # of a prepared file
     export_inline_rows: int = 20_000  # of a table that is streamed at once
     export_inline_images: int = 500  # of a ZIP that is streamed at once
     max_exports: int = 10  # in preparation at one time, a site
     # signing in
-    session_hours: float = 12.0
-    session_idle_hours: float = 2.0
-    secure_cookies: bool = False
+    session_hours: float = 12.0  # then a person signs in again
+    session_idle_hours: float = 2.0  # without a request, then the same
+    secure_cookies: bool = False  # cookies over HTTPS alone; set it wherever HTTPS is spoken
     trusted_hosts: str = ""  # names that the web process answers to, with commas; empty: any
     oidc_issuer: str = ""  # of the hospital's identity provider; empty: off
-    oidc_client_id: str = ""
-    oidc_client_secret: str = ""
-    oidc_label: str = "Hospital account"
-    oidc_scope: str = "openid email profile"
+    oidc_client_id: str = ""  # of this service at the provider
+    oidc_client_secret: str = ""  # of this service at the provider
+    oidc_label: str = "Hospital account"  # of the button that leads to the provider
+    oidc_scope: str = "openid email profile"  # asked of the provider
     oidc_site: str = ""  # the site of those who sign in there; empty: the first one
     oidc_role_claim: str = ""  # the claim that names groups or roles, such as "groups"
     oidc_roles: str = ""  # which of them gives which role, "radiology=clinician,it=admin"; the first counts
@@ -111,22 +110,22 @@ class Settings:
     disk_watermark: float = 0.0  # above this share of a full disk the oldest originals go; 0: never
     # notices
     notice_retry_seconds: float = 5.0  # before the second try; five times longer before each one after
-    notice_attempts: int = 8
-    notice_timeout_seconds: float = 10.0
+    notice_attempts: int = 8  # at a notice
+    notice_timeout_seconds: float = 10.0  # of the whole exchange with a receiver
     notice_private_addresses: bool = False  # let webhooks go to private networks, and by plain HTTP
     smtp_host: str = ""  # empty: no e-mail
-    smtp_port: int = 587
-    smtp_security: str = "starttls"
-    smtp_user: str = ""
-    smtp_password: str = ""
-    smtp_from: str = "fractureai@localhost"
+    smtp_port: int = 587  # of the mail server
+    smtp_security: str = "starttls"  # starttls, tls or none
+    smtp_user: str = ""  # of the mail server; empty: no sign-in
+    smtp_password: str = ""  # of the mail server
+    smtp_from: str = "fractureai@localhost"  # the sender of mail
     # clients of the web process
     request_head_seconds: float = 10.0  # for the head of a request, and to begin a small body
     client_stall_seconds: float = 30.0  # that a client may stand still in a body or an answer
     client_bytes_per_second: int = 1024  # what a client must move on average
     health_port: int = 0  # of the listener that answers /healthz, /readyz and /metrics to whoever reaches it
     trusted_proxies: int = 0  # in front of the web process, whose X-Forwarded-* is believed
-    log_level: str = "INFO"
+    log_level: str = "INFO"  # DEBUG, INFO, WARNING or ERROR
 
     def __post_init__(self) -> None:
         """Refuse settings that would lose work."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
 from typing import Any
@@ -98,10 +98,6 @@ def report_page(
             "</div>",
         ]
     return "\n".join(parts)
-
-
-def _plots(title: str, plots: Iterable[Figure]) -> list[str]:
-    return [f"<h2>{title}</h2><div class=plots>", *map(_image, plots), "</div>"]
 
 
 def _other_meaning(bundles: str, datas: str) -> list[str]:

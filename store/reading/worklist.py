@@ -16,7 +16,6 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     Select,
-    and_,
     any_,
     func,
     literal,
@@ -31,7 +30,6 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 from sqlalchemy.orm import Session, aliased
 
 from settings import get_settings
-from store.base.errors import NotFound
 from store.base.paging import Page, decode_cursor, encode_cursor, moment
 from store.base.session import session_scope
 from store.base.tables import Batch, Image, User
@@ -382,13 +380,3 @@ def note_opened(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, user_
         .values(opened_by=user_id, opened_at=func.clock_timestamp())
         .execution_options(synchronize_session=False)
     )
-
-
-def get_row(session: Session, site_id: uuid.UUID, study_id: uuid.UUID) -> WorklistRow:
-    """Return a study's row. Raises `NotFound`."""
-    row = session.scalar(
-        select(WorklistRow).where(and_(WorklistRow.study_id == study_id, WorklistRow.site_id == site_id))
-    )
-    if row is None:
-        raise NotFound
-    return row
