@@ -55,7 +55,7 @@ TERMINAL_BATCH_STATUSES = frozenset(
 
 
 class Triage(StrEnum):
-    """What a person should do with the image; ordered by `TRIAGE_SEVERITY`."""
+    """What a person should do with the image, the most urgent first; no other place gives the order."""
 
     POSITIVE = "positive"
     DOUBT = "doubt"
@@ -73,9 +73,4 @@ class Answer(StrEnum):
 
 
 #: A study is as bad as its worst image: the larger number wins.
-TRIAGE_SEVERITY: Mapping[Triage, int] = {
-    Triage.NEGATIVE: 0,
-    Triage.NOT_ASSESSABLE: 1,
-    Triage.DOUBT: 2,
-    Triage.POSITIVE: 3,
-}
+TRIAGE_SEVERITY: Mapping[Triage, int] = {triage: n for n, triage in enumerate(reversed(Triage))}

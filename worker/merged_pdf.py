@@ -20,12 +20,11 @@ from store.results.downloads import ExportRequest, Format, Progress
 from store.results.results import Row, iter_rows
 from store.results.zips import ZipStream, file_pieces
 from vocabulary.anatomy import part_words
-from vocabulary.states import Triage
+from vocabulary.states import TRIAGE_SEVERITY, Triage
 
 #: Reports in one file: joining holds them in memory.
 VOLUME = 500
 #: The worklist's order within a priority.
-ORDER = {Triage.POSITIVE: 0, Triage.DOUBT: 1, Triage.NOT_ASSESSABLE: 2, Triage.NEGATIVE: 3}
 
 
 @dataclass
@@ -49,7 +48,7 @@ class _Study:
         return Triage(self.first.study_triage or Triage.NOT_ASSESSABLE)
 
     def rank(self) -> tuple[int, int, float]:
-        return (self.priority, ORDER[self.triage], -(self.probability or 0.0))
+        return (self.priority, -TRIAGE_SEVERITY[self.triage], -(self.probability or 0.0))
 
     def entry(self) -> ContentsEntry:
         row = self.first
@@ -87,7 +86,7 @@ def _cover(request: ExportRequest) -> BatchCover:
             bundle.name, bundle.sha256, label_meaning(bundle), str(bundle.manifest.get("trained_on", ""))
         ),
         n_images=batch.n_total,
-        triage={triage: getattr(batch, f"t_{triage.value}") for triage in ORDER},
+        triage={triage: getattr(batch, f"t_{triage.value}") for triage in Triage},
         ended={word: getattr(batch, f"n_{word}") for word in ("rejected", "failed", "cancelled")},
         entries=(),
         volume=1,

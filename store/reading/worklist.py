@@ -35,12 +35,15 @@ from store.base.session import session_scope
 from store.base.tables import Batch, Image, User
 from store.reading.worklist_search import holds, note_words, query_of, studies_with
 from store.reading.worklist_tables import WorklistRow
-from vocabulary.states import ImageStatus
+from vocabulary.states import ImageStatus, Triage
 from vocabulary.words import ADULT
 
 
 class Rank(IntEnum):
-    """The classes in their order; within one the oldest comes first, of the reviewed the newest."""
+    """The classes in their order; within one the oldest comes first, of the reviewed the newest.
+
+    Those from 1 to 4 are the triages, in their order.
+    """
 
     AMENDED = -1  # what was signed no longer holds: somebody may be acting on it
     URGENT = 0  # the requester's, and whoever waited too long
@@ -112,8 +115,7 @@ _REFRESH = text(
           AND i.reason IS DISTINCT FROM 'duplicate_in_study'
         WINDOW whole AS (PARTITION BY i.study_id),
                same AS (PARTITION BY i.study_id ORDER BY
-                        array_position(ARRAY['positive', 'doubt', 'not_assessable', 'negative'],
-                                       coalesce(i.triage, 'not_assessable')),
+                        array_position(CAST(:triages AS text[]), coalesce(i.triage, 'not_assessable')),
                         CASE WHEN i.triage IS NOT NULL THEN i.probability END DESC NULLS LAST,
                         i.number, i.path, i.seq)
     ), said AS (
@@ -138,20 +140,20 @@ _REFRESH = text(
                     ELSE 'rejected' END AS study_status,
                CASE WHEN (signed.triage, signed.reasons, signed.n_images)
                         <> (said.triage, said.reasons, said.n_images) THEN -1
-                    WHEN w.worst_priority = 0 THEN 0 WHEN said.triage = 'positive' THEN 1
-                    WHEN said.triage = 'doubt' THEN 2 WHEN said.triage = 'negative' THEN 4
-                    ELSE 3 END AS wish
+                    WHEN w.worst_priority = 0 THEN 0
+                    ELSE array_position(CAST(:triages AS text[]), coalesce(said.triage, 'not_assessable'))
+                    END AS class
         FROM worst w LEFT JOIN said USING (study_id) LEFT JOIN signed USING (study_id) WHERE w.place = 1
     )
     INSERT INTO worklist AS old (study_id, site_id, batch_id, image_id, bundle, basis, rank, since,
         arrived_at, day, priority, risen, status, triage, reason, probability, region, n_images, path,
         accession, study_date, reread, flags)
     SELECT study_id, site_id, :batch, id, :bundle, basis,
-           CASE WHEN late THEN 0 ELSE wish END, CASE WHEN late THEN rises_at ELSE :arrived END, :arrived,
+           CASE WHEN late THEN 0 ELSE class END, CASE WHEN late THEN rises_at ELSE :arrived END, :arrived,
            (:arrived AT TIME ZONE 'UTC')::date, worst_priority, late, study_status, study_triage, reason,
            known_probability, coalesce(region, ''), n_images, path, any_accession, any_date, was_reviewed,
            all_flags
-    FROM (SELECT *, wish > 0 AND :wait > 0 AND rises_at < clock_timestamp() AS late FROM fresh) AS f
+    FROM (SELECT *, class > 0 AND :wait > 0 AND rises_at < clock_timestamp() AS late FROM fresh) AS f
     ORDER BY study_id
     ON CONFLICT (study_id) DO UPDATE SET
         (batch_id, image_id, bundle, basis, rank, since, arrived_at, day, priority, risen, status, triage,
@@ -190,6 +192,7 @@ def refresh(session: Session, batch: Batch, study_ids: Sequence[uuid.UUID]) -> N
         "wait": 3600.0 * get_settings().worklist_wait_hours,
         "studies": list(study_ids),
         "adult": ADULT,
+        "triages": [triage.value for triage in Triage],
     }
     session.execute(_REFRESH, parameters)
     note_words(session, batch.id, study_ids)
