@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
-from vocabulary.times import moment
 
 from cli.changes import Changes, mount_of, tells_changes
 from cli.client import (

@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import select, text
+
 from store.base.session import session_scope
 from store.base.tables import Image, Upload
-
 from tests.faults.test_cut_lines import CutLine
 from tests.faults.test_cut_lines import cut as cut_line
 from tests.web.serving import Serving, serving, site_key

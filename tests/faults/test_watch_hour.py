@@ -27,11 +27,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+
+from store.accounts import accounts
 from store.accounts.accounts import Permission, Role
 from store.base.session import session_scope
 from store.base.tables import Batch, Image
-
-from store.accounts import accounts
 from tests.conftest import ROOT
 from tests.faults.disk import fill, mounted
 from tests.faults.tls import Authority, TlsFront
