@@ -63,7 +63,7 @@ def calm(untrained_bundle: Path, pictures: dict[str, bytes], cache_folder: Path)
     from pipeline.triage import calibrate
 
     bundle = load_bundle(untrained_bundle)
-    scorer = open_scorer(bundle, threads=1, cache=cache_folder / "networks")
+    scorer = open_scorer(bundle, threads=1, cache=cache_folder / "networks", conversion_seconds=2 * PATIENCE)
     said = {}
     for path, data in pictures.items():
         pixels = decode(data, max_pixels=10**6, pseudonymise=str).pixels
