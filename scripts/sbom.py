@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Others' files in this repository: pattern, name, version, licence.
 VENDORED = (
     ("web/static/vendor/tus-js-client-*.min.js", "tus-js-client", "4.3.1", "MIT"),
+    ("store/accounts/common_passwords.txt.gz", "zxcvbn", "4.5.0", "MIT"),
     ("pipeline/report/fonts/Inter-*.woff2", "Inter", "", "OFL-1.1"),
     ("pipeline/report/fonts/noto/NotoS*.woff2", "Noto", "2020-12-25, CJK 2022-01-27", "OFL-1.1"),
 )

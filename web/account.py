@@ -19,10 +19,9 @@ from store.accounts.accounts import PERMISSIONS, Permission, Role
 from store.accounts.people import SignsInElsewhere
 from store.base.session import session_scope
 from store.base.tables import Site, User
-from web import kept_forms
+from web import cookies, kept_forms
 from web.auth import (
     MAX_PER_PERSON,
-    SESSION_COOKIE,
     Confirmation,
     before_second_factor,
     confirm_identity,
@@ -59,7 +58,7 @@ def _page(**more: object) -> str:
             site=session.get_one(Site, identity().site_id),
             keys=accounts.list_api_keys(session, identity()),
             sessions=accounts.list_sessions(session, user.id, idle_hours=idle_hours),
-            here=accounts.hash_token(request.cookies.get(SESSION_COOKIE, "")),
+            here=accounts.hash_token(cookies.SESSION.sent()),
             lives=LIVES,
             scopes=[p for p in Permission if p in PERMISSIONS[Role(user.role)]],
             words=PERMISSION_WORDS,
@@ -138,7 +137,7 @@ def take_password() -> Response:
         raise InvalidRequest("give your password")
     confirm_identity(request.form["password"])
     with session_scope() as session:
-        accounts.note_proved(session, request.cookies.get(SESSION_COOKIE, ""))
+        accounts.note_proved(session, cookies.SESSION.sent())
     return redirect(local_address(request.form.get("next", "")), 303)
 
 
@@ -161,7 +160,7 @@ def change_password() -> str:
     with session_scope() as session:
         user = session.get_one(User, identity().user_id)
         accounts.set_password(
-            session, user, request.form.get("password", ""), keep_session=request.cookies.get(SESSION_COOKIE)
+            session, user, request.form.get("password", ""), keep_session=cookies.SESSION.sent()
         )
     return _page(said="The password is set. Other browsers were signed out.")
 
@@ -206,7 +205,7 @@ def set_second_factor() -> FlaskResponse:
             if user.totp_secret is not None:
                 raise InvalidRequest("there is a second factor already: remove it first")
             codes = second_factor.enrol(session, user, offer, code)
-            accounts.pass_second_factor(session, request.cookies.get(SESSION_COOKIE, ""))
+            accounts.pass_second_factor(session, cookies.SESSION.sent())
     except second_factor.CodeWrong as error:
         return _second_factor_page(error=f"{error.title} {error.advice}", status=422)
     return _second_factor_page(codes=codes)

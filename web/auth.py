@@ -20,7 +20,7 @@ from store.accounts.accounts import Identity, Origin, Permission
 from store.base.errors import NotFound
 from store.base.session import session_scope
 from store.base.tables import User
-from web import kept_forms
+from web import cookies, kept_forms
 from web.errors import (
     ConfirmationFailed,
     ConfirmationNeeded,
@@ -33,8 +33,6 @@ from web.errors import (
     Unauthorized,
 )
 
-SESSION_COOKIE = "fractureai_session"
-FORM_COOKIE = "fractureai_form"
 #: Failed sign-ins in a quarter of an hour. Many people may sit behind one address.
 MAX_PER_ADDRESS, MAX_PER_PERSON = 100, 10
 #: For one person from all places where they have not been before: guessing shuts nobody out of their own.
@@ -107,7 +105,7 @@ def identity() -> Identity:
 def identify() -> Identity | None:
     """Return whose key or session came with the request, or None."""
     header = request.headers.get("Authorization", "")
-    token = request.cookies.get(SESSION_COOKIE, "")
+    token = cookies.SESSION.sent()
     if header:
         kind, _, key = header.partition(" ")
         if kind.lower() != "bearer" or not key.strip().isascii():
@@ -132,7 +130,7 @@ class Confirmation(StrEnum):
 
 def confirmation() -> Confirmation:
     """Return how the person who is signed in can confirm that it is still them."""
-    token = request.cookies.get(SESSION_COOKIE, "")
+    token = cookies.SESSION.sent()
     with session_scope() as session:
         user = session.get_one(User, identity().user_id)
         by_browser = identity().csrf_token is not None  # a key is no person
@@ -185,7 +183,7 @@ def confirm_lately(password: str = "") -> None:
     """
     if identity().key_id is None:
         with session_scope() as session:
-            token = request.cookies.get(SESSION_COOKIE, "")
+            token = cookies.SESSION.sent()
             if accounts.was_proved(session, token, minutes=CONFIRMED_MINUTES):
                 return
     if not password:
@@ -258,7 +256,7 @@ def _session_over(status: int) -> BaseResponse:
         raise Unauthorized
     sealed = kept_forms.sealed_form(owner)
     fields = [(name, value) for name, value in kept_forms.typed_fields() if value]
-    page = render_template("session_over.html", kept=bool(sealed), fields=fields, path=kept_forms.PATH)
+    page = render_template("session_over.html", kept=bool(sealed), fields=fields, path=cookies.KEPT.path)
     response = Response(page, status)
     response.headers["Cache-Control"] = "no-store"
     if status == 401:
@@ -315,7 +313,7 @@ def open_session(session: Session, user: User, how: str) -> str:
         hours=settings.session_hours,
         how=how,
         agent=request.headers.get("User-Agent", ""),
-        replaces=request.cookies.get(SESSION_COOKIE, ""),
+        replaces=cookies.SESSION.sent(),
     )
 
 
@@ -323,22 +321,15 @@ def signed_in(token: str, target: str) -> BaseResponse:
     """Answer with the session's cookie and the way to `target`."""
     settings: Settings = current_app.extensions["settings"]
     response = redirect(target, 303)
-    response.set_cookie(
-        SESSION_COOKIE,
-        token,
-        max_age=int(settings.session_hours * 3600),
-        httponly=True,
-        samesite="Lax",
-        secure=settings.secure_cookies,
-    )
-    response.delete_cookie(FORM_COOKIE, path="/sign-in")
+    cookies.SESSION.give(response, token, seconds=int(settings.session_hours * 3600))
+    cookies.FORM.take_back(response)
     return response
 
 
 def _sign_in_page(*, token: str = "", error: str = "", status: int = 200) -> Response:
     """Show the form; nobody is signed in yet, so its CSRF token is a cookie's twin."""
     settings: Settings = current_app.extensions["settings"]
-    twin = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(24)
+    twin = cookies.FORM.sent() or secrets.token_urlsafe(24)
     with session_scope() as session:
         sets_password = bool(token) and accounts.sets_password(session, token)
     page = render_template(
@@ -371,7 +362,7 @@ def sign_in() -> BaseResponse:
 
 def _check_twin() -> str:
     """Return the form's CSRF token if it is the cookie's twin. Raises `CsrfFailed`."""
-    twin = request.cookies.get(FORM_COOKIE, "")
+    twin = cookies.FORM.sent()
     if not twin or not hmac.compare_digest(twin.encode(), request.form.get("csrf", "").encode()):
         raise CsrfFailed
     return twin
@@ -414,7 +405,7 @@ def sign_in_send() -> BaseResponse:
             opened = open_session(session, user, "link" if token else "password") if user else None
             if user is not None:
                 throttle.clear_attempts(session, attempt)
-    except accounts.PasswordTooShort as error:
+    except accounts.PASSWORD_REFUSED as error:
         return _sign_in_page(token=token, error=f"{error.title} {error.advice}", status=422)
     if opened is None:
         with session_scope() as session:
@@ -434,11 +425,11 @@ def sign_in_send() -> BaseResponse:
 def _owes_code() -> User | None:
     """Return who gave the password in this browser and has yet to give a code."""
     with session_scope() as session:
-        return accounts.awaiting_code(session, request.cookies.get(SESSION_COOKIE, ""))
+        return accounts.awaiting_code(session, cookies.SESSION.sent())
 
 
 def _code_page(*, error: str = "", status: int = 200) -> Response:
-    twin = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(24)
+    twin = cookies.FORM.sent() or secrets.token_urlsafe(24)
     page = render_template("code.html", twin=twin, error=error, next=request.values.get("next", ""))
     return _with_twin(page, twin, status)
 
@@ -470,11 +461,11 @@ def take_code() -> BaseResponse:
         right = second_factor.check_code(session, user.id, request.form.get("code", ""))
         if right:
             throttle.clear_attempts(session, attempt)
-            accounts.pass_second_factor(session, request.cookies.get(SESSION_COOKIE, ""))
+            accounts.pass_second_factor(session, cookies.SESSION.sent())
     if not right:
         return _code_page(error=f"{second_factor.CodeWrong.title}", status=401)
     response = redirect(local_address(request.form.get("next", "")), 303)
-    response.delete_cookie(FORM_COOKIE, path="/sign-in")
+    cookies.FORM.take_back(response)
     return response
 
 
@@ -485,17 +476,8 @@ def _mails_links() -> bool:
 
 def _with_twin(page: str, twin: str, status: int = 200) -> Response:
     """Return a page of somebody who is not signed in: its form's CSRF token is a cookie's twin."""
-    settings: Settings = current_app.extensions["settings"]
     response = Response(page, status)
-    response.set_cookie(
-        FORM_COOKIE,
-        twin,
-        path="/sign-in",
-        max_age=3600,
-        httponly=True,
-        samesite="Strict",
-        secure=settings.secure_cookies,
-    )
+    cookies.FORM.give(response, twin, seconds=3600)
     return response
 
 
@@ -505,7 +487,7 @@ def forgotten() -> BaseResponse:
     """Ask for the address to which a link for a new password goes. Raises `NotFound` where no mail is set."""
     if not _mails_links():
         raise NotFound
-    twin = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(24)
+    twin = cookies.FORM.sent() or secrets.token_urlsafe(24)
     return _with_twin(render_template("forgotten.html", twin=twin, asked=False), twin)
 
 
@@ -537,11 +519,11 @@ def forgotten_send() -> BaseResponse:
 def sign_out() -> BaseResponse:
     """End this browser's session."""
     with session_scope() as session:
-        accounts.close_session(session, request.cookies.get(SESSION_COOKIE, ""))
+        accounts.close_session(session, cookies.SESSION.sent())
         accounts.write_audit(session, identity().site_id, identity().user_id, "signed_out")
     response = redirect(url_for("auth.sign_in"), 303)
-    response.delete_cookie(SESSION_COOKIE)
-    response.delete_cookie(kept_forms.COOKIE, path=kept_forms.PATH)
+    cookies.SESSION.take_back(response)
+    cookies.KEPT.take_back(response)
     return response
 
 

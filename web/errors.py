@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 import sqlalchemy.exc
-from flask import Flask, Response, current_app, json, render_template, request
+from flask import Flask, Response, current_app, g, json, render_template, request
 from werkzeug.exceptions import HTTPException, SecurityError
 
 from store.base.blobs import is_full
@@ -253,6 +253,19 @@ def register(app: Flask) -> None:
             )
         elif error.status >= 500:
             current_app.logger.error("%s: %s", error.code, error.detail)
+        elif error.status in {401, 403, 429}:
+            known = g.get("identity")
+            log_seldom(
+                current_app.logger,
+                logging.WARNING,
+                f"{error.code} {known.user_id if known else ''}",  # strangers' addresses have no end
+                "refused (%s): %s %s, asked from %s by %s",
+                error.code,
+                request.method,
+                request.url_rule,
+                request.remote_addr,
+                known.user_id if known else "nobody",
+            )
         return respond(error)
 
     @app.errorhandler(HTTPException)

@@ -7,14 +7,14 @@ import zlib
 from collections.abc import Callable
 
 from cryptography.fernet import InvalidToken
-from flask import current_app, g, request
+from flask import g, request
 from werkzeug.wrappers import Response
 
 from store.accounts.accounts import form_owner
 from store.base.sealing import sealer
+from web import cookies
 from web.errors import NothingKept
 
-COOKIE, PATH = "fractureai_kept", "/account/kept"
 #: How long it is kept. Who signs in needs a minute, and a second factor another.
 KEPT_SECONDS = 30 * 60
 #: What one cookie holds in every browser, less its name and attributes.
@@ -64,16 +64,8 @@ def sealed_form(owner: str) -> str:
 
 
 def keep(response: Response, sealed: str) -> Response:
-    """Give a sealed form to the browser, which shows it to `PATH` alone."""
-    response.set_cookie(
-        COOKIE,
-        sealed,
-        max_age=KEPT_SECONDS,
-        path=PATH,
-        httponly=True,
-        samesite="Lax",
-        secure=current_app.extensions["settings"].secure_cookies,
-    )
+    """Give a sealed form to the browser, which shows it to that cookie's path alone."""
+    cookies.KEPT.give(response, sealed, seconds=KEPT_SECONDS)
     return response
 
 
@@ -86,7 +78,7 @@ def kept_form() -> tuple[str, Fields]:
         Nothing was, or by somebody else, or too long ago.
     """
     try:
-        opened = sealer(b"kept form").decrypt(request.cookies.get(COOKIE, "").encode(), ttl=KEPT_SECONDS)
+        opened = sealer(b"kept form").decrypt(cookies.KEPT.sent().encode(), ttl=KEPT_SECONDS)
     except InvalidToken:
         raise NothingKept from None
     owner, path, fields = json.loads(zlib.decompress(opened))

@@ -20,8 +20,8 @@ from store.accounts.people import NotInvited, OidcClaims, user_from_claims
 from store.base.errors import NotFound, ServiceError
 from store.base.session import session_scope
 from store.base.tables import User
+from web import cookies
 from web.auth import (
-    SESSION_COOKIE,
     identify,
     is_personal,
     is_public,
@@ -168,7 +168,7 @@ def _confirmed(claims: dict[str, Any], asked_at: int, target: str) -> Response:
         user = database.get_one(User, known.user_id)
         if user.provider_subject != read_claims(claims, settings).subject:
             raise ProviderRefused("somebody else signed in at the provider")
-        note_confirmed(database, request.cookies.get(SESSION_COOKIE, ""))
+        note_confirmed(database, cookies.SESSION.sent())
         write_audit(database, user.site_id, user.id, "identity_confirmed", how="provider")
     return redirect(local_address(target), 303)
 
@@ -188,10 +188,10 @@ def register(app: Flask, settings: Settings) -> None:
     read_roles(settings)
     app.secret_key = hmac.new(settings.secret_key.encode(), b"sign-in at a provider", hashlib.sha256).digest()
     app.config.update(
-        SESSION_COOKIE_NAME="fractureai_provider",
-        SESSION_COOKIE_PATH="/sign-in/provider",
+        SESSION_COOKIE_NAME=cookies.PROVIDER.named(over_tls=settings.secure_cookies),
+        SESSION_COOKIE_PATH=cookies.PROVIDER.path,
         SESSION_COOKIE_HTTPONLY=True,
-        SESSION_COOKIE_SAMESITE="Lax",  # the way back is another site's redirect
+        SESSION_COOKIE_SAMESITE=cookies.PROVIDER.same_site,
         SESSION_COOKIE_SECURE=settings.secure_cookies,
     )
     app.extensions["oidc_provider"] = OAuth(app).register(

@@ -484,7 +484,8 @@ def document() -> Json:
                     "type": "apiKey",
                     "in": "cookie",
                     "name": "fractureai_session",
-                    "description": "A signed-in browser; what changes something needs X-CSRF-Token too.",
+                    "description": "A signed-in browser; over TLS the name begins with __Host-. What changes"
+                    " something needs X-CSRF-Token too.",
                 },
             },
         },

@@ -53,6 +53,8 @@ def register(app: Flask) -> None:
 
 def read_query(**parsers: Callable[[str], Any]) -> dict[str, Any]:
     """Return the query's parameters, parsed; those that are absent are None. Raises `InvalidQuery`."""
+    if twice := [name for name, values in request.args.lists() if len(values) > 1]:
+        raise InvalidQuery(f"the parameter {twice[0][:40]!r} comes more than once")
     return parse_query(request.args, parsers)
 
 

@@ -6,6 +6,7 @@ Keys, links and sessions are 256 random bits; only their SHA-256 is kept. Passwo
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import uuid
 from collections.abc import Collection
@@ -22,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from settings import get_settings
 from store.accounts.account_mails import AccountEvent, tell
-from store.accounts.passwords import hash_password, is_outdated, matches
+from store.accounts.passwords import hash_password, is_common, is_outdated, matches
 from store.base.errors import NotFound, ServiceError
 from store.base.sealing import sealer
 from store.base.tables import ApiKey, Audit, KnownPlace, SignInToken, Site, User, UserSession
@@ -40,6 +41,20 @@ class PasswordTooShort(ServiceError):
     code, status = "password_too_short", 422
     title = f"A password has {MIN_PASSWORD} to {MAX_PASSWORD} characters."
     advice = "Choose a longer one; a sentence is easy to remember."
+
+
+class PasswordTooCommon(ServiceError):
+    """A new password is one that guessers try early."""
+
+    code, status = "password_too_common", 422
+    title = "This password is too easy to guess: it is a common one, or made of few words or signs."
+    advice = "Choose another; a sentence that nobody else would write is easy to remember."
+
+
+#: What setting a password raises.
+PASSWORD_REFUSED = (PasswordTooShort, PasswordTooCommon)
+#: Words that are on everybody's mind here.
+OUR_WORDS = ("fractureai", "fracture", "radiology", "x-ray", "xray")
 
 
 class Permission(StrEnum):
@@ -183,7 +198,7 @@ def create_user(
     name: str = "",
     password: str | None = None,
 ) -> User:
-    """Make a person; without a password only a one-time link signs them in. Raises `PasswordTooShort`."""
+    """Make a person; without a password only a one-time link signs them in. Raises `PASSWORD_REFUSED`."""
     user = User(site_id=site_id, email=email.strip(), name=name.strip(), role=role.value)
     session.add(user)
     session.flush()
@@ -197,10 +212,13 @@ def set_password(session: Session, user: User, password: str, *, keep_session: s
 
     Raises
     ------
-    PasswordTooShort
+    PasswordTooShort, PasswordTooCommon
     """
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
         raise PasswordTooShort
+    site = session.get_one(Site, user.site_id)
+    if is_common(password, (*OUR_WORDS, *re.findall(r"\w+", f"{user.email} {user.name} {site.name}"))):
+        raise PasswordTooCommon
     user.password_hash = hash_password(password)
     ended = delete(UserSession).where(UserSession.user_id == user.id)
     if keep_session is not None:
@@ -471,8 +489,9 @@ def use_sign_in_token(session: Session, token: str, new_password: str = "") -> U
 
     Raises
     ------
-    PasswordTooShort
-        The link sets a password, and `new_password` is none; it is not used up when the caller rolls back.
+    PasswordTooShort, PasswordTooCommon
+        The link sets a password, and `new_password` is none that will do; it is not used up when the caller
+        rolls back.
     """
     wants_password = sets_password(session, token)
     user_id = session.scalar(

@@ -1,11 +1,13 @@
-"""Checking many passwords at one time takes no more memory than a few do."""
+"""Which passwords are refused, how they are kept, and that many at one time take little memory."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-from store.accounts.passwords import hash_password, matches
+import pytest
+
+from store.accounts.passwords import hash_password, is_common, matches
 from tests.conftest import ROOT
 
 PROGRAM = """
@@ -52,3 +54,32 @@ def test_every_character_of_a_long_password_counts() -> None:
     assert not matches(kept, long[:-1])
     assert not matches(kept, long[:72])
     assert not matches(kept, long.upper())
+
+
+CONTEXT = ("fractureai", "ada", "lovelace", "North", "Hospital")
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        *("1234567890", "qwertyuiop", "Manchester1", "password123", "Passw0rd!!!", "abcdefghijkl"),
+        *("9876543210", "understanding", "aaaaaaaaaaaa", "abababababab", "FractureAI-2026", "ada.lovelace"),
+        *("North Hospital 1", "sunshine 2026!", "letmein123456", "1qaz2wsx3edc"),
+    ],
+)
+def test_a_password_that_guessers_try_early_is_common(password: str) -> None:
+    assert is_common(password, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "a sentence is easy",
+        "correct horse battery",
+        "kqzvwtyrpl",
+        "North by 7 rivers",
+        "骨折" * 2 + "かもしれない",
+    ],
+)
+def test_a_password_of_ones_own_is_not(password: str) -> None:
+    assert not is_common(password, CONTEXT)

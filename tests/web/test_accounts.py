@@ -41,6 +41,10 @@ def test_somebody_is_invited_and_chooses_a_password(browser: Browser, app: Any) 
     bo = Browser(app.test_client())
     assert "Choose a password" in bo.client.get("/sign-in", query_string={"token": token}).text
     assert bo.sign_in(token=token, password="short", again="short").status_code == 422
+    for easy in ("qwertyuiop", "bo@hospital.example", "Hospital 2026"):
+        refused = bo.sign_in(token=token, password=easy, again=easy)
+        assert refused.status_code == 422
+        assert "too easy to guess" in refused.text
     assert bo.sign_in(token=token, password=PASSWORD, again="other").status_code == 422
     assert bo.sign_in(token=token).status_code == 422  # a link that sets a password does nothing without one
     assert bo.sign_in(token=token, password=PASSWORD, again=PASSWORD).status_code == 303

@@ -13,7 +13,7 @@ from settings import get_settings
 from store.accounts.accounts import Role
 from store.base.blobs import BlobStore
 from store.base.session import session_scope
-from store.base.tables import Image
+from store.base.tables import ApiKey, Image
 from tests.reading import read_batch
 from tests.web.asking import PNG, Asker, Browser
 from tests.web.test_access import LINES
@@ -162,13 +162,41 @@ def test_cookies_say_what_they_are_for(site_key: str, settings_env: pytest.Monke
     client = create_app().test_client()
     token = link()
     client.get("/sign-in", query_string={"token": token}, base_url="https://localhost")
-    twin = client.get_cookie("fractureai_form", path="/sign-in")
+    twin = client.get_cookie("__Secure-fractureai_form", path="/sign-in")
     assert twin.http_only
     assert twin.secure
     assert twin.same_site == "Strict"
     client.post("/sign-in", data={"csrf": twin.value, "token": token}, base_url="https://localhost")
-    session = client.get_cookie("fractureai_session")
+    assert client.get_cookie("fractureai_session") is None
+    session = client.get_cookie("__Host-fractureai_session")
     assert session.http_only
     assert session.secure
     assert session.same_site == "Lax"
-    assert client.get_cookie("fractureai_form", path="/sign-in") is None
+    assert client.get_cookie("__Secure-fractureai_form", path="/sign-in") is None
+    page = client.get("/batches", base_url="https://localhost").text
+    csrf = re.search(r'name="csrf" (?:content|value)="([^"]+)"', page)[1]
+    answer = client.post("/sign-out", data={"csrf": csrf}, base_url="https://localhost")
+    for cookie in answer.headers.getlist("Set-Cookie"):  # a browser refuses it otherwise, and forgets nothing
+        assert cookie.startswith(("__Host-", "__Secure-"))
+        assert "; Secure" in cookie
+    assert client.get_cookie("__Host-fractureai_session") is None
+
+
+def test_refusals_are_logged_with_who_and_from_where(
+    app: Any, ask: Asker, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        assert app.test_client().get("/api/v1/batches?status=private").status_code == 401
+    assert ask.client.get("/account", headers=ask.headers).status_code == 403
+    told = [record.getMessage() for record in caplog.records if "refused" in record.message]
+    assert told[0] == "refused (unauthorized): GET /api/v1/batches, asked from 127.0.0.1 by nobody"
+    with session_scope() as session:
+        owner = session.scalars(select(ApiKey.user_id)).one()
+    assert told[1:] == [f"refused (forbidden): GET /account, asked from 127.0.0.1 by {owner}"]
+
+
+def test_a_parameter_that_comes_twice_is_refused(ask: Asker) -> None:
+    """Two parts of a service could each believe another one."""
+    for path in ("/batches?limit=1&limit=2", "/batches?cursor=a&cursor=b"):
+        answer = ask.get(path)
+        assert (answer.status_code, answer.json["code"]) == (422, "invalid_query")
