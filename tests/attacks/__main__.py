@@ -29,7 +29,7 @@ def main(
     url: str, key: str, other_key: str, link: str, clients: int, only: str, without_workers: bool
 ) -> None:
     """Attack the server at URL; exit with 1 if it did not refuse everything."""
-    target = Target(url.rstrip("/"), key, clients, other_key, link)
+    target = Target(url.rstrip("/"), key, clients, other_key, link).measured()
     failed = 0
     for attack in ATTACKS:
         if not re.search(only, attack.title):

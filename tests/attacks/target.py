@@ -11,15 +11,15 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import httpx
 import psutil
 
 API = "/api/v1"
-#: Seconds in which a server that is not held up answers, on a busy machine too.
-PROMPTLY = 15.0
+#: Seconds in which a server that is not held up answers; longer where it is slow without any attack.
+PROMPTLY, TIMES_ALONE = 15.0, 20
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Target:
     clients: int = 80  # slow ones at one time
     other_key: str = ""  # of another site of the server
     link: str = ""  # a one-time link to sign in
+    promptly: float = PROMPTLY
 
     def client(self, *, known: bool = True, other: bool = False, seconds: float = 120.0) -> httpx.Client:
         """Return an HTTP client, with the key if `known`, of the `other` site where asked for."""
@@ -60,7 +61,7 @@ class Target:
         parts = urlsplit(self.url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         raw = socket.socket(socket.AF_INET6 if ":" in (parts.hostname or "") else socket.AF_INET)
-        raw.settimeout(PROMPTLY)
+        raw.settimeout(self.promptly)
         if receive_buffer:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         raw.connect((parts.hostname, port))
@@ -71,11 +72,11 @@ class Target:
         context.verify_mode = ssl.CERT_NONE
         return context.wrap_socket(raw, server_hostname=parts.hostname)
 
-    def answer(self, request: bytes, seconds: float = PROMPTLY) -> bytes:
-        """Send bytes and return what comes back until the server closes or `seconds` pass."""
+    def answer(self, request: bytes, seconds: float | None = None) -> bytes:
+        """Send bytes and return what comes back until the server closes or `seconds` (`promptly`) pass."""
         with closing(self.connect()) as connection:
             connection.sendall(request)
-            connection.settimeout(seconds)
+            connection.settimeout(seconds or self.promptly)
             answer = b""
             try:
                 while piece := connection.recv(1 << 16):
@@ -84,15 +85,24 @@ class Target:
                 pass
             return answer
 
-    def assert_serving(self, times: int = 5) -> str:
-        """Assert that somebody else is served promptly meanwhile; return how long the slowest answer took."""
+    def slowest_of(self, times: int) -> float:
+        """Ask for a page so often; return the seconds that the slowest answer took."""
         slowest = 0.0
         for _ in range(times):
             began = time.monotonic()
-            with self.client(known=False, seconds=PROMPTLY) as client:
+            with self.client(known=False, seconds=self.promptly) as client:
                 assert client.get("/sign-in").status_code == 200
             slowest = max(slowest, time.monotonic() - began)
-        return f"others were served in {slowest:.2f} s"
+        return slowest
+
+    def measured(self) -> Target:
+        """Return the target with what is prompt on its machine; to be asked before an attack."""
+        alone = replace(self, promptly=120.0).slowest_of(5)
+        return replace(self, promptly=max(PROMPTLY, TIMES_ALONE * alone))
+
+    def assert_serving(self, times: int = 5) -> str:
+        """Assert that somebody else is served promptly meanwhile; return how long the slowest answer took."""
+        return f"others were served in {self.slowest_of(times):.2f} s"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ __all__ = ["site_key"]
 @pytest.fixture
 def target(site_key: str, tmp_path: Path) -> Iterator[Target]:
     with running_web(tmp_path) as web:
-        yield Target(f"http://{web.address}", site_key, clients=70)  # more than all threads together
+        yield Target(
+            f"http://{web.address}", site_key, clients=70
+        ).measured()  # more than all threads together
 
 
 @pytest.mark.timeout(900)

@@ -31,7 +31,7 @@ def target(site_key: str, settings_env: pytest.MonkeyPatch, tmp_path: Path) -> I
     settings_env.setenv("FRACTUREAI_CLIENT_STALL_SECONDS", "5")
     get_settings.cache_clear()
     with running_web(tmp_path) as web:
-        yield Target(f"http://{web.address}", site_key, clients=1000)
+        yield Target(f"http://{web.address}", site_key, clients=1000).measured()
 
 
 def test_a_thousand_slow_clients_of_each_kind(target: Target) -> None:
