@@ -1,4 +1,4 @@
-"""Makes `store/accounts/common_passwords.txt.gz` out of zxcvbn's lists: ``python scripts/common_passwords.py``.
+"""Makes the list of common passwords out of zxcvbn's: ``python scripts/common_passwords.py``.
 
 They are the most frequent ones of passwords that became known, and the words of English texts and films that
 are long enough to be one (MIT; ``pip install zxcvbn``, which nothing else here needs). A line is a word in
