@@ -73,6 +73,7 @@ class Settings:
     recovery_overdue_seconds: float = 60.0  # without recovery for so long, /readyz says so
     unavailable_seconds: float = 3 * 86_400.0  # then work fails that waits for what is away
     in_flight_per_slot: int = 2  # units in Valkey for each place of a worker
+    urgent_only: bool = False  # of a worker: it takes urgent work alone, and stays free for it
     dispatch_timeout_seconds: float = 1.0  # that a request waits for Valkey; recovery sends what it did not
     blob_timeout_seconds: float = 20.0  # of one answer of an S3 store; it is asked three times
     aging_seconds: float = 600.0  # after which waiting work counts as one priority higher

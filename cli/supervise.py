@@ -40,6 +40,9 @@ REPORTS_A_DECODER = 2
 #: What waits for others, and what takes long: on workers of their own, so that no reading waits behind it.
 NOTICE_SLOTS = 2
 EXPORT_SLOTS = 1
+#: One worker is free for urgent work, whatever the others do; it scores on the processor, the GPU is theirs.
+URGENT_QUEUES = "cpu,gpu,report"
+URGENT = {"FRACTUREAI_URGENT_ONLY": "true", "CUDA_VISIBLE_DEVICES": "-1"}
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "OPENCV_FOR")}
 
 
@@ -160,22 +163,10 @@ def processes(home: Path, listener: socket.socket, health: socket.socket, worker
             cwd=ROOT,
         )
 
-    def worker(queue: str, slots: int, **extra: str) -> Child:
-        name = f"worker-{queue}"
-        argv = [
-            *python,
-            "celery",
-            "-A",
-            "worker.app",
-            "worker",
-            "-Q",
-            queue,
-            "-c",
-            str(slots),
-            "-n",
-            f"{queue}@%h",
-        ]
-        return child(name, [*argv, "--without-gossip", "--without-mingle", "--without-heartbeat"], **extra)
+    def worker(name: str, slots: int, *, queues: str | None = None, **extra: str) -> Child:
+        argv = [*python, "celery", "-A", "worker.app", "worker", "-Q", queues or name, "-c", str(slots)]
+        alone = ["-n", f"{name}@%h", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+        return child(f"worker-{name}", [*argv, *alone], **extra)
 
     front = child("web", web, FRACTUREAI_HEALTH_PORT=str(health.getsockname()[1]))
     front.keep_open = (listener.fileno(), health.fileno())
@@ -186,6 +177,7 @@ def processes(home: Path, listener: socket.socket, health: socket.socket, worker
         worker("report", REPORTS_A_DECODER * workers, **ONE_THREAD),
         worker("notices", NOTICE_SLOTS, **ONE_THREAD),
         worker("exports", EXPORT_SLOTS, **ONE_THREAD),
+        worker("urgent", 1, queues=URGENT_QUEUES, **URGENT),
         child("reconcile", [*python, "worker.reconcile"]),
     ]
 

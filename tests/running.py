@@ -18,6 +18,8 @@ from typing import TypeVar
 import psutil
 from sqlalchemy import func, select
 
+from cli import supervise
+from cli.supervise import URGENT_QUEUES
 from store.base.blobs import get_blobs
 from store.base.session import session_scope
 from store.base.tables import Batch, Finding, Image, StudyFinding, Work, WorkState
@@ -44,6 +46,8 @@ SHORT = {
 PATIENCE = float(os.environ.get("FRACTUREAI_TEST_PATIENCE", "600"))
 T = TypeVar("T")
 QUEUES = ("cpu", "gpu", "report", "notices,exports")
+#: The worker that takes urgent work alone.
+URGENT = "urgent"
 
 
 @dataclass
@@ -55,12 +59,15 @@ class Service:
     tree: Path = ROOT
 
     def start(self, name: str, *, app: str = "worker.app", **environment: str) -> None:
-        """Start a worker for the queues `name` (with commas between), or ``reconcile``."""
+        """Start a worker for the queues `name` (with commas between), `URGENT`, or ``reconcile``."""
+        queues = name
+        if name == URGENT:
+            queues, environment = URGENT_QUEUES, {**supervise.URGENT, **environment}
         if name == "reconcile":
             command = [sys.executable, "-m", "worker.reconcile"]
         else:
             command = [
-                *(sys.executable, "-m", "celery", "-A", app, "worker", "-Q", name, "-c", "1", "-l", "INFO"),
+                *(sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queues, "-c", "1", "-l", "INFO"),
                 *("-n", f"{uuid.uuid4().hex[:6]}@test", "--without-gossip", "--without-mingle"),
                 "--without-heartbeat",  # as in service: it would wait for a broker that is away
             ]

@@ -29,6 +29,8 @@ from store.queue.broker import TRANSPORT, Dropped
 from store.queue.dispatch import MESSAGE_PRIORITY, QUEUES, broker_options
 
 log = logging.getLogger("fractureai.worker")
+#: What can wait leaves the processor to pages, the database, and urgent work.
+NICENESS = 5
 settings = get_settings().require("database_url", "broker_url", "blob_url", "secret_key")
 
 app = Celery("fractureai", broker=settings.broker_url, include=["worker.tasks"])
@@ -142,6 +144,8 @@ def _on_ready(sender: Any, **_: Any) -> None:
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGQUIT))
     controller = sender.controller
     queues = sorted(queue.name for queue in app.amqp.queues.consume_from.values())
+    if settings.urgent_only:  # it stands in for nobody: those queues need workers that take everything
+        queues = ["urgent"]
     beat = HeartBeat(f"{socket.gethostname()}:{os.getpid()}", queues, int(controller.concurrency or 1))
     beat.start()
     _beats.append(beat)
@@ -160,6 +164,8 @@ def _on_child(**_: Any) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
+    if not settings.urgent_only:
+        os.nice(NICENESS)
     queues = {queue.name for queue in app.amqp.queues.consume_from.values()}
     if settings.memory_limit_bytes and "gpu" not in queues:  # a GPU's memory counts, too
         # an image that wants more fails by itself, before the kernel chooses whom to kill

@@ -112,9 +112,20 @@ class QoS(kombu_redis.QoS):
 
 
 class Channel(kombu_redis.Channel):
-    """A channel whose queues may hold anything."""
+    """A channel whose queues may hold anything, and of which some workers take urgent messages alone."""
 
     QoS = QoS
+    from_transport_options = (*kombu_redis.Channel.from_transport_options, "urgent_only")  # type: ignore[assignment]
+    urgent_only = False
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        every = self.priority_steps
+        if self.urgent_only:  # what is sent or restored still finds the list of its own priority
+            self.priority_steps = every[:1]
+        try:
+            super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
+        finally:
+            self.priority_steps = every
 
     def _brpop_read(self, **options: Any) -> Any:
         transport = self.connection

@@ -85,6 +85,7 @@ def broker_options(settings: Settings) -> dict[str, object]:
         "unacked_restore_throttle": 1,
         "queue_order_strategy": "priority",
         "priority_steps": list(MESSAGE_PRIORITY),
+        "urgent_only": settings.urgent_only,
         "sep": ":",
     }
 

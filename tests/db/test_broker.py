@@ -6,7 +6,7 @@ import base64
 import json
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -56,17 +56,23 @@ def odd_messages(work_id: str) -> list[bytes]:
     return odd
 
 
-def send(stage: Stage = Stage.PREPARE) -> str:
+def send(stage: Stage = Stage.PREPARE, *, priority: int = 1) -> str:
     work_id = uuid.uuid4()
-    dispatch._send(dispatch._publisher(), dispatch._Message(work_id, WorkKind.CHUNK, stage, 1))
+    dispatch._send(dispatch._publisher(), dispatch._Message(work_id, WorkKind.CHUNK, stage, priority))
     return str(work_id)
+
+
+@contextmanager
+def connected(**options: object) -> Iterator[Connection]:
+    settings = get_settings()
+    every = {**dispatch.broker_options(settings), "visibility_timeout": 1, **options}
+    with Connection(settings.broker_url, transport=Transport, transport_options=every) as connection:
+        yield connection
 
 
 @pytest.fixture
 def connection(broker: redis.Redis) -> Iterator[Connection]:
-    settings = get_settings()
-    options = {**dispatch.broker_options(settings), "visibility_timeout": 1}
-    with Connection(settings.broker_url, transport=Transport, transport_options=options) as connection:
+    with connected() as connection:
         Dropped.take()
         yield connection
 
@@ -163,3 +169,16 @@ def test_every_odd_type_is_told_from_a_message() -> None:
         if is_message(message):
             assert message["headers"].get("task") is not None
             assert message["content-encoding"] in {"utf-8", "text", None}
+
+
+def test_a_worker_for_urgent_work_takes_nothing_else(connection: Connection, broker: redis.Redis) -> None:
+    waiting = {send(), send(priority=2)}
+    urgent = {send(priority=0), send(Stage.DETECT, priority=0)}
+    with connected(urgent_only=True) as free:
+        assert set(received(free, urgent)) == urgent
+        # what it sends again for others that were killed stays what it was
+        broker.hset("unacked", "1", json.dumps([json.loads(broker.rpop("cpu:3")), "", "cpu"]))
+        broker.zadd("unacked_index", {"1": 1})
+        free.default_channel.qos.restore_visible(num=10, interval=1)
+        assert broker.llen("cpu") == 0
+    assert set(received(connection, waiting)) == waiting

@@ -27,7 +27,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 RUNNING = (
-    *("web", "worker-cpu", "worker-report", "worker-score", "worker-notices", "worker-exports", "reconcile"),
+    *("web", "worker-cpu", "worker-report", "worker-score", "worker-notices", "worker-exports"),
+    *("worker-urgent", "reconcile"),
 )
 FILLED_IN = {
     "POSTGRES_PASSWORD": "p",

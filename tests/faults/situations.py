@@ -292,6 +292,36 @@ SITUATIONS = (
         NOTHING,
         "tests/worker/test_reading.py::test_what_a_stage_wrote_before_it_lost_its_lease_is_deleted",
     ),
+    Situation(
+        "an image is urgent while every worker is at something long",
+        "one worker takes nothing else",
+        NOTHING,
+        "tests/faults/test_neighbour.py::test_urgent_work_finds_a_worker_free",
+    ),
+    Situation(
+        "a share is mounted after the watcher began, or goes and comes",
+        "what lies on it is sent; meanwhile nothing is forgotten",
+        NOTHING,
+        "tests/faults/test_watch_hour.py::test_a_share_that_is_mounted_after_the_watcher_began",
+    ),
+    Situation(
+        "the hospital's certificate authority changes while a client runs",
+        "the file that names it is read again",
+        NOTHING,
+        "tests/unit/test_boundary.py::test_an_authority_that_changes_while_a_command_runs_is_learned",
+    ),
+    Situation(
+        "the watcher's share, disk, table, line, server, certificates and process fail at random",
+        "every file is filed once",
+        NOTHING,
+        "tests/faults/test_watch_hour.py::test_whatever_breaks_every_file_is_filed_once",
+    ),
+    Situation(
+        "requests that are nearly HTTP: two lengths, no Host, chunks that are none",
+        "400, and what follows is no request",
+        NOTHING,
+        "tests/web/test_http_wire.py::test_nothing_behind_an_ambiguous_request_is_taken_for_another",
+    ),
 )
 
 

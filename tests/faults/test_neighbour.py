@@ -19,19 +19,34 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import redis
 from sqlalchemy import select
 
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
 from settings import get_settings
 from store.accounts import accounts
 from store.accounts.accounts import Permission, Role
 from store.base.session import session_scope
-from store.base.tables import Batch
+from store.base.tables import Batch, Priority, Site, Worker
+from store.bundles.bundles import add_bundle
 from store.operations import notices
 from store.operations.notices import EVENTS, Channel
+from tests.cases import BUNDLE
 from tests.faults.web import Web, running_web
-from tests.running import read_batch, running_service, submit, wait_until_ended
+from tests.running import (
+    PATIENCE,
+    SHORT,
+    URGENT,
+    assert_sound,
+    read_batch,
+    running_service,
+    submit,
+    wait_for,
+    wait_until_ended,
+)
 from tests.web.serving import Serving
-from tests.worker.test_decoding_share import costly, gradient, other_site
+from tests.worker.test_decoding_share import costly, other_site
 
 __all__ = ["costly"]
 
@@ -41,6 +56,21 @@ PAGE_SECONDS = float(os.environ.get("FRACTUREAI_TEST_NEIGHBOUR_PAGE_SECONDS", "0
 NORMAL_IMAGES, PORTION, STALLED = 10_000, 250, 200
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(int(60 * MINUTES) + 3600)]
+
+
+@pytest.fixture(scope="session")
+def films() -> list[bytes]:
+    """Phantoms of the size of real films, as PNG."""
+    return [encode_phantom(make_phantom(n, ("hand", "leg", "hip", "shoulder")[n % 4])) for n in range(16)]
+
+
+@pytest.fixture
+def as_deployed(service_settings: pytest.MonkeyPatch) -> None:
+    """The settings and the bundle of a server that somebody installs, receivers of their own allowed."""
+    for name in SHORT:
+        service_settings.delenv(name)
+    service_settings.setenv("FRACTUREAI_NOTICE_PRIVATE_ADDRESSES", "true")
+    get_settings.cache_clear()
 
 
 @pytest.fixture
@@ -110,8 +140,8 @@ class Neighbour:
 
     PAGES = ("/batches", "/bundles", "/images/{image}", "/batches/{batch}/images", "/exports")
 
-    def __init__(self, serving: Serving, site_id: uuid.UUID) -> None:
-        self.site_id = site_id
+    def __init__(self, serving: Serving, film: bytes) -> None:
+        self.film = film
         self.client = httpx.Client(
             base_url=f"{serving.url}/api/v1",
             headers={"Authorization": f"Bearer {serving.key}"},
@@ -125,7 +155,7 @@ class Neighbour:
     def visit(self) -> None:
         """Have one image read, and ask each page once."""
         self.sent += 1
-        image = gradient(1) + self.sent.to_bytes(4, "big")
+        image = self.film + b"urgent" + self.sent.to_bytes(4, "big")
         began = time.monotonic()
         batch = self.client.post("/batches", json={"priority": "urgent"}).raise_for_status().json()["id"]
         sent = self.client.post(f"/batches/{batch}/files", files={"files": ("urgent.png", image)})
@@ -163,16 +193,41 @@ class Neighbour:
         return self.figures()
 
 
-def test_a_neighbour_waits_for_nobody(
-    site_id: uuid.UUID, costly: bytes, hanging: str, tmp_path: Path, service_settings: pytest.MonkeyPatch
+def test_urgent_work_finds_a_worker_free(
+    site_id: uuid.UUID, pictures: dict[str, bytes], broker: redis.Redis, tmp_path: Path
 ) -> None:
-    service_settings.setenv("FRACTUREAI_NOTICE_PRIVATE_ADDRESSES", "true")
-    get_settings.cache_clear()
+    one, *more = list(pictures.values())[:20]
+    with running_service(tmp_path) as service:
+        service.start(URGENT)
+        wait_until_ended(submit(site_id, {"first.png": one}))  # networks are converted for it
+        decoder = service.child("cpu")
+        decoder.suspend()  # as if it was at something long
+        normal = submit(site_id, {f"{n}.png": data for n, data in enumerate(more)})
+        wait_for(lambda: broker.hlen("unacked"), PATIENCE, "it to be given that")
+        urgent = submit(other_site("Elsewhere"), {"u.png": one + b"urgent"}, priority=Priority.URGENT)
+        ended = wait_until_ended(urgent)
+        assert (ended.status, ended.n_done) == ("done", 1)
+        assert read_batch(normal).n_done == 0
+        with session_scope() as session:  # it stands in for none of the others
+            assert ["urgent"] in session.scalars(select(Worker.queues)).all()
+        decoder.resume()
+        wait_until_ended(normal)
+    assert_sound(urgent)
+    assert_sound(normal)
+
+
+def test_a_neighbour_waits_for_nobody(
+    as_deployed: None, site_id: uuid.UUID, costly: bytes, films: list[bytes], hanging: str, tmp_path: Path
+) -> None:
+    add_bundle(BUNDLE)
+    with session_scope() as session:
+        session.get_one(Site, site_id).default_bundle = BUNDLE.name
     theirs = other_site("The neighbour")
     worst, key = key_of(site_id), key_of(theirs)
-    with running_service(tmp_path), running_web(tmp_path) as web:
-        neighbour = Neighbour(Serving(f"http://{web.address}", key), theirs)
-        small = submit(site_id, {f"{n}.png": gradient(n) for n in range(60)})
+    with running_service(tmp_path) as service, running_web(tmp_path) as web:
+        service.start(URGENT)
+        neighbour = Neighbour(Serving(f"http://{web.address}", key), films[0])
+        small = submit(site_id, {f"{n}.png": films[n % 16] + n.to_bytes(2, "big") for n in range(60)})
         wait_until_ended(small)
         neighbour.visit()  # whatever is loaded once
         neighbour.reads, neighbour.pages = [], []
@@ -192,7 +247,7 @@ def test_a_neighbour_waits_for_nobody(
             """Send a portion of ordinary images, until so many were sent."""
             if number * PORTION < NORMAL_IMAGES:
                 names = range(number * PORTION, (number + 1) * PORTION)
-                submit(site_id, {f"{n}.png": gradient(2) + n.to_bytes(4, "big") for n in names})
+                submit(site_id, {f"{n}.png": films[n % 16] + n.to_bytes(4, "big") for n in names})
             else:
                 time.sleep(1)
 

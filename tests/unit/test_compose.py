@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from cli.supervise import WEB_OPTIONS
+from cli.supervise import URGENT_QUEUES, WEB_OPTIONS, listen, processes
 from settings import PREFIX, Settings
 from tests.conftest import ROOT
 
@@ -21,7 +22,7 @@ OURS = [name for name, service in SERVICES.items() if str(service["image"]).star
 
 def test_nothing_is_missing() -> None:
     assert {"postgres", "valkey", "migrate", "web", "reconcile", "proxy"} <= set(SERVICES)
-    workers = {"cpu", "report", "score", "gpu", "notices", "exports"}
+    workers = {"cpu", "report", "score", "gpu", "notices", "exports", "urgent"}
     assert {f"worker-{name}" for name in workers} <= set(SERVICES)
 
 
@@ -105,7 +106,15 @@ def test_secrets_have_no_default() -> None:
         assert set(re.findall(rf"\$\{{{name}([^}}]*)\}}", TEXT)) == {":?"}
 
 
-def test_processes_are_those_of_up() -> None:
+def test_processes_are_those_of_up(tmp_path: Path) -> None:
     assert SERVICES["web"]["command"] == ["gunicorn", "web.factory:create_app()", *WEB_OPTIONS]
     queues = {SERVICES[name]["command"][5] for name in OURS if "celery" in SERVICES[name]["command"]}
-    assert queues == {"cpu", "gpu", "report", "notices", "exports"}
+    assert queues == {"cpu", "gpu", "report", "notices", "exports", URGENT_QUEUES}
+    with listen("127.0.0.1", 0) as listener, listen("127.0.0.1", 0) as health:
+        up = {child.name: child for child in processes(tmp_path, listener, health, 1)}
+    assert {child.argv[child.argv.index("-Q") + 1] for child in up.values() if "-Q" in child.argv} == queues
+    alone = {name for name, child in up.items() if (child.env or {}).get("FRACTUREAI_URGENT_ONLY") == "true"}
+    assert alone == {"worker-urgent"}
+    for name in OURS:
+        alone = SERVICES[name]["environment"].get("FRACTUREAI_URGENT_ONLY")
+        assert (alone == "true") == (name == "worker-urgent") == ("cpu_shares" in SERVICES[name])
