@@ -1,8 +1,8 @@
 """What the picture code of an earlier commit and of this one cost an image in `prepare`, in turns.
 
 ``python -m bench.picture [--before COMMIT]``. Decoding, scaling and the display copy, as the stage does them,
-each in a process of its own without the sandbox, whose share `bench.prepare` measures. Only processor time is
-counted, and the ratio is taken within each round.
+each in a process of its own without the sandbox, whose share `bench.prepare` measures; both keep freed memory
+as the sandbox does. Only processor time is counted, and the ratio is taken within each round.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from bench.prepare import INPUT_SIZE, MAX_PIXELS, files
 BEFORE = "37b40f1"
 #: Runs in the folder of either commit: a line ``FILE IMAGES`` in, milliseconds an image out.
 _CHILD = f"""
-import sys, time
+import ctypes, sys, time
 import cv2
+libc = ctypes.CDLL(None)
+libc.mallopt(-3, 32 << 20), libc.mallopt(-1, 512 << 20)  # pipeline.decode.confine.keep_freed_memory
 cv2.setNumThreads(1)
 try:
     from pipeline.decode.picture import decode

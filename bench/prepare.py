@@ -35,6 +35,7 @@ def files() -> dict[str, bytes]:
     dicom = encode_phantom(film, "dicom")
     return {
         "PNG, 512 x 400": encode_phantom(small),
+        "PNG, 2500 x 2048": encode_phantom(film),
         "JPEG, 512 x 400": encode_phantom(small, "jpeg"),
         "JPEG, 2500 x 2048": encode_phantom(film, "jpeg"),
         "DICOM, 2500 x 2048": dicom,

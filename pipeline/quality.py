@@ -45,6 +45,8 @@ PERHAPS_RIDGES, PERHAPS_MEDIAN, PERHAPS_FAINT_RIDGES = -0.1, 130, 0.05
 #: No inverted film has a middle pixel as dark as this.
 NEVER_INVERTED_MEDIAN = 100
 _RIDGE_SIDE = 256
+#: Pixels of a large picture that are counted for its entropy and its clipped share, in even steps.
+_SAMPLE = 60_000
 _LEVELS = np.arange(256)
 _RIDGE = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
 #: Share of pixels whose colour is not the tint of their brightness, and how far off they must be.
@@ -96,18 +98,27 @@ def require_radiograph(picture: npt.NDArray[Any]) -> Judged:
     Rejected
         NOT_A_RADIOGRAPH.
     """
-    scale = min(1.0, _SIDE / max(picture.shape[:2]))
-    size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
-    small: UInt8Array = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    small = _reduced(picture)
     grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False) if small.ndim == 3 else small
     if small.ndim == 3 and coloured_share(small) > MAX_COLOURED:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a picture in colour")
     levels = histogram(grey)
     if contrast(levels) < BLANK_CONTRAST:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a blank picture")
-    if looks_like_a_page(grey):
+    if looks_like_a_page(grey, levels):
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a page of text")
     return Judged(grey, levels)
+
+
+def _reduced(picture: npt.NDArray[Any]) -> UInt8Array:
+    """Shrink a picture to the size at which it is judged, by halves first: that is several times faster."""
+    scale = min(1.0, _SIDE / max(picture.shape[:2]))
+    size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
+    while min(picture.shape[:2]) > 1 and max(picture.shape[:2]) >= 2 * _SIDE:
+        height, width = picture.shape[0] // 2, picture.shape[1] // 2
+        even = picture[: 2 * height, : 2 * width]
+        picture = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 @dataclass(frozen=True)
@@ -139,15 +150,16 @@ def grade(pixels: UInt8Array, judged: Judged) -> Graded:
         steps.append(RenderingStep(RenderingCode.INVERTED))
     elif inverted is Inversion.PERHAPS:
         flags.append(Reason.PERHAPS_INVERTED)
-    step = max(1, int((pixels.size / 250_000) ** 0.5))
+    step = max(1, round((pixels.size / _SAMPLE) ** 0.5))
     sample = pixels[::step, ::step]  # not averaged: pictures of black and white alone stay so
     counts = histogram(sample)
     clipped = (counts[:3].sum() + counts[WHITE:].sum()) / sample.size
     if counts[WHITE:].sum() > MAX_WHITE * sample.size and white_share(sample) > MAX_WHITE:
         flags.append(Reason.SATURATED_PICTURE)
-    if contrast(levels) < MIN_CONTRAST or entropy(counts) < MIN_ENTROPY or clipped > MAX_CLIPPED:
+    spread = contrast(levels)
+    if spread < MIN_CONTRAST or entropy(counts) < MIN_ENTROPY or clipped > MAX_CLIPPED:
         flags.append(Reason.TOO_LITTLE_CONTRAST)
-    elif contrast(levels) < LOW_CONTRAST:
+    elif spread < LOW_CONTRAST:
         low, high = percentiles(levels, _LEVELS, CLIPPED_PERCENT, 100 - CLIPPED_PERCENT)
         pixels = stretch(_LEVELS, low, high)[pixels]
         flags.append(Reason.LOW_CONTRAST)
@@ -261,17 +273,20 @@ def coloured_share(picture: UInt8Array) -> float:
     return float(np.mean(np.linalg.norm(chroma - tint[bins], axis=1) > COLOUR_DISTANCE))
 
 
-def looks_like_a_page(grey: UInt8Array) -> bool:
+def looks_like_a_page(grey: UInt8Array, levels: Counts) -> bool:
     """Tell whether small dark pieces stand on paper, where an inverted radiograph shows one body part.
 
     Parameters
     ----------
     grey
         uint8 array of shape (h, w).
+    levels
+        Its `histogram`.
     """
-    paper = int(np.bincount(grey[grey >= PAPER_GREY], minlength=256).argmax())
-    ink = (grey < max(paper - 24, 1)).astype(np.uint8)
-    if paper < PAPER_GREY or not 0 < ink.mean() < 1 - MIN_PAPER:
+    paper = PAPER_GREY + int(levels[PAPER_GREY:].argmax())
+    darkest_paper = paper - 24
+    if not (levels[paper] and 0 < levels[:darkest_paper].sum() < (1 - MIN_PAPER) * grey.size):
         return False
+    ink = (grey < darkest_paper).astype(np.uint8)
     _, _, stats, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
     return bool(stats[1:, cv2.CC_STAT_AREA].max() < MAX_PIECE * ink.sum())

@@ -137,7 +137,8 @@ def _corrupt(detail: str) -> Rejected:
 
 
 def _png(data: bytes) -> Container:
-    position, kept, pictures, aspect = len(PNG_SIGNATURE), [PNG_SIGNATURE], 1, 1.0
+    position, kept, pictures, aspect = len(PNG_SIGNATURE), [memoryview(PNG_SIGNATURE)], 1, 1.0
+    view = memoryview(data)  # the picture's data are not copied to be checked
     header, seen = b"", set[bytes]()
     width = height = 0
     exif, xmp = 0, 0
@@ -146,14 +147,14 @@ def _png(data: bytes) -> Container:
         end = position + 12 + length
         if end > len(data):
             raise Rejected(Reason.TRUNCATED, "PNG ends inside a chunk")
-        body = data[position + 8 : end - 4]
+        body = b"" if kind == b"IDAT" else data[position + 8 : end - 4]
         if (kind == b"IHDR") != (len(kept) == 1):
             raise _corrupt("PNG whose header is not its first chunk")
         if kind in _PNG_KEPT:
-            if zlib.crc32(kind + body) != struct.unpack_from(">I", data, end - 4)[0]:
+            if zlib.crc32(view[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
                 raise _corrupt("PNG chunk with a wrong checksum")
             if kind == b"IDAT" or (kind not in seen and _png_fits(kind, body, header)):
-                kept.append(data[position:end])
+                kept.append(view[position:end])
             seen.add(kind)
         if kind == b"IHDR":
             width, height = struct.unpack_from(">II", body)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.decode.complaints import codecs, tell_damage
 from pipeline.decode.containers import Container, describe, gif_pictures
-from pipeline.decode.stripped import png_is_exact, strip_jpeg
+from pipeline.decode.stripped import strip_jpeg, unpack_png
 from pipeline.dicom import decode_dicom
 from pipeline.quality import grade, require_radiograph, require_size
 from pipeline.types import Radiograph, Rejected, RenderingStep, StudyFacts
@@ -74,12 +74,13 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int) -> Radiogr
     if container.pictures > 1:
         raise Rejected(Reason.ANIMATED, container.media_type)
     require_size(container.width, container.height, max_pixels)
-    clean = container.clean
+    clean, unpacked = container.clean, None
     if container.media_type == "image/jpeg":
         clean = strip_jpeg(data)
-    elif container.media_type == "image/png" and clean and not png_is_exact(clean):
-        clean = None
-    coded = clean or container.coded or data
+    elif container.media_type == "image/png" and clean:
+        unpacked = unpack_png(clean)
+        clean = clean if unpacked else None
+    coded = unpacked or clean or container.coded or data
     codecs.heard()
     picture = _opencv(coded)
     damaged = tell_damage(codecs.heard(), coded)

@@ -28,7 +28,7 @@ _ADOBE = b"Adobe\0\x64\0\0\0\0"
 
 #: Adam7 (PNG, 8.2): first column and row of each pass, and the steps from there.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_INFLATED_AT_ONCE = 1 << 20
+_STORED_BLOCK = 0xFFFF
 
 _SOC, _SOT, _SOD, _EOC = b"\xff\x4f", 0xFF90, 0xFF93, b"\xff\xd9"
 #: ITU-T T.800 and T.814, annex A: SIZ CAP CPF, and COD COC RGN QCD QCC POC PPM PPT, which may stand in a
@@ -116,8 +116,10 @@ def _huffman_tables(body: bytes) -> Iterator[tuple[int, bytes]]:
         at = end
 
 
-def png_is_exact(data: bytes) -> bool:
-    """Tell whether the coded data of a PNG unpack to its rows and end there: nothing lies behind them.
+def unpack_png(data: bytes) -> bytes | None:
+    """Return a PNG with its rows uncompressed, or None where its coded data hold more or less than them.
+
+    A decoder takes the same picture from it, and need not unpack the data a second time.
 
     Parameters
     ----------
@@ -130,20 +132,31 @@ def png_is_exact(data: bytes) -> bool:
     for left, top, across, down in _PASSES if data[28] else ((0, 0, 1, 1),):
         columns, rows = -(-(width - left) // across), -(-(height - top) // down)
         size += rows * (1 + -(-columns * bits // 8)) if columns > 0 and rows > 0 else 0
-    inflate, came, at = zlib.decompressobj(), 0, len(PNG_SIGNATURE)
+    before, coded, behind, at = [PNG_SIGNATURE], list[bytes](), list[bytes](), len(PNG_SIGNATURE)
+    while at < len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if kind == b"IDAT" and not behind:
+            coded.append(data[at + 8 : end - 4])
+        else:
+            (behind if coded else before).append(data[at:end])
+        at = end
+    packed, inflate = b"".join(coded), zlib.decompressobj()
     try:
-        while at < len(data):
-            length, kind = struct.unpack_from(">I4s", data, at)
-            packed = data[at + 8 : at + 8 + length] if kind == b"IDAT" else b""
-            at += 12 + length
-            while packed and not inflate.eof and came <= size:
-                came += len(inflate.decompress(packed, _INFLATED_AT_ONCE))
-                packed = inflate.unconsumed_tail
-            if packed or inflate.unused_data:
-                return False
+        unpacked = inflate.decompress(packed, size + 1)
     except zlib.error:
-        return False  # the decoder says what is wrong
-    return inflate.eof and came == size
+        return None  # the decoder says what is wrong
+    if len(unpacked) != size or not inflate.eof or inflate.unused_data:
+        return None
+    stream: list[bytes | memoryview] = [b"IDAT\x78\1"]  # RFC 1950, 2.2, and blocks of RFC 1951, 3.2.4
+    for start in range(0, size, _STORED_BLOCK):
+        block = memoryview(unpacked)[start : start + _STORED_BLOCK]
+        stream += struct.pack("<BHH", start + len(block) == size, len(block), len(block) ^ 0xFFFF), block
+    stream.append(packed[-4:])  # the checksum of the rows stays
+    length, crc = sum(map(len, stream)) - 4, 0
+    for part in stream:
+        crc = zlib.crc32(part, crc)
+    return b"".join((*before, struct.pack(">I", length), *stream, struct.pack(">I", crc), *behind))
 
 
 def strip_jpeg_2000(data: bytes) -> bytes | None:

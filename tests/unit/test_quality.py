@@ -112,7 +112,7 @@ def test_an_inverted_finger_on_a_white_ground_is_no_page():
     finger = np.full((800, 800), 245, np.uint8)
     cv2.ellipse(finger, (400, 400), (60, 200), 10, 0, 360, 120, -1)
     cv2.putText(finger, "L", (650, 100), cv2.FONT_HERSHEY_SIMPLEX, 2, 10, 4)
-    assert not looks_like_a_page(finger)
+    assert not looks_like_a_page(finger, histogram(finger))
 
 
 def test_sizes():
