@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from vocabulary.anatomy import PARTS
 from vocabulary.reasons import Reason
 from vocabulary.states import TRIAGE_SEVERITY, Answer, Triage
 
@@ -41,19 +42,31 @@ def worst_of(readings: Sequence[tuple[Triage | None, float | None]]) -> int:
     return max(range(len(readings)), key=severity)
 
 
-def shown_flags(stored: Iterable[str], *, age_years: int | None, study_shared: bool) -> tuple[Reason, ...]:
+def shown_flags(
+    stored: Iterable[str],
+    *,
+    reason: str | None,
+    region: str | None,
+    age_years: int | None,
+    study_shared: bool,
+) -> tuple[Reason, ...]:
     """Return what a person must know of an image that was read: its own flags, its patient's, its study's.
 
     Parameters
     ----------
     stored
         The image's own flags.
+    reason, region
+        Why it is not assessed, and the region that the network took it for. Whether a film is inverted can be
+        told of limbs; a chest that is not read need not look like one.
     age_years
         The patient's age; None when it is not known.
     study_shared
         Whether images of another patient or accession number came under the study's identifier.
     """
     flags = [Reason(code) for code in stored]
+    if reason == Reason.REGION_UNSUPPORTED and region not in PARTS and Reason.PERHAPS_INVERTED in flags:
+        flags.remove(Reason.PERHAPS_INVERTED)
     if age_years is not None and age_years < ADULT:
         flags.append(Reason.NOT_VALIDATED_IN_CHILDREN)
     if study_shared:

@@ -54,7 +54,14 @@ def flag_documents(codes: Iterable[str]) -> list[dict[str, str]]:
 def flags_of(row: ImageRow) -> tuple[Reason, ...]:
     """Return what a person must know of an image: its own flags, its patient's, its study's."""
     shared = row.study is not None and row.study.uid_shared
-    return shown_flags(row.image.flags, age_years=row.image.age_years, study_shared=shared)
+    image = row.image
+    return shown_flags(
+        image.flags,
+        reason=image.reason,
+        region=image.region,
+        age_years=image.age_years,
+        study_shared=shared,
+    )
 
 
 def rendering_documents(steps: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:

@@ -24,6 +24,7 @@ from store.reading import studies
 from vocabulary.anatomy import family_of
 from vocabulary.reasons import Reason
 from vocabulary.states import ImageStatus, Triage
+from vocabulary.words import shown_flags
 from worker.networks import kept_bundle
 
 #: Studies whose findings are read and written together; a killed worker leaves at most so many stray PDFs.
@@ -234,7 +235,9 @@ def _report_image(
         pooled=reader.pooled if reader else False,
         family=family_of(finding.region, bundle.families) if finding and reader else "",
         evidence=evidence,
-        flags=tuple(Reason(flag) for flag in image.flags),
+        flags=shown_flags(
+            image.flags, reason=image.reason, region=image.region, age_years=None, study_shared=False
+        ),
         original_jpeg=blobs.get(image.display_key) if image.display_key else None,
         overlay_jpeg=blobs.get(image.overlay_key) if image.overlay_key and batch.with_heatmap else None,
     )

@@ -278,7 +278,13 @@ def _threshold(name: str) -> Callable[[Line], Cell]:
 
 def _flags(line: Line) -> str:
     row = line.row
-    shown = shown_flags(row.flags or (), age_years=row.age_years, study_shared=bool(row.study_shared))
+    shown = shown_flags(
+        row.flags or (),
+        reason=row.reason,
+        region=row.region,
+        age_years=row.age_years,
+        study_shared=bool(row.study_shared),
+    )
     return " ".join(shown)
 
 
