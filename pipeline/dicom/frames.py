@@ -93,16 +93,21 @@ def stored_values(value: bytes, coded_as: str, clean: Dataset) -> Decoded:
     if stream.native:
         coded, flags, more = cut_native(stream.coded, length, length // clean.Rows)
         steps += more
-        if clean.BitsAllocated == 16 and clean.SamplesPerPixel == 1 and clean.HighBit == clean.BitsStored - 1:
+        if clean.HighBit == clean.BitsStored - 1:
             order = ">" if stream.syntax == ExplicitVRBigEndian else "<"
-            words = np.frombuffer(coded, order + "u2").astype(np.uint16)
-            words, odd, more = put_right(words, clean.BitsStored, signed=clean.PixelRepresentation == 1)
+            words = np.frombuffer(coded, f"{order}u{clean.BitsAllocated // 8}")
+            words, odd, more = put_right(
+                words.astype(words.dtype.newbyteorder("=")),
+                clean.BitsStored,
+                signed=clean.PixelRepresentation == 1,
+                grey=clean.SamplesPerPixel == 1,
+            )
             flags, steps = flags + odd, steps + more
             coded = words.astype(order + "u2").tobytes() if more else coded
-        kept = _without_unused_bits(coded, clean) + b"\0" * (length % 2)
-        clean.add_new("PixelData", "OB" if coded_as == "OB" else "OW", kept)
+        kept = _without_unused_bits(coded, clean)
+        clean.add_new("PixelData", "OB" if coded_as == "OB" else "OW", kept + b"\0" * (length % 2))
         if clean.SamplesPerPixel == 3 and not subsampled:
-            planes, arranged = _native_planes(coded, clean)
+            planes, arranged = _native_planes(kept, clean)
             values, more = _settled(planes, clean)
             more = arranged + more
             steps += more
@@ -117,7 +122,7 @@ def stored_values(value: bytes, coded_as: str, clean: Dataset) -> Decoded:
         steps += frame.steps
         if frame.damaged or tell_damage(codecs.heard(), frame.kept or b""):
             flags = (Reason.DAMAGED_PICTURE_DATA,)
-        if values.ndim == 2 and _believe_depth(values, frame.precision, clean):
+        if _believe_depth(values, frame.precision, clean):
             steps.append(RenderingStep(RenderingCode.DEPTH_FROM_STREAM, str(frame.precision)))
             flags += (Reason.HEADER_CONTRADICTS_PICTURE,)
         limited = _limited(values, clean)

@@ -144,20 +144,27 @@ def _voi(
     """Return the values through the first VOI LUT or window of the header that shows the picture.
 
     One that cannot be applied is passed over; so is one that leaves much less of the picture than the
-    values' own window does, which is flagged.
+    values' own window does, which is flagged, as are VOI LUTs of which none can be applied.
     """
     own = stretch(values, *_range(values, seen))
     shown = _levels(own, seen)
     least_contrast = MIN_SHARE_OF_CONTRAST * contrast(shown)
     least_entropy = MIN_SHARE_OF_ENTROPY * entropy(shown)
-    flags: tuple[Reason, ...] = ()
+    passed_over = False
     for step, table in _header_windows(values, clean):
         shown = _levels(table, seen)
         if contrast(shown) >= least_contrast and entropy(shown) >= least_entropy:
             steps.append(step)
-            return table, flags
-        flags = (Reason.WINDOW_REPLACED,)
-    steps.append(RenderingStep(RenderingCode.WINDOW_REPLACED if flags else RenderingCode.PERCENTILE_WINDOW))
+            return table, (Reason.WINDOW_REPLACED,) if passed_over else ()
+        passed_over = True
+    if passed_over:
+        steps.append(RenderingStep(RenderingCode.WINDOW_REPLACED))
+        return own, (Reason.WINDOW_REPLACED,)
+    flags: tuple[Reason, ...] = ()
+    if clean.get("VOILUTSequence"):
+        steps.append(RenderingStep(RenderingCode.VALUE_DROPPED, "VOILUTSequence"))
+        flags = (Reason.HEADER_VALUE_UNREADABLE,)
+    steps.append(RenderingStep(RenderingCode.PERCENTILE_WINDOW))
     return own, flags
 
 

@@ -14,6 +14,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 
 from pipeline.dicom.header import element_values
+from pipeline.dicom.terms import LUTS
 from pipeline.types import Rejected, RenderingStep
 from vocabulary.reasons import Reason
 from vocabulary.rendering import RenderingCode
@@ -21,11 +22,14 @@ from vocabulary.rendering import RenderingCode
 _RESCALE = ("RescaleSlope", "RescaleIntercept")
 _WINDOW = ("WindowCenter", "WindowWidth")
 _SHAPE = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
+#: How many values they have.
+_COUNTS = dict.fromkeys(_RESCALE, 1) | dict.fromkeys(_SHAPE, 2)
 _VOI = (*_WINDOW, "VOILUTSequence")
 #: What a decoder, or the rendering, does otherwise without.
 _WHOLE = (
-    "PlanarConfiguration", "BitsStored", "HighBit", "PixelRepresentation", "NumberOfFrames",
-    "PixelPaddingValue", "PixelPaddingRangeLimit", "VOILUTFunction", "ModalityLUTSequence", "VOILUTSequence",
+    "SamplesPerPixel", "PlanarConfiguration", "BitsStored", "HighBit", "PixelRepresentation",
+    "NumberOfFrames", "PixelPaddingValue", "PixelPaddingRangeLimit", "VOILUTFunction", "ModalityLUTSequence",
+    "VOILUTSequence",
 )  # fmt: skip
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 #: A decimal comma, unless it may as well part the thousands.
@@ -41,7 +45,12 @@ def repair_pixel_values(raw: Dataset) -> tuple[tuple[Reason, ...], list[Renderin
         What a person must know, and what was done.
     """
     found = {word: _numbers(raw, word) for word in (*_RESCALE, *_WINDOW, *_SHAPE)}
-    steps = [RenderingStep(how, word) for word, (_, how) in found.items() if how is not None]
+    for word, count in _COUNTS.items():  # of several values none is the one that is meant
+        if len(found[word][0]) not in {0, count}:
+            found[word] = found[word][0], RenderingCode.VALUE_DROPPED
+    empty = [word for word in LUTS if _is_stated(raw, word) and not element_values(raw, word)]
+    steps = [RenderingStep(RenderingCode.VALUE_DROPPED, word) for word in empty]
+    steps += [RenderingStep(how, word) for word, (_, how) in found.items() if how is not None]
     for word, (numbers, how) in found.items():
         if how is RenderingCode.COMMA_REPAIRED:
             raw.add_new(word, dictionary_VR(word), numbers)
@@ -49,11 +58,15 @@ def repair_pixel_values(raw: Dataset) -> tuple[tuple[Reason, ...], list[Renderin
             del raw[word]
     # PS3.3, C.11.1.1: neither goes without the other
     alone = sum(bool(found[word][0]) for word in _RESCALE) == 1
-    if alone or RenderingCode.VALUE_DROPPED in (found[word][1] for word in _RESCALE):
+    dropped = RenderingCode.VALUE_DROPPED in (found[word][1] for word in _RESCALE)
+    if alone or dropped or "ModalityLUTSequence" in empty:
         for word in (*_RESCALE, *_VOI):
             if word in raw:
                 del raw[word]
-    elif RenderingCode.VALUE_DROPPED in (found[word][1] for word in _WINDOW):
+    elif (
+        RenderingCode.VALUE_DROPPED in (found[word][1] for word in _WINDOW)
+        or len({len(found[word][0]) for word in _WINDOW}) > 1
+    ):
         pairs = list(zip(*(found[word][0] for word in _WINDOW), strict=False))
         whole = [pair for pair in pairs if all(map(math.isfinite, pair))]
         for place, word in enumerate(_WINDOW):
@@ -61,7 +74,7 @@ def repair_pixel_values(raw: Dataset) -> tuple[tuple[Reason, ...], list[Renderin
                 raw.add_new(word, "DS", [pair[place] for pair in whole])
             elif word in raw:
                 del raw[word]
-    elif all(found[word][1] is not RenderingCode.VALUE_DROPPED for word in _SHAPE):
+    elif not empty and all(found[word][1] is not RenderingCode.VALUE_DROPPED for word in _SHAPE):
         return (), steps
     return (Reason.HEADER_VALUE_UNREADABLE,), steps
 
@@ -78,6 +91,8 @@ def flag_unreadable(raw: Dataset, clean: Dataset) -> tuple[tuple[Reason, ...], l
     if "PhotometricInterpretation" not in clean and _is_stated(raw, "PhotometricInterpretation"):
         raise Rejected(Reason.DICOM_PIXEL_FORMAT, "an unknown photometric interpretation")
     lost = [word for word in _WHOLE if word not in clean and _is_stated(raw, word)]
+    if "BitsStored" not in clean and "BitsStored" not in lost and clean.get("BitsAllocated") == 16:
+        lost.append("BitsStored")  # its depth is what windows are meant for
     steps = [RenderingStep(RenderingCode.VALUE_DROPPED, word) for word in lost]
     if "PixelRepresentation" in lost:  # it decides over the sign of other values, too
         raise Rejected(Reason.DICOM_CORRUPT, "an unreadable pixel representation")

@@ -174,24 +174,33 @@ def cut_native(coded: bytes, length: int, row: int) -> tuple[bytes, tuple[Reason
 
 
 def put_right(
-    words: npt.NDArray[np.uint16], stored: int, *, signed: bool
-) -> tuple[npt.NDArray[np.uint16], tuple[Reason, ...], list[RenderingStep]]:
-    """Look at the bits of native 16-bit words above the stored ones, which begin at the lowest bit.
+    words: npt.NDArray[Any], stored: int, *, signed: bool, grey: bool
+) -> tuple[npt.NDArray[Any], tuple[Reason, ...], list[RenderingStep]]:
+    """Look at the bits of native values above the stored ones, which begin at the lowest bit.
 
-    Words without such bits are noise where their bytes are swapped: neighbours are far apart then.
+    Words of grey without such bits are noise where their bytes are swapped: neighbours are far apart then.
+
+    Parameters
+    ----------
+    words
+        Of 8 or 16 bits without a sign, in this machine's order.
     """
-    if stored == 16 and roughness(words.byteswap()) < MAX_ROUGHNESS * roughness(words):
+    full = int(np.iinfo(words.dtype).max)
+    may_be_swapped = grey and words.itemsize == 2
+    if may_be_swapped and stored == 16 and roughness(words.byteswap()) < MAX_ROUGHNESS * roughness(words):
         step = [RenderingStep(RenderingCode.BYTES_SWAPPED)]
         return words.byteswap(), (Reason.HEADER_CONTRADICTS_PICTURE,), step
-    above = 0xFFFF & ~((1 << stored) - 1)
+    above = full & ~((1 << stored) - 1)
+    if not above:
+        return words, (), []
     beyond = (words & above) != 0
     if signed:
-        sign = 0xFFFF & ~((1 << stored - 1) - 1)
+        sign = full & ~((1 << stored - 1) - 1)
         beyond &= (words & sign) != sign
     share = np.count_nonzero(beyond) / max(words.size, 1)
     if share <= MAX_BEYOND:
         return words, (), []
-    if share > MIN_BEYOND and not signed:
+    if may_be_swapped and share > MIN_BEYOND and not signed:
         swapped = words.byteswap()
         if not (swapped & above).any():
             step = [RenderingStep(RenderingCode.BYTES_SWAPPED)]

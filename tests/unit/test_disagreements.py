@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import io
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pydicom
 import pytest
+from openjpeg.utils import decode as jpeg_2000_decode
 from openjpeg.utils import encode_array as encode_jpeg_2000
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -139,6 +144,26 @@ def test_jpeg_2000_padded_by_any_length(film, shown, padding):
     np.testing.assert_array_equal(same_again(read(data)).pixels, shown)
 
 
+@pytest.mark.parametrize("confined", [False, True])
+def test_high_throughput_jpeg_2000_is_read_bit_for_bit(confined):
+    """The stream was made by OpenJPH 0.9 (Debian's openjph-tools) of the picture below, as a PGM of 12 bits.
+
+    ``ojph_compress -i film.pgm -o htj2k_12_bits.j2c -reversible true``
+    """
+    rows, columns = np.mgrid[:80, :96]
+    bump = np.maximum(0, 1600 - ((rows - 40) ** 2 + (columns - 48) ** 2))
+    film = ((rows * columns) // 3 + (rows * 7 + columns * 13) % 64 * 4 + bump).astype(np.uint16)
+    coded = (Path(__file__).parent / "streams" / "htj2k_12_bits.j2c").read_bytes()
+    data = make_dicom(film, HTJ2KLossless, coded=coded)
+    result = decode_confined(data, max_pixels=10**6, pseudonymise=str) if confined else read(data)
+    plain = read(make_dicom(film))
+    np.testing.assert_array_equal(result.pixels, plain.pixels)
+    assert result.flags == plain.flags
+    kept = pydicom.dcmread(io.BytesIO(same_again(result).stored))
+    assert kept.file_meta.TransferSyntaxUID == HTJ2KLossless
+    np.testing.assert_array_equal(jpeg_2000_decode(get_frame(kept.PixelData, 0, number_of_frames=1)), film)
+
+
 # --- depth ----------------------------------------------------------------------------------------
 
 
@@ -161,6 +186,19 @@ def test_swapped_bytes_are_put_right_and_flagged(film, shown):
 
 def test_native_values_beyond_the_stored_bits_are_masked_and_flagged(film):
     result = read(make_dicom(film * 16 + 7, **WINDOW))
+    assert Reason.HEADER_CONTRADICTS_PICTURE in result.flags
+
+
+@pytest.mark.parametrize("label", ["MONOCHROME2", "RGB", "YBR_FULL"])
+@pytest.mark.parametrize("coding", ["native", "rle"])
+def test_values_of_8_bits_beyond_the_stored_ones_are_flagged_and_kept_as_they_were_read(film, label, coding):
+    grey = (film // 16).astype(np.uint8)
+    picture = grey if label == "MONOCHROME2" else np.dstack([grey] * 3)
+    planes = 1 if picture.ndim == 2 else 3
+    frame = rle_frame(*[packed_bits(grey)] * planes) if coding == "rle" else None
+    options = {"bits": 8, "BitsStored": 6, "HighBit": 5, "PhotometricInterpretation": label}
+    syntax = ExplicitVRLittleEndian if frame is None else RLELossless
+    result = same_again(read(make_dicom(picture, syntax, coded=frame, **options)))
     assert Reason.HEADER_CONTRADICTS_PICTURE in result.flags
 
 
@@ -245,6 +283,19 @@ def test_a_window_is_not_used_without_the_rescale_that_it_is_meant_for(film, slo
     texts = {"WindowCenter": "100", "WindowWidth": "300", "RescaleIntercept": "0", "RescaleSlope": slope}
     result = same_again(read(unreadable(film, **texts)))
     np.testing.assert_array_equal(result.pixels, read(make_dicom(film)).pixels)
+    assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
+
+
+@pytest.mark.parametrize("word", ["RescaleSlope", "RescaleIntercept"])
+def test_a_rescale_of_two_values_is_none(film, word):
+    rescale = {"RescaleSlope": 2, "RescaleIntercept": 0} | {word: [1, 2]}
+    result = same_again(read(make_dicom(film, **rescale, WindowCenter=4096, WindowWidth=8192)))
+    assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
+    np.testing.assert_array_equal(result.pixels, read(make_dicom(film)).pixels)
+
+
+def test_a_spacing_of_three_values_is_flagged(film):
+    result = same_again(read(make_dicom(film, PixelSpacing=[0.1, 0.2, 0.1], **WINDOW)))
     assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
 
 
@@ -426,3 +477,33 @@ def test_a_value_that_is_there_and_cannot_be_read_is_flagged(film):
     assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
     assert RenderingStep(RenderingCode.VALUE_DROPPED, "VOILUTFunction") in result.rendering
     assert read(make_dicom(film, VOILUTFunction="", **WINDOW)).flags == ()
+
+
+# --- found by changing films at random ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"SamplesPerPixel": [12340, 13881]},
+        {"BitsStored": None, "HighBit": None},
+        {"WindowCenter": None, "WindowWidth": 4096},
+        {"WindowCenter": [2048, 2048], "WindowWidth": 4096},
+        {"VOILUTSequence": Sequence([Dataset()]), "WindowCenter": None, "WindowWidth": None},
+    ],
+)
+def test_a_header_that_leaves_a_choice_is_flagged(film, header):
+    result = same_again(read(make_dicom(film, **WINDOW | header)))
+    assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
+
+
+@pytest.mark.parametrize("word", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_a_lut_that_is_no_sequence_is_flagged(film, word):
+    data = make_dicom(film, ImplicitVRLittleEndian, **(WINDOW if word == "ModalityLUTSequence" else {}))
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    tag = pydicom.tag.Tag(word)
+    dataset[tag] = RawDataElement(tag, "UN", 12, b"1.2.840.1000", 0, True, True)
+    file = io.BytesIO()
+    dataset.save_as(file)
+    result = same_again(read(file.getvalue()))
+    assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
