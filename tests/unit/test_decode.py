@@ -13,6 +13,7 @@ import tifffile
 
 from pipeline.decode.containers import PNG_SIGNATURE
 from pipeline.decode.picture import decode, turn_upright
+from pipeline.decode.stripped import unpack_png
 from pipeline.types import Rejected
 from vocabulary.media import sniff
 from vocabulary.reasons import Reason
@@ -361,6 +362,32 @@ def test_interlaced_pngs_are_kept_as_they_are():
     np.testing.assert_array_equal(result.pixels, grey)
     assert result.stored == data
     assert not secrets_in(read(whole(zlib.compress(lines + SECRET))).stored)
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("chunk", [1000, 1 << 20])
+def test_an_unpacked_png_holds_the_same_picture(depth, channels, chunk):
+    noise = np.random.default_rng(1).integers(0, np.iinfo(depth).max, (200, 301, channels), depth)
+    data = encoded(noise[..., 0] if channels == 1 else noise)
+    header, packed = data[:33], zlib.compress(png_rows(data))
+    parts = [png_chunk(b"IDAT", packed[at : at + chunk]) for at in range(0, len(packed), chunk)]
+    data = b"".join((header, *parts, png_chunk(b"IEND", b"")))
+    unpacked = unpack_png(data)
+    assert unpacked is not None
+    assert png_rows(unpacked) == png_rows(data)
+    np.testing.assert_array_equal(
+        *(cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_UNCHANGED) for d in (unpacked, data))
+    )
+
+
+def png_rows(data):
+    at, packed = 8, b""
+    while at < len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        packed += data[at + 8 : at + 8 + length] if kind == b"IDAT" else b""
+        at += 12 + length
+    return zlib.decompress(packed)
 
 
 # --- what is refused ----------------------------------------------------------------------------
