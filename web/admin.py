@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from flask import Blueprint, current_app, redirect, render_template, request, url_for
 from sqlalchemy.orm import Session
@@ -16,7 +16,8 @@ from store.base.session import session_scope
 from store.base.tables import Site, User
 from web.account import PERMISSION_WORDS
 from web.auth import confirm_lately, identity, needs, require_person
-from web.errors import InvalidRequest
+from web.contract.binding import parse_form
+from web.contract.people import NewName, NewPerson, NewRole, SecondFactorRoles
 
 admin = Blueprint("admin", __name__, url_prefix="/admin")
 
@@ -27,14 +28,6 @@ ROLE_WORDS = {
     Role.RESEARCHER: "sends, sees, and re-scores data sets",
     Role.ADMIN: "everything, and this page",
 }
-
-
-def read_role(text: object) -> Role:
-    """Parse a role's name. Raises `InvalidRequest`."""
-    try:
-        return Role(text)
-    except ValueError:
-        raise InvalidRequest(f"the role must be one of {', '.join(Role)}") from None
 
 
 def link_of(token: str) -> str:
@@ -65,30 +58,29 @@ def list_people() -> str:
     return _people()
 
 
-def invite_person(email: str, role: object, name: str) -> tuple[User, str]:
+def invite_person(said: NewPerson) -> tuple[User, str]:
     """Invite somebody; return them and the address of their one-time link.
 
     Raises
     ------
-    NeedsPerson, InvalidRequest, EmailInvalid, EmailTaken
+    NeedsPerson, EmailInvalid, EmailTaken
     """
     require_person()
-    if read_role(role) is Role.ADMIN:
+    if said.role is Role.ADMIN:
         confirm_lately()
-    name = " ".join(name.split())[:100]
+    name = " ".join(said.name.split())[:100]
     with session_scope() as session:
         user, token = people.invite(
-            session, identity().site_id, email, read_role(role), name=name, by=identity().user_id
+            session, identity().site_id, said.email, said.role, name=name, by=identity().user_id
         )
     return user, link_of(token)
 
 
 @admin.post("/people")
-@needs(Permission.ADMINISTER)
+@needs(Permission.ADMINISTER, person=True)
 def invite() -> str:
     """Invite somebody; the one-time link is shown this once."""
-    form = request.form
-    user, link = invite_person(form.get("email", ""), form.get("role"), form.get("name", ""))
+    user, link = invite_person(parse_form(NewPerson, request.form))
     return _people(link=link, link_for=user.email, link_days=7)
 
 
@@ -105,12 +97,12 @@ _ACTIONS: dict[str, Callable[..., User]] = {
 }
 
 
-def act_on_person(user_id: uuid.UUID, action: str, said: Mapping[str, object]) -> tuple[User, str]:
+def act_on_person(user_id: uuid.UUID, action: str, said: NewRole | NewName | None) -> tuple[User, str]:
     """Change a person; return them and, where `action` is ``link``, the address of the one-time link.
 
     Raises
     ------
-    NotFound, NeedsPerson, InvalidRequest, LastAdministrator, OwnName, NameFromProvider
+    NotFound, NeedsPerson, LastAdministrator, OwnName, NameFromProvider
     """
     site_id, by, token = identity().site_id, identity().user_id, ""
     with session_scope() as session:
@@ -121,13 +113,10 @@ def act_on_person(user_id: uuid.UUID, action: str, said: Mapping[str, object]) -
             confirm_lately()
         if action == "link":
             token = people.new_link(session, site_id, user_id, by=by)
-        elif action == "role":
-            people.set_role(session, site_id, user_id, read_role(said.get("role")), by=by)
-        elif action == "name":
-            name = said.get("name")
-            if not isinstance(name, str) or len(name) > 100:
-                raise InvalidRequest("a name is a text of at most 100 characters")
-            people.rename(session, site_id, user_id, name, by=by)
+        elif isinstance(said, NewRole):
+            people.set_role(session, site_id, user_id, said.role, by=by)
+        elif isinstance(said, NewName):
+            people.rename(session, site_id, user_id, said.name, by=by)
         else:
             _ACTIONS[action](session, site_id, user_id, by=by)
     return user, link_of(token) if token else ""
@@ -136,21 +125,24 @@ def act_on_person(user_id: uuid.UUID, action: str, said: Mapping[str, object]) -
 @admin.post(
     "/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out','reset-second-factor'):action>"
 )
-@needs(Permission.ADMINISTER)
+@needs(Permission.ADMINISTER, person=True)
 def change_person(user_id: uuid.UUID, action: str) -> Response | str:
     """Change a person's role or name, make a link for a new password, disable, enable, or sign them out."""
-    user, link = act_on_person(user_id, action, request.form)
+    with session_scope() as session:
+        people.get_person(session, identity().site_id, user_id)  # before the form is looked at
+    model = {"role": NewRole, "name": NewName}.get(action)
+    user, link = act_on_person(user_id, action, parse_form(model, request.form) if model else None)
     if link:
         return _people(link=link, link_for=user.email, link_days=1)
     return redirect(url_for("admin.list_people"), 303)
 
 
 @admin.post("/second-factor")
-@needs(Permission.ADMINISTER)
+@needs(Permission.ADMINISTER, person=True)
 def demand_second_factor() -> Response:
     """Set of which roles the site demands a second factor."""
     require_person()
-    roles = {read_role(role) for role in request.form.getlist("role")}
+    roles = parse_form(SecondFactorRoles, {"roles": request.form.getlist("role")}).roles
     confirm_lately()
     with session_scope() as session:
         site = session.get_one(Site, identity().site_id)
@@ -188,7 +180,7 @@ def revoke_key_of_site(key_id: uuid.UUID) -> None:
 
 
 @admin.post("/keys/<uuid:key_id>/revoke")
-@needs(Permission.ADMINISTER)
+@needs(Permission.ADMINISTER, person=True)
 def revoke_key(key_id: uuid.UUID) -> Response:
     """Make anybody's key useless."""
     revoke_key_of_site(key_id)

@@ -9,7 +9,6 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -19,10 +18,11 @@ from sqlalchemy.orm import Session
 from settings import Settings
 from store.accounts import accounts
 from store.accounts.accounts import Permission
+from store.base import tables
 from store.base.blobs import get_blobs
 from store.base.errors import BatchNotDraft, FindingsWithheld, NotFound, WrongState
 from store.base.session import session_scope
-from store.base.tables import Batch, Priority, Site
+from store.base.tables import Site
 from store.bundles import bundles
 from store.intake import batches, quotas, uploads
 from store.intake.batches import ImageRow
@@ -32,26 +32,53 @@ from store.results.results import Selection
 from store.results.safe_names import cell
 from vocabulary.states import BatchStatus
 from web.auth import check_csrf, checks_csrf, identify, identity, is_public, needs
+from web.contract.base import API, Paged, next_link, picked
+from web.contract.batches import (
+    Batch,
+    Batches,
+    Cancellation,
+    FileAnswers,
+    NewBatch,
+    NewPriority,
+    Retry,
+    Submission,
+    batch_etag,
+)
+from web.contract.binding import (
+    BYTES,
+    ETAG,
+    IF_NONE_MATCH,
+    LOCATION,
+    PACE,
+    Content,
+    Reply,
+    operation,
+    read_body,
+    send,
+)
+from web.contract.bundles import Bundle, Bundles
+from web.contract.images import Image, ImageFilters, ImageQuery, Images
 from web.errors import InvalidRequest, UnsupportedMediaType
 from web.openapi import document
 from web.pacing import is_watched
-from web.representations import (
-    API,
-    batch_document,
-    batch_etag,
-    bundle_document,
-    image_document,
-    image_without_finding,
-    next_link,
-)
-from web.request_args import IMAGE_FILTERS, cursor_text, page_size, read_body, read_query
 from web.uploads import FilePart, Intake, read_form, unknown_field
 
 api = Blueprint("api", __name__, url_prefix=API)
 
-MAX_LABEL = 200
-#: Images that one request can choose.
-MAX_CHOSEN = 1000
+_FORM = Content(
+    "multipart/form-data",
+    {
+        "type": "object",
+        "properties": {
+            "files": {
+                "type": "array",
+                "items": BYTES,
+                "description": "Images and ZIPs; the file name is the path relative to the upload.",
+            },
+            "manifest": {**BYTES, "description": "CSV: path,accession,study,view,laterality,priority."},
+        },
+    },
+)
 _EXTENSIONS = {
     "image/jpeg": "jpg",
     "image/png": "png",
@@ -64,57 +91,27 @@ _EXTENSIONS = {
 _SHOWN = frozenset({"image/jpeg", "image/png", "application/pdf"})
 
 
-@dataclass(frozen=True)
-class BatchCreate:
-    """What a person wants of a new batch."""
-
-    label: str = ""
-    bundle: str | None = None
-    priority: Priority = Priority.NORMAL
-    report: bool = True
-    heatmap: bool = True
-
-    @classmethod
-    def parse(cls, body: Mapping[str, Any]) -> BatchCreate:
-        """Check a JSON body. Raises `InvalidRequest`."""
-        unknown = set(body) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise InvalidRequest(f"unknown member {min(unknown)[:40]!r}")
-        kinds: dict[str, type] = {"label": str, "bundle": str, "report": bool, "heatmap": bool}
-        for name, kind in kinds.items():
-            value = body.get(name)
-            if name in body and not isinstance(value, kind) and not (name == "bundle" and value is None):
-                raise InvalidRequest(f"{name} must be a {'text' if kind is str else 'boolean'}")
-        label = body.get("label", "").strip()
-        if len(label) > MAX_LABEL or any(ord(c) < 32 for c in label):
-            raise InvalidRequest(f"label must be one line of at most {MAX_LABEL} characters")
-        try:
-            priority = Priority(body.get("priority", Priority.NORMAL))
-        except ValueError:
-            raise InvalidRequest(f"priority must be one of {', '.join(Priority)}") from None
-        return cls(
-            label, body.get("bundle") or None, priority, body.get("report", True), body.get("heatmap", True)
-        )
-
-    def create(self, session: Session, *, idempotency_key: str | None = None) -> tuple[Batch, bool]:
-        """Make the batch of the one who asks, or find the one that the key made before."""
-        who = identity()
-        wish = json.dumps([self.label, self.bundle, self.priority, self.report, self.heatmap])
-        batch, created = batches.create_batch(
-            session,
-            site_id=who.site_id,
-            user_id=who.user_id,
-            label=self.label,
-            bundle=self.bundle,
-            priority=self.priority,
-            with_report=self.report,
-            with_heatmap=self.heatmap,
-            idempotency_key=idempotency_key,
-            request_hash=hashlib.sha256(wish.encode()).hexdigest(),
-        )
-        if created:
-            audit(session, "batch_created", batch.id)
-        return batch, created
+def make_batch(
+    session: Session, said: NewBatch, *, idempotency_key: str | None = None
+) -> tuple[tables.Batch, bool]:
+    """Make the batch of the one who asks, or find the one that the key made before."""
+    who = identity()
+    wish = json.dumps([said.label, said.bundle or None, said.priority, said.report, said.heatmap])
+    batch, created = batches.create_batch(
+        session,
+        site_id=who.site_id,
+        user_id=who.user_id,
+        label=said.label,
+        bundle=said.bundle or None,
+        priority=said.priority,
+        with_report=said.report,
+        with_heatmap=said.heatmap,
+        idempotency_key=idempotency_key,
+        request_hash=hashlib.sha256(wish.encode()).hexdigest(),
+    )
+    if created:
+        audit(session, "batch_created", batch.id)
+    return batch, created
 
 
 def audit(session: Session, action: str, object_id: object) -> None:
@@ -124,7 +121,7 @@ def audit(session: Session, action: str, object_id: object) -> None:
     accounts.write_audit(session, identity().site_id, identity().user_id, action, object_id)
 
 
-def sees_findings(batch: Batch) -> bool:
+def sees_findings(batch: tables.Batch) -> bool:
     """Tell whether the one who asks may see what the batch's bundle says.
 
     What a bundle said that the site had not promoted is for those who compare bundles.
@@ -132,14 +129,14 @@ def sees_findings(batch: Batch) -> bool:
     return batch.promoted or identity().may(Permission.RESEARCH)
 
 
-def shown_batch(batch: Batch, reasons: Mapping[str, int] = MappingProxyType({})) -> dict[str, Any]:
+def shown_batch(batch: tables.Batch, reasons: Mapping[str, int] = MappingProxyType({})) -> Batch:
     """Return a batch as the one who asks may see it."""
-    return batch_document(batch, reasons, findings=sees_findings(batch))
+    return Batch.of(batch, reasons, findings=sees_findings(batch))
 
 
 def shown_images(
-    session: Session, batch: Batch, *, limit: int, **args: str | None
-) -> tuple[list[dict[str, Any]], str | None]:
+    session: Session, batch: tables.Batch, args: ImageFilters, *, limit: int
+) -> tuple[list[Image], str | None]:
     """Return a page of a batch's images as the one who asks may see them, and the cursor of the next page.
 
     Raises
@@ -148,18 +145,17 @@ def shown_images(
         Images are chosen by what the asker may not see.
     """
     seen = sees_findings(batch)
-    if not seen and (args.get("triage") or args.get("region")):
+    if not seen and (args.triage or args.region):
         raise FindingsWithheld
-    page = batches.list_images(session, batch.site_id, batch.id, **args, limit=limit)
+    chosen = picked(args, *ImageFilters.model_fields)
+    page = batches.list_images(session, batch.site_id, batch.id, **chosen, limit=limit)
     bundle = bundles.get_bundle(session, batch.bundle)
-    show = image_document if seen else image_without_finding
     audit(session, "batch_viewed", batch.id)
-    return [show(row, bundle) for row in page.items], page.next_cursor
+    return [Image.of(row, bundle, findings=seen) for row in page.items], page.next_cursor
 
 
-def _batch_answer(session: Session, batch: Batch, status: int = 200) -> Response:
-    response = jsonify(shown_batch(batch, batches.reasons(session, batch.id)))
-    response.status_code = status
+def _batch_answer(session: Session, batch: tables.Batch, status: int = 200) -> Response:
+    response = send(shown_batch(batch, batches.reasons(session, batch.id)), status)
     response.set_etag(batch_etag(batch))
     return response
 
@@ -168,15 +164,23 @@ def _batch_answer(session: Session, batch: Batch, status: int = 200) -> Response
 
 
 @api.post("/batches")
+@operation(
+    "Batches",
+    "createBatch",
+    "Create a draft",
+    {201: Reply("The draft.", Batch, {**ETAG, **LOCATION})},
+    headers={"Idempotency-Key": "The same key again gives the same batch."},
+    body=NewBatch,
+)
 @needs(Permission.SUBMIT)
 def create_batch() -> Response:
     """Make a draft. The same Idempotency-Key again answers the same batch."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,200}", key):
         raise InvalidRequest("Idempotency-Key must be 1 to 200 visible ASCII characters")
-    wish = BatchCreate.parse(read_body())
+    said = read_body(NewBatch)
     with session_scope() as session:
-        batch, created = wish.create(session, idempotency_key=key)
+        batch, created = make_batch(session, said, idempotency_key=key)
         response = _batch_answer(session, batch, 201)
     response.headers["Location"] = f"{API}/batches/{batch.id}"
     if not created:
@@ -185,24 +189,34 @@ def create_batch() -> Response:
 
 
 @api.get("/batches")
+@operation(
+    "Batches",
+    "listBatches",
+    "List batches, the newest first",
+    {200: Reply("A page.", Batches)},
+    query=Paged,
+)
 @needs(Permission.READ)
-def list_batches() -> Response:
+def list_batches(query: Paged) -> Batches:
     """List the site's batches, the newest first."""
-    args = read_query(cursor=cursor_text, limit=page_size)
     with session_scope() as session:
-        page = batches.list_batches(
-            session, identity().site_id, cursor=args["cursor"], limit=args["limit"] or 50
-        )
+        page = batches.list_batches(session, identity().site_id, cursor=query.cursor, limit=query.limit or 50)
         items = [shown_batch(batch, batches.reasons(session, batch.id)) for batch in page.items]
-    return jsonify(items=items, next=next_link(f"{API}/batches", page.next_cursor, limit=args["limit"]))
+    return Batches(items=items, next=next_link(f"{API}/batches", page.next_cursor, query))
 
 
 @api.get("/batches/<uuid:batch_id>")
 @is_watched(1)
+@operation(
+    "Batches",
+    "getBatch",
+    "See how far a batch is; cheap to ask often with If-None-Match",
+    {200: Reply("The batch.", Batch, {**ETAG, **PACE}), 304: Reply("Nothing changed.", headers=PACE)},
+    headers=IF_NONE_MATCH,
+)
 @needs(Permission.READ)
 def get_batch(batch_id: uuid.UUID) -> Response:
     """Answer one batch, or 304 when nothing changed: one row's read."""
-    read_query()
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
         if request.if_none_match.contains_weak(batch_etag(batch)):
@@ -223,6 +237,13 @@ def multipart_parts() -> Iterator[Any]:
 
 
 @api.post("/batches/<uuid:batch_id>/files")
+@operation(
+    "Batches",
+    "addFiles",
+    "Send files, ZIPs and a manifest to a draft; the same file again changes nothing",
+    {200: Reply("What became of each file.", FileAnswers)},
+    body=_FORM,
+)
 @needs(Permission.SUBMIT)
 @checks_csrf
 def add_files(batch_id: uuid.UUID) -> Response:
@@ -243,7 +264,7 @@ def add_files(batch_id: uuid.UUID) -> Response:
 
 
 #: What can be done with a batch, by the last part of the address.
-ACTIONS: Mapping[str, Callable[[Session, uuid.UUID, uuid.UUID], Batch]] = {
+ACTIONS: Mapping[str, Callable[[Session, uuid.UUID, uuid.UUID], tables.Batch]] = {
     "submit": batches.submit,
     "cancel": batches.cancel,
     "pause": batches.pause,
@@ -251,15 +272,8 @@ ACTIONS: Mapping[str, Callable[[Session, uuid.UUID, uuid.UUID], Batch]] = {
     "retry": batches.retry,
 }
 
-#: The members that an action's body may have.
-TAKEN: Mapping[str, frozenset[str]] = {
-    "retry": frozenset({"images"}),
-    "cancel": frozenset({"draft_only"}),
-    "submit": frozenset({"strict"}),
-}
 
-
-def act(batch_id: uuid.UUID, action: str, **how: Any) -> Batch:
+def act(batch_id: uuid.UUID, action: str, **how: Any) -> tables.Batch:
     """Do one of `ACTIONS`, and have what became due published."""
     with session_scope() as session:
         batches.get_batch(session, identity().site_id, batch_id)  # a run's batch is not steered here
@@ -273,70 +287,85 @@ def act(batch_id: uuid.UUID, action: str, **how: Any) -> Batch:
     return batch
 
 
+_TAKEN = {"submit": Submission, "cancel": Cancellation, "retry": Retry}
+_ACTED: Mapping[int, Reply] = {202: Reply("The batch.", Batch, ETAG)}
+
+
 @api.post("/batches/<uuid:batch_id>/<any(submit,cancel,pause,resume,retry):action>")
+@operation("Batches", "submitBatch", "Have the files of a draft read", _ACTED, when="submit", body=Submission)
+@operation(
+    "Batches",
+    "cancelBatch",
+    "Cancel what has not ended; what is done stays, files that were not opened yet are deleted",
+    _ACTED,
+    when="cancel",
+    body=Cancellation,
+)
+@operation(
+    "Batches",
+    "retryBatch",
+    "Read failed and cancelled images again: all whose bytes are still there, or those in images. What was"
+    " deleted has the reason upload_deleted; where it is all, or among images, the answer is uploads_deleted",
+    _ACTED,
+    when="retry",
+    body=Retry,
+)
+@operation(
+    "Batches",
+    "{}Batch",
+    {"pause": "Take up no more of this batch for now", "resume": "Go on with a paused batch"},
+    _ACTED,
+)
 @needs(Permission.SUBMIT)
 def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
     """Submit, cancel, pause, resume or retry a batch."""
-    body = read_body()
-    if set(body) - TAKEN.get(action, frozenset()):
-        raise InvalidRequest(f"this address takes {' and '.join(TAKEN.get(action, ())) or 'no members'}")
-    how: dict[str, Any] = {}
-    if "images" in body:
-        how["images"] = image_ids(body["images"])
-    for name in ("draft_only", "strict"):
-        if name in body:
-            if not isinstance(body[name], bool):
-                raise InvalidRequest(f"{name} must be true or false")
-            how[name] = body[name]
-    batch = act(batch_id, action, **how)
+    said = read_body(_TAKEN[action]) if action in _TAKEN else None
+    batch = act(batch_id, action, **(said.model_dump(exclude_unset=True) if said else {}))
     with session_scope() as session:
         return _batch_answer(session, batch, 202)
 
 
-def image_ids(said: object) -> list[uuid.UUID]:
-    """Parse a list of images' ids. Raises `InvalidRequest`."""
-    try:
-        if isinstance(said, list) and 1 <= len(said) <= MAX_CHOSEN:
-            return [uuid.UUID(text) for text in said if isinstance(text, str)]
-    except ValueError:
-        pass
-    raise InvalidRequest(f"images must be a list of 1 to {MAX_CHOSEN} ids")
-
-
 @api.post("/batches/<uuid:batch_id>/priority")
+@operation(
+    "Batches",
+    "setPriority",
+    "Let a batch that has not ended go before others, or after them",
+    _ACTED,
+    body=NewPriority,
+)
 @needs(Permission.SUBMIT)
 def set_priority(batch_id: uuid.UUID) -> Response:
     """Let a batch that has not ended go before others, or after them."""
     with session_scope() as session:
         batches.get_batch(session, identity().site_id, batch_id)  # before the body is looked at
-    change_priority(batch_id, read_body().get("priority"))
+    change_priority(batch_id, read_body(NewPriority))
     with session_scope() as session:
         return _batch_answer(session, batches.get_batch(session, identity().site_id, batch_id), 202)
 
 
-def change_priority(batch_id: uuid.UUID, said: object) -> None:
-    """Set a batch's priority. Raises `InvalidRequest`, `NotFound`, `WrongState`."""
+def change_priority(batch_id: uuid.UUID, said: NewPriority) -> None:
+    """Set a batch's priority. Raises `NotFound`, `WrongState`."""
     with session_scope() as session:
-        batches.get_batch(session, identity().site_id, batch_id)  # a stranger learns nothing of the rest
-        if said not in list(Priority):
-            raise InvalidRequest(f"priority must be one of {', '.join(Priority)}")
-        batch = batches.set_priority(session, batch_id, identity().site_id, Priority(said))
+        batches.get_batch(session, identity().site_id, batch_id)  # a run's batch is not steered here
+        batch = batches.set_priority(session, batch_id, identity().site_id, said.priority)
         audit(session, "batch_priority", batch.id)
 
 
 @api.get("/batches/<uuid:batch_id>/images")
+@operation(
+    "Images",
+    "listImages",
+    "List the images of a batch in the order of arrival",
+    {200: Reply("A page.", Images)},
+    query=ImageQuery,
+)
 @needs(Permission.READ)
-def list_images(batch_id: uuid.UUID) -> Response:
+def list_images(batch_id: uuid.UUID, query: ImageQuery) -> Images:
     """List a batch's images in the order of their arrival."""
-    args = read_query(**IMAGE_FILTERS, limit=page_size)
-    limit = args.pop("limit")
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
-        items, cursor = shown_images(session, batch, **args, limit=limit or 100)
-    args.pop("cursor")
-    return jsonify(
-        items=items, next=next_link(f"{API}/batches/{batch_id}/images", cursor, **args, limit=limit)
-    )
+        items, cursor = shown_images(session, batch, query, limit=query.limit or 100)
+    return Images(items=items, next=next_link(f"{API}/batches/{batch_id}/images", cursor, query))
 
 
 def send_stream(wish: ExportRequest) -> Response:
@@ -348,7 +377,6 @@ def send_stream(wish: ExportRequest) -> Response:
 
 
 def _download(batch_id: uuid.UUID, kind: Format) -> Response:
-    read_query()
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
         if not sees_findings(batch):
@@ -360,10 +388,15 @@ def _download(batch_id: uuid.UUID, kind: Format) -> Response:
 
 
 @api.get("/batches/<uuid:batch_id>/unmatched.csv")
+@operation(
+    "Batches",
+    "unmatchedCsv",
+    "Download the manifest's lines that met no file, and the files that no line speaks of",
+    {200: Reply("A line each: what, path.", ("text/csv",))},
+)
 @needs(Permission.READ)
 def unmatched_csv(batch_id: uuid.UUID) -> Response:
     """Answer what of a submitted batch's manifest met nothing."""
-    read_query()
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
         if batch.submitted_at is None:
@@ -382,6 +415,12 @@ def unmatched_csv(batch_id: uuid.UUID) -> Response:
 
 
 @api.get("/batches/<uuid:batch_id>/results.csv")
+@operation(
+    "Batches",
+    "resultsCsv",
+    "Download one line an uploaded file",
+    {200: Reply("The lines, streamed.", ("text/csv",))},
+)
 @needs(Permission.READ)
 def results_csv(batch_id: uuid.UUID) -> Response:
     """Stream one line an uploaded file."""
@@ -389,6 +428,12 @@ def results_csv(batch_id: uuid.UUID) -> Response:
 
 
 @api.get("/batches/<uuid:batch_id>/results.zip")
+@operation(
+    "Batches",
+    "resultsZip",
+    "Download results.csv, errors.csv, heat maps, reports and manifest.json",
+    {200: Reply("The archive, streamed.", ("application/zip",))},
+)
 @needs(Permission.READ)
 def results_zip(batch_id: uuid.UUID) -> Response:
     """Stream the CSV, the heat maps, the reports and the manifest."""
@@ -398,7 +443,7 @@ def results_zip(batch_id: uuid.UUID) -> Response:
 # images
 
 
-def visible_image(session: Session, image_id: uuid.UUID) -> tuple[ImageRow, Batch]:
+def visible_image(session: Session, image_id: uuid.UUID) -> tuple[ImageRow, tables.Batch]:
     """Return an image of the site, and its batch, if the one who asks may see what its bundle says.
 
     Raises `NotFound`.
@@ -411,14 +456,14 @@ def visible_image(session: Session, image_id: uuid.UUID) -> tuple[ImageRow, Batc
 
 
 @api.get("/images/<uuid:image_id>")
+@operation("Images", "getImage", "See an image with its finding", {200: Reply("The image.", Image)})
 @needs(Permission.READ)
-def get_image(image_id: uuid.UUID) -> Response:
+def get_image(image_id: uuid.UUID) -> Image:
     """Answer one image with its finding."""
-    read_query()
     with session_scope() as session:
         row, batch = visible_image(session, image_id)
         audit(session, "image_viewed", image_id)
-        return jsonify(image_document(row, bundles.get_bundle(session, batch.bundle)))
+        return Image.of(row, bundles.get_bundle(session, batch.bundle))
 
 
 def send_blob(
@@ -446,11 +491,25 @@ def send_blob(
     return response
 
 
+def _bytes(*media_types: str) -> dict[str, Any]:
+    found = Reply("The bytes.", media_types, ETAG)
+    return {"answers": {200: found, 304: Reply("Not changed.")}, "headers": IF_NONE_MATCH}
+
+
 @api.get("/images/<uuid:image_id>/<any(original,display,overlay,report):kind>")
+@operation(
+    "Images",
+    "imageOriginal",
+    "Download the pseudonymised original",
+    when="original",
+    **_bytes("image/jpeg", "image/png", "application/dicom", "application/octet-stream"),
+)
+@operation("Images", "imageDisplay", "The picture to look at", when="display", **_bytes("image/jpeg"))
+@operation("Images", "imageOverlay", "The attention map over it", when="overlay", **_bytes("image/jpeg"))
+@operation("Images", "imageReport", "The report of its study", when="report", **_bytes("application/pdf"))
 @needs(Permission.READ)
 def get_bytes(image_id: uuid.UUID, kind: str) -> Response:
     """Answer the pseudonymised original, a picture to look at, the heat map over it, or its study's PDF."""
-    read_query()
     with session_scope() as session:
         row, _ = visible_image(session, image_id)
         # the pictures of a page belong to the page that was noted; a program has no page
@@ -473,17 +532,20 @@ def get_bytes(image_id: uuid.UUID, kind: str) -> Response:
 
 
 @api.get("/bundles")
+@operation("Bundles", "listBundles", "List the model bundles", {200: Reply("All of them.", Bundles)})
 @needs(Permission.READ)
-def list_bundles() -> Response:
+def list_bundles() -> Bundles:
     """List the model bundles of this server; one of them is the site's default."""
-    read_query()
     with session_scope() as session:
         default = session.get_one(Site, identity().site_id).default_bundle
-        items = [bundle_document(b, default=b.name == default) for b in bundles.list_bundles(session)]
-    return jsonify(items=items, next=None)
+        items = [Bundle.of(b, default=b.name == default) for b in bundles.list_bundles(session)]
+    return Bundles(items=items)
 
 
 @api.get("/openapi.json")
+@operation(
+    "This description", "openapi", "This document", {200: Reply("OpenAPI 3.1.", ("application/json",))}
+)
 @is_public
 def openapi() -> Response:
     """Answer the description of this API (OpenAPI 3.1)."""
@@ -491,6 +553,7 @@ def openapi() -> Response:
 
 
 @api.get("/docs")
+@operation("This description", "docs", "This document as a page", {200: Reply("HTML.", ("text/html",))})
 @is_public
 def docs() -> str:
     """Show the description of this API as a page."""

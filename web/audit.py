@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response, render_template
+from pydantic import StringConstraints
 from sqlalchemy.orm import Session
 
 from store.accounts import people
 from store.accounts.accounts import Permission, write_audit
-from store.base.days import parse_day
 from store.base.session import session_scope
 from store.operations.audit import AuditFilter, list_actions, list_lines, stream_csv
 from web.auth import identity, needs
-from web.request_args import cursor_text, read_query, without_empty_fields
+from web.contract.base import Cursored, Day
+from web.contract.binding import read_query
+from web.request_args import without_empty_fields
 
 audit_pages = Blueprint("audit", __name__, url_prefix="/admin/audit")
 
-
-def _word(text: str) -> str:
-    if len(text) > 100 or not text.isprintable():
-        raise ValueError("must be one word")
-    return text.strip()
+_Word = Annotated[str, StringConstraints(max_length=100, strip_whitespace=True)]
 
 
-_FILTERS: dict[str, Any] = {
-    "person": uuid.UUID,
-    "action": _word,
-    "object": _word,
-    "first": parse_day,
-    "last": parse_day,
-}
+class _Filters(Cursored):
+    """What the lines are narrowed to."""
 
+    person: uuid.UUID | None = None
+    action: _Word | None = None
+    object: _Word | None = None
+    first: Day | None = None
+    last: Day | None = None
 
-def _asked(args: dict[str, Any]) -> AuditFilter:
-    return AuditFilter(args["person"], args["action"], args["object"], args["first"], args["last"])
+    def filter(self) -> AuditFilter:
+        """Return what the store narrows the lines to."""
+        return AuditFilter(self.person, self.action, self.object, self.first, self.last)
 
 
 def _choices(session: Session) -> dict[str, Any]:
@@ -51,15 +50,15 @@ def _choices(session: Session) -> dict[str, Any]:
 def show() -> str:
     """Show lines of the audit, the newest first."""
     without_empty_fields()
-    args = read_query(**_FILTERS, cursor=cursor_text)
+    args = read_query(_Filters)
     with session_scope() as session:
-        page = list_lines(session, identity().site_id, _asked(args), cursor=args["cursor"])
+        page = list_lines(session, identity().site_id, args.filter(), cursor=args.cursor)
         return render_template(
             "admin_audit.html",
             lines=page.items,
             next=page.next_cursor,
-            first=not args["cursor"],
-            filters={name: str(value) for name, value in args.items() if name != "cursor" and value},
+            first=not args.cursor,
+            filters=args.kept(),
             **_choices(session),
         )
 
@@ -69,10 +68,9 @@ def show() -> str:
 def download() -> Response:
     """Stream the lines that the filters let through."""
     without_empty_fields()
-    args = read_query(**_FILTERS)
+    args = read_query(_Filters)
     with session_scope() as session:
-        said = {name: str(value) for name, value in args.items() if value}
-        write_audit(session, identity().site_id, identity().user_id, "audit_downloaded", filters=said)
-    response = Response(stream_csv(identity().site_id, _asked(args)), content_type="text/csv; charset=utf-8")
+        write_audit(session, identity().site_id, identity().user_id, "audit_downloaded", filters=args.kept())
+    response = Response(stream_csv(identity().site_id, args.filter()), content_type="text/csv; charset=utf-8")
     response.headers["Content-Disposition"] = 'attachment; filename="fractureai-audit.csv"'
     return response

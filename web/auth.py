@@ -55,11 +55,18 @@ def is_public(view: View) -> View:
     return view
 
 
-def needs(permission: Permission) -> Callable[[View], View]:
-    """Mark a view with what one must be allowed to see it."""
+def needs(permission: Permission, *, person: bool = False) -> Callable[[View], View]:
+    """Mark a view with what one must be allowed to see it.
+
+    Parameters
+    ----------
+    person
+        An API key that may is refused all the same, or for some objects: the view calls `require_person`.
+    """
 
     def mark(view: View) -> View:
         view.needs = permission  # type: ignore[attr-defined]
+        view.needs_person = person  # type: ignore[attr-defined]
         return view
 
     return mark

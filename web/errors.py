@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
-from typing import Any
 
 import sqlalchemy.exc
-from flask import Flask, Response, current_app, g, json, render_template, request
+from flask import Flask, Response, current_app, g, render_template, request
 from werkzeug.exceptions import HTTPException, SecurityError
 
 from store.base.blobs import is_full
 from store.base.errors import BlobFull, ServiceError
 from store.base.seldom import log_seldom
+from web.contract.base import LineError, MemberError, Problem
 
 
-class InvalidRequest(ServiceError):
+class Invalid(ServiceError):
+    """The request does not say what the API understands.
+
+    Attributes
+    ----------
+    errors
+        Pairs of a member or parameter and what is wrong with it.
+    """
+
+    status = 422
+    advice = "Compare it with the API's description at /api/v1/docs."
+
+    def __init__(self, wrong: str | list[tuple[str, str]] = "") -> None:
+        self.errors = [] if isinstance(wrong, str) else wrong
+        told = "; ".join(f"{member}: {what}" if member else what for member, what in self.errors)
+        super().__init__(wrong if isinstance(wrong, str) else told)
+
+
+class InvalidRequest(Invalid):
     """The body does not say what the API understands."""
 
-    code, status = "invalid_request", 422
+    code = "invalid_request"
     title = "The request's body is not one that this address takes."
-    advice = "Compare it with the API's description at /api/v1/docs."
 
 
-class InvalidQuery(ServiceError):
+class InvalidQuery(Invalid):
     """The query string does not say what the API understands."""
 
-    code, status = "invalid_query", 422
+    code = "invalid_query"
     title = "The query holds a parameter or a value that this address does not take."
-    advice = "Compare it with the API's description at /api/v1/docs."
 
 
 class ManifestInvalid(ServiceError):
@@ -208,25 +224,29 @@ _DISK_FULL = "53100"  # what Postgres calls it
 _DATABASE_GONE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError)
 
 
-def problem(error: ServiceError) -> dict[str, Any]:
-    """Return the error as the members of an RFC 9457 problem."""
-    body: dict[str, Any] = {
-        "type": f"/api/v1/docs#error-{error.code}",
-        "title": error.title,
-        "status": error.status,
-        "detail": error.detail or error.title,
-        "code": error.code,
-        "advice": error.advice,
-    }
+def problem(error: ServiceError) -> Problem:
+    """Return the error as an RFC 9457 problem."""
+    errors: list[LineError | MemberError] = []
     if isinstance(error, ManifestInvalid):
-        body["errors"] = [{"line": line, "message": what} for line, what in error.errors]
-    return body
+        errors = [LineError(line=line, message=what) for line, what in error.errors]
+    elif isinstance(error, Invalid):
+        errors = [MemberError(member=member, message=what) for member, what in error.errors]
+    return Problem(
+        type=f"/api/v1/docs#error-{error.code}",
+        title=error.title,
+        status=error.status,
+        detail=error.detail or error.title,
+        code=error.code,
+        advice=error.advice,
+        errors=errors or None,
+    )
 
 
 def respond(error: ServiceError) -> Response:
     """Tell the error in the way of the address that was asked: JSON under /api, else a page."""
     if request.path.startswith("/api/"):
-        response = Response(json.dumps(problem(error)), error.status, content_type="application/problem+json")
+        told = problem(error).model_dump_json(exclude_none=True)
+        response = Response(told, error.status, content_type="application/problem+json")
     else:
         response = Response(render_template("error.html", error=error), error.status)
     response.headers["Cache-Control"] = "no-store"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from typing import Any
 
-from flask import Blueprint, jsonify, redirect, render_template, request, url_for
+from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from store.accounts.accounts import Permission
@@ -21,51 +20,34 @@ from store.results.exports import ExportRow, ExportState
 from store.results.results import COLUMNS, RESULT_COLUMNS
 from web.api import audit, sees_findings, send_stream
 from web.auth import identity, needs
+from web.contract.base import API, Query
+from web.contract.binding import ETAG, LOCATION, Reply, operation, parse_form, read_body, read_query, send
+from web.contract.exports import Export, Exports, NewExport, ResultsQuery
 from web.errors import InvalidQuery, InvalidRequest
 from web.pacing import PAGE, is_watched
-from web.representations import API, moment
-from web.request_args import read_body, read_query
 
 downloads = Blueprint("downloads", __name__)
 
 #: Batches that the form offers; another one is named by its address.
 CHOICES = 100
+_TAG = "Taking results away"
 MOVING = frozenset({ExportState.WAITING, ExportState.PREPARING})
-_LISTS = ("columns", "parts")
-_FIELDS = ("format", "batch", "status", "triage", "region", "since", "until", *_LISTS)
 
 
-def export_document(row: ExportRow) -> dict[str, Any]:
-    """Return a file that is prepared, as JSON."""
-    export, here = row.export, f"{API}/exports/{row.export.id}"
-    return {
-        "id": str(export.id),
-        "state": row.state.value,
-        "error_code": row.error_code,
-        "name": export.name,
-        "wish": export.wish,
-        "done": export.n_done,
-        "total": export.n_total,
-        "missing": export.n_missing,
-        "size": export.size,
-        "sha256": export.sha256,
-        "created_at": moment(export.created_at),
-        "expires_at": moment(export.expires_at),
-        "links": {
-            "self": here,
-            "cancel": f"{here}/cancel",
-            "file": f"{here}/file" if row.state is ExportState.READY else None,
-        },
-    }
+class _OfBatch(Query):
+    """The batch for which somebody came."""
+
+    batch: uuid.UUID | None = None
 
 
 def _trials() -> bool:
     return identity().may(Permission.RESEARCH)
 
 
-def _export_request(said: dict[str, Any]) -> ExportRequest:
+def _export_request(said: NewExport | ResultsQuery) -> ExportRequest:
+    chosen = said.model_dump(mode="json", exclude_none=True)
     try:
-        return ExportRequest.parse(identity().site_id, said, trials=_trials())
+        return ExportRequest.parse(identity().site_id, chosen, trials=_trials())
     except InvalidExportRequest as error:
         raise (InvalidQuery if request.method == "GET" else InvalidRequest)(str(error)) from None
 
@@ -90,55 +72,68 @@ def _send_now(wanted: ExportRequest) -> Response:
 
 
 @downloads.get(f"{API}/results")
+@operation(
+    _TAG,
+    "results",
+    "Download a small table or ZIP of a batch, a filter or some days at once",
+    {200: Reply("The file, streamed.", tuple(kind.media_type for kind in Format))},
+    query=ResultsQuery,
+)
 @needs(Permission.READ)
-def results() -> Response:
+def results(query: ResultsQuery) -> Response:
     """Stream a table or a ZIP of what the query selects, if it is small."""
-    said: dict[str, Any] = read_query(**dict.fromkeys(_FIELDS, str))
-    for name in _LISTS:
-        said[name] = said[name].split(",") if said[name] else None
-    return _send_now(_export_request(said))
+    return _send_now(_export_request(query))
 
 
 @downloads.post(f"{API}/exports")
+@operation(
+    _TAG,
+    "createExport",
+    "Have a file prepared in the background",
+    {202: Reply("The file to be.", Export, LOCATION)},
+    body=NewExport,
+)
 @needs(Permission.READ)
 def create_export() -> Response:
     """Have a file prepared in the background."""
-    row = _create(_export_request(read_body()))
-    response = jsonify(export_document(row))
-    response.status_code = 202
-    response.headers["Location"] = f"{API}/exports/{row.export.id}"
-    return response
+    row = _create(_export_request(read_body(NewExport)))
+    return send(Export.of(row), 202, Location=f"{API}/exports/{row.export.id}")
 
 
 @downloads.get(f"{API}/exports")
+@operation(_TAG, "listExports", "List prepared files, the newest first", {200: Reply("All.", Exports)})
 @needs(Permission.READ)
-def list_exports() -> Response:
+def list_exports() -> Exports:
     """List the site's files, the newest first."""
-    read_query()
+    return Exports(items=_exports())
+
+
+def _exports() -> list[Export]:
     with session_scope() as session:
         rows = exports.list_exports(session, identity().site_id, trials=_trials())
-    return jsonify(items=[export_document(row) for row in rows], next=None)
+    return [Export.of(row) for row in rows]
 
 
 @downloads.get(f"{API}/exports/<uuid:export_id>")
+@operation(_TAG, "getExport", "See how far a file is", {200: Reply("The file.", Export)})
 @needs(Permission.READ)
-def get_export(export_id: uuid.UUID) -> Response:
+def get_export(export_id: uuid.UUID) -> Export:
     """Tell how far a file is."""
-    read_query()
     with session_scope() as session:
-        return jsonify(export_document(exports.get(session, identity().site_id, export_id, trials=_trials())))
+        return Export.of(exports.get(session, identity().site_id, export_id, trials=_trials()))
 
 
 @downloads.post(f"{API}/exports/<uuid:export_id>/cancel")
+@operation(
+    _TAG,
+    "cancelExport",
+    "End the preparation of a file, or delete it",
+    {202: Reply("The file as it is now.", Export)},
+)
 @needs(Permission.READ)
-def cancel_export(export_id: uuid.UUID) -> Response:
+def cancel_export(export_id: uuid.UUID) -> Export:
     """End the preparation of a file, or delete it."""
-    if read_body():
-        raise InvalidRequest("this address takes no members")
-    row = _cancel(export_id)
-    response = jsonify(export_document(row))
-    response.status_code = 202
-    return response
+    return Export.of(_cancel(export_id))
 
 
 def _cancel(export_id: uuid.UUID) -> ExportRow:
@@ -152,10 +147,18 @@ def _cancel(export_id: uuid.UUID) -> ExportRow:
 
 
 @downloads.get(f"{API}/exports/<uuid:export_id>/file")
+@operation(
+    _TAG,
+    "exportFile",
+    "Fetch a file that is ready; Range: bytes=N- goes on where a download broke off",
+    {
+        200: Reply("The file.", ("application/octet-stream",), ETAG),
+        206: Reply("The rest of it.", ("application/octet-stream",), ETAG),
+    },
+)
 @needs(Permission.READ)
 def export_file(export_id: uuid.UUID) -> Response:
     """Answer the file; a download that broke off goes on where it stopped (Range)."""
-    read_query()
     with session_scope() as session:
         export, key = exports.get_ready(session, identity().site_id, export_id, trials=_trials())
         audit(session, "export_downloaded", export_id)
@@ -183,19 +186,11 @@ def export_file(export_id: uuid.UUID) -> Response:
 @needs(Permission.READ)
 def page() -> str:
     """Show the files that are prepared or ready, and the form for another."""
-    args = read_query(batch=str)
+    args = read_query(_OfBatch)
+    rows = _exports()
     with session_scope() as session:
-        rows = [
-            export_document(row)
-            for row in exports.list_exports(session, identity().site_id, trials=_trials())
-        ]
         recent = batches.list_batches(session, identity().site_id, limit=CHOICES).items
-        chosen = None
-        if args["batch"]:
-            try:
-                chosen = batches.get_batch(session, identity().site_id, uuid.UUID(args["batch"]))
-            except ValueError:
-                raise InvalidQuery("batch must be a batch's id") from None
+        chosen = args.batch and batches.get_batch(session, identity().site_id, args.batch)
     if chosen is not None and not sees_findings(chosen):
         raise FindingsWithheld
     offered = [batch for batch in recent if batch.submitted_at and sees_findings(batch)]
@@ -204,7 +199,7 @@ def page() -> str:
     return render_template(
         "downloads.html",
         exports=rows,
-        moving=any(row["state"] in MOVING for row in rows),
+        moving=any(row.state in MOVING for row in rows),
         batches=offered,
         chosen=str(chosen.id) if chosen else "",
         formats=list(Format),
@@ -219,10 +214,9 @@ def page() -> str:
 @needs(Permission.READ)
 def download() -> Response:
     """Send what the form asks for at once if it is small, else have it prepared."""
-    said: dict[str, Any] = {name: request.form.get(name) for name in _FIELDS if name not in _LISTS}
-    for name in _LISTS:
-        said[name] = request.form.getlist(name) or None
-    wanted = _export_request(said)
+    several = {name: request.form.getlist(name) for name in ("columns", "parts")}
+    fields = {name: value for name, value in ({**request.form} | several).items() if value}
+    wanted = _export_request(parse_form(NewExport, fields))
     with session_scope() as session:
         exports.check_batch(session, wanted)
         small = exports.is_small(session, wanted)

@@ -29,11 +29,24 @@ from web.admin_api import admin_api
 from web.api import api
 from web.audit import audit_pages
 from web.notices import notice_pages
+from web.research import research_api
 from web.resumable import MethodOverride, resumable
 from web.retention import retention_pages
 
 #: A body without files; requests with files have a limit of their own.
 MAX_BODY = 1 << 20
+
+#: What holds addresses of the API; the description of it is read from their routes.
+API_BLUEPRINTS = (
+    api,
+    worklist.area,
+    studies.area,
+    reviews.area,
+    exports.downloads,
+    resumable,
+    research_api,
+    admin_api,
+)
 
 _POLICY = "; ".join(
     (
@@ -95,17 +108,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     auth.register(app)
     request_args.register(app)
     errors.register(app)
-    app.register_blueprint(api)
-    app.register_blueprint(worklist.area)
-    app.register_blueprint(studies.area)
-    app.register_blueprint(reviews.area)
+    for blueprint in API_BLUEPRINTS:
+        app.register_blueprint(blueprint)
     app.register_blueprint(health.health)
-    app.register_blueprint(exports.downloads)
-    app.register_blueprint(resumable)
     pages.register(app)
     app.register_blueprint(account)
     app.register_blueprint(admin)
-    app.register_blueprint(admin_api)
     app.register_blueprint(audit_pages)
     app.register_blueprint(notice_pages)
     app.register_blueprint(retention_pages)

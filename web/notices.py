@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from flask import Blueprint, current_app, redirect, render_template, request, url_for
@@ -18,8 +17,10 @@ from store.operations import notices
 from store.operations.notices import EVENTS, Channel, Event
 from store.queue import dispatch
 from web.auth import identity, needs
+from web.contract.base import Cursored
+from web.contract.binding import parse_form, read_query
+from web.contract.notices import NoticeTargetBody
 from web.errors import InvalidRequest
-from web.request_args import cursor_text, read_query
 
 notice_pages = Blueprint("notices", __name__, url_prefix="/admin/notices")
 
@@ -38,16 +39,16 @@ def _settings() -> Settings:
 
 
 def _page(**more: object) -> str:
-    args = read_query(cursor=cursor_text)
+    args = read_query(Cursored)
     with session_scope() as session:
-        page = notices.list_notices(session, identity().site_id, cursor=args["cursor"])
+        page = notices.list_notices(session, identity().site_id, cursor=args.cursor)
         return render_template(
             "admin_notices.html",
             targets=notices.list_targets(session, identity().site_id),
             waiting=notices.count_waiting(session, identity().site_id),
             log=page.items,
             next=page.next_cursor,
-            first=not args["cursor"],
+            first=not args.cursor,
             events=EVENTS,
             words=EVENT_WORDS,
             mails=bool(_settings().smtp_host),
@@ -84,30 +85,25 @@ def _address(channel: Channel, text: str) -> str:
     return text
 
 
-def add_target(channel_word: object, text: str, event_words: Iterable[object]) -> tuple[NoticeTarget, str]:
+def add_target(said: NoticeTargetBody) -> tuple[NoticeTarget, str]:
     """Add a target as a person or a program names it; return it and the secret that signs its webhooks.
 
     Raises
     ------
     InvalidRequest, TooManyTargets
     """
-    try:
-        channel = Channel(channel_word)
-        events = {Event(word) for word in event_words}
-    except ValueError:
-        raise InvalidRequest("choose a kind of target, and events out of those offered") from None
-    if not events or not events <= set(EVENTS):
-        raise InvalidRequest("choose at least one event")
-    address = _address(channel, text)
+    address = _address(said.channel, said.address)
     with session_scope() as session:
-        target, secret = notices.add_target(session, identity().site_id, channel, address, events)
+        target, secret = notices.add_target(
+            session, identity().site_id, said.channel, address, set(said.events)
+        )
         write_audit(
             session,
             identity().site_id,
             identity().user_id,
             "notice_target_added",
             target.id,
-            channel=channel.value,
+            channel=said.channel.value,
             host=urlsplit(address).hostname or address,
         )
     return target, secret
@@ -117,8 +113,8 @@ def add_target(channel_word: object, text: str, event_words: Iterable[object]) -
 @needs(Permission.ADMINISTER)
 def add() -> str:
     """Add a target; the secret that signs its webhooks is shown this once."""
-    form = request.form
-    target, secret = add_target(form.get("channel"), form.get("address", ""), form.getlist("event"))
+    fields = {**request.form, "events": request.form.getlist("event")}
+    target, secret = add_target(parse_form(NoticeTargetBody, fields))
     return _page(secret=secret, said=f"Notices go to {target.address} now.")
 
 

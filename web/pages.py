@@ -26,19 +26,21 @@ from vocabulary.states import STAGES, Answer, BatchStatus, ImageStatus, Triage
 from vocabulary.words import GLYPHS, TRIAGE_WORDS, answer_words
 from web.api import (
     ACTIONS,
-    BatchCreate,
     act,
     change_priority,
-    image_ids,
+    make_batch,
     multipart_parts,
     shown_batch,
     shown_images,
 )
 from web.auth import check_csrf, checks_csrf, identity, is_personal, needs
+from web.contract.base import Cursored
+from web.contract.batches import Batch, NewBatch, NewPriority, Retry, batch_etag
+from web.contract.binding import parse_form, read_query
+from web.contract.images import ImageFilters
 from web.markdown import render
 from web.pacing import PAGE, is_watched
-from web.representations import batch_etag
-from web.request_args import IMAGE_FILTERS, read_query, without_empty_fields
+from web.request_args import without_empty_fields
 from web.uploads import FILE_FIELDS, Field, FilePart, Intake, unknown_field
 
 pages = Blueprint("pages", __name__)
@@ -57,11 +59,11 @@ def home() -> Response:
 @needs(Permission.READ)
 def list_batches() -> str:
     """Show the site's batches, the newest first."""
-    args = read_query(cursor=str)
+    args = read_query(Cursored)
     with session_scope() as session:
-        page = batches.list_batches(session, identity().site_id, cursor=args["cursor"], limit=PAGE_SIZE)
+        page = batches.list_batches(session, identity().site_id, cursor=args.cursor, limit=PAGE_SIZE)
         shown = [shown_batch(batch) for batch in page.items]
-    return render_template("batches.html", batches=shown, next=page.next_cursor, first=not args["cursor"])
+    return render_template("batches.html", batches=shown, next=page.next_cursor, first=not args.cursor)
 
 
 def _choices() -> dict[str, Any]:
@@ -80,16 +82,9 @@ def new_batch() -> str:
     return render_template("new_batch.html", drafts=drafts, **_choices())
 
 
-def _batch_create(fields: dict[str, str]) -> BatchCreate:
-    body: dict[str, Any] = {
-        "label": fields.get("label", ""),
-        "priority": fields.get("priority") or Priority.NORMAL.value,
-        "report": "report" in fields,
-        "heatmap": "heatmap" in fields,
-    }
-    if fields.get("bundle"):
-        body["bundle"] = fields["bundle"]
-    return BatchCreate.parse(body)
+def _asked_for(fields: dict[str, str]) -> NewBatch:
+    ticked = {name: name in fields for name in ("report", "heatmap")}
+    return parse_form(NewBatch, {name: value for name, value in fields.items() if value} | ticked)
 
 
 def _take_form(
@@ -120,7 +115,7 @@ def _take_form(
                     quotas.require_room(session, identity().site_id, request.content_length or 0)
                 if batch_id is None:
                     with session_scope() as session:
-                        batch_id = _batch_create(fields).create(session)[0].id
+                        batch_id = make_batch(session, _asked_for(fields))[0].id
                 intake = opened.enter_context(Intake(identity().site_id, batch_id, settings))
             intake.take_part(part)
     if intake is None or batch_id is None:
@@ -152,11 +147,11 @@ def add_files(batch_id: uuid.UUID) -> Response:
     return _after_upload(*_take_form(multipart_parts(), batch_id))
 
 
-def _actions(document: dict[str, Any], *, retry: bool) -> list[str]:
+def _actions(batch: Batch, *, retry: bool) -> list[str]:
     """Return what can be done with a batch in its state; `retry`: there is something to be read again."""
-    status, counts = document["status"], document["counts"]
+    status = batch.status
     if status == BatchStatus.DRAFT:
-        return ["submit", "cancel"] if counts["total"] else ["cancel"]
+        return ["submit", "cancel"] if batch.counts.total else ["cancel"]
     if status in {BatchStatus.QUEUED, BatchStatus.RUNNING}:
         return ["pause", "cancel"]
     if status == BatchStatus.PAUSED:
@@ -170,15 +165,14 @@ def _actions(document: dict[str, Any], *, retry: bool) -> list[str]:
 def show_batch(batch_id: uuid.UUID) -> Response:
     """Show how far a batch is, and its images."""
     without_empty_fields()
-    args = read_query(**IMAGE_FILTERS)
+    args = read_query(ImageFilters)
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
         bundle = bundles.get_bundle(session, batch.bundle)
         document = shown_batch(batch, batches.reasons(session, batch_id))
         retry = batches.can_retry(session, batch)
-        images, cursor = shown_images(session, batch, **args, limit=PAGE_SIZE)
-    filters = {name: value for name, value in args.items() if name != "cursor" and value}
-    counts = document["counts"]
+        images, cursor = shown_images(session, batch, args, limit=PAGE_SIZE)
+    counts = document.counts
     return current_app.make_response(
         render_template(
             "batch.html",
@@ -186,10 +180,10 @@ def show_batch(batch_id: uuid.UUID) -> Response:
             etag=batch_etag(batch),
             n_bytes=batch.n_bytes,
             actions=[name for name in _actions(document, retry=retry) if name in ACTIONS],
-            ended=counts["done"] + counts["rejected"] + counts["failed"] + counts["cancelled"],
+            ended=counts.done + counts.rejected + counts.failed + counts.cancelled,
             images=images,
-            filters=filters,
-            first=not args["cursor"],
+            filters=args.kept(),
+            first=not args.cursor,
             next=cursor,
             regions=sorted(bundle.manifest.get("regions", [])),
             meaning=label_meaning(bundle),
@@ -203,7 +197,7 @@ def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
     """Do what a button says: for the whole batch, or to retry for the images that were ticked."""
     chosen = request.form.getlist("image") if action == "retry" else []
     if chosen:
-        act(batch_id, action, images=image_ids(chosen))
+        act(batch_id, action, images=parse_form(Retry, {"images": chosen}).images)
     else:
         act(batch_id, action)
     return redirect(url_for("pages.show_batch", batch_id=batch_id), 303)
@@ -213,7 +207,9 @@ def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
 @needs(Permission.SUBMIT)
 def set_priority(batch_id: uuid.UUID) -> Response:
     """Change how soon a batch is read."""
-    change_priority(batch_id, request.form.get("priority"))
+    with session_scope() as session:
+        batches.get_batch(session, identity().site_id, batch_id)  # before the form is looked at
+    change_priority(batch_id, parse_form(NewPriority, request.form))
     return redirect(url_for("pages.show_batch", batch_id=batch_id), 303)
 
 

@@ -1,17 +1,14 @@
-"""What a request asks for: its address, query and body, checked."""
+"""What a request may hold, before any model looks at it: text that is text, JSON that is JSON."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from flask import Flask, request
 from werkzeug.routing import IntegerConverter, Map
 
 from store.base.errors import NotFound
-from vocabulary.states import ImageStatus, Triage
 from web.errors import InvalidQuery, InvalidRequest, PrefixUnsupported, UnsupportedMediaType
 
 
@@ -51,77 +48,21 @@ def register(app: Flask) -> None:
             raise InvalidRequest("a field holds a character that no text has")
 
 
-def read_query(**parsers: Callable[[str], Any]) -> dict[str, Any]:
-    """Return the query's parameters, parsed; those that are absent are None. Raises `InvalidQuery`."""
-    if twice := [name for name, values in request.args.lists() if len(values) > 1]:
-        raise InvalidQuery(f"the parameter {twice[0][:40]!r} comes more than once")
-    return parse_query(request.args, parsers)
-
-
-def parse_query(args: Mapping[str, str], parsers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
-    """Return the parameters of a query, parsed; those that are absent are None. Raises `InvalidQuery`."""
-    unknown = set(args) - set(parsers)
-    if unknown:
-        raise InvalidQuery(f"unknown parameter {min(unknown)[:40]!r}")
-    values: dict[str, Any] = dict.fromkeys(parsers)
-    for name in args:
-        try:
-            values[name] = parsers[name](args[name])
-        except ValueError as error:
-            raise InvalidQuery(f"{name}: {error}") from None
-    return values
-
-
 def without_empty_fields() -> None:
     """Let a form's empty fields count as absent."""
     kept = [(name, value) for name, value in request.args.items(multi=True) if value]
     request.args = type(request.args)(kept)
 
 
-def one_of(*allowed: str) -> Callable[[str], str]:
-    """Return a parser that takes one of some words."""
+def json_text() -> bytes:
+    """Return the request's JSON object, which holds no more than JSON has; an empty one for no body.
 
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"must be one of {', '.join(allowed)}")
-        return text
-
-    return parse
-
-
-def page_size(text: str) -> int:
-    """Parse how many items a page has."""
-    if not re.fullmatch(r"\d{1,4}", text) or not 1 <= int(text) <= 1000:
-        raise ValueError("must be a number from 1 to 1000")
-    return int(text)
-
-
-def region_name(text: str) -> str:
-    """Parse a region's name."""
-    if not re.fullmatch(r"[a-z][a-z0-9_ -]{0,40}", text):
-        raise ValueError("must be a region's name in lower case")
-    return text
-
-
-def cursor_text(text: str) -> str:
-    """Parse a cursor's letters; what they mean is checked where they are used."""
-    if not text or len(text) > 300:
-        raise ValueError("must be a cursor that this server gave")
-    return text
-
-
-IMAGE_FILTERS: Mapping[str, Callable[[str], Any]] = {
-    "status": one_of(*ImageStatus),
-    "triage": one_of(*Triage),
-    "region": region_name,
-    "cursor": cursor_text,
-}
-
-
-def read_body() -> dict[str, Any]:
-    """Return the request's JSON object. Raises `InvalidRequest`, `UnsupportedMediaType`."""
+    Raises
+    ------
+    InvalidRequest, UnsupportedMediaType
+    """
     if not request.content_length and not request.headers.get("Transfer-Encoding"):
-        return {}
+        return b"{}"
     if request.mimetype != "application/json":
         raise UnsupportedMediaType
     try:
@@ -135,7 +76,7 @@ def read_body() -> dict[str, Any]:
         raise InvalidRequest("the body is not a JSON object")
     if not writable:
         raise InvalidRequest("the body holds a character that no text has")
-    return body
+    return json.dumps(body).encode()
 
 
 def _refuse_constant(name: str) -> None:
@@ -150,11 +91,3 @@ def _writable(value: object) -> bool:
     if isinstance(value, dict):
         return all(_writable(name) and _writable(member) for name, member in value.items())
     return all(map(_writable, value)) if isinstance(value, list) else True
-
-
-def json_body(known: Collection[str]) -> dict[str, Any]:
-    """Return the body's JSON object, whose members are among `known`. Raises `InvalidRequest`."""
-    body = read_body()
-    if unknown := set(body) - set(known):
-        raise InvalidRequest(f"unknown member {min(unknown)[:40]!r}")
-    return body

@@ -17,23 +17,20 @@ from store.base.tables import Batch
 from store.bundles import bundles
 from store.queue import dispatch
 from store.research import comparisons, datasets, runs
-from store.research.research_tables import Run, RunKind
+from store.research import research_tables as tables
+from store.research.research_tables import RunKind
 from web.api import audit
 from web.auth import identity, needs
-from web.errors import InvalidRequest
+from web.contract.binding import parse_form
+from web.contract.research import MARGIN, Comparison, Dataset, NewComparison, NewRun, Run, RunSummary
 from web.pacing import PAGE, is_watched
 from web.research import (
-    MARGIN,
     act,
     compare,
-    comparison_document,
-    dataset_document,
     find_run,
     forget_dataset,
     forget_run,
     operate,
-    research_api,
-    run_document,
     start,
 )
 
@@ -47,14 +44,9 @@ def home() -> str:
     """Show data sets, runs, comparisons, and the form that starts a run."""
     with session_scope() as session:
         found = datasets.list_datasets(session, identity().site_id)
-        shown = [dataset_document(d, datasets.contents(session, d)) for d in found]
-        listed = [
-            run_document(run, batch, whole=False)
-            for run, batch in runs.list_runs(session, identity().site_id, 50)
-        ]
-        compared = [
-            comparison_document(c) for c in runs.list_comparisons(session, identity().site_id, limit=50)
-        ]
+        shown = [Dataset.of(d, datasets.contents(session, d)) for d in found]
+        listed = [RunSummary.of(run, batch) for run, batch in runs.list_runs(session, identity().site_id, 50)]
+        compared = [Comparison.of(c) for c in runs.list_comparisons(session, identity().site_id, limit=50)]
         names = [bundle.name for bundle in bundles.list_bundles(session)]
     return render_template(
         "research.html",
@@ -62,7 +54,7 @@ def home() -> str:
         runs=listed,
         comparisons=compared,
         bundles=names,
-        moving=any(run["status"] in {"queued", "evaluating"} for run in listed),
+        moving=any(run.status in {"queued", "evaluating"} for run in listed),
     )
 
 
@@ -72,7 +64,7 @@ def show_dataset(dataset_id: uuid.UUID) -> str:
     """Show a data set, and what is wrong with it."""
     with session_scope() as session:
         dataset = datasets.get_dataset(session, identity().site_id, dataset_id)
-        document = dataset_document(dataset, datasets.contents(session, dataset))
+        document = Dataset.of(dataset, datasets.contents(session, dataset))
         wrong = datasets.with_problems(session, dataset)
         used = datasets.in_use(session, dataset)
         names = [bundle.name for bundle in bundles.list_bundles(session)]
@@ -84,14 +76,10 @@ def show_dataset(dataset_id: uuid.UUID) -> str:
 def start_run_by_form() -> BaseResponse:
     """Start a run from the form."""
     form = request.form
-    body = {
-        "dataset": form.get("dataset", ""),
-        "part": form.get("part", ""),
-        "bundles": form.getlist("bundles"),
-        **{name: name in form for name in ("heatmap", "report", "routing")},
-    }
+    ticked = {name: name in form for name in ("heatmap", "report", "routing")}
+    said = parse_form(NewRun, {**form, "bundles": form.getlist("bundles"), **ticked})
     with session_scope() as session:
-        run = start(session, body)
+        run = start(session, said)
     dispatch.dispatch()
     return redirect(url_for("research.show_run", run_id=run.id), 303)
 
@@ -112,13 +100,13 @@ def show_run(run_id: uuid.UUID) -> str | Response:
     with session_scope() as session:
         run = find_run(session, run_id)
         batch = runs.batch_of(session, run)
-        document = run_document(run, batch)
+        document = Run.of(run, batch)
         page = render_template(
             "run.html",
             layout="export.html" if export else "base.html",
             export=export,
             run=document,
-            made_with=json.dumps(document, indent=1),
+            made_with=document.model_dump_json(indent=1),
             actions=_actions(batch),
             files=runs.files_of(session, run_id),
             comparisons=runs.list_comparisons(session, identity().site_id, run_id),
@@ -145,7 +133,7 @@ def delete_dataset_by_form(dataset_id: uuid.UUID) -> BaseResponse:
     return redirect(url_for("research.home"), 303)
 
 
-def _comparable(other: Run, run: Run) -> bool:
+def _comparable(other: tables.Run, run: tables.Run) -> bool:
     return other.kind == run.kind and other.dataset_id == run.dataset_id and other.evaluated_at is not None
 
 
@@ -190,7 +178,7 @@ def show_changed_image(comparison_id: uuid.UUID, number: int) -> str:
     return _attention(run, image, comparison_id)
 
 
-def _attention(run: Run, image: comparisons.RunImage, comparison_id: uuid.UUID | None = None) -> str:
+def _attention(run: tables.Run, image: comparisons.RunImage, comparison_id: uuid.UUID | None = None) -> str:
     maps = [(said, heat_squares(said, image.image.width, image.image.height)) for said in image.said]
     return render_template("run_image.html", run=run, row=image, maps=maps, comparison_id=comparison_id)
 
@@ -229,12 +217,9 @@ def compare_by_form() -> BaseResponse:
     sides = {}
     for side in ("a", "b"):
         sides[f"run_{side}"], _, sides[f"bundle_{side}"] = form.get(side, "").partition(" ")
-    try:
-        margin = float(form.get("margin", MARGIN))
-    except ValueError:
-        raise InvalidRequest("margin must be a number from 0 to 1") from None
+    said = parse_form(NewComparison, {"margin": form.get("margin", MARGIN), **sides})
     with session_scope() as session:
-        made = compare(session, {**sides, "margin": margin})
+        made = compare(session, said)
     dispatch.dispatch()
     return redirect(url_for("research.show_comparison", comparison_id=made.id), 303)
 
@@ -248,8 +233,8 @@ def show_comparison(comparison_id: uuid.UUID) -> str | Response:
     with session_scope() as session:
         compared = runs.get_comparison(session, identity().site_id, comparison_id)
         run = find_run(session, compared.run_a)
-        document = comparison_document(compared)
-        repeat = {"comparison": document, "made_with": [run.made_with]}
+        document = Comparison.of(compared)
+        repeat = {"comparison": document.model_dump(), "made_with": [run.made_with]}
         if compared.run_b != compared.run_a:
             repeat["made_with"].append(find_run(session, compared.run_b).made_with)
     page = render_template(
@@ -274,5 +259,4 @@ def operate_bundle_by_form(action: str) -> BaseResponse:
 def register(app: Flask) -> None:
     """Serve the API's and the pages' addresses of research."""
     app.jinja_env.globals["stylesheet"] = lambda: Markup(Path(app.static_folder or "", "app.css").read_text())  # noqa: S704 - ours
-    app.register_blueprint(research_api)
     app.register_blueprint(research_pages)

@@ -9,10 +9,10 @@ import base64
 import binascii
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import IO, TYPE_CHECKING, cast
 
-from flask import Blueprint, current_app, jsonify, request
+from flask import Blueprint, current_app, request
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.http import http_date
 from werkzeug.wrappers import Response
@@ -26,9 +26,10 @@ from store.base.tables import Upload
 from store.intake import quotas, uploads
 from web.archives import printable
 from web.auth import identity, is_public, needs
+from web.contract.base import API
+from web.contract.batches import AskedFiles, FileAnswers, KnownFile, KnownFiles
+from web.contract.binding import BYTES, LOCATION, TEXT, Content, Json, Reply, operation, read_body
 from web.errors import InvalidRequest, UnsupportedMediaType
-from web.representations import API, reason_document
-from web.request_args import read_body
 from web.uploads import FilePart, Intake
 
 if TYPE_CHECKING:
@@ -37,46 +38,37 @@ if TYPE_CHECKING:
 resumable = Blueprint("resumable", __name__, url_prefix=API)
 
 TUS_VERSION = "1.0.0"
-MAX_ASKED = 500
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_TAG = "Large files"
+_TUS = {"Tus-Resumable": f"{TUS_VERSION}: this is the protocol of https://tus.io/protocols/resumable-upload."}
+_OFFSET: Mapping[str, Json] = {"Upload-Offset": {"schema": TEXT}, "Upload-Expires": {"schema": TEXT}}
+_OTHER_VERSION = {412: Reply("Tus-Resumable is missing or of another version; Tus-Version names ours.")}
 
 
 @resumable.post("/batches/<uuid:batch_id>/known")
+@operation(
+    "Batches",
+    "knownFiles",
+    "Ask which files the draft has already, so that an upload goes on where it broke off",
+    {200: Reply("Those of the files that this draft has.", KnownFiles)},
+    body=AskedFiles,
+)
 @needs(Permission.SUBMIT)
-def known(batch_id: uuid.UUID) -> Response:
+def known(batch_id: uuid.UUID) -> KnownFiles:
     """Tell which files this draft has already, and refuse what goes beyond the site's quota.
 
     Of other batches, and of other sites, nothing is told.
     """
-    body = read_body()
-    files, coming = body.get("files", []), body.get("bytes", 0)
-    if set(body) - {"files", "bytes"} or not isinstance(files, list) or len(files) > MAX_ASKED:
-        raise InvalidRequest(f"send at most {MAX_ASKED} 'files', and the 'bytes' that are to come")
-    if isinstance(coming, bool) or not isinstance(coming, int) or coming < 0:
-        raise InvalidRequest("bytes must be a number of bytes")
-    wanted = [_asked(file) for file in files]
+    said = read_body(AskedFiles)
+    wanted = [(_path(file.filename), file.sha256) for file in said.files]
     with session_scope() as session:
         found = uploads.known_files(session, identity().site_id, batch_id, wanted)
-        quotas.require_room(session, identity().site_id, coming)
-    return jsonify(
-        files=[
-            {
-                "filename": file.path,
-                "sha256": file.sha256,
-                "status": "rejected" if file.status == "rejected" else "accepted",
-                "reason": reason_document(file.reason) if file.reason else None,
-            }
-            for file in found
-        ]
-    )
+        quotas.require_room(session, identity().site_id, said.bytes)
+    return KnownFiles(files=[KnownFile.of(file) for file in found])
 
 
-def _asked(file: object) -> tuple[str, str]:
-    if isinstance(file, dict) and set(file) == {"filename", "sha256"}:
-        path, sha256 = file["filename"], file["sha256"]
-        if isinstance(path, str) and isinstance(sha256, str) and _SHA256.fullmatch(sha256):
-            return printable(path.replace("\\", "/").removeprefix("./")), sha256
-    raise InvalidRequest("each of 'files' has a 'filename' and a 'sha256' in hex")
+def _path(filename: str) -> str:
+    return printable(filename.replace("\\", "/").removeprefix("./"))
 
 
 # tus
@@ -161,6 +153,21 @@ def options(batch_id: uuid.UUID) -> Response:
 
 
 @resumable.post("/batches/<uuid:batch_id>/uploads")
+@operation(
+    _TAG,
+    "createUpload",
+    "Announce a large file, to be sent in pieces (tus 1.0 creation)",
+    {
+        201: Reply("Send the pieces to Location.", headers={**_OFFSET, **LOCATION}),
+        413: Reply("It is larger than Tus-Max-Size."),
+        **_OTHER_VERSION,
+    },
+    headers={
+        **_TUS,
+        "Upload-Length": "Bytes of the whole file.",
+        "Upload-Metadata": "filename and its path in Base64.",
+    },
+)
 @needs(Permission.SUBMIT)
 def create_upload(batch_id: uuid.UUID) -> Response:
     """Announce a large file; its pieces go to the address in Location."""
@@ -171,7 +178,7 @@ def create_upload(batch_id: uuid.UUID) -> Response:
     length = _number("Upload-Length")
     if length > _settings().max_archive_bytes:
         return _answer(413, Tus_Max_Size=str(_settings().max_archive_bytes))
-    path = printable(_metadata().get("filename", "").replace("\\", "/").removeprefix("./"))
+    path = _path(_metadata().get("filename", ""))
     with session_scope() as session:
         upload = uploads.start_upload(
             session,
@@ -213,6 +220,14 @@ class _Body:
 
 
 @resumable.patch("/uploads/<uuid:upload_id>")
+@operation(
+    _TAG,
+    "appendUpload",
+    "Send a piece (tus 1.0 core); HEAD says where to go on",
+    {204: Reply("Taken; the next piece starts at Upload-Offset.", headers=_OFFSET), **_OTHER_VERSION},
+    headers={**_TUS, "Upload-Offset": "Where the piece starts."},
+    body=Content("application/offset+octet-stream", BYTES),
+)
 @needs(Permission.SUBMIT)
 def append(upload_id: uuid.UUID) -> Response:
     """Append bytes at Upload-Offset; what arrives of a request that breaks off is kept."""
@@ -243,6 +258,13 @@ def append(upload_id: uuid.UUID) -> Response:
 
 
 @resumable.delete("/uploads/<uuid:upload_id>")
+@operation(
+    _TAG,
+    "deleteUpload",
+    "Forget a large file (tus 1.0 termination)",
+    {204: Reply("It is gone."), **_OTHER_VERSION},
+    headers=_TUS,
+)
 @needs(Permission.SUBMIT)
 def terminate(upload_id: uuid.UUID) -> Response:
     """Forget a large file."""
@@ -255,11 +277,15 @@ def terminate(upload_id: uuid.UUID) -> Response:
 
 
 @resumable.post("/uploads/<uuid:upload_id>/take")
+@operation(
+    _TAG,
+    "takeUpload",
+    "Take a file that has arrived whole into its draft, a ZIP member by member",
+    {200: Reply("What became of each file.", FileAnswers)},
+)
 @needs(Permission.SUBMIT)
 def take(upload_id: uuid.UUID) -> Response:
     """Take a file that has arrived whole into its draft, a ZIP member by member; repeating is safe."""
-    if read_body():
-        raise InvalidRequest("this address takes no members")
     site_id = identity().site_id
     with session_scope() as session:
         upload, reader = uploads.open_upload(session, site_id, upload_id)

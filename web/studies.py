@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
 
-from flask import Blueprint, Response, jsonify, redirect, render_template, request, url_for
+from flask import Blueprint, Response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from store.accounts.accounts import Permission
 from store.base.errors import NotFound, ServiceError
 from store.base.session import session_scope
-from store.base.tables import StudyFinding
 from store.bundles import bundles
 from store.bundles.words import label_meaning
 from store.queue import dispatch
@@ -22,17 +19,27 @@ from store.reading import reviews, study_view, worklist
 from store.reading.review_tables import Review
 from store.reading.reviews import ReviewEntry
 from store.reading.study_view import StudyReading
-from vocabulary.reasons import Reason
 from vocabulary.states import Answer, Triage
 from vocabulary.words import answer_words, headline, noun, with_article
 from web.api import audit, send_blob, shown_batch, visible_image
 from web.auth import confirmation, identity, needs
+from web.contract.base import API
+from web.contract.binding import (
+    ETAG,
+    IF_NONE_MATCH,
+    Reply,
+    operation,
+    parse_form,
+    parse_query,
+    read_query,
+)
+from web.contract.images import Image
+from web.contract.studies import MAX_COMMENT, NewReview, ReportQuery, Study
+from web.contract.worklist import WorklistFilters
 from web.errors import ConfirmationFailed, ConfirmationNeeded, SessionWasOver, TooManyAttempts
 from web.kept_forms import shows_again
-from web.representations import API, image_document, moment, reason_document
-from web.request_args import parse_query, read_query, without_empty_fields
-from web.reviews import MAX_COMMENT, check_signature, record_review
-from web.worklist import QUERY, filters_of, kept
+from web.request_args import without_empty_fields
+from web.reviews import check_signature, record_review
 
 area = Blueprint("studies", __name__)
 
@@ -48,73 +55,34 @@ def _get(session: Any, study_id: uuid.UUID) -> StudyReading:
     return study_view.get_study(session, identity().site_id, study_id, trials=_may_see_trials())
 
 
-def version_document(version: StudyFinding) -> dict[str, Any]:
-    """Return a version of a study's finding that has a report."""
-    here = f"{API}/studies/{version.study_id}/report"
-    return {
-        "version": version.version,
-        "bundle": version.bundle,
-        "triage": version.triage,
-        "images": version.n_images,
-        "created_at": moment(version.created_at),
-        "signed_by": version.signed_by,
-        "signed_at": moment(version.signed_at),
-        "links": {
-            "report": f"{here}?{urlencode({'version': version.version, 'bundle': version.bundle})}"
-            if version.report_key
-            else None
-        },
-    }
-
-
-def study_document(found: StudyReading) -> dict[str, Any]:
-    """Return a study with its finding and its images, as the bundle of its newest batch made them."""
-    here = f"{API}/studies/{found.study.id}"
-    said = found.finding
-    report = next((r for r in found.reports if r.bundle == found.bundle.name), None)
-    return {
-        "id": str(found.study.id),
-        "batch_id": str(found.batch.id),
-        "bundle": found.bundle.name,
-        "accession": found.study.accession,
-        "study_uid": found.study.study_uid,
-        "study_date": found.study.study_date,
-        "triage": said.triage if said else None,
-        "reasons": [reason_document(Reason(code)) for code in said.reasons] if said else [],
-        "version": said.version if said else None,
-        "created_at": moment(said.created_at) if said else None,
-        "read_at": moment(found.read_at),
-        "deciding_image": str(found.deciding.id) if found.deciding else None,
-        "amended": version_document(found.amended) if found.amended else None,
-        "versions": [version_document(version) for version in found.reports],
-        "images": [image_document(row, found.bundle) for row in found.images],
-        "links": {
-            "self": here,
-            "page": f"/studies/{found.study.id}",
-            "report": f"{here}/report" if report else None,
-        },
-    }
-
-
 @area.get(f"{API}/studies/<uuid:study_id>")
+@operation(
+    "Worklist", "getStudy", "See a study with its finding and its images", {200: Reply("The study.", Study)}
+)
 @needs(Permission.READ)
-def get_study(study_id: uuid.UUID) -> Response:
+def get_study(study_id: uuid.UUID) -> Study:
     """Answer one study with its finding and its images."""
-    read_query()
     with session_scope() as session:
         found = _get(session, study_id)
         audit(session, "study_viewed", study_id)
-    return jsonify(study_document(found))
+    return Study.of(found)
 
 
 @area.get(f"{API}/studies/<uuid:study_id>/report")
+@operation(
+    "Worklist",
+    "studyReport",
+    "The study's report",
+    {200: Reply("The PDF.", ("application/pdf",), ETAG), 304: Reply("Not changed.")},
+    query=ReportQuery,
+    headers=IF_NONE_MATCH,
+)
 @needs(Permission.READ)
-def get_report(study_id: uuid.UUID) -> Response:
-    """Answer the newest version of the study's PDF, or the version asked for, of an earlier bundle too."""
-    args = read_query(version=_version, bundle=_words)
+def get_report(study_id: uuid.UUID, query: ReportQuery) -> Response:
+    """Answer the newest version of the study's PDF, or the version args for, of an earlier bundle too."""
     with session_scope() as session:
         found = _get(session, study_id)
-        wanted, bundle = args["version"], args["bundle"] or found.bundle.name
+        wanted, bundle = query.version, query.bundle or found.bundle.name
         report = next((r for r in found.reports if r.bundle == bundle and wanted in (None, r.version)), None)
         if report is None:
             raise NotFound
@@ -131,18 +99,6 @@ def marks(history: list[ReviewEntry]) -> dict[str, list[Review]]:
     return found
 
 
-def _version(text: str) -> int:
-    if not re.fullmatch(r"\d{1,6}", text):
-        raise ValueError("must be a number")
-    return int(text)
-
-
-def _words(text: str) -> str:
-    if len(text) > 200:
-        raise ValueError("must have at most 200 characters")
-    return text
-
-
 def _title(found: StudyReading) -> str:
     return found.study.accession or (found.images[0].image.path if found.images else str(found.study.id))
 
@@ -152,17 +108,17 @@ def _title(found: StudyReading) -> str:
 def show_study(study_id: uuid.UUID) -> str:
     """Show a study; the query is the worklist's from which one came, to which one goes back."""
     without_empty_fields()
-    return _study_page(study_id, read_query(**QUERY))
+    return _study_page(study_id, read_query(WorklistFilters))
 
 
 def _study_page(
     study_id: uuid.UUID,
-    args: Mapping[str, Any],
+    args: WorklistFilters,
     typed: Mapping[str, str] | None = None,
     trouble: ServiceError | None = None,
 ) -> str:
     """Return a study's page; `typed` is what an answer that met `trouble` said, and stands there again."""
-    wish = filters_of(args)
+    wish = args.filters()
     with session_scope() as session:
         found = _get(session, study_id)
         next_id = None
@@ -171,7 +127,7 @@ def _study_page(
             next_id = worklist.next_after(session, identity().site_id, wish, study_id)
         audit(session, "study_viewed", study_id)
         said_by_readers = reviews.history(session, study_id, found.bundle.name)
-    document = study_document(found)
+    document = Study.of(found)
     meaning = label_meaning(found.bundle)
     said = found.finding
     read = any(row.image.probability is not None for row in found.images)
@@ -186,7 +142,7 @@ def _study_page(
         numbers={str(row.image.id): row.image.number for row in found.images},
         read_again=found.row is not None and found.row.reread,
         drawn={str(row.image.id): row.image.media_type in DRAWN for row in found.images},
-        filters=kept(args),
+        filters=args.kept(),
         next_id=next_id,
         history=said_by_readers,
         answers=[(answer, answer_words(answer, meaning)) for answer in Answer],
@@ -205,17 +161,18 @@ def send_review(study_id: uuid.UUID) -> BaseResponse:
     """Record what the form says; then show the study again, or the next one of the list."""
     with session_scope() as session:
         _get(session, study_id)
-    args = read_query(**QUERY)
-    filters = kept(args)
+    args = read_query(WorklistFilters)
+    filters = args.kept()
+    said = parse_form(NewReview, {name: value for name, value in request.form.items() if value})
     try:
-        check_signature(request.form)
+        check_signature(said)
     except (ConfirmationNeeded, ConfirmationFailed, TooManyAttempts) as trouble:
         return Response(_study_page(study_id, args, request.form, trouble), trouble.status)
     with session_scope() as session:
         next_id = None
         if request.form.get("then") == "next" and identity().may(Permission.WORK):
-            next_id = worklist.next_after(session, identity().site_id, filters_of(args), study_id)
-        record_review(session, study_id, request.form)
+            next_id = worklist.next_after(session, identity().site_id, args.filters(), study_id)
+        record_review(session, study_id, said)
     dispatch.dispatch()
     if next_id is None and request.form.get("then") == "next":
         return redirect(url_for("worklist.show_worklist", **filters), 303)
@@ -226,7 +183,7 @@ def send_review(study_id: uuid.UUID) -> BaseResponse:
 @shows_again("studies.send_review")
 def show_review_again(fields: Mapping[str, str], query: Mapping[str, str], study_id: uuid.UUID) -> str:
     """Return a study's page with an answer that was sent after its session had run out."""
-    return _study_page(study_id, parse_query(query, QUERY), fields, SessionWasOver())
+    return _study_page(study_id, parse_query(WorklistFilters, query), fields, SessionWasOver())
 
 
 @area.get("/images/<uuid:image_id>")
@@ -239,17 +196,17 @@ def show_image(image_id: uuid.UUID) -> str:
         earlier = study_view.earlier_results(session, row.image, trials=_may_see_trials())
         trials = study_view.trial_findings(session, row.image, bundle.name) if _may_see_trials() else []
         audit(session, "image_viewed", image_id)
-    document = image_document(row, bundle)
+    document = Image.of(row, bundle)
     meaning = label_meaning(bundle)
     return render_template(
         "image.html",
         image=document,
         batch=shown_batch(batch),
         row=row.image,
-        headline=headline(Triage(document["triage"]), meaning) if document["triage"] else "",
+        headline=headline(document.triage, meaning) if document.triage else "",
         noun=noun(meaning),
         thing=with_article(meaning),
-        ranked=sorted(document["region_probabilities"].items(), key=lambda item: -item[1]),
+        ranked=sorted(document.region_probabilities.items(), key=lambda item: -item[1]),
         n_images=row.study_finding.n_images if row.study_finding else 1,
         drawn=row.image.media_type in DRAWN,
         earlier=earlier,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 import time
 import uuid
@@ -25,8 +24,9 @@ from store.base.errors import BlobFull, QuotaExceeded, ServiceError
 from store.base.session import session_scope
 from store.intake import batches, quotas
 from vocabulary.media import HEAD_BYTES, is_archive, is_zip, sniff
-from vocabulary.reasons import REASONS, Reason
+from vocabulary.reasons import Reason
 from web.archives import ArchiveRefused, Limits, is_ignored, open_members, printable
+from web.contract.batches import FileAnswer, FileCounts
 from web.errors import InvalidRequest, MalformedForm
 from web.manifests import MAX_BYTES as MAX_MANIFEST_BYTES
 from web.manifests import read_manifest
@@ -204,29 +204,21 @@ class Answers:
 
     def add(self, answer: batches.FileAnswer) -> None:
         """Note one answer."""
-        reason = answer.reason
-        line = {
-            "filename": answer.path,
-            "status": answer.status,
-            "image_id": str(answer.image_id) if answer.image_id else None,
-            "sha256": answer.sha256 or None,
-            "size": answer.size,
-            "reason": reason and {"code": reason.value, **vars(REASONS[reason])},
-        }
         if self.counts.total():
             self._spool.write(b",\n")
-        self._spool.write(json.dumps(line).encode())
+        self._spool.write(FileAnswer.of(answer).model_dump_json().encode())
         self.counts[answer.status] += 1
 
     def stream(self) -> Iterator[bytes]:
         """Yield the document in pieces and let go of the disk."""
-        counts = {name: self.counts[name] for name in ("accepted", "rejected", "skipped", "duplicate")}
+        self.counts["total"] = self.counts.total()
+        counts = FileCounts(**{name: self.counts[name] for name in FileCounts.model_fields})
         with self._spool:
             self._spool.seek(0)
             yield b'{"files": [\n'
             while piece := self._spool.read(CHUNK):
                 yield piece
-            yield b'\n], "counts": ' + json.dumps(counts | {"total": self.counts.total()}).encode() + b"}\n"
+            yield b'\n], "counts": ' + counts.model_dump_json().encode() + b"}\n"
 
 
 class Intake:

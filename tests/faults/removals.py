@@ -326,7 +326,7 @@ REMOVALS = (
     ),
     Removal(
         "no_text",
-        "web/asked.py",
+        "web/request_args.py",
         "    if not writable:",
         "    if False:",
         "tests/web/test_hardening.py::test_no_address_nor_body_takes_a_character_that_no_text_has[nul]",
@@ -334,7 +334,7 @@ REMOVALS = (
     Removal(
         "form_text",
         "web/factory.py",
-        "    asked.register(app)\n",
+        "    request_args.register(app)\n",
         "",
         "tests/web/test_form_fuzz.py::test_no_form_breaks",
     ),

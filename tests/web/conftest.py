@@ -21,6 +21,7 @@ from store.accounts import accounts
 from store.base.session import session_scope
 from store.base.tables import Site, User
 from tests.web.asking import Asker, Browser
+from tests.web.contract import CheckedClient
 from tests.web.serving import serving, site_key
 from web.factory import create_app
 from web.health import create_health_app
@@ -30,7 +31,10 @@ __all__ = ["serving", "site_key"]
 
 @pytest.fixture
 def app(site_key: str) -> Any:
-    return create_app()
+    """The application; its clients hold every answer against the API's description."""
+    app = create_app()
+    app.test_client_class = CheckedClient
+    return app
 
 
 @pytest.fixture

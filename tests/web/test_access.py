@@ -1,4 +1,4 @@
-"""Every route, asked by every role, by a foreign site and by nobody: the answers are what the table says."""
+"""Every route, asked by every role, by a foreign site and by nobody: the answers are what the route says."""
 
 from __future__ import annotations
 
@@ -10,156 +10,37 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from settings import Settings
 from store.accounts import accounts
-from store.accounts.accounts import Role
+from store.accounts.accounts import Permission, Role
 from store.base.session import session_scope
 from store.base.tables import User
 from tests.web.asking import Asker
 from tests.web.world import World, make_world
+from web.auth import refuse_unmarked
 from web.factory import create_app
 
-# S submitter, T staff, C clinician, R researcher, A admin: these may; everybody else is refused (403).
-# `personal` is for whoever signed in by browser, not for API keys; `public` is for anyone.
-# Whoever may, and names an id of another site, gets 404. What destroys an object stands last.
-TABLE = """
-GET   /                                                       personal
-GET   /sign-in                                                public
-POST  /sign-in                                                public
-GET   /sign-in/forgotten                                      public
-POST  /sign-in/forgotten                                      public
-GET   /sign-in/provider                                       public
-GET   /sign-in/provider/back                                  public
-GET   /healthz                                                public
-GET   /api/v1/openapi.json                                    public
-GET   /api/v1/docs                                            public
-GET   /batches                                                S T C R A
-GET   /batches/new                                            S T C R A
-POST  /batches                                                S T C R A
-GET   /batches/<uuid:batch_id>                                S T C R A
-POST  /batches/<uuid:batch_id>/files                          S T C R A
-POST  /batches/<uuid:batch_id>/<any(submit,cancel,pause,resume,retry):action>   S T C R A
-GET   /worklist                                               T C A
-GET   /api/v1/worklist                                        T C A
-GET   /studies/<uuid:study_id>                                S T C R A
-GET   /api/v1/studies/<uuid:study_id>                         S T C R A
-POST  /studies/<uuid:study_id>/reviews                        C A
-GET   /api/v1/studies/<uuid:study_id>/reviews                 S T C R A
-POST  /api/v1/studies/<uuid:study_id>/reviews                 C A
-GET   /api/v1/bundles/<name>/agreement                        S T C R A
-GET   /api/v1/bundles/<name>/disagreements.csv                R A
-GET   /api/v1/studies/<uuid:study_id>/report                  S T C R A
-GET   /images/<uuid:image_id>                                 S T C R A
-GET   /bundles                                                S T C R A
-GET   /downloads                                              S T C R A
-POST  /downloads                                              S T C R A
-GET   /bundles/<name>                                         S T C R A
-GET   /api/v1/batches                                         S T C R A
-POST  /api/v1/batches                                         S T C R A
-GET   /api/v1/batches/<uuid:batch_id>                         S T C R A
-POST  /api/v1/batches/<uuid:batch_id>/files                   S T C R A
-POST  /api/v1/batches/<uuid:batch_id>/<any(submit,cancel,pause,resume,retry):action>   S T C R A
-GET   /api/v1/batches/<uuid:batch_id>/images                  S T C R A
-GET   /api/v1/batches/<uuid:batch_id>/results.csv             S T C R A
-GET   /api/v1/batches/<uuid:batch_id>/unmatched.csv           S T C R A
-GET   /api/v1/batches/<uuid:batch_id>/results.zip             S T C R A
-GET   /api/v1/images/<uuid:image_id>                          S T C R A
-GET   /api/v1/images/<uuid:image_id>/<any(original,display,overlay,report):kind>   S T C R A
-GET   /api/v1/bundles                                         S T C R A
-GET   /api/v1/results                                         S T C R A
-GET   /api/v1/exports                                         S T C R A
-POST  /api/v1/exports                                         S T C R A
-GET   /api/v1/exports/<uuid:export_id>                        S T C R A
-GET   /api/v1/exports/<uuid:export_id>/file                   S T C R A
-POST  /batches/<uuid:batch_id>/priority                       S T C R A
-POST  /api/v1/batches/<uuid:batch_id>/priority                S T C R A
-POST  /api/v1/batches/<uuid:batch_id>/known                   S T C R A
-POST  /api/v1/batches/<uuid:batch_id>/uploads                 S T C R A
-PATCH /api/v1/uploads/<uuid:upload_id>                        S T C R A
-POST  /api/v1/uploads/<uuid:upload_id>/take                   S T C R A
-DELETE /api/v1/uploads/<uuid:upload_id>                       S T C R A
-POST  /api/v1/exports/<uuid:export_id>/cancel                 S T C R A
-POST  /downloads/<uuid:export_id>/cancel                      S T C R A
-GET   /research                                               R A
-GET   /research/datasets/<uuid:dataset_id>                    R A
-POST  /research/runs                                          R A
-GET   /research/runs/<uuid:run_id>                            R A
-POST  /research/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>   R A
-GET   /research/runs/<uuid:run_id>/images/<int:number>        R A
-POST  /research/comparisons                                   R A
-GET   /research/comparisons/<uuid:comparison_id>              R A
-GET   /research/comparisons/<uuid:comparison_id>/images/<int:number>   R A
-POST  /bundles/<any(promote,rollback,shadow):action>          A
-GET   /api/v1/datasets                                        R A
-GET   /api/v1/datasets/<uuid:dataset_id>                      R A
-GET   /api/v1/runs                                            R A
-POST  /api/v1/runs                                            R A
-GET   /api/v1/runs/<uuid:run_id>                              R A
-POST  /api/v1/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>   R A
-GET   /api/v1/runs/<uuid:run_id>/files/<file>                 R A
-GET   /api/v1/runs/<uuid:run_id>/images/<int:number>/display   R A
-GET   /api/v1/runs/<uuid:run_id>/images/<int:number>/attention/<bundle>   R A
-GET   /api/v1/comparisons                                     R A
-POST  /api/v1/comparisons                                     R A
-GET   /api/v1/comparisons/<uuid:comparison_id>                R A
-POST  /api/v1/bundles/<any(promote,rollback,shadow):action>   A
-GET   /account                                                personal
-GET   /sign-in/provider/confirm                               personal
-POST  /account/password                                       personal
-GET   /account/second-factor                                  personal
-POST  /account/second-factor                                  personal
-POST  /account/second-factor/remove                           personal
-POST  /admin/second-factor                                    . . . . A person
-GET   /sign-in/code                                           public
-POST  /sign-in/code                                           public
-GET   /account/confirm                                        personal
-POST  /account/confirm                                        personal
-GET   /account/kept                                           personal
-POST  /account/keys                                           personal
-POST  /account/keys/<uuid:key_id>/revoke                      personal
-POST  /account/sessions/<uuid:session_id>/end                 personal
-GET   /admin                                                  . . . . A
-GET   /admin/people                                           . . . . A
-POST  /admin/people                                           . . . . A person
-POST  /admin/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out','reset-second-factor'):action>   . . . . A person
-GET   /admin/keys                                             . . . . A
-GET   /admin/notices                                          . . . . A
-POST  /admin/notices                                          . . . . A
-POST  /admin/notices/<uuid:target_id>/<any(test,remove):action>   . . . . A
-GET   /admin/retention                                        . . . . A
-POST  /admin/retention                                        . . . . A
-POST  /admin/retention/quota                                  . . . . A
-GET   /api/v1/people                                          . . . . A
-POST  /api/v1/people                                          . . . . A person
-GET   /api/v1/people/<uuid:user_id>                           . . . . A
-POST  /api/v1/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out','reset-second-factor'):action>   . . . . A person
-GET   /api/v1/keys                                            . . . . A
-GET   /api/v1/notice-targets                                  . . . . A
-POST  /api/v1/notice-targets                                  . . . . A
-GET   /api/v1/notices                                         . . . . A
-GET   /api/v1/retention                                       . . . . A
-PUT   /api/v1/retention                                       . . . . A
-GET   /api/v1/erasures/studies                                . . . . A
-POST  /api/v1/erasures                                        . . . . A
-GET   /api/v1/quota                                           . . . . A
-PUT   /api/v1/quota                                           . . . . A
-GET   /api/v1/bundles/<bundle>/negatives                      . . . . A
-PUT   /api/v1/bundles/<bundle>/negatives/<region>             . . . . A
-DELETE /api/v1/bundles/<bundle>/negatives/<region>            . . . . A
-POST  /admin/retention/erase                                  . . . . A
-GET   /admin/audit                                            . . . . A
-GET   /admin/audit/audit.csv                                  . . . . A
-POST  /admin/keys/<uuid:key_id>/revoke                        . . . . A person
-POST  /api/v1/keys/<uuid:key_id>/revoke                       . . . . A person
-POST  /api/v1/notice-targets/<uuid:notice_target_id>/<any(test,remove):action>   . . . . A
-DELETE /api/v1/runs/<uuid:run_id>                             R A
-POST  /research/runs/<uuid:run_id>/delete                     R A
-DELETE /api/v1/datasets/<uuid:dataset_id>                     R A
-POST  /research/datasets/<uuid:dataset_id>/delete             R A
-POST  /sign-out                                               personal
-"""  # noqa: E501
-
-LETTERS = dict(zip("STCRA", Role, strict=True))
+#: Which roles have a permission, said once more: a role that gains or loses one has to change this, too.
+MAY = {
+    Permission.SUBMIT: frozenset(Role),
+    Permission.READ: frozenset(Role),
+    Permission.WORK: frozenset({Role.STAFF, Role.CLINICIAN, Role.ADMIN}),
+    Permission.REVIEW: frozenset({Role.CLINICIAN, Role.ADMIN}),
+    Permission.RESEARCH: frozenset({Role.RESEARCHER, Role.ADMIN}),
+    Permission.ADMINISTER: frozenset({Role.ADMIN}),
+}
+#: What anyone may ask, and what only whoever signed in by browser may; all else takes a permission.
+PUBLIC = frozenset(
+    {
+        "GET /sign-in", "POST /sign-in", "GET /sign-in/forgotten", "POST /sign-in/forgotten",
+        "GET /sign-in/provider", "GET /sign-in/provider/back", "GET /sign-in/code", "POST /sign-in/code",
+        "GET /healthz", "GET /api/v1/openapi.json", "GET /api/v1/docs",
+    }
+)  # fmt: skip
+PERSONAL = frozenset({"/", "/account", "/sign-in/provider/confirm", "/sign-out"})
 NO_BYTES = frozenset({"display"})  # objects that the test's site does not have
+#: What destroys an object that others need comes last, and after all else the end of the session.
+DESTROYS = ("delete", "revoke", "erase", "end", "sign-out")
 
 
 @dataclass(frozen=True)
@@ -174,6 +55,12 @@ class Line:
     person: bool  # not by an API key, or not on every object
 
     @property
+    def destroys(self) -> int:
+        """How late it is asked."""
+        last = self.rule.rpartition("/")[2]
+        return 2 if self.rule == "/sign-out" else self.method == "DELETE" or last in DESTROYS
+
+    @property
     def has_id(self) -> bool:
         return "<uuid:" in self.rule
 
@@ -186,37 +73,43 @@ class Line:
                 yield re.sub(r"<(?:\w+(?:\([^)]*\))?:)?(\w+)>", lambda m: str(ids[m.group(1)]), path)
 
 
-def read_table() -> list[Line]:
+def lines_of(app: Any) -> list[Line]:
+    """Return who may use each of an application's routes, as the routes themselves say it."""
     lines = []
-    for text in TABLE.strip().splitlines():
-        method, rule, *who = text.split()
-        may = frozenset(LETTERS[word] for word in who if word in LETTERS)
-        if "personal" in who:
-            may = frozenset(Role)
-        lines.append(Line(method, rule, may, who == ["personal"], who == ["public"], "person" in who))
-    return lines
+    for rule in app.url_map.iter_rules():
+        view = app.view_functions[rule.endpoint]
+        for method in sorted(rule.methods - {"HEAD", "OPTIONS"}) if rule.endpoint != "static" else ():
+            personal, public = hasattr(view, "is_personal"), hasattr(view, "is_public")
+            may = frozenset(Role) if personal else frozenset() if public else MAY[view.needs]
+            person = getattr(view, "needs_person", False)
+            lines.append(Line(method, rule.rule.replace(" ", ""), may, personal, public, person))
+    return sorted(lines, key=lambda line: line.destroys)
 
 
-LINES = read_table()
+SETTINGS = Settings(database_url="-", broker_url="-", blob_url="-")
+LINES = lines_of(create_app(SETTINGS))
 
 
 def send(client: Any, line: Line, path: str, headers: dict[str, str]) -> Any:
     return client.open(path, method=line.method, headers=headers)
 
 
-def test_the_table_names_every_route(site_key: str) -> None:
-    app = create_app()
-    routes = {
-        f"{method} {rule.rule.replace(' ', '')}"
-        for rule in app.url_map.iter_rules()
-        if rule.endpoint != "static"
-        for method in rule.methods - {"HEAD", "OPTIONS"}
-    }
-    assert routes == {f"{line.method} {line.rule}" for line in LINES}
+def test_what_needs_no_permission_is_named_here() -> None:
+    assert {f"{line.method} {line.rule}" for line in LINES if line.public} == PUBLIC
+    personal = {line.rule for line in LINES if line.personal and not line.rule.startswith("/account/")}
+    assert personal == PERSONAL
+    assert all(line.rule.startswith(("/admin", "/api/v1/")) for line in LINES if line.person)
+
+
+def test_a_route_that_does_not_say_who_may_is_refused() -> None:
+    app = create_app(SETTINGS)
+    app.add_url_rule("/forgotten", "forgotten", lambda: "")
+    with pytest.raises(TypeError, match="forgotten"):
+        refuse_unmarked(app)
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_each_role_sees_what_the_table_says(app: Any, site_key: str, role: Role) -> None:
+def test_each_role_sees_what_the_route_says(app: Any, site_key: str, role: Role) -> None:
     own, other = make_world(app, role), make_world(app, Role.ADMIN)
     key = {"Authorization": f"Bearer {own.key}"}
     for line in LINES:

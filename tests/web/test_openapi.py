@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
+from flask import Response
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT202012
 
-from tests.reading import read_batch
-from tests.web.asking import Asker, Browser, png
+from tests.web.asking import Asker, Browser
+from tests.web.contract import check_answer
 from vocabulary.reasons import Reason
+from web.contract.binding import read_body
+from web.contract.people import NewPerson
 from web.openapi import document
 
 
@@ -51,32 +52,38 @@ def test_the_document_is_valid_and_served(app: Any) -> None:
     assert set(served["components"]["schemas"]["Reason"]["properties"]["code"]["enum"]) == set(Reason)
 
 
-@pytest.fixture
-def check() -> Any:
-    registry: Registry[Any] = Registry().with_resource(
-        "urn:api", Resource.from_contents(document(), default_specification=DRAFT202012)
-    )
-
-    def check(name: str, value: Any) -> None:
-        schema = {"$ref": f"urn:api#/components/schemas/{name}"}
-        errors = [e.message for e in Draft202012Validator(schema, registry=registry).iter_errors(value)]
-        assert errors == []
-
-    return check
+def test_every_error_that_is_raised_is_listed() -> None:
+    codes = {error["code"] for error in document()["x-error-codes"]}
+    assert codes >= {"dataset_in_use", "rollback_changed", "not_comparable", "provider_refused", "code_wrong"}
 
 
-def test_the_answers_are_as_described(ask: Asker, check: Any) -> None:
-    batch = ask.post("/batches", json={}).json
-    check("Batch", batch)
-    check("FileAnswers", ask.send(batch["id"], ("a.png", png("1")), ("b.txt", b"x")).json)
-    ask.post(f"/batches/{batch['id']}/submit")
-    read_batch(batch["id"])
-    check("Batches", ask.get("/batches").json)
-    images = ask.get(f"/batches/{batch['id']}/images").json
-    check("Images", images)
-    check("Image", ask.get(images["items"][0]["links"]["self"]).json)
-    check("Bundles", ask.get("/bundles").json)
-    check("Problem", ask.get("/nothing").json)
+def test_an_answer_with_a_member_too_many_or_too_few_is_seen(app: Any, ask: Asker) -> None:
+    path = f"/api/v1/batches/{ask.draft()}"
+    batch = ask.get(path)
+    check_answer(app, "GET", path, batch)
+    for wrong in (batch.json | {"patient": "x"}, {"id": "x"}, batch.json | {"label": 1}):
+        with pytest.raises(AssertionError, match=path):
+            check_answer(app, "GET", path, Response(json.dumps(wrong), content_type="application/json"))
+    with pytest.raises(AssertionError, match="not described"):
+        check_answer(app, "GET", path, Response(status=418))
+
+
+def test_what_is_wrong_is_told_by_member_and_without_its_value(ask: Asker) -> None:
+    told = ask.post("/batches", json={"label": 7, "report": "Quillfeather", "colour": "red"})
+    assert (told.status_code, told.json["code"]) == (422, "invalid_request")
+    assert {error["member"] for error in told.json["errors"]} == {"label", "report", "colour"}
+    assert "Quillfeather" not in told.text
+    told = ask.get("/batches?limit=many&order=up")
+    assert (told.status_code, told.json["code"]) == (422, "invalid_query")
+    assert {error["member"] for error in told.json["errors"]} == {"limit", "order"}
+
+
+def test_a_view_takes_no_body_that_its_route_does_not_describe(app: Any) -> None:
+    with (
+        app.test_request_context("/api/v1/batches", method="POST", json={}),
+        pytest.raises(TypeError, match="NewPerson"),
+    ):
+        read_body(NewPerson)
 
 
 def test_the_page_shows_every_address(app: Any, browser: Browser) -> None:

@@ -295,7 +295,9 @@ def in_state(ask: Asker, status: ImageStatus, *, prepared: bool) -> uuid.UUID:
     if status is ImageStatus.RUNNING:
         with session_scope() as session:
             session.execute(update(Image).where(*mine).values(status=status.value))
-            session.execute(update(Batch).where(Batch.id == uuid.UUID(batch)).values(status="running"))
+            counted = {"n_queued": Batch.n_queued - 1, "n_running": Batch.n_running + 1}
+            here = Batch.id == uuid.UUID(batch)
+            session.execute(update(Batch).where(here).values(status="running", **counted))
     if status is ImageStatus.CANCELLED:
         cancel(ask, batch)
     return uuid.UUID(batch)

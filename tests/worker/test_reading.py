@@ -39,7 +39,7 @@ from store.reading.worklist_tables import WorklistRow
 from tests.running import assert_sound, draft, images_of, read_batch
 from vocabulary.reasons import Reason
 from vocabulary.states import STAGES, Stage
-from web.representations import batch_document
+from web.contract.batches import BatchProgress
 from worker import reconcile
 
 
@@ -417,9 +417,10 @@ def test_a_report_that_cannot_be_drawn_does_not_keep_its_batch_open(
         assert (unit.state, unit.attempt) == (WorkState.FAILED, 2)
         assert "a font is broken" in (unit.error or "")
         assert monitoring.event_counts(session) == {monitoring.BATCHES_GIVEN_UP: 1}
-        shown = batch_document(ended, {}, findings=True)["end_failure"]
-        assert shown["code"] == "batch_given_up"
-        assert "processing_error" in shown["sentence"]
+        shown = BatchProgress.of(ended, {}, findings=True).end_failure
+        assert shown is not None
+        assert shown.code == "batch_given_up"
+        assert "processing_error" in shown.sentence
     monkeypatch.undo()
     with session_scope() as session:
         batches.retry(session, ended.id, site_id)

@@ -1,0 +1,1 @@
+"""The API's contract: one model for each document sent or answered, to parse, answer and publish it."""

@@ -1,0 +1,144 @@
+"""The documents about the worklist: what narrows it, and its rows."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from store.base.tables import Priority
+from store.reading.worklist import Filters, Item, Rank
+from vocabulary.anatomy import family_of
+from vocabulary.states import ImageStatus, Triage
+from web.contract.base import (
+    API,
+    Count,
+    Cursored,
+    Day,
+    Document,
+    Id,
+    Links,
+    Moment,
+    Page,
+    Paged,
+    RegionName,
+    Share,
+    Words,
+    picked,
+)
+from web.contract.batches import PRIORITIES
+from web.contract.reasons import Flag, Reason
+
+CLASSES = {rank.name.lower(): rank for rank in Rank}
+STATUSES = (ImageStatus.DONE, ImageStatus.REJECTED, ImageStatus.FAILED)
+_REVIEWED = {"no": False, "yes": True, "all": None}
+
+_Class = Literal[tuple(CLASSES)]  # type: ignore[valid-type]
+_Status = Literal[STATUSES]  # type: ignore[valid-type]
+
+
+class WorklistFilters(Cursored):
+    """What narrows the list."""
+
+    rank: _Class | None = Field(None, alias="class", description="Only this class.")
+    triage: Triage | None = Field(None, description="Only these.")
+    region: RegionName | None = Field(None, description="Only this region, in lower case.")
+    status: _Status | None = Field(None, description="Only these.")
+    batch: UUID | None = Field(None, description="Only of this batch.")
+    bundle: Words | None = Field(None, description="Only read by this bundle.")
+    since: Annotated[date, Day] | None = Field(
+        None, alias="from", description="Arrived on this day (UTC) or later."
+    )
+    until: Annotated[date, Day] | None = Field(None, description="Arrived on this day (UTC) or earlier.")
+    reviewed: Literal["no", "yes", "all"] | None = Field(None, description="Reviewed or not; no when absent.")
+    q: Words | None = Field(
+        None,
+        description="Words of paths, accession and study UID, or their beginnings; a study holds them all."
+        " A page of words that very many studies hold may have few items or none, yet a next.",
+    )
+
+    def filters(self) -> Filters:
+        """Return what the store narrows the list to."""
+        return Filters(
+            **picked(self, "triage", "region", "status", "batch", "bundle", "since", "until"),
+            rank=CLASSES[self.rank] if self.rank else None,
+            reviewed=_REVIEWED[self.reviewed or "no"],
+            search=self.q,
+        )
+
+
+class WorklistQuery(WorklistFilters, Paged):
+    """What narrows the list, and how many at a time."""
+
+
+class WorklistRow(Document):
+    """A study that waits for a reader, or was read."""
+
+    study_id: Id
+    batch_id: Id
+    batch_label: str
+    bundle: str
+    rank: _Class = Field(alias="class", description="Its place in the order; urgent before all others.")
+    arrived_at: Moment
+    waited_too_long: bool = Field(description="It counts as urgent since it waited so long.")
+    priority: Priority
+    status: _Status
+    triage: Triage | None
+    reason: Reason | None
+    probability: Share | None
+    region: str | None
+    family: str | None
+    images: Count
+    filename: str = Field(description="Of the image that decides.")
+    accession: str
+    study_date: str
+    opened_by: str | None
+    opened_at: Moment | None
+    answer: str | None
+    reviewed_at: Moment | None
+    signed_at: Moment | None
+    read_again: bool = Field(description="It was reviewed before and has changed since.")
+    flags: list[Flag]
+    links: Links
+
+    @classmethod
+    def of(cls, item: Item) -> WorklistRow:
+        """Return a row of the list."""
+        row = item.row
+        same = (
+            "study_id",
+            "batch_id",
+            "bundle",
+            "arrived_at",
+            "status",
+            "triage",
+            "probability",
+            "accession",
+        )
+        later = ("study_date", "opened_at", "answer", "reviewed_at", "signed_at")
+        return cls(
+            **picked(row, *same, *later),
+            **{"class": Rank(row.rank).name.lower()},
+            batch_label=item.label,
+            waited_too_long=row.risen,
+            priority=PRIORITIES[row.priority],
+            reason=Reason.of(row.reason),
+            region=row.region or None,
+            family=family_of(row.region, {}) or None,
+            images=row.n_images,
+            filename=row.path,
+            opened_by=item.opened_by,
+            read_again=row.reread,
+            flags=Flag.each(row.flags),
+            links={
+                "self": f"{API}/studies/{row.study_id}",
+                "page": f"/studies/{row.study_id}",
+                "image": f"{API}/images/{row.image_id}",
+            },
+        )
+
+
+class Worklist(Page[WorklistRow]):
+    """Studies in the order in which they are to be read."""
