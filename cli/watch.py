@@ -307,12 +307,13 @@ class Watcher:
         """Send a batch's files and submit it; tell whether it is submitted."""
         self._require_source()
         files = self.journal.files_of(batch)
-        if changed := [file for file in files if not _is_unchanged(file)]:
+        ready = [file for file in files if _is_unchanged(file)]
+        changed = [file for file in files if file not in ready]
+        if batch.remote is None:
             self.journal.drop_files(batch, changed)
-            files = [file for file in files if file not in changed]
-        if not files and batch.remote is None:
-            self.journal.forget(batch)
-            return False
+            if not ready:
+                self.journal.forget(batch)
+                return False
         try:
             if batch.remote is None:
                 remote = self.client.create_batch(batch.options, batch.key)
@@ -321,7 +322,8 @@ class Watcher:
                 remote = self.client.batch(batch.remote)
             missing: list[LocalFile] = []
             if remote["status"] == "draft":
-                remote, missing = self._send_to_draft(batch, remote["id"], files)
+                self._drop(batch, remote["id"], changed)
+                remote, missing = self._send_to_draft(batch, remote["id"], ready)
             elif (
                 remote["submitted_at"] and batch.state == SENDING
             ):  # by somebody else, before all had arrived
@@ -366,12 +368,23 @@ class Watcher:
                 return remote, []
             return remote, not_in_batch(self.client, remote_id, taken.unanswered)
         unreadable = {problem.name for problem in sent.unsent if problem.code == "unreadable"}
-        self.journal.drop_files(batch, [file for file in files if file.name in unreadable])
+        self._drop(batch, remote_id, [file for file in files if file.name in unreadable])
         if too_large := len(sent.unsent) - len(unreadable):
             self.exit_code = SOME_FAILED
             self.say(f"{too_large} files are too large for this server and were not sent.")
         self.journal.set_state(batch, SENT)
         return self.client.act(remote_id, "submit"), []
+
+    def _drop(self, batch: JournalBatch, remote_id: str, files: list[LocalFile]) -> None:
+        """Forget files that changed or went before they were sent.
+
+        What the draft has of them was sent, though its answer was lost: it must not come a second time.
+        """
+        if files:
+            hashes = self.journal.hashes_of(batch)
+            known = self.client.known_files(remote_id, {file.name: hashes[file.name] for file in files})
+            there = {each["filename"] for each in known}
+            self.journal.drop_files(batch, [file for file in files if file.name not in there])
 
     def _follow(self, batch: JournalBatch) -> bool:
         """Look at a submitted batch and file it if it has ended; tell whether it has."""

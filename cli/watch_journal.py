@@ -119,6 +119,12 @@ class Journal:
         rows = self._db.execute("SELECT path, name, size, mtime_ns FROM files WHERE batch = ?", (batch.id,))
         return [LocalFile(Path(os.fsdecode(path)), *rest) for path, *rest in rows]
 
+    def hashes_of(self, batch: JournalBatch) -> dict[str, str]:
+        """Return the SHA-256 of a batch's files as they were when it was noted, by name."""
+        return dict(
+            self._db.execute("SELECT name, sha256 FROM files WHERE batch = ?", (batch.id,)).fetchall()
+        )
+
     def drop_files(self, batch: JournalBatch, files: Sequence[LocalFile]) -> None:
         """Forget files that changed or went before they were sent: they count as new when they come again."""
         with self._transaction():

@@ -172,6 +172,35 @@ def test_killed_while_sending_it_goes_on_with_the_same_batch(
     assert (count(Batch), count(Image)) == (1, 2)
 
 
+@pytest.mark.parametrize("then", ["copied again", "gone for a while"])
+def test_what_a_draft_has_is_not_sent_again_though_its_file_changes(
+    serving: Serving, folders: tuple[Path, Path], then: str
+) -> None:
+    inbox, out = folders
+    path, other = arrive(inbox, "a.png"), arrive(inbox, "b.png")
+    with watching(serving, inbox, out) as watcher:
+        watcher.note(watcher.settling.settled(watcher._arrived(), time.monotonic()))
+        [noted] = watcher.journal.batches(SENDING)
+        draft = watcher.client.create_batch(noted.options, noted.key)
+        watcher.journal.created(noted, draft["id"])
+        # the server took a.png, and its answer was lost
+        upload(watcher.client, draft["id"], [f for f in watcher.journal.files_of(noted) if f.path == path])
+        if then == "copied again":
+            os.utime(path, (1, 1))
+            os.utime(other, (1, 1))
+            watcher.exchange()
+        else:
+            path.rename(out / "a")
+            other.rename(out / "b")
+            watcher.exchange()
+            (out / "a").rename(path)
+            (out / "b").rename(other)
+        for _ in range(3):
+            step(watcher)
+    with session_scope() as session:
+        assert sorted(session.scalars(select(Image.path))) == ["a.png", "b.png"]
+
+
 def test_a_draft_that_was_cancelled_is_sent_anew(serving: Serving, folders: tuple[Path, Path]) -> None:
     inbox, out = folders
     arrive(inbox, "a.png")
