@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated
 
 from flask import Blueprint, current_app, redirect, render_template, request, url_for
@@ -37,7 +38,7 @@ class _Shown(Find):
 class _NewGigabytes(Body):
     """A quota as the form says it."""
 
-    gigabytes: Annotated[float, Field(ge=1e-9, lt=1_000_000, allow_inf_nan=False)] | None
+    gigabytes: Annotated[Decimal, Field(gt=0, max_digits=9, decimal_places=3, allow_inf_nan=False)] | None
 
 
 @retention_pages.get("")
