@@ -234,6 +234,7 @@ def unused_tcp_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.usefixtures("kept_for_a_retry")
 def test_a_batch_is_steered_by_the_beginning_of_its_id(serving: Serving, tmp_path: Path) -> None:
     fractureai("submit", radiographs(tmp_path, 4))
     batch = only_batch()
