@@ -233,9 +233,9 @@ def disable(email: str, home: Path | None, site: str | None) -> None:
 def enable(email: str, home: Path | None, site: str | None) -> None:
     """Let a disabled person in again."""
     with _site(home, site) as (session, found):
-        from store.accounts.people import enable as issue_admin_access
+        from store.accounts.people import enable as admit_again
 
-        issue_admin_access(session, found.id, _person(session, found, email).id, by=None)
+        admit_again(session, found.id, _person(session, found, email).id, by=None)
     click.echo(f"{email} may sign in again.")
 
 

@@ -155,19 +155,23 @@ class Base(DeclarativeBase):
     }
 
 
-def _id() -> Mapped[uuid.UUID]:
+def id_column() -> Mapped[uuid.UUID]:
+    """Return the column of a row's own id."""
     return mapped_column(primary_key=True, default=uuid.uuid4)
 
 
-def _site() -> Mapped[uuid.UUID]:
+def site_column() -> Mapped[uuid.UUID]:
+    """Return the column of the site to which a row belongs."""
     return mapped_column(ForeignKey("sites.id"), nullable=False)
 
 
-def _now() -> Mapped[datetime]:
+def now_column() -> Mapped[datetime]:
+    """Return a column that holds when the row was made."""
     return mapped_column(server_default=func.now())
 
 
-def _zero() -> Mapped[int]:
+def zero_column() -> Mapped[int]:
+    """Return the column of a count."""
     return mapped_column(Integer, server_default=text("0"), default=0)
 
 
@@ -175,7 +179,7 @@ class Site(Base):
     """A tenant: a hospital or a department."""
 
     __tablename__ = "sites"
-    id: Mapped[uuid.UUID] = _id()
+    id: Mapped[uuid.UUID] = id_column()
     name: Mapped[str] = mapped_column(unique=True)
     default_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
     keep_originals_days: Mapped[int | None]  # after the batch ended; NULL: for ever
@@ -184,7 +188,7 @@ class Site(Base):
     second_factor_roles: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
     shadow_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
     decode_rests_until: Mapped[datetime | None]  # until then other sites' work goes first
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
 
 
 class User(Base):
@@ -192,8 +196,8 @@ class User(Base):
 
     __tablename__ = "users"
     __table_args__ = (UniqueConstraint("site_id", "email"),)
-    id: Mapped[uuid.UUID] = _id()
-    site_id: Mapped[uuid.UUID] = _site()
+    id: Mapped[uuid.UUID] = id_column()
+    site_id: Mapped[uuid.UUID] = site_column()
     email: Mapped[str]
     name: Mapped[str] = mapped_column(server_default="", default="")
     password_hash: Mapped[str | None]
@@ -204,7 +208,7 @@ class User(Base):
     totp_secret: Mapped[str | None]  # of the second factor, sealed; NULL: none
     totp_step: Mapped[int | None] = mapped_column(BigInteger)  # of the last code used: none counts twice
     recovery_codes: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
     disabled_at: Mapped[datetime | None]
 
 
@@ -212,13 +216,13 @@ class ApiKey(Base):
     """A key for programs; only its hash is kept."""
 
     __tablename__ = "api_keys"
-    id: Mapped[uuid.UUID] = _id()
-    site_id: Mapped[uuid.UUID] = _site()
+    id: Mapped[uuid.UUID] = id_column()
+    site_id: Mapped[uuid.UUID] = site_column()
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
     name: Mapped[str]
     key_hash: Mapped[str] = mapped_column(String(64), unique=True)
     scope: Mapped[list[Any]]  # of store.accounts.accounts.Permission
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
     last_used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
@@ -228,7 +232,7 @@ class SignInToken(Base):
     """A one-time link that signs a person in or sets their password; only its hash is kept."""
 
     __tablename__ = "sign_in_tokens"
-    id: Mapped[uuid.UUID] = _id()
+    id: Mapped[uuid.UUID] = id_column()
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"))
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     sets_password: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
@@ -252,35 +256,35 @@ class KnownPlace(Base):
     __tablename__ = "known_places"
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"), primary_key=True)
     place_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
-    seen_at: Mapped[datetime] = _now()
+    seen_at: Mapped[datetime] = now_column()
 
 
 class AccountMail(Base):
     """What is mailed to a person about their own account."""
 
     __tablename__ = "account_mails"
-    id: Mapped[uuid.UUID] = _id()
+    id: Mapped[uuid.UUID] = id_column()
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"), index=True)
     event: Mapped[str]
     said: Mapped[str] = mapped_column(server_default="", default="")
-    at: Mapped[datetime] = _now()
+    at: Mapped[datetime] = now_column()
 
 
 class UserSession(Base):
     """A signed-in browser; only the hash of its cookie is kept."""
 
     __tablename__ = "user_sessions"
-    id: Mapped[uuid.UUID] = _id()
+    id: Mapped[uuid.UUID] = id_column()
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id"), index=True)
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     csrf_token: Mapped[str]
     agent: Mapped[str] = mapped_column(server_default="", default="")
     how: Mapped[str] = mapped_column(server_default="", default="")  # password, link or provider
     second_factor: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
-    created_at: Mapped[datetime] = _now()
-    last_seen_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
+    last_seen_at: Mapped[datetime] = now_column()
     confirmed_at: Mapped[datetime | None]  # when the identity provider last confirmed the person anew
-    proved_at: Mapped[datetime] = _now()  # when the person last signed in or gave their password here
+    proved_at: Mapped[datetime] = now_column()  # when the person last signed in or gave their password here
     expires_at: Mapped[datetime]
 
 
@@ -293,12 +297,12 @@ class Audit(Base):
         for by in ((), ("user_id",), ("action",), ("object_id",))
     )
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    site_id: Mapped[uuid.UUID] = _site()
+    site_id: Mapped[uuid.UUID] = site_column()
     user_id: Mapped[uuid.UUID | None]
     action: Mapped[str]
     object_id: Mapped[str | None]
     detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
-    at: Mapped[datetime] = _now()
+    at: Mapped[datetime] = now_column()
     address: Mapped[str | None]  # from where
     key_id: Mapped[uuid.UUID | None]  # the API key by which
     operator: Mapped[str | None]  # the account of the server's machine that ran a command
@@ -325,7 +329,7 @@ class Bundle(Base):
     manifest: Mapped[dict[str, Any]]
     card: Mapped[str] = mapped_column(server_default="")
     files: Mapped[dict[str, Any]]  # file name -> sha256
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
 
 
 class Batch(Base):
@@ -347,8 +351,8 @@ class Batch(Base):
         ),
         Index("ix_batches_run", "run_id", postgresql_where=text("run_id is not null")),
     )
-    id: Mapped[uuid.UUID] = _id()
-    site_id: Mapped[uuid.UUID] = _site()
+    id: Mapped[uuid.UUID] = id_column()
+    site_id: Mapped[uuid.UUID] = site_column()
     user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
     label: Mapped[str] = mapped_column(server_default="")
     status: Mapped[str] = mapped_column(server_default="draft", default=BatchStatus.DRAFT.value)
@@ -362,34 +366,34 @@ class Batch(Base):
     request_hash: Mapped[str | None] = mapped_column(String(64))
     round: Mapped[int] = mapped_column(Integer, server_default=text("1"), default=1)
     version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"), default=1)
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
     submitted_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     cancelled_at: Mapped[datetime | None]
     paused_at: Mapped[datetime | None]
-    n_total: Mapped[int] = _zero()
-    n_queued: Mapped[int] = _zero()
-    n_running: Mapped[int] = _zero()
-    n_done: Mapped[int] = _zero()
-    n_rejected: Mapped[int] = _zero()
-    n_failed: Mapped[int] = _zero()
-    n_cancelled: Mapped[int] = _zero()
-    n_skipped: Mapped[int] = _zero()
+    n_total: Mapped[int] = zero_column()
+    n_queued: Mapped[int] = zero_column()
+    n_running: Mapped[int] = zero_column()
+    n_done: Mapped[int] = zero_column()
+    n_rejected: Mapped[int] = zero_column()
+    n_failed: Mapped[int] = zero_column()
+    n_cancelled: Mapped[int] = zero_column()
+    n_skipped: Mapped[int] = zero_column()
     # of the requester's manifest, counted at submit
-    manifest_rows: Mapped[int] = _zero()
-    manifest_rows_unmatched: Mapped[int] = _zero()
-    manifest_files_unmatched: Mapped[int] = _zero()
+    manifest_rows: Mapped[int] = zero_column()
+    manifest_rows_unmatched: Mapped[int] = zero_column()
+    manifest_files_unmatched: Mapped[int] = zero_column()
     n_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
-    t_positive: Mapped[int] = _zero()
-    t_doubt: Mapped[int] = _zero()
-    t_not_assessable: Mapped[int] = _zero()
-    t_negative: Mapped[int] = _zero()
-    s_prepare: Mapped[int] = _zero()
-    s_classify: Mapped[int] = _zero()
-    s_detect: Mapped[int] = _zero()
-    s_explain: Mapped[int] = _zero()
-    s_report: Mapped[int] = _zero()
+    t_positive: Mapped[int] = zero_column()
+    t_doubt: Mapped[int] = zero_column()
+    t_not_assessable: Mapped[int] = zero_column()
+    t_negative: Mapped[int] = zero_column()
+    s_prepare: Mapped[int] = zero_column()
+    s_classify: Mapped[int] = zero_column()
+    s_detect: Mapped[int] = zero_column()
+    s_explain: Mapped[int] = zero_column()
+    s_report: Mapped[int] = zero_column()
     rate: Mapped[float] = mapped_column(Float, server_default=text("0"), default=0.0)
     rate_at: Mapped[datetime | None]
     end_failure: Mapped[str | None]  # a Reason: its images have ended, and what follows that failed for good
@@ -403,7 +407,7 @@ class BatchReason(Base):
         ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True
     )
     reason: Mapped[str] = mapped_column(primary_key=True)
-    n: Mapped[int] = _zero()
+    n: Mapped[int] = zero_column()
 
 
 class Study(Base):
@@ -422,15 +426,15 @@ class Study(Base):
             postgresql_where=text("study_uid <> ''"),
         ),
     )
-    id: Mapped[uuid.UUID] = _id()
-    site_id: Mapped[uuid.UUID] = _site()
+    id: Mapped[uuid.UUID] = id_column()
+    site_id: Mapped[uuid.UUID] = site_column()
     key: Mapped[str]
     study_uid: Mapped[str] = mapped_column(server_default="", default="")
     accession: Mapped[str] = mapped_column(server_default="", default="")
     study_date: Mapped[str] = mapped_column(server_default="", default="")
     patient_hash: Mapped[str] = mapped_column(server_default="", default="")
     uid_shared: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
 
 
 class StudyFinding(Base):
@@ -441,8 +445,8 @@ class StudyFinding(Base):
         UniqueConstraint("study_id", "bundle", "version"),
         Index("ix_study_findings_batch", "batch_id"),
     )
-    id: Mapped[uuid.UUID] = _id()
-    site_id: Mapped[uuid.UUID] = _site()
+    id: Mapped[uuid.UUID] = id_column()
+    site_id: Mapped[uuid.UUID] = site_column()
     study_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("studies.id"))
     batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("batches.id"))
     bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
@@ -458,7 +462,7 @@ class StudyFinding(Base):
     signed_by: Mapped[str | None]
     signed_at: Mapped[datetime | None]
     legal_hold: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
 
 
 class Finding(Base):
@@ -469,8 +473,8 @@ class Finding(Base):
 
     __tablename__ = "findings"
     __table_args__ = (UniqueConstraint("site_id", "sha256", "bundle", "precision"),)
-    id: Mapped[uuid.UUID] = _id()
-    site_id: Mapped[uuid.UUID] = _site()
+    id: Mapped[uuid.UUID] = id_column()
+    site_id: Mapped[uuid.UUID] = site_column()
     sha256: Mapped[str] = mapped_column(String(64))
     bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
     precision: Mapped[str]
@@ -489,7 +493,7 @@ class Finding(Base):
     cam_width: Mapped[int | None] = mapped_column(SmallInteger)
     #: `pipeline.types.SuspectedBox`, of a bundle that draws them; NULL where none was asked.
     suspected_places: Mapped[list[Any] | None]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
 
 
 class Work(Base):
@@ -537,8 +541,8 @@ class Work(Base):
             postgresql_where=text("unavailable_since is not null"),
         ),
     )
-    id: Mapped[uuid.UUID] = _id()
-    site_id: Mapped[uuid.UUID] = _site()
+    id: Mapped[uuid.UUID] = id_column()
+    site_id: Mapped[uuid.UUID] = site_column()
     batch_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
     subject_id: Mapped[uuid.UUID | None]
     kind: Mapped[str]
@@ -546,10 +550,10 @@ class Work(Base):
     stage: Mapped[str | None]  # the next stage of a chunk; NULL for other kinds
     state: Mapped[str] = mapped_column(server_default="due", default=WorkState.DUE.value)
     priority: Mapped[int] = mapped_column(SmallInteger)
-    n_images: Mapped[int] = _zero()
-    attempt: Mapped[int] = _zero()
-    taken: Mapped[int] = _zero()
-    due_at: Mapped[datetime] = _now()
+    n_images: Mapped[int] = zero_column()
+    attempt: Mapped[int] = zero_column()
+    taken: Mapped[int] = zero_column()
+    due_at: Mapped[datetime] = now_column()
     published_at: Mapped[datetime | None]
     lease_until: Mapped[datetime | None]
     lease_token: Mapped[uuid.UUID | None]
@@ -558,7 +562,7 @@ class Work(Base):
     error_code: Mapped[str | None]
     unavailable_since: Mapped[datetime | None]  # given back without an attempt since then
     unavailable_reason: Mapped[str | None]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
     finished_at: Mapped[datetime | None]
 
 
@@ -580,9 +584,9 @@ class Image(Base):
         Index("ix_images_site_created", "site_id", "created_at"),
         Index("ix_images_site_sop", "site_id", "sop_uid", postgresql_where=text("sop_uid <> ''")),
     )
-    id: Mapped[uuid.UUID] = _id()
+    id: Mapped[uuid.UUID] = id_column()
     seq: Mapped[int] = mapped_column(BigInteger, Identity(), unique=True)
-    site_id: Mapped[uuid.UUID] = _site()
+    site_id: Mapped[uuid.UUID] = site_column()
     batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
     study_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("studies.id"))
     work_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("work.id", ondelete="SET NULL"))
@@ -635,7 +639,7 @@ class Image(Base):
     overlay_size: Mapped[int | None]
     width: Mapped[int | None]
     height: Mapped[int | None]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
     finished_at: Mapped[datetime | None]
 
 
@@ -643,7 +647,7 @@ class Upload(Base):
     """A large file on its way into a draft, in pieces; gone once it was taken in."""
 
     __tablename__ = "uploads"
-    id: Mapped[uuid.UUID] = _id()
+    id: Mapped[uuid.UUID] = id_column()
     site_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sites.id"), nullable=False, index=True)
     user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
     batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
@@ -651,7 +655,7 @@ class Upload(Base):
     length: Mapped[int] = mapped_column(BigInteger)
     offset: Mapped[int] = mapped_column("received", BigInteger, server_default=text("0"), default=0)
     pieces: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))  # blob keys, in order
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
     expires_at: Mapped[datetime]
 
 
@@ -663,20 +667,20 @@ class Export(Base):
 
     __tablename__ = "exports"
     __table_args__ = (Index("ix_exports_site_created", "site_id", "created_at"),)
-    id: Mapped[uuid.UUID] = _id()
-    site_id: Mapped[uuid.UUID] = _site()
+    id: Mapped[uuid.UUID] = id_column()
+    site_id: Mapped[uuid.UUID] = site_column()
     user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
     wish: Mapped[dict[str, Any]]
     name: Mapped[str]
     media_type: Mapped[str]
     trials: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
-    n_done: Mapped[int] = _zero()
-    n_total: Mapped[int] = _zero()
-    n_missing: Mapped[int] = _zero()
+    n_done: Mapped[int] = zero_column()
+    n_total: Mapped[int] = zero_column()
+    n_missing: Mapped[int] = zero_column()
     key: Mapped[str | None]
     sha256: Mapped[str | None] = mapped_column(String(64))
     size: Mapped[int | None] = mapped_column(BigInteger)
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
     expires_at: Mapped[datetime | None]
 
 
@@ -699,16 +703,16 @@ class NoticeTarget(Base):
     """Where a site's notices go; the secret that signs webhooks is encrypted."""
 
     __tablename__ = "notice_targets"
-    id: Mapped[uuid.UUID] = _id()
+    id: Mapped[uuid.UUID] = id_column()
     site_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sites.id"), index=True)
     channel: Mapped[str]
     address: Mapped[str]
     events: Mapped[list[Any]]
     secret: Mapped[str | None]
-    failures: Mapped[int] = _zero()  # tries in a row that failed
+    failures: Mapped[int] = zero_column()  # tries in a row that failed
     rest_until: Mapped[datetime | None]  # nothing is sent there before
     last_error: Mapped[str | None]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
     removed_at: Mapped[datetime | None]
 
 
@@ -717,15 +721,15 @@ class Notice(Base):
 
     __tablename__ = "notices"
     __table_args__ = (Index("ix_notices_site_created", "site_id", "created_at", "id"),)
-    id: Mapped[uuid.UUID] = _id()
-    site_id: Mapped[uuid.UUID] = _site()
+    id: Mapped[uuid.UUID] = id_column()
+    site_id: Mapped[uuid.UUID] = site_column()
     target_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("notice_targets.id"), index=True)
     event: Mapped[str]
     batch_id: Mapped[uuid.UUID | None] = mapped_column(index=True)
     study_id: Mapped[uuid.UUID | None] = mapped_column(index=True)
     payload: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(server_default="waiting", default="waiting")
-    attempts: Mapped[int] = _zero()
+    attempts: Mapped[int] = zero_column()
     status: Mapped[int | None]
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
@@ -740,7 +744,7 @@ class Worker(Base):
     queues: Mapped[list[Any]]
     slots: Mapped[int]
     version: Mapped[str]
-    seen_at: Mapped[datetime] = _now()
+    seen_at: Mapped[datetime] = now_column()
 
 
 class Maintenance(Base):
@@ -759,4 +763,4 @@ class EventCount(Base):
     __tablename__ = "event_counts"
     name: Mapped[str] = mapped_column(primary_key=True)
     n: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
-    last_at: Mapped[datetime] = _now()
+    last_at: Mapped[datetime] = now_column()

@@ -17,17 +17,15 @@ from sqlalchemy import (
     ForeignKey,
     Identity,
     Index,
-    Integer,
     LargeBinary,
     SmallInteger,
     String,
     UniqueConstraint,
-    func,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from store.base.tables import Base
+from store.base.tables import Base, id_column, now_column, site_column, zero_column
 
 
 class RunKind(StrEnum):
@@ -35,22 +33,6 @@ class RunKind(StrEnum):
 
     DATASET = "dataset"
     SHADOW = "shadow"
-
-
-def _id() -> Mapped[uuid.UUID]:
-    return mapped_column(primary_key=True, default=uuid.uuid4)
-
-
-def _site() -> Mapped[uuid.UUID]:
-    return mapped_column(ForeignKey("sites.id"), nullable=False)
-
-
-def _now() -> Mapped[datetime]:
-    return mapped_column(server_default=func.now())
-
-
-def _zero() -> Mapped[int]:
-    return mapped_column(Integer, server_default=text("0"), default=0)
 
 
 class Dataset(Base):
@@ -61,17 +43,17 @@ class Dataset(Base):
 
     __tablename__ = "datasets"
     __table_args__ = (UniqueConstraint("site_id", "name"),)
-    id: Mapped[uuid.UUID] = _id()
-    site_id: Mapped[uuid.UUID] = _site()
+    id: Mapped[uuid.UUID] = id_column()
+    site_id: Mapped[uuid.UUID] = site_column()
     name: Mapped[str]
     root: Mapped[str]
     format: Mapped[str]
     label_meaning: Mapped[str]
     sha256: Mapped[str | None] = mapped_column(String(64))
-    n_images: Mapped[int] = _zero()
-    n_seen: Mapped[int] = _zero()
+    n_images: Mapped[int] = zero_column()
+    n_seen: Mapped[int] = zero_column()
     left_out: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"), default=dict)
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
     scanned_at: Mapped[datetime | None]
 
 
@@ -89,7 +71,7 @@ class DatasetImage(Base):
             postgresql_where=text("sha256 IS NULL AND problem IS NULL"),
         ),
     )
-    id: Mapped[uuid.UUID] = _id()
+    id: Mapped[uuid.UUID] = id_column()
     dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"))
     number: Mapped[int]  # in the order of the paths' hashes, so that it tells nothing
     path: Mapped[str]
@@ -122,8 +104,8 @@ class Run(Base):
 
     __tablename__ = "runs"
     __table_args__ = (Index("ix_runs_site_created", "site_id", "created_at"),)
-    id: Mapped[uuid.UUID] = _id()
-    site_id: Mapped[uuid.UUID] = _site()
+    id: Mapped[uuid.UUID] = id_column()
+    site_id: Mapped[uuid.UUID] = site_column()
     user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
     kind: Mapped[str]
     dataset_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("datasets.id"))
@@ -136,7 +118,7 @@ class Run(Base):
     classified: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
     detected: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
     figures: Mapped[dict[str, Any] | None]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
     evaluated_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]  # gone from every list; what it stored goes in steps
 
@@ -168,8 +150,8 @@ class Comparison(Base):
 
     __tablename__ = "comparisons"
     __table_args__ = (Index("ix_comparisons_site_created", "site_id", "created_at"),)
-    id: Mapped[uuid.UUID] = _id()
-    site_id: Mapped[uuid.UUID] = _site()
+    id: Mapped[uuid.UUID] = id_column()
+    site_id: Mapped[uuid.UUID] = site_column()
     user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
     run_a: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
     bundle_a: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
@@ -177,7 +159,7 @@ class Comparison(Base):
     bundle_b: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
     margin: Mapped[float] = mapped_column(Float)
     figures: Mapped[dict[str, Any] | None]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now_column()
     evaluated_at: Mapped[datetime | None]
 
 
@@ -204,12 +186,12 @@ class Promotion(Base):
     __tablename__ = "promotions"
     __table_args__ = (Index("ix_promotions_site", "site_id", "id"),)
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    site_id: Mapped[uuid.UUID] = _site()
+    site_id: Mapped[uuid.UUID] = site_column()
     user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
     bundle: Mapped[str] = mapped_column(ForeignKey("bundles.name"))
     before: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
     rolled_back: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)
-    at: Mapped[datetime] = _now()
+    at: Mapped[datetime] = now_column()
 
 
 class PartValidation(Base):
@@ -225,4 +207,4 @@ class PartValidation(Base):
     cleared: Mapped[int]
     dataset: Mapped[str]
     user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
-    at: Mapped[datetime] = _now()
+    at: Mapped[datetime] = now_column()
