@@ -21,8 +21,9 @@ apt_install() {
     if [ -n "${as_root:-}" ]; then
         say "Installing system packages: $*"
         export DEBIAN_FRONTEND=noninteractive
-        if $as_root apt-get install -y -q --no-install-recommends "$@" >/dev/null 2>&1 ||
-            { $as_root apt-get update -q >/dev/null && $as_root apt-get install -y -q --no-install-recommends "$@" >/dev/null; }
+        apt="$as_root apt-get -o DPkg::Lock::Timeout=300"  # somebody else may be installing
+        if $apt install -y -q --no-install-recommends "$@" >/dev/null 2>&1 ||
+            { $apt update -q >/dev/null && $apt install -y -q --no-install-recommends "$@" >/dev/null; }
         then return 0; fi
         say "That did not work. Please run:  apt-get install -y --no-install-recommends $*"
     fi

@@ -30,7 +30,7 @@ from store.queue.dispatch import MESSAGE_PRIORITY, QUEUES, broker_options
 
 log = logging.getLogger("fractureai.worker")
 #: What can wait leaves the processor to pages, the database, and urgent work.
-NICENESS = 5
+NICENESS = 10
 settings = get_settings().require("database_url", "broker_url", "blob_url", "secret_key")
 
 app = Celery("fractureai", broker=settings.broker_url, include=["worker.tasks"])

@@ -303,18 +303,21 @@ def delete_expired() -> None:
 
 
 def _sweep_incoming(prefix: str, keys: Sequence[str]) -> None:
-    """Delete those of a batch's uploads that no image names; a request may still be about to name young ones.
+    """Delete those of a batch's uploads that no image names; a request may still be about to name a draft's.
 
-    Only a draft may have any: the end of a batch deletes what is left of it.
+    The end of a batch deletes what is left of it, but a worker of an earlier version that ends it may not.
     """
     blobs = get_blobs()
     try:
         batch_id = uuid.UUID(prefix.removeprefix("incoming/"))
     except ValueError:
         return  # not ours
+    settings = get_settings()
     with session_scope() as session:
+        ended = session.scalar(select(Batch.finished_at).where(Batch.id == batch_id)) is not None
         named = set(session.scalars(select(Image.incoming_key).where(Image.batch_id == batch_id)))
+    keep = settings.visibility_timeout if ended else settings.scratch_keep_seconds
     for key in keys:
         with suppress(BlobMissing):  # `prepare` deletes what it has read
-            if key not in named and blobs.age(key) > get_settings().scratch_keep_seconds:
+            if key not in named and blobs.age(key) > keep:
                 blobs.delete(key)

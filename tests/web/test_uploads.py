@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import time
 import unicodedata
 import uuid
 import zipfile
@@ -373,6 +374,18 @@ def test_uploads_that_no_row_names_are_found(
     uploads.delete_expired()
     with session_scope() as session:
         assert kept(blobs) == [session.scalars(select(Image.incoming_key)).one()]
+
+
+def test_an_upload_that_outlived_its_batch_needs_no_day(ask: Asker, blobs: BlobStore, tmp_path: Path) -> None:
+    batch, draft = ask.draft(), ask.draft()
+    ask.post(f"/batches/{batch}/cancel")
+    for owner in (batch, draft):
+        key = f"incoming/{owner}/{uuid.uuid4()}"
+        blobs.put(key, b"left by a worker that died")
+        two_hours_ago = time.time() - 7200
+        os.utime(tmp_path / "blobs" / key, (two_hours_ago, two_hours_ago))
+    uploads.delete_expired()
+    assert [key.split("/")[1] for key in kept(blobs)] == [draft], "a request may be about to name a draft's"
 
 
 def test_a_drafts_files_go_when_it_is_cancelled(ask: Asker, blobs: BlobStore) -> None:
