@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, Select, literal, tuple_
 
 from store.base.days import FIRST, LAST
 from store.base.errors import InvalidCursor
 
 T = TypeVar("T")
+Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,55 @@ class Page(Generic[T]):
 
     items: list[T]
     next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class Keyset:
+    """The order of a list, and so what a cursor of it holds: the place of the last item that was shown.
+
+    Attributes
+    ----------
+    columns
+        What the list is ordered by; together they are unique.
+    kinds
+        How a part of a cursor is read, a column each; see `decode_cursor`.
+    descending
+        The largest first.
+    """
+
+    columns: tuple[Any, ...]
+    kinds: tuple[Callable[[str], Any], ...]
+    descending: bool = False
+
+    def after(self, query: Query, cursor: str | None) -> Query:
+        """Put a query in this order, narrowed to what follows the cursor. Raises `InvalidCursor`."""
+        if cursor:
+            place = tuple_(
+                *(
+                    literal(value, column.type)
+                    for column, value in zip(self.columns, decode_cursor(cursor, *self.kinds), strict=True)
+                )
+            )
+            mine: ColumnElement[Any] = tuple_(*self.columns)
+            query = query.where(mine < place if self.descending else mine > place)
+        return query.order_by(*(column.desc() if self.descending else column for column in self.columns))
+
+    def page(self, rows: Iterable[T], limit: int, row_of: Callable[[T], object]) -> Page[T]:
+        """Return the first `limit` rows, and the cursor of the others if there is one row more.
+
+        Parameters
+        ----------
+        row_of
+            Of an item, the mapped row whose attributes are the columns.
+        """
+        items = list(rows)
+        cursor = self.cursor_of(row_of(items[limit - 1])) if len(items) > limit else None
+        return Page(items[:limit], cursor)
+
+    def cursor_of(self, row: object) -> str:
+        """Return the cursor of what follows a mapped row."""
+        values = [getattr(row, column.key) for column in self.columns]
+        return encode_cursor(*(v.isoformat() if isinstance(v, datetime) else v for v in values))
 
 
 def encode_cursor(*parts: object) -> str:

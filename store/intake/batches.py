@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Row, Select, Text, and_, func, or_, select, text, tuple_, update
+from sqlalchemy import Row, Select, Text, and_, func, or_, select, text, update
 from sqlalchemy import column as column_of
 from sqlalchemy import values as values_of
 from sqlalchemy.dialects.postgresql import insert
@@ -25,7 +25,7 @@ from store.base.errors import (
     UploadsDeleted,
     WrongState,
 )
-from store.base.paging import Page, decode_cursor, encode_cursor, moment, whole
+from store.base.paging import Keyset, Page, moment, whole
 from store.base.tables import (
     Batch,
     BatchReason,
@@ -176,19 +176,17 @@ def get_batch(session: Session, site_id: uuid.UUID, batch_id: uuid.UUID, *, lock
     return batch
 
 
+_BY_CREATION = Keyset((Batch.created_at, Batch.id), (moment, uuid.UUID), descending=True)
+_BY_ARRIVAL = Keyset((Image.seq,), (whole(64),))
+
+
 def list_batches(
     session: Session, site_id: uuid.UUID, *, cursor: str | None = None, limit: int = 50
 ) -> Page[Batch]:
     """Return the site's batches, the newest first."""
     query = select(Batch).where(Batch.site_id == site_id, Batch.run_id.is_(None))
-    if cursor:
-        query = query.where(
-            tuple_(Batch.created_at, Batch.id) < tuple(decode_cursor(cursor, moment, uuid.UUID))
-        )
-    rows = list(session.scalars(query.order_by(Batch.created_at.desc(), Batch.id.desc()).limit(limit + 1)))
-    more = len(rows) > limit
-    rows = rows[:limit]
-    return Page(rows, encode_cursor(rows[-1].created_at.isoformat(), rows[-1].id) if more else None)
+    rows = session.scalars(_BY_CREATION.after(query, cursor).limit(limit + 1))
+    return _BY_CREATION.page(rows, limit, lambda batch: batch)
 
 
 def reasons(session: Session, batch_id: uuid.UUID) -> dict[str, int]:
@@ -732,12 +730,8 @@ def list_images(
     for column, value in ((Image.status, status), (Image.triage, triage), (Image.region, region)):
         if value is not None:
             query = query.where(column == value)
-    if cursor:
-        query = query.where(Image.seq > decode_cursor(cursor, whole(64))[0])
-    rows = [_image_row(row) for row in session.execute(query.order_by(Image.seq).limit(limit + 1))]
-    more = len(rows) > limit
-    rows = rows[:limit]
-    return Page(rows, encode_cursor(rows[-1].image.seq) if more else None)
+    rows = session.execute(_BY_ARRIVAL.after(query, cursor).limit(limit + 1))
+    return _BY_ARRIVAL.page(map(_image_row, rows), limit, lambda row: row.image)
 
 
 def get_image(session: Session, site_id: uuid.UUID, image_id: uuid.UUID) -> ImageRow:

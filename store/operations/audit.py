@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
-from sqlalchemy import Connection, Select, select, text, tuple_
+from sqlalchemy import Connection, Select, select, text
 from sqlalchemy.orm import Session
 
 from store.base.days import begin_of, end_of
-from store.base.paging import Page, decode_cursor, encode_cursor, moment, whole
+from store.base.paging import Keyset, Page, moment, whole
 from store.base.session import get_engine
 from store.base.tables import Audit, User
 from store.results.safe_names import cell
@@ -57,20 +57,19 @@ def _query(site_id: uuid.UUID, asked: AuditFilter) -> Select[Audit, str | None]:
         query = query.where(Audit.at >= begin_of(asked.first))
     if asked.last is not None:
         query = query.where(Audit.at < end_of(asked.last))
-    return query.order_by(Audit.at.desc(), Audit.id.desc())
+    return query
+
+
+_BY_TIME = Keyset((Audit.at, Audit.id), (moment, whole(64)), descending=True)
 
 
 def list_lines(
     session: Session, site_id: uuid.UUID, asked: AuditFilter, *, cursor: str | None = None, limit: int = 100
 ) -> Page[AuditLine]:
     """Return lines of the site, the newest first. Raises `InvalidCursor`."""
-    query = _query(site_id, asked)
-    if cursor:
-        query = query.where(tuple_(Audit.at, Audit.id) < tuple(decode_cursor(cursor, moment, whole(64))))
-    rows = [AuditLine(line, email) for line, email in session.execute(query.limit(limit + 1))]
-    more = len(rows) > limit
-    rows = rows[:limit]
-    return Page(rows, encode_cursor(rows[-1].audit.at.isoformat(), rows[-1].audit.id) if more else None)
+    query = _BY_TIME.after(_query(site_id, asked), cursor).limit(limit + 1)
+    lines = (AuditLine(line, email) for line, email in session.execute(query))
+    return _BY_TIME.page(lines, limit, lambda line: line.audit)
 
 
 _ACTIONS = text(

@@ -15,12 +15,12 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Select, delete, func, select, tuple_, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from settings import get_settings
 from store.base.errors import NotFound, ServiceError
-from store.base.paging import Page, decode_cursor, encode_cursor, moment
+from store.base.paging import Keyset, Page, moment
 from store.base.sealing import sealer
 from store.base.tables import Batch, Notice, NoticeTarget, Work, WorkKind, WorkState
 from store.intake import quotas
@@ -307,6 +307,9 @@ def finished_batch(session: Session, batch: Batch) -> None:
         add(session, target, Event.FINISHED_BATCH, data, batch_id=batch.id)
 
 
+_BY_CREATION = Keyset((Notice.created_at, Notice.id), (moment, uuid.UUID), descending=True)
+
+
 def list_notices(
     session: Session, site_id: uuid.UUID, *, cursor: str | None = None, limit: int = 50
 ) -> Page[tuple[Notice, NoticeTarget, datetime | None]]:
@@ -317,18 +320,11 @@ def list_notices(
         .outerjoin(Work, (Work.subject_id == Notice.id) & (Notice.state == NoticeState.WAITING))
         .where(Notice.site_id == site_id)
     )
-    if cursor:
-        after = tuple(decode_cursor(cursor, moment, uuid.UUID))
-        query = query.where(tuple_(Notice.created_at, Notice.id) < after)
-    query = query.order_by(Notice.created_at.desc(), Notice.id.desc()).limit(limit + 1)
     rows: list[tuple[Notice, NoticeTarget, datetime | None]] = [
-        (notice, target, due_at) for notice, target, due_at in session.execute(query)
+        (notice, target, due_at)
+        for notice, target, due_at in session.execute(_BY_CREATION.after(query, cursor).limit(limit + 1))
     ]
-    more = len(rows) > limit
-    rows = rows[:limit]
-    if not more:
-        return Page(rows, None)
-    return Page(rows, encode_cursor(rows[-1][0].created_at.isoformat(), rows[-1][0].id))
+    return _BY_CREATION.page(rows, limit, lambda row: row[0])
 
 
 def forget_old(session: Session) -> None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from enum import IntEnum
 
 from sqlalchemy import (
     ColumnElement,
-    Integer,
     Select,
     any_,
     func,
@@ -22,7 +21,6 @@ from sqlalchemy import (
     literal_column,
     select,
     text,
-    tuple_,
     union_all,
     update,
 )
@@ -30,7 +28,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 from sqlalchemy.orm import Session, aliased
 
 from settings import get_settings
-from store.base.paging import Page, decode_cursor, encode_cursor, moment
+from store.base.paging import Keyset, Page, moment
 from store.base.session import session_scope
 from store.base.tables import Batch, Image, User
 from store.reading.worklist_search import holds, note_words, query_of, studies_with
@@ -306,7 +304,7 @@ def _rank(text: str) -> int:
     return int(Rank(int(text)))
 
 
-_ORDER = (WorklistRow.rank, WorklistRow.since, WorklistRow.study_id)
+_ORDER = Keyset((WorklistRow.rank, WorklistRow.since, WorklistRow.study_id), (_rank, moment, uuid.UUID))
 
 
 def list_studies(
@@ -317,12 +315,8 @@ def list_studies(
     A page of a search for words that very many studies hold may be short, and yet have a next one.
     """
     newest_first = wish.reviewed is True or wish.rank is Rank.REVIEWED
-    order = [column.desc() for column in _ORDER] if newest_first else list(_ORDER)
-    query = select(WorklistRow).where(*_conditions(site_id, wish)).order_by(*order)
-    if cursor:
-        rank, since, id_ = decode_cursor(cursor, _rank, moment, uuid.UUID)
-        place = tuple_(literal(rank, Integer), since, id_)
-        query = query.where(tuple_(*_ORDER) < place if newest_first else tuple_(*_ORDER) > place)
+    order = replace(_ORDER, descending=newest_first)
+    query = order.after(select(WorklistRow).where(*_conditions(site_id, wish)), cursor)
     rows, last = _rows(session, site_id, query, wish.search, limit)
     labels: dict[uuid.UUID, str] = {}
     openers: dict[uuid.UUID, str] = {}
@@ -335,15 +329,14 @@ def list_studies(
         Item(row, labels.get(row.batch_id, ""), openers.get(row.opened_by) if row.opened_by else None)
         for row in rows
     ]
-    return Page(items, encode_cursor(last.rank, last.since.isoformat(), last.study_id) if last else None)
+    return Page(items, _ORDER.cursor_of(last) if last else None)
 
 
 def next_after(session: Session, site_id: uuid.UUID, wish: Filters, study_id: uuid.UUID) -> uuid.UUID | None:
     """Return the study that follows this one in the list, or the first one when it is not in the list."""
     row = session.get(WorklistRow, study_id)
     if row is not None and row.site_id == site_id:
-        cursor = encode_cursor(row.rank, row.since.isoformat(), row.study_id)
-        page = list_studies(session, site_id, wish, cursor=cursor, limit=1)
+        page = list_studies(session, site_id, wish, cursor=_ORDER.cursor_of(row), limit=1)
         if page.items:
             return page.items[0].row.study_id
     first = list_studies(session, site_id, wish, limit=2).items
