@@ -120,6 +120,16 @@ class Settings:
     smtp_user: str = ""  # of the mail server; empty: no sign-in
     smtp_password: str = ""  # of the mail server
     smtp_from: str = "fractureai@localhost"  # the sender of mail
+    # DICOM
+    gateway_host: str = ""  # address on which the DICOM receiver listens; empty: every one
+    gateway_port: int = 11112  # of the DICOM receiver
+    gateway_processes: int = 2  # of the DICOM receiver, which share the port
+    gateway_associations: int = 24  # at one time, a process of the DICOM receiver
+    gateway_pdu_bytes: int = 131_072  # of the longest PDU that the DICOM receiver takes
+    gateway_idle_seconds: float = 60.0  # without a word, then the DICOM receiver ends an association
+    gateway_tls_cert: str = ""  # file with the DICOM receiver's certificate; empty: no TLS
+    gateway_tls_key: str = ""  # file with its private key
+    gateway_tls_ca: str = ""  # file with the authorities whose client certificates it takes
     # clients of the web process
     request_head_seconds: float = 10.0  # for the head of a request, and to begin a small body
     client_stall_seconds: float = 30.0  # that a client may stand still in a body or an answer
@@ -170,6 +180,11 @@ class Settings:
             and self.session_idle_hours > 0,
             "memory_limit_bytes must be 0 or at least 512 MiB": self.memory_limit_bytes == 0
             or self.memory_limit_bytes >= 512 * 1024**2,
+            "gateway_processes and gateway_associations must be at least 1": min(
+                self.gateway_processes, self.gateway_associations
+            )
+            >= 1,
+            "gateway_pdu_bytes must be at least 4096": self.gateway_pdu_bytes >= 4096,
             "request_head_seconds, client_stall_seconds and client_bytes_per_second must be more than 0": min(
                 self.request_head_seconds, self.client_stall_seconds, self.client_bytes_per_second
             )

@@ -26,12 +26,13 @@ SCOPES = click.Choice(["submit", "read", "work", "review", "research", "administ
 site_option = click.option("--site", help="Name of the site; may be left out where there is only one.")
 
 
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command say on which server, and for which site."""
     return home_option(site_option(command))
 
 
 @contextmanager
-def _site(home: Path | None, name: str | None) -> Iterator[tuple[Session, Site]]:
+def on_site(home: Path | None, name: str | None) -> Iterator[tuple[Session, Site]]:
     """Open a transaction on the server, and find the site that is meant."""
     with server_parts(home):
         from sqlalchemy import select
@@ -117,7 +118,7 @@ def add_site(name: str, email: str, home: Path | None) -> None:
 
 
 @click.group(invoke_without_command=True)
-@_options
+@site_options
 @click.pass_context
 def people(ctx: click.Context, home: Path | None, site: str | None) -> None:
     """List a site's people, invite somebody, or change what they may."""
@@ -126,7 +127,7 @@ def people(ctx: click.Context, home: Path | None, site: str | None) -> None:
 
 
 def _list_people(home: Path | None, name: str | None) -> None:
-    with _site(home, name) as (session, site):
+    with on_site(home, name) as (session, site):
         from store.accounts.people import list_people
 
         rows = [
@@ -146,11 +147,11 @@ def _list_people(home: Path | None, name: str | None) -> None:
 @click.argument("email")
 @click.option("--role", type=ROLES, required=True)
 @click.option("--name", "called", default="", help="As it stands on reports that they sign.")
-@_options
+@site_options
 @client_command
 def invite(email: str, role: str, called: str, home: Path | None, site: str | None) -> None:
     """Make a person, and print the link by which they choose a password."""
-    with _site(home, site) as (session, found):
+    with on_site(home, site) as (session, found):
         from store.accounts.accounts import Role
         from store.accounts.people import invite as invite_person
 
@@ -161,11 +162,11 @@ def invite(email: str, role: str, called: str, home: Path | None, site: str | No
 @people.command("role")
 @click.argument("email")
 @click.argument("role", type=ROLES)
-@_options
+@site_options
 @client_command
 def change_role(email: str, role: str, home: Path | None, site: str | None) -> None:
     """Give a person another role."""
-    with _site(home, site) as (session, found):
+    with on_site(home, site) as (session, found):
         from store.accounts.accounts import Role
         from store.accounts.people import set_role
 
@@ -176,11 +177,11 @@ def change_role(email: str, role: str, home: Path | None, site: str | None) -> N
 @people.command("name")
 @click.argument("email")
 @click.argument("name")
-@_options
+@site_options
 @client_command
 def change_name(email: str, name: str, home: Path | None, site: str | None) -> None:
     """Set the name that reports which a person signs carry."""
-    with _site(home, site) as (session, found):
+    with on_site(home, site) as (session, found):
         from store.accounts.people import rename
 
         rename(session, found.id, _person(session, found, email).id, name, by=None)
@@ -189,11 +190,11 @@ def change_name(email: str, name: str, home: Path | None, site: str | None) -> N
 
 @people.command()
 @click.argument("email")
-@_options
+@site_options
 @client_command
 def link(email: str, home: Path | None, site: str | None) -> None:
     """Print a link by which a person chooses a new password."""
-    with _site(home, site) as (session, found):
+    with on_site(home, site) as (session, found):
         from store.accounts.people import new_link
 
         token = new_link(session, found.id, _person(session, found, email).id, by=None)
@@ -202,11 +203,11 @@ def link(email: str, home: Path | None, site: str | None) -> None:
 
 @people.command("reset-second-factor")
 @click.argument("email")
-@_options
+@site_options
 @client_command
 def reset_second_factor(email: str, home: Path | None, site: str | None) -> None:
     """Let a person whose phone is gone sign in by password alone, until they set a second factor anew."""
-    with _site(home, site) as (session, found):
+    with on_site(home, site) as (session, found):
         from store.accounts.second_factor import reset
 
         reset(session, found.id, _person(session, found, email).id, by=None)
@@ -215,11 +216,11 @@ def reset_second_factor(email: str, home: Path | None, site: str | None) -> None
 
 @people.command()
 @click.argument("email")
-@_options
+@site_options
 @client_command
 def disable(email: str, home: Path | None, site: str | None) -> None:
     """Shut a person out, with their sessions, keys and links."""
-    with _site(home, site) as (session, found):
+    with on_site(home, site) as (session, found):
         from store.accounts.people import disable as shut_out
 
         shut_out(session, found.id, _person(session, found, email).id, by=None)
@@ -228,11 +229,11 @@ def disable(email: str, home: Path | None, site: str | None) -> None:
 
 @people.command()
 @click.argument("email")
-@_options
+@site_options
 @client_command
 def enable(email: str, home: Path | None, site: str | None) -> None:
     """Let a disabled person in again."""
-    with _site(home, site) as (session, found):
+    with on_site(home, site) as (session, found):
         from store.accounts.people import enable as admit_again
 
         admit_again(session, found.id, _person(session, found, email).id, by=None)
@@ -243,7 +244,7 @@ def enable(email: str, home: Path | None, site: str | None) -> None:
 
 
 @click.group(invoke_without_command=True)
-@_options
+@site_options
 @click.pass_context
 def keys(ctx: click.Context, home: Path | None, site: str | None) -> None:
     """List a site's API keys, make one, or revoke one."""
@@ -252,7 +253,7 @@ def keys(ctx: click.Context, home: Path | None, site: str | None) -> None:
 
 
 def _list_keys(home: Path | None, name: str | None) -> None:
-    with _site(home, name) as (session, site):
+    with on_site(home, name) as (session, site):
         from store.accounts.people import list_site_keys
 
         rows = [
@@ -274,13 +275,13 @@ def _list_keys(home: Path | None, name: str | None) -> None:
 @click.option("--for", "email", required=True, help="Address of the person who owns it.")
 @click.option("--scope", type=SCOPES, multiple=True, default=("submit", "read"), show_default=True)
 @click.option("--days", type=click.IntRange(1, 3650), help="How long it lives; for ever when left out.")
-@_options
+@site_options
 @client_command
 def add_key(
     name: str, email: str, scope: tuple[str, ...], days: int | None, home: Path | None, site: str | None
 ) -> None:
     """Make a key and print it, once."""
-    with _site(home, site) as (session, found):
+    with on_site(home, site) as (session, found):
         from store.accounts.accounts import Permission, create_api_key
 
         ends = datetime.now(UTC) + timedelta(days=days) if days else None
@@ -293,11 +294,11 @@ def add_key(
 
 @keys.command()
 @click.argument("key_id", type=click.UUID)
-@_options
+@site_options
 @client_command
 def revoke(key_id: UUID, home: Path | None, site: str | None) -> None:
     """Make a key useless."""
-    with _site(home, site) as (session, found):
+    with on_site(home, site) as (session, found):
         from store.accounts.people import revoke_key
 
         revoke_key(session, found.id, key_id, by=None)

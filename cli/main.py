@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": ("cli.demo:demo", "Run a server here, read some radiographs, keep serving."),
     "submit": ("cli.submit:submit", "Send files, folders and ZIPs to a server, as one batch."),
     "watch": ("cli.watch:watch", "Send whatever arrives in a folder; file its reports in another."),
+    "gateway": ("cli.gateway:gateway", "Receive images by DICOM; say from whom, and for which site."),
     "status": ("cli.status:status", "Show a batch, or the latest ones."),
     "download": ("cli.download:download", "Save a batch's results as one ZIP."),
     "cancel": ("cli.control:cancel", "Stop a batch; what is read already stays."),

@@ -148,8 +148,10 @@ def listen(host: str, port: int | None) -> socket.socket:
     )
 
 
-def processes(home: Path, listener: socket.socket, health: socket.socket, workers: int) -> list[Child]:
-    """Return the processes of a server that are ours."""
+def processes(
+    home: Path, listener: socket.socket, health: socket.socket, workers: int, receivers: int = 0
+) -> list[Child]:
+    """Return the processes of a server that are ours, `receivers` of DICOM among them."""
     python = [sys.executable, "-m"]
     binds = [f"--bind=fd://{each.fileno()}" for each in (listener, health)]
     web = [*python, "gunicorn", "web.factory:create_app()", *binds, *WEB_OPTIONS]
@@ -179,6 +181,7 @@ def processes(home: Path, listener: socket.socket, health: socket.socket, worker
         worker("exports", EXPORT_SLOTS, **ONE_THREAD),
         worker("urgent", 1, queues=URGENT_QUEUES, **URGENT),
         child("reconcile", [*python, "worker.reconcile"]),
+        *(child(f"gateway-{n + 1}", [*python, "interop.gateway"], **ONE_THREAD) for n in range(receivers)),
     ]
 
 
@@ -199,6 +202,7 @@ def server(
     port: int | None,
     workers: int | None,
     say: Callable[[str], None],
+    gateway: int | None = None,
 ) -> Iterator[Server]:
     """Run a whole server while the block runs; from the main thread only.
 
@@ -212,6 +216,8 @@ def server(
         Processes that decode, by default half of the cores; twice as many write reports.
     say
         Takes a line for the person.
+    gateway
+        The port on which images come by DICOM; None: they do not.
 
     Raises
     ------
@@ -242,7 +248,12 @@ def server(
         os.environ.pop("FRACTUREAI_DATABASE_OWNER_URL", None)  # nobody needs it from here on
         access = _leave_key(home, address)
         supervisor = Supervisor(children, say)
-        ours = processes(home, listener, health, workers or max(1, (os.cpu_count() or 2) // 2))
+        receivers = 0
+        if gateway is not None:
+            os.environ["FRACTUREAI_GATEWAY_PORT"] = str(gateway)
+            receivers = from_environ(os.environ).gateway_processes
+        slots = workers or max(1, (os.cpu_count() or 2) // 2)
+        ours = processes(home, listener, health, slots, receivers)
         stack.callback(stop_all, ours, STOP_SECONDS)
         for child in ours:
             supervisor.start(child)
@@ -285,7 +296,12 @@ def wait_until_answering(running: Server, seconds: float = 180.0) -> None:
 @click.option("--port", type=int, help="Port to listen on.  [default: the first free one from 8000]")
 @click.option("--workers", type=click.IntRange(1), help="Decoding processes; twice as many write reports.")
 @click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="Folder for data and logs.")
-def up(host: str, port: int | None, workers: int | None, home: Path | None) -> None:
+@click.option(
+    "--dicom",
+    type=click.IntRange(1, 65535),
+    help="Port on which to receive images by DICOM; see `fractureai gateway`.",
+)
+def up(host: str, port: int | None, workers: int | None, home: Path | None, dicom: int | None) -> None:
     """Run a whole server here, until Ctrl-C.
 
     Postgres and Valkey come out of the installed packages, unless FRACTUREAI_DATABASE_URL and
@@ -294,11 +310,14 @@ def up(host: str, port: int | None, workers: int | None, home: Path | None) -> N
     interruptible()
     folder = home.resolve() if home else default_home()
     try:
-        with server(folder, host=host, port=port, workers=workers, say=click.echo) as running:
+        options = {"host": host, "port": port, "workers": workers, "gateway": dicom}
+        with server(folder, say=click.echo, **options) as running:  # type: ignore[arg-type]
             wait_until_answering(running)
             click.echo(
                 f"Serving at {running.address}\nSign in:   {running.access.sign_in}\nData, logs: {folder}"
             )
+            if dicom is not None:
+                click.echo(f"Receiving DICOM on port {dicom}.")
             click.echo(f"Readiness, metrics: {running.health}/readyz, /metrics\nCtrl-C ends it.")
             running.supervisor.run()
     except KeyboardInterrupt:

@@ -58,7 +58,7 @@ has_library libpangoft2-1.0.so.0 || missing="$missing libpangoft2-1.0-0"
 [ -z "$missing" ] || apt_install need $missing
 has_library libharfbuzz-subset.so.0 || apt_install want libharfbuzz-subset0
 
-# 3. For the tests: a browser, pages of a PDF as pictures, and a tracer that sees every connection
+# 3. For the tests: a browser, pages of a PDF as pictures, DICOM programs of others, a tracer of connections
 if [ "${1:-}" = test ] || [ "${1:-}" = faults ]; then
     missing=
     command -v pdftoppm >/dev/null || missing="$missing poppler-utils"

@@ -47,6 +47,7 @@ class Reason(StrEnum):
     SOURCE_CHANGED = "source_changed"
     # skipped: not images of ours, counted and not failed
     DICOM_NOT_AN_IMAGE = "dicom_not_an_image"
+    MADE_HERE = "made_here"
     # not assessable: done, but not read by AI
     REGION_UNSUPPORTED = "region_unsupported"
     REGION_UNSURE = "region_unsure"
@@ -198,6 +199,10 @@ REASONS: Mapping[Reason, ReasonText] = {
     Reason.DICOM_NOT_AN_IMAGE: ReasonText(
         "A DICOM object without a picture (directory, report, presentation state).",
         "Nothing to do: it is skipped.",
+    ),
+    Reason.MADE_HERE: ReasonText(
+        "A result of this service that came back to it: it is no radiograph, and is not read again.",
+        "Nothing to do: it is skipped. Have the archive not forward results to where they came from.",
     ),
     Reason.REGION_UNSUPPORTED: ReasonText(
         "This body part is not one that the model reads.", "Read the image without AI."

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
-from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy import Connection, delete, exists, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings, start_log
@@ -24,7 +24,8 @@ from store.base.blobs import get_blobs
 from store.base.errors import BlobMissing, ServiceError
 from store.base.session import own_connection, session_scope
 from store.base.tables import ENDED_WORK, Batch, SignInToken, UserSession, Work, Worker
-from store.intake import batch_end, batches, uploads
+from store.intake import batch_end, batches, received, uploads
+from store.intake.gateway_tables import ReceivedStudy
 from store.operations import monitoring, notices, retention
 from store.queue import work
 from store.queue.dispatch import dispatch
@@ -94,10 +95,14 @@ def _raise_waiting() -> None:
 def _cancel_old_drafts() -> None:
     """Cancel drafts that nobody submitted."""
     keep = timedelta(seconds=get_settings().draft_keep_seconds)
+    # what a gateway acknowledged is not forgotten: `received.complete_due` submits it, however late
+    arriving = exists().where(ReceivedStudy.batch_id == Batch.id, ReceivedStudy.completed_at.is_(None))
     with session_scope() as session:
         forgotten = session.execute(
             select(Batch.id, Batch.site_id).where(
-                Batch.status == BatchStatus.DRAFT, Batch.created_at < func.clock_timestamp() - keep
+                Batch.status == BatchStatus.DRAFT,
+                Batch.created_at < func.clock_timestamp() - keep,
+                ~arriving,
             )
         ).all()
     for batch_id, site_id in forgotten:
@@ -200,6 +205,7 @@ class _Times:
 
 
 def _round(times: _Times) -> None:
+    attempt("received studies", received.complete_due)
     attempt(monitoring.RECOVER, recover)
     if time.monotonic() - times.tidied > TIDY_SECONDS:
         times.tidied = time.monotonic()

@@ -47,6 +47,7 @@ from pipeline.dicom.terms import (
 )
 from pipeline.types import Rejected, Skipped, StudyFacts
 from vocabulary.anatomy import CODED_PARTS, TRANSLATED, VAGUE_PARTS, stated_regions
+from vocabulary.dicom import MANUFACTURER
 from vocabulary.media import is_dicom
 from vocabulary.reasons import Reason
 
@@ -195,6 +196,12 @@ def defined_terms(dataset: Dataset, word: str) -> list[str]:
     lists = DEFINED_TERMS[word]
     codes = [str(value).strip(" \0").upper() for value in element_values(dataset, word)][: len(lists)]
     return codes if all(code in known for code, known in zip(codes, lists, strict=False)) else []
+
+
+def is_made_here(raw: Dataset) -> bool:
+    """Tell whether an object names this service as its equipment: it is a result, and no radiograph."""
+    made_by = next(iter(element_values(raw, "Manufacturer")), "")
+    return str(made_by).strip(" \0").upper() == MANUFACTURER.upper()
 
 
 def _body_part(dataset: Dataset, word: str) -> str:

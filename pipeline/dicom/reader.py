@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 
 from pipeline.dicom.deidentify import allowed_copy, keep_facts, write_copy
 from pipeline.dicom.frames import require_pixel_module, stored_values
-from pipeline.dicom.header import element_text, open_object, study_facts
+from pipeline.dicom.header import element_text, is_made_here, open_object, study_facts
 from pipeline.dicom.render import render
 from pipeline.dicom.repair import flag_unreadable, repair_pixel_values
 from pipeline.dicom.shape import square
@@ -69,6 +69,8 @@ def _read(
     data: bytes, max_pixels: int, refuse_burned_in: bool
 ) -> tuple[UInt8Array, StudyFacts, str, Dataset, tuple[Reason, ...], tuple[RenderingStep, ...]]:
     raw, syntax, ends_well = open_object(data, max_pixels)
+    if is_made_here(raw):
+        raise Skipped(Reason.MADE_HERE)
     flags, steps = repair_pixel_values(raw)
     clean = allowed_copy(raw)
     more_flags, more_steps = flag_unreadable(raw, clean)

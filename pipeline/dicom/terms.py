@@ -131,6 +131,7 @@ LUTS = ("ModalityLUTSequence", "VOILUTSequence")
 READ_ONCE = (
     "SpecificCharacterSet", "AccessionNumber", "StudyDate", "StudyTime", "PatientID", "IssuerOfPatientID",
     "PatientBirthDate", "PatientAge", "BodyPartExamined", "AnatomicRegionSequence", "DeidentificationMethod",
+    "Manufacturer",
 )  # fmt: skip
 READ: list[BaseTag | int] = [
     cast(int, tag_for_keyword(word))

@@ -54,8 +54,9 @@ def test_ours_run_without_rights(name: str) -> None:
     assert f"AS {service['build']['target']}\n" in (ROOT / "Dockerfile").read_text()
 
 
-def test_only_the_proxy_is_open_and_on_loopback_unless_told() -> None:
-    assert [name for name, service in SERVICES.items() if "ports" in service] == ["proxy"]
+def test_only_proxy_and_gateway_are_open_and_on_loopback_unless_told() -> None:
+    assert {name for name, service in SERVICES.items() if "ports" in service} == {"proxy", "gateway"}
+    assert SERVICES["gateway"]["ports"] == ["${DICOM_BIND:-127.0.0.1}:${DICOM_PORT:-11112}:11112"]
     assert all(port.startswith("${BIND:-127.0.0.1}:") for port in SERVICES["proxy"]["ports"])
     inside = [name for name, service in SERVICES.items() if "inside" in service["networks"]]
     assert COMPOSE["networks"]["inside"]["internal"] is True
@@ -64,7 +65,7 @@ def test_only_the_proxy_is_open_and_on_loopback_unless_told() -> None:
 
 def test_one_worker_alone_reaches_the_outside() -> None:
     networks = {name: set(service["networks"]) for name, service in SERVICES.items()}
-    assert {name for name, has in networks.items() if "outside" in has} == {"proxy", "web"}
+    assert {name for name, has in networks.items() if "outside" in has} == {"proxy", "web", "gateway"}
     assert {name for name, has in networks.items() if "egress" in has} == {"worker-notices"}
     assert "notices" in SERVICES["worker-notices"]["command"]
     assert set().union(*networks.values()) == set(COMPOSE["networks"])
@@ -104,6 +105,11 @@ def test_variables_are_explained_and_settings_exist() -> None:
 def test_secrets_have_no_default() -> None:
     for name in ("POSTGRES_PASSWORD", "APPLICATION_PASSWORD", "VALKEY_PASSWORD", "SECRET_KEY"):
         assert set(re.findall(rf"\$\{{{name}([^}}]*)\}}", TEXT)) == {":?"}
+
+
+def test_the_gateway_starts_where_it_is_asked_for() -> None:
+    assert SERVICES["gateway"]["profiles"] == ["dicom"]
+    assert SERVICES["gateway"]["command"] == ["fractureai", "gateway"]
 
 
 def test_processes_are_those_of_up(tmp_path: Path) -> None:

@@ -482,6 +482,14 @@ def test_pictureless_objects_are_skipped(tmp_path):
             read(make_dicom(ramp(), SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{suffix}"))
 
 
+def test_what_we_made_is_skipped_and_never_read():
+    for maker in ("FractureAI", "FRACTUREAI "):
+        with pytest.raises(Skipped) as skipped:
+            read(make_dicom(ramp(), SOPClassUID=SC, Manufacturer=maker))
+        assert skipped.value.reason is Reason.MADE_HERE
+    assert read(make_dicom(ramp(), SOPClassUID=SC, Manufacturer="FractureAI phantom")).width == 64
+
+
 def test_classes():
     for readable in (CR, DX, DX + ".1", SC):
         assert read(make_dicom(ramp(), SOPClassUID=readable)).width == 64

@@ -22,6 +22,7 @@ from store.base.blobs import get_blobs
 from store.base.errors import BlobAltered, BlobMissing
 from store.base.session import session_scope
 from store.base.tables import Image, Work
+from store.intake import received
 from store.queue import counters, work
 from store.queue.work import Lease
 from store.reading import studies
@@ -66,6 +67,8 @@ def _prepare_one(image: Image, decoding: _Decoding, written: Written) -> _Prepar
         radiograph = decoding.decode(image)
     except (Rejected, Skipped) as verdict:
         return verdict
+    if _is_made_here(image, radiograph.facts.sop_uid):
+        return Skipped(Reason.MADE_HERE)
     if image.source_key is not None:  # another image's bytes: nothing of them is kept twice
         return _Prepared(radiograph, None, None)
     stored = image.original_sha256
@@ -73,6 +76,14 @@ def _prepare_one(image: Image, decoding: _Decoding, written: Written) -> _Prepar
         stored, _ = written.put(picture_key(image, "original"), radiograph.stored, image)
     display, _ = written.put(picture_key(image, "display.jpg"), display_jpeg(radiograph.pixels), image)
     return _Prepared(radiograph, display, stored)
+
+
+def _is_made_here(image: Image, sop_uid: str) -> bool:
+    """Tell whether the object is a result of ours that came back, whatever its header says by now."""
+    if not sop_uid or image.dataset_image_id is not None:
+        return False
+    with session_scope() as session:
+        return bool(received.made_here(session, image.site_id, [sop_uid]))
 
 
 class _Decoding:

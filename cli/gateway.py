@@ -1,0 +1,143 @@
+"""`fractureai gateway`: receives images by DICOM, and says from whom and for which site."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.accounts import on_site, site_options
+from cli.client import client_command
+from cli.output import open_console, print_rows
+
+#: That the receivers have to end.
+STOP_SECONDS = 5.0
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def gateway(ctx: click.Context) -> None:
+    """Receive images by DICOM, until Ctrl-C.
+
+    Works on the servers that FRACTUREAI_DATABASE_URL, FRACTUREAI_BROKER_URL and FRACTUREAI_BLOB_URL name;
+    `fractureai up --dicom PORT` does the same beside an embedded server. First give the site an AE title and
+    say who may send: `fractureai gateway site`, `fractureai gateway allow`.
+    """
+    if ctx.invoked_subcommand is None:
+        _receive()
+
+
+def _receive() -> None:
+    """Run the receiver's processes; should one end, all do, and whoever started us starts us again."""
+    from cli.child import dies_with_us
+    from cli.prepare import ROOT
+    from cli.supervise import interruptible, leave
+    from settings import SettingsError, get_settings
+
+    try:
+        settings = get_settings().require("database_url", "broker_url", "blob_url")
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from None
+    interruptible()
+    receivers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "interop.gateway"],
+            cwd=ROOT,
+            start_new_session=True,
+            preexec_fn=dies_with_us(),  # noqa: PLW1509 - calls prctl and getppid, takes no lock
+        )
+        for _ in range(settings.gateway_processes)
+    ]
+    try:
+        while all(receiver.poll() is None for receiver in receivers):
+            time.sleep(0.2)
+        status = 1
+        click.echo("A receiver ended by itself.", err=True)
+    except KeyboardInterrupt:
+        status = 0
+    for receiver in receivers:
+        receiver.terminate()
+    for receiver in receivers:
+        try:
+            receiver.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            receiver.kill()
+    leave(status)
+
+
+@gateway.command("site")
+@click.option("--ae-title", help="By which the site is called; up to 16 letters.")
+@click.option("--quiet", type=float, help="Seconds without a new image after which a study is complete.")
+@click.option("--release", type=float, help="The same after its sender has ended the association.")
+@click.option("--longest", type=float, help="Seconds after which a study is read however much still comes.")
+@click.option(
+    "--urgent-if",
+    "rules",
+    multiple=True,
+    help="An element that makes a study urgent, such as 0040,1003=HIGH; several times. '' removes all.",
+)
+@site_options
+@client_command
+def set_site(home: Path | None, site: str | None, rules: tuple[str, ...], **named: Any) -> None:
+    """Give a site its AE title, or change when its studies are complete and which are urgent."""
+    with on_site(home, site) as (session, found):
+        from store.intake import gateway_peers
+
+        kept = gateway_peers.set_site(
+            session, found.id, urgent_rules=[rule for rule in rules if rule] if rules else None, **named
+        )
+        click.echo(
+            f"{found.name} is {kept.ae_title}: a study is complete {kept.quiet_seconds:g} s after its last "
+            f"image, {kept.release_seconds:g} s after its association, {kept.longest_seconds:g} s at most."
+        )
+        if kept.urgent_rules:
+            click.echo(f"Urgent: {', '.join(kept.urgent_rules)}")
+
+
+@gateway.command()
+@click.argument("ae_title")
+@click.argument("networks", nargs=-1, required=True)
+@click.option("--urgent", is_flag=True, help="All that it sends is urgent.")
+@site_options
+@client_command
+def allow(
+    ae_title: str, networks: tuple[str, ...], urgent: bool, home: Path | None, site: str | None
+) -> None:
+    """Let a device or archive send to a site, from the NETWORKS named (10.1.2.3 or 10.1.2.0/24)."""
+    with on_site(home, site) as (session, found):
+        from store.intake import gateway_peers
+
+        peer = gateway_peers.allow(session, found.id, ae_title, networks, urgent=urgent)
+        click.echo(f"{peer.ae_title} may send to {found.name} from {', '.join(peer.networks)}.")
+
+
+@gateway.command()
+@click.argument("ae_title")
+@site_options
+@client_command
+def forbid(ae_title: str, home: Path | None, site: str | None) -> None:
+    """Take nothing more from a device or archive."""
+    with on_site(home, site) as (session, found):
+        from store.intake import gateway_peers
+
+        gateway_peers.forbid(session, found.id, ae_title)
+    click.echo(f"Nothing more is taken from {ae_title}.")
+
+
+@gateway.command("list")
+@site_options
+@client_command
+def list_peers(home: Path | None, site: str | None) -> None:
+    """List who may send to a site."""
+    with on_site(home, site) as (session, found):
+        from store.intake import gateway_peers
+
+        rows = [
+            (peer.ae_title, ", ".join(peer.networks), "urgent" if peer.urgent else "")
+            for peer in gateway_peers.list_peers(session, found.id)
+        ]
+    print_rows(open_console(), ("AE title", "networks", ""), rows)

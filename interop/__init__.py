@@ -1,0 +1,1 @@
+"""DICOM over the network: what arrives from devices and archives."""

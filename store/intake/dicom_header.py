@@ -1,0 +1,184 @@
+"""The elements by which a DICOM object is filed, found without decoding it, and a file around its data set.
+
+No value is parsed but those asked for, nothing is believed that the bytes do not bear out, and the standard
+library suffices: so the web process may use it, and a receiver while its sender waits.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from vocabulary.dicom import IMPLEMENTATION_UID
+
+SOP_CLASS, SOP_INSTANCE = 0x00080016, 0x00080018
+MANUFACTURER_TAG, STUDY_UID = 0x00080070, 0x0020000D
+DEFLATED = "1.2.840.10008.1.2.1.99"
+UID = re.compile(r"[0-9.]{1,64}")
+
+_PIXEL_DATA = 0x7FE00010
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_UNDEFINED = 0xFFFFFFFF
+_LONG_VRS = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
+#: Of an inflated data set; what files it stands in front.
+_INFLATED = 1 << 20
+_LONGEST_VALUE = 1024
+
+
+class HeaderUnreadable(ValueError):
+    """The bytes are no data set, or end in the middle of one. Says nothing of what they hold."""
+
+
+@dataclass(frozen=True)
+class _Element:
+    tag: int
+    vr: str
+    length: int
+    at: int
+
+
+class _Walk:
+    """Steps over the elements of a data set."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        if len(data) < 8:
+            raise HeaderUnreadable
+        # whatever the transfer syntax says: there is no other way to read the bytes (PS3.5, 7.1)
+        little = int.from_bytes(data[:2], "little") <= int.from_bytes(data[:2], "big")
+        self.order = "<" if little else ">"
+        self.implicit = not (data[4:6].isalpha() and data[4:6].isupper())
+
+    def tag_and_length(self, at: int) -> tuple[int, int]:
+        """Read what has no value representation: an item or a delimiter."""
+        if at + 8 > len(self.data):
+            raise HeaderUnreadable
+        group, element, length = struct.unpack_from(self.order + "HHI", self.data, at)
+        return group << 16 | element, length
+
+    def element(self, at: int, *, implicit: bool) -> _Element:
+        """Read the head of the element at `at`."""
+        tag, length = self.tag_and_length(at)
+        if implicit:
+            return _Element(tag, "", length, at + 8)
+        vr = self.data[at + 4 : at + 6].decode("latin-1")
+        if vr not in _LONG_VRS:
+            return _Element(tag, vr, struct.unpack_from(self.order + "H", self.data, at + 6)[0], at + 8)
+        if at + 12 > len(self.data):
+            raise HeaderUnreadable
+        return _Element(tag, vr, struct.unpack_from(self.order + "I", self.data, at + 8)[0], at + 12)
+
+    def after(self, element: _Element) -> int:
+        """Return where the next element begins, behind whatever this one holds."""
+        if element.length != _UNDEFINED:
+            return element.at + element.length
+        at = element.at
+        # sequences (True) and items (False) that are open, each with whether it is implicit
+        levels = [(True, self.implicit or element.vr == "UN")]
+        while levels:
+            in_sequence, implicit = levels[-1]
+            tag, length = self.tag_and_length(at)
+            if tag == (_SEQUENCE_END if in_sequence else _ITEM_END):
+                levels.pop()
+                at += 8
+            elif in_sequence:
+                if tag != _ITEM:
+                    raise HeaderUnreadable
+                at += 8
+                if length == _UNDEFINED:
+                    levels.append((False, implicit))
+                else:
+                    at += length
+            else:
+                inner = self.element(at, implicit=implicit)
+                at = inner.at
+                if inner.length == _UNDEFINED:
+                    levels.append((True, implicit or inner.vr == "UN"))
+                else:
+                    at += inner.length
+        return at
+
+
+def read_header(data: bytes, syntax: str, wanted: Collection[int]) -> dict[int, str]:
+    """Return the texts of the top-level elements `wanted` that are there, without padding.
+
+    Parameters
+    ----------
+    data
+        A data set, without preamble and file meta information.
+    syntax
+        Its transfer syntax.
+    wanted
+        Tags before Pixel Data.
+
+    Raises
+    ------
+    HeaderUnreadable
+    """
+    if syntax == DEFLATED:
+        try:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, _INFLATED)
+        except zlib.error:
+            raise HeaderUnreadable from None
+    walk, at, last = _Walk(data), 0, max(wanted)
+    found: dict[int, str] = {}
+    while at < len(data):
+        element = walk.element(at, implicit=walk.implicit)
+        if element.tag > last or element.tag >= _PIXEL_DATA:
+            break
+        if element.tag in wanted and element.length <= _LONGEST_VALUE:
+            value = data[element.at : element.at + element.length]
+            found[element.tag] = value.decode("latin-1").strip(" \0")
+        at = walk.after(element)
+    return found
+
+
+@dataclass(frozen=True)
+class DicomFile:
+    """A file taken apart: what its meta information says, and its data set."""
+
+    sop_class: str
+    sop_uid: str
+    syntax: str
+    dataset: bytes
+
+
+def split_file(data: bytes) -> DicomFile:
+    """Take a file of PS3.10 apart. Raises `HeaderUnreadable`."""
+    if data[128:132] != b"DICM":
+        raise HeaderUnreadable
+    at, texts = 132, {}
+    walk = _Walk(b"\x02\x00\x00\x00UL\x04\x00")  # always explicit, little-endian
+    walk.data = data
+    while data[at : at + 2] == b"\x02\x00":
+        element = walk.element(at, implicit=False)
+        if element.length > len(data):
+            raise HeaderUnreadable
+        texts[element.tag] = data[element.at : element.at + element.length].decode("latin-1").strip(" \0")
+        at = element.at + element.length
+    return DicomFile(
+        texts.get(0x00020002, ""), texts.get(0x00020003, ""), texts.get(0x00020010, ""), data[at:]
+    )
+
+
+def file_head(sop_class: str, sop_uid: str, syntax: str) -> bytes:
+    """Return preamble and file meta information: always the same, so that an object has one hash."""
+
+    def element(number: int, vr: bytes, value: bytes) -> bytes:
+        value += b"\0" * (len(value) % 2)
+        length = struct.pack("<HI", 0, len(value)) if vr == b"OB" else struct.pack("<H", len(value))
+        return struct.pack("<HH", 2, number) + vr + length + value
+
+    meta = b"".join(
+        (
+            element(0x0001, b"OB", b"\0\1"),
+            element(0x0002, b"UI", sop_class.encode()),
+            element(0x0003, b"UI", sop_uid.encode()),
+            element(0x0010, b"UI", syntax.encode()),
+            element(0x0012, b"UI", IMPLEMENTATION_UID.encode()),
+        )
+    )
+    return bytes(128) + b"DICM" + element(0x0000, b"UL", struct.pack("<I", len(meta))) + meta
