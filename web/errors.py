@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from http import HTTPStatus
 
 import sqlalchemy.exc
 from flask import Flask, Response, current_app, g, render_template, request
@@ -192,33 +191,57 @@ class RequestFailed(ServiceError):
     """What HTTP itself refuses: unknown address, wrong method, too large a body."""
 
     def __init__(self, status: int) -> None:
-        phrase = HTTPStatus(status)
         self.status = status
-        self.code = phrase.name.lower()
-        self.title, self.advice = _HTTP.get(
-            status, (f"{phrase.phrase}.", "Compare the request with the API's description at /api/v1/docs.")
+        self.code, self.title, self.advice = HTTP_ERRORS.get(
+            status, (f"http_{status}", f"The request was refused with the status {status}.", _COMPARE)
         )
         super().__init__()
 
 
-_HTTP = {
+_COMPARE = "Compare the request with the API's description at /api/v1/docs."
+
+#: Of each status that HTTP itself gives: code, title, advice. The codes are ours and stay as they are: the
+#: names in Python's own table change from version to version.
+HTTP_ERRORS = {
+    400: ("bad_request", "The request cannot be understood.", _COMPARE),
     404: (
+        "not_found",
         "There is nothing at this address.",
         "Check the address and the id; objects of other sites are not shown.",
     ),
-    405: ("This address does not take that method.", "See which methods it takes in the 'Allow' header."),
+    405: (
+        "method_not_allowed",
+        "This address does not take that method.",
+        "See which methods it takes in the 'Allow' header.",
+    ),
+    406: ("not_acceptable", "There is no answer of the kind that was asked for.", _COMPARE),
+    408: ("request_timeout", "The request did not arrive in time.", "Send it again."),
     411: (
+        "length_required",
         "The body's length must be known before it is sent.",
         "Send a Content-Length header; only signed-in users may send bodies of unknown length.",
     ),
+    412: ("precondition_failed", "It has changed since it was read.", "Read it again."),
     413: (
+        "request_entity_too_large",
         "The request is larger than this server accepts.",
         "Send the files in several smaller requests, or ask the operator to raise the limit.",
     ),
+    414: ("request_uri_too_long", "The address is too long.", _COMPARE),
+    415: ("unsupported_media_type", UnsupportedMediaType.title, UnsupportedMediaType.advice),
+    416: (
+        "requested_range_not_satisfiable",
+        "There are no bytes in the range that was asked for.",
+        "Ask for the whole again.",
+    ),
+    417: ("expectation_failed", "What the request expects of the server cannot be met.", _COMPARE),
+    422: ("unprocessable_entity", "The request cannot be used.", _COMPARE),
+    428: ("precondition_required", "The request must say which version it is about.", _COMPARE),
+    429: ("too_many_requests", "Too many requests.", "Wait as long as Retry-After says, then go on."),
+    431: ("request_header_fields_too_large", "The request's headers are too large.", "Send fewer of them."),
+    501: ("not_implemented", "This server does not know that method.", _COMPARE),
+    503: ("service_unavailable", "The service cannot answer now.", "Try again in a minute."),
 }
-
-#: Codes of `RequestFailed` that the API's description lists.
-HTTP_CODES = {HTTPStatus(s).name.lower(): (s, *text) for s, text in _HTTP.items()}
 
 _DISK_FULL = "53100"  # what Postgres calls it
 _DATABASE_GONE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError)

@@ -24,7 +24,8 @@ def error_codes() -> list[tuple[str, int, str, str]]:
     """Return every error of the service: code, HTTP status, sentence, advice."""
     kinds = [kind for kind in _kinds() if "code" in vars(kind)]
     found = {kind.code: (kind.code, kind.status, kind.title, kind.advice) for kind in kinds}
-    found |= {code: (code, *said) for code, said in web_errors.HTTP_CODES.items() if code not in found}
+    for status, (code, title, advice) in web_errors.HTTP_ERRORS.items():
+        found.setdefault(code, (code, status, title, advice))
     return sorted(found.values(), key=lambda line: (line[1], line[0]))
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from flask import Response
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+from werkzeug.exceptions import default_exceptions
 
+from tests.conftest import ROOT
 from tests.web.asking import Asker, Browser
 from tests.web.contract import check_answer
 from vocabulary.reasons import Reason
 from web.contract.binding import read_body
 from web.contract.people import NewPerson
+from web.errors import RequestFailed
 from web.openapi import document
 
 
@@ -55,6 +60,25 @@ def test_the_document_is_valid_and_served(app: Any) -> None:
 def test_every_error_that_is_raised_is_listed() -> None:
     codes = {error["code"] for error in document()["x-error-codes"]}
     assert codes >= {"dataset_in_use", "rollback_changed", "not_comparable", "provider_refused", "code_wrong"}
+
+
+def test_codes_are_those_of_the_published_table() -> None:
+    made = [sys.executable, ROOT / "scripts" / "errors_table.py", "--check"]
+    assert subprocess.run(made, check=False).returncode == 0, "run python scripts/errors_table.py"
+    table = (ROOT / "docs" / "errors.md").read_text()
+    listed = {
+        (code, int(status)) for code, status in re.findall(r"^\| `(\w+)` \| (\d+) ", table, re.MULTILINE)
+    }
+    # what Python's own table called otherwise before 3.13 and since
+    assert {("request_entity_too_large", 413), ("request_uri_too_long", 414)} <= listed
+    assert ("unprocessable_entity", 422) in listed
+    codes = {error["code"]: error["status"] for error in document()["x-error-codes"]}
+    assert all(codes[code] == status for code, status in listed)
+    raised = {
+        status for status in default_exceptions if status in {400, 404, 405, 406, 408, 411, 412, 413, 414}
+    }
+    assert all((RequestFailed(status).code, status) in listed for status in raised)
+    assert RequestFailed(418).code == "http_418"
 
 
 def test_an_answer_with_a_member_too_many_or_too_few_is_seen(app: Any, ask: Asker) -> None:
