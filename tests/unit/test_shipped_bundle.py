@@ -1,5 +1,8 @@
 """The shipped bundle: whole, small enough, and it reads what it should and leaves alone the rest."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -79,3 +82,19 @@ def test_at_most_two_percent_of_real_test_radiographs_are_not_read(scorer, share
     found = routes(scorer, load_pixels(examples, tmp_path))
     assert np.mean([r.not_assessable is not None for r in found]) <= 0.02
     assert np.mean([r.region in e.regions for r, e in zip(found, examples, strict=True)]) >= 0.98
+
+
+@pytest.mark.slow
+def test_the_ten_lines_of_the_page_run(tmp_path, monkeypatch, capsys):
+    from phantoms.files import encode_phantom
+    from phantoms.film import make_phantom
+
+    page = (ROOT / "docs" / "library.md").read_text()
+    (lines,) = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    assert len([line for line in lines.splitlines() if line]) == 10
+    monkeypatch.chdir(tmp_path)
+    Path("hand.png").write_bytes(encode_phantom(make_phantom(7, "hand"), "png"))
+    exec(compile(lines, "docs/library.md", "exec"), {})
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("hand 0.")
+    assert Path("hand-map.jpg").read_bytes().startswith(b"\xff\xd8")

@@ -6,7 +6,9 @@ import io
 import struct
 import uuid
 import zlib
+from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -18,6 +20,7 @@ import tifffile
 from pydicom.datadict import DicomDictionary
 from sqlalchemy import delete, func, select, text, update
 
+from models.reading import open_reader
 from phantoms.files import encode_phantom
 from phantoms.film import make_phantom
 from pipeline.report import render
@@ -168,6 +171,30 @@ def test_dicom_images_of_a_study_are_read_together_and_patient_data_are_gone(sit
     for secret in (b"Roe^Richard", b"P-4711", b"Elsewhere"):
         assert secret not in everything
     assert_sound(batch)
+
+
+def test_the_library_says_what_the_service_says(site_id: uuid.UUID, untrained_bundle: Path) -> None:
+    files = {
+        "hand.png": png(41),
+        "leg.dcm": dicom(42, "leg", "1.2.826.0.1.3680043.8.498.41"),
+        "hip.png": png(43, "hip"),
+        "chest.dcm": dicom(44, "hand", "1.2.826.0.1.3680043.8.498.42", BodyPartExamined="CHEST"),
+    }
+    images = by_path(read(site_id, files))
+    reader = open_reader(untrained_bundle)
+    assert reader.read(files["hand.png"]).heat is not None
+    for name, data in files.items():
+        reading, image = reader.read(data), images[name]
+        finding = reading.finding
+        assert (finding.region, finding.triage.value) == (image.region, image.triage)
+        assert finding.probability == pytest.approx(image.probability, abs=1e-5)
+        assert {reason.value for reason in finding.reasons} == {image.reason, *image.flags} - {None}
+        assert [asdict(region) for region in finding.attention_regions] == image.attention_regions
+        assert [asdict(place) for place in finding.suspected_places] == image.suspected_places
+        assert (reading.overlay is None) == (image.overlay_key is None)
+        if image.overlay_key:
+            assert get_blobs().get(image.overlay_key) == reading.overlay
+    assert images["chest.dcm"].triage == "not_assessable"
 
 
 MARKER = "QUILLFEATHER"
