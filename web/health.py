@@ -82,6 +82,23 @@ def readyz() -> Response:
     return response
 
 
+@private_health.get("/readyz/web")
+def web_readyz() -> Response:
+    """Answer 200 when this process can answer requests: the database is there. For a balancer's probe.
+
+    What waits for workers, the broker or room on a disk is accepted meanwhile, or refused with a reason: a
+    balancer that took the pages away with them would make it worse.
+    """
+    try:
+        with session_scope() as session:
+            session.execute(select(1))
+    except SQLAlchemyError as error:
+        response = jsonify(status="not ready", missing={"database": type(error).__name__})
+        response.status_code = 503
+        return response
+    return jsonify(status="ready")
+
+
 @private_health.get("/metrics")
 def metrics() -> Response:
     """Answer gauges read at this moment, so that it does not matter which web process is asked."""
@@ -94,7 +111,20 @@ def metrics() -> Response:
     flight = Gauge("fractureai_work_in_flight", "Units of work published or running.", registry=registry)
     oldest = Gauge("fractureai_work_oldest_due_seconds", "How long the oldest one waits.", registry=registry)
     slots = Gauge("fractureai_worker_slots", "Slots of live workers by queue.", ["queue"], registry=registry)
+    waiting = Gauge(
+        "fractureai_queue_images", "Images by queue and state.", ["queue", "state"], registry=registry
+    )
+    longest = Gauge(
+        "fractureai_queue_oldest_seconds",
+        "How long the first image of a queue waits.",
+        ["queue"],
+        registry=registry,
+    )
     with session_scope() as session:
+        for queue, depth in monitoring.queue_depths(session).items():
+            waiting.labels(queue, "waiting").set(depth.waiting)
+            waiting.labels(queue, "running").set(depth.running)
+            longest.labels(queue).set(depth.oldest_seconds)
         names = ("queued", "running", "done", "rejected", "failed", "cancelled")
         sums = session.execute(select(*(func.coalesce(func.sum(getattr(Batch, f"n_{n}")), 0) for n in names)))
         for name, n in zip(names, sums.one(), strict=True):
@@ -106,12 +136,12 @@ def metrics() -> Response:
             select(Batch.status, func.count()).where(Batch.status.in_(running)).group_by(Batch.status)
         ):
             active.labels(status).set(n)
-        waiting, age = session.execute(
+        units, age = session.execute(
             select(func.count(), func.extract("epoch", func.now() - func.min(Work.due_at))).where(
                 Work.state == WorkState.DUE, Work.due_at <= func.now()
             )
         ).one()
-        due.set(waiting)
+        due.set(units)
         oldest.set(age or 0)
         states = [WorkState.PUBLISHED.value, WorkState.RUNNING.value]
         flight.set(session.scalar(select(func.count()).where(Work.state.in_(states))) or 0)

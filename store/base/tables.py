@@ -535,6 +535,7 @@ class Work(Base):
             name="ck_work_subject",
         ),
         Index("ix_work_scratch", "id", postgresql_where=text("scratch is not null")),
+        Index("ix_work_read", "finished_at", postgresql_where=text("kind = 'chunk' and state = 'done'")),
         Index(
             "ix_work_unavailable",
             "unavailable_since",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, literal_column, select
+from dataclasses import dataclass
+
+from sqlalchemy import func, literal_column, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -85,3 +87,26 @@ def unavailable_work(session: Session) -> dict[str, tuple[int, float]]:
         .group_by(reason)
     )
     return {why: (n, float(seconds)) for why, n, seconds in rows}
+
+
+@dataclass(frozen=True)
+class QueueDepth:
+    """What waits on a queue, as the view `queue_depth` says it; workers are scaled from the same view.
+
+    Attributes
+    ----------
+    waiting, running
+        Images; a unit without images counts as one.
+    oldest_seconds
+        How long the first of them has been due.
+    """
+
+    waiting: int
+    running: int
+    oldest_seconds: float
+
+
+def queue_depths(session: Session) -> dict[str, QueueDepth]:
+    """Return what waits on each queue; of paused batches nothing does."""
+    rows = session.execute(text("SELECT queue, waiting, running, oldest_seconds FROM queue_depth"))
+    return {queue: QueueDepth(*rest) for queue, *rest in rows}

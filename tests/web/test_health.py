@@ -21,7 +21,6 @@ from tests.web.asking import Asker, png
 from tests.web.test_api import problem
 from web.factory import create_app
 from web.health import create_health_app
-from worker.alive import recovers
 
 
 def add_worker(name: str, *queues: str, slots: int = 2) -> None:
@@ -69,16 +68,13 @@ def test_ready_only_while_recovery_goes_through(health: Any) -> None:
     client = health
     add_worker("one", "cpu", "gpu", "report", "notices", "exports")
     assert client.get("/readyz").json["missing"] == {"recovery": "never went through"}
-    assert not recovers()
     recovered()
     assert client.get("/readyz").status_code == 200
-    assert recovers()
     with session_scope() as session:
         session.execute(text("UPDATE maintenance SET succeeded_at = now() - interval '90 s'"))
     answer = client.get("/readyz")
     assert answer.status_code == 503
     assert answer.json["missing"]["recovery"].startswith("last went through 9")
-    assert not recovers()
     assert gauges(client)['fractureai_maintenance_age_seconds{step="recover"}'] >= 90
     with session_scope() as session:
         monitoring.note_failure(session, monitoring.RECOVER, "LockNotAvailable (55P03)")
@@ -152,3 +148,19 @@ def test_the_web_process_loads_no_image_library_and_no_network() -> None:
     # types, and the rule and figures of evidence
     words = ["earned", "evidence", "types"]
     assert out.strip() == f"[] {[f'pipeline.{word}' for word in words]}"
+
+
+def test_the_webs_own_readiness_asks_for_the_database_alone(
+    health: Any, settings_env: pytest.MonkeyPatch
+) -> None:
+    assert health.get("/readyz").status_code == 503, "there is no worker"
+    assert health.get("/readyz/web").status_code == 200
+    # a kubelet asks by the address of the pod
+    assert health.get("/readyz/web", headers={"Host": "10.2.0.7:8001"}).status_code == 200
+    session_module.get_engine().dispose()
+    settings_env.setenv("FRACTUREAI_DATABASE_URL", "postgresql://nobody:x@127.0.0.1:1/none")
+    get_settings.cache_clear()
+    settings_env.setattr(session_module, "_engine", None)
+    answer = health.get("/readyz/web")
+    assert (answer.status_code, answer.json["missing"]) == (503, {"database": "OperationalError"})
+    assert health.get("/healthz").status_code == 200
