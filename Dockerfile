@@ -1,34 +1,83 @@
-# The images: `cpu` for every process of a server, `gpu` for the scoring worker on an NVIDIA card.
-# Both run as an unprivileged user on a read-only file system; /tmp and /cache are volumes.
+# An image a role: `web` (pages, API; no networks), `read` (decodes, writes reports, recovers, migrates), `score`
+# (scores on a processor, with networks converted when the image was built), `cpu` (the same with TensorFlow, for
+# bundles of a site's own) and `gpu`. All run as an unprivileged user on a read-only file system; /cache, /blobs and
+# /scratch are volumes.
 
 # `make pin-images` renews the digest
 ARG PYTHON_IMAGE=python:3.12.14-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254
 FROM ${PYTHON_IMAGE} AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
-# Text layout for the reports, and the subsetter that makes them four times faster
+RUN useradd --uid 10001 --no-create-home --home-dir /cache --shell /usr/sbin/nologin fractureai \
+    && install -d -o fractureai -g fractureai /cache /blobs /scratch
+COPY docker/alive /usr/local/bin/
+WORKDIR /
+
+# Text layout for the reports, the subsetter that makes them four times faster, and what confines the decoder
+FROM base AS reading-base
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libpango-1.0-0 libpangoft2-1.0-0 libseccomp2 libharfbuzz-subset0 \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --uid 10001 --no-create-home --home-dir /cache --shell /usr/sbin/nologin fractureai \
-    && install -d -o fractureai -g fractureai /cache /blobs \
-    && python -m venv /opt/venv
-WORKDIR /app
+    && rm -rf /var/lib/apt/lists/*
 
-# Dependencies first: this layer changes only with the lock
-FROM base AS cpu-packages
-COPY requirements-cpu.lock ./
-RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes -r requirements-cpu.lock
+# Dependencies first: their layers change only with the locks. Installing compiles byte code, the project's too
+FROM base AS venv
+RUN python -m venv /opt/venv
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_DEPS=1
+WORKDIR /src
 
-FROM base AS gpu-packages
-COPY requirements-gpu.lock ./
-RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes -r requirements-gpu.lock
-
-FROM gpu-packages AS gpu
+FROM venv AS web-built
+COPY requirements-web.lock ./
+RUN pip install --require-hashes -r requirements-web.lock
 COPY . .
-RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation -e .
+RUN docker/install
+
+FROM venv AS read-built
+COPY requirements-read.lock ./
+RUN pip install --require-hashes -r requirements-read.lock
+COPY . .
+RUN docker/install data
+
+FROM venv AS score-built
+COPY requirements-score.lock ./
+RUN pip install --require-hashes -r requirements-score.lock
+COPY . .
+RUN docker/install data
+
+FROM venv AS cpu-built
+COPY requirements-cpu.lock ./
+RUN pip install --require-hashes -r requirements-cpu.lock
+COPY . .
+RUN docker/install data
+
+FROM venv AS gpu-built
+COPY requirements-gpu.lock ./
+RUN pip install --require-hashes -r requirements-gpu.lock
+COPY . .
+RUN docker/install data
+
+# A worker reads its first image seconds after its start: nothing is left to convert
+FROM cpu-built AS networks
+RUN for bundle in models/bundles/*/; do python -m models.convert "$bundle" --cache /networks || exit 1; done
+
+FROM reading-base AS gpu
+COPY --from=gpu-built /opt/venv /opt/venv
 USER 10001:10001
 
-FROM cpu-packages AS cpu
-COPY . .
-RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation -e .
+FROM reading-base AS cpu
+COPY --from=cpu-built /opt/venv /opt/venv
+COPY --from=networks /networks /networks
+ENV FRACTUREAI_NETWORKS_DIR=/networks
+USER 10001:10001
+
+FROM reading-base AS score
+COPY --from=score-built /opt/venv /opt/venv
+COPY --from=networks /networks /networks
+ENV FRACTUREAI_NETWORKS_DIR=/networks
+USER 10001:10001
+
+FROM reading-base AS read
+COPY --from=read-built /opt/venv /opt/venv
+USER 10001:10001
+
+FROM base AS web
+COPY --from=web-built /opt/venv /opt/venv
 USER 10001:10001

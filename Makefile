@@ -4,7 +4,7 @@ IMAGES ?=
 EXIT ?=
 ARGS ?=
 
-.PHONY: help setup demo up test faults soak bench lint format lock sbom advisories pin-images attacks
+.PHONY: help setup demo up test faults soak bench lint format lock wheels sbom advisories pin-images attacks
 
 help:
 	@echo "make demo [IMAGES=folder] [EXIT=1]  run a server here, read radiographs, keep serving (or end)"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench                          measure everything here; prints tables, writes bench/results"
 	@echo "make lint                           what the tests cannot see: style, types, import directions"
 	@echo "make format                         lay the code out"
+	@echo "make wheels                          build the wheels: the client, and bundles and fonts"
 	@echo "make sbom                            write the software bill of materials (CycloneDX)"
 	@echo "make advisories FILE=all.zip         compare the locks with saved OSV advisories, without a network"
 	@echo "make pin-images                      renew the digests of the container images (needs Docker and a network)"
@@ -57,14 +58,17 @@ format: setup
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-# Hashes, no index address. One lock for development and tests, one for each of the two images.
+# Hashes, no index address. One lock for development and tests, one for each image.
 COMPILE = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q
 lock: setup
 	$(PY) -m pip install -q uv
 	$(COMPILE) --extra cpu --extra train --extra dev -o requirements.lock
-	$(COMPILE) --extra cpu -c requirements.lock -o requirements-cpu.lock
-	$(COMPILE) --extra gpu -c requirements.lock -o requirements-gpu.lock
+	for role in web read score cpu gpu; do \
+	    $(COMPILE) --extra $$role --extra build -c requirements.lock -o requirements-$$role.lock || exit 1; done
+
+wheels: setup
+	@$(PY) scripts/wheels.py
 
 sbom:
 	@scripts/setup.sh test

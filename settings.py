@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 PREFIX = "FRACTUREAI_"
 
@@ -26,7 +26,8 @@ class SettingsError(ValueError):
 class Settings:
     """Everything that a person can set. ``FRACTUREAI_<NAME>`` sets ``name``.
 
-    Times are in seconds, sizes in bytes. Secrets never appear in `repr`.
+    ``FRACTUREAI_<NAME>_FILE`` names a file that holds the value: a secret of an orchestrator. An empty
+    variable counts as not set. Times are in seconds, sizes in bytes. Secrets never appear in `repr`.
     """
 
     # where things are
@@ -34,6 +35,9 @@ class Settings:
     broker_url: str = ""  # of Valkey or Redis
     blob_url: str = ""  # of the blob store: file:///folder, or s3://bucket/prefix?endpoint=...
     secret_key: str = ""  # what other secrets are sealed with; at least 32 random characters, never changed
+    database_password: str = ""  # of database_url and database_direct_url; any letters
+    database_owner_password: str = ""  # of database_owner_url; any letters
+    broker_password: str = ""  # of broker_url; any letters
     site_name: str = "Demo hospital"  # of the first site
     public_url: str = ""  # under which people reach the service, without a path
     # the database
@@ -47,6 +51,7 @@ class Settings:
     precision: str = "float32"  # float32 or bfloat16
     scorer_threads: int = 0  # of a process that scores; 0: one a processor
     conversion_seconds: float = 450.0  # that the first load of a network may take
+    networks_dir: str = ""  # of networks converted beforehand, as the images hold them; empty: none
     cache_dir: str = ""  # of fetched bundles and converted networks; empty: the user's cache folder
     # limits of what is taken in
     max_request_bytes: int = 2 * 1024**3  # of one request
@@ -134,6 +139,7 @@ class Settings:
     request_head_seconds: float = 10.0  # for the head of a request, and to begin a small body
     client_stall_seconds: float = 30.0  # that a client may stand still in a body or an answer
     client_bytes_per_second: int = 1024  # what a client must move on average
+    alive_file: str = ""  # touched while a worker or reconcile lives, for a health check; empty: none
     health_port: int = 0  # of the listener that answers /healthz, /readyz and /metrics to whoever reaches it
     trusted_proxies: int = 0  # in front of the web process, whose X-Forwarded-* is believed
     log_level: str = "INFO"  # DEBUG, INFO, WARNING or ERROR
@@ -209,6 +215,9 @@ class Settings:
             "broker_url",
             "blob_url",
             "secret_key",
+            "database_password",
+            "database_owner_password",
+            "broker_password",
             "oidc_client_secret",
             "smtp_password",
         }
@@ -250,6 +259,43 @@ def _parse(name: str, kind: Any, text: str) -> Any:
         raise SettingsError(f"{PREFIX}{name.upper()} must be {kind.__name__}, not {text!r}") from None
 
 
+def stated(name: str, environ: Mapping[str, str] | None = None) -> str:
+    """Return what the environment says of a setting, or the file that it names; empty when neither does.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read.
+    """
+    variable = PREFIX + name.upper()
+    environ = os.environ if environ is None else environ
+    if value := environ.get(variable, ""):
+        return value
+    if not (file := environ.get(f"{variable}_FILE", "")):
+        return ""
+    try:
+        return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}_FILE names a file that cannot be read: {error}") from None
+
+
+#: Addresses, and the setting that holds their password.
+_PASSWORDS = {
+    "database_url": "database_password",
+    "database_direct_url": "database_password",
+    "database_owner_url": "database_owner_password",
+    "broker_url": "broker_password",
+}
+
+
+def _with_password(address: str, password: str) -> str:
+    """Put a password of any letters into an address, in place of its own."""
+    scheme, _, rest = address.partition("://")
+    place, slash, path = rest.partition("/")
+    account, _, host = place.rpartition("@")
+    return f"{scheme}://{account.partition(':')[0]}:{quote(password, safe='')}@{host}{slash}{path}"
+
+
 def from_environ(environ: Mapping[str, str]) -> Settings:
     """Read settings from a mapping such as `os.environ`.
 
@@ -259,11 +305,11 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         A value is malformed or contradicts another one.
     """
     kinds = get_type_hints(Settings)
-    values = {
-        f.name: _parse(f.name, kinds[f.name], environ[PREFIX + f.name.upper()])
-        for f in fields(Settings)
-        if PREFIX + f.name.upper() in environ
-    }
+    given = {f.name: stated(f.name, environ) for f in fields(Settings)}
+    values = {name: _parse(name, kinds[name], text) for name, text in given.items() if text}
+    for address, secret in _PASSWORDS.items():
+        if values.get(address) and values.get(secret):
+            values[address] = _with_password(values[address], values[secret])
     return Settings(**values)
 
 

@@ -18,11 +18,11 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import click
 
@@ -30,19 +30,22 @@ from cli.child import dies_with_us
 from cli.client import ClientError, UsageProblem, client_command
 from cli.embedded import (
     EmbeddedError,
-    default_home,
     kept_secret,
     make_home,
     postgres_folder,
     running_servers,
     write_private,
 )
+from cli.home import default_home
 from cli.operate import home_option, server_parts
 from cli.prepare import migrate_database
+from settings import from_environ, stated
 
 FORMAT = 2
 DUMP, SECRET, MANIFEST, BLOBS = "database.dump", "secret_key", "manifest.json", "blobs/"
 PIECE = 1 << 20
+#: A process that gave no sign of life for so long is none; and one that lives gives another one within this.
+RECENT_SECONDS, LOOK_SECONDS = 60.0, 12.0
 
 
 class BackupError(ClientError):
@@ -94,13 +97,13 @@ def _postgres(name: str, *arguments: str, stdin: IO[bytes] | None = None) -> Non
     BackupError
         It failed.
     """
-    names = ("OWNER_URL", "DIRECT_URL", "URL")
-    url = next(filter(None, (os.environ.get(f"FRACTUREAI_DATABASE_{name}") for name in names)))
+    named = from_environ(os.environ)
+    url = named.database_owner_url or named.database_direct_url or named.database_url
     parts = urlsplit(url.replace("postgresql+psycopg://", "postgresql://"))
     address = urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@")))
     done = subprocess.run(
         [_program(name), "--dbname", address, "--no-password", *arguments],
-        env={**os.environ, "PGPASSWORD": parts.password or ""},
+        env={**os.environ, "PGPASSWORD": unquote(parts.password or "")},
         stdin=stdin or subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         check=False,
@@ -193,6 +196,42 @@ def _opened(tar: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     return member
 
 
+def _refuse_live_processes() -> None:
+    """Refuse to replace a database while workers or recovery work on it, wherever they run.
+
+    A sign of life is one that moves on while we look: what was killed a moment ago left a fresh one, too.
+
+    Raises
+    ------
+    UsageProblem
+    """
+    from sqlalchemy import func, select
+    from sqlalchemy.exc import ProgrammingError
+
+    from store.base.session import session_scope
+    from store.base.tables import Maintenance, Worker
+
+    def signs() -> dict[str, datetime]:
+        recent = func.clock_timestamp() - timedelta(seconds=RECENT_SECONDS)
+        with session_scope() as session:
+            query = select(Worker.name, Worker.seen_at).where(Worker.seen_at > recent)
+            found = {f"worker {name}": seen for name, seen in session.execute(query)}
+            step = select(Maintenance.step, Maintenance.succeeded_at).where(Maintenance.succeeded_at > recent)
+            return found | {f"reconcile ({name})": seen for name, seen in session.execute(step)}
+
+    try:
+        before = signs()
+    except ProgrammingError:  # no tables yet
+        return
+    until = time.monotonic() + LOOK_SECONDS
+    while before and time.monotonic() < until:
+        time.sleep(0.5)
+        if living := sorted(name for name, seen in signs().items() if seen != before.get(name)):
+            raise UsageProblem(
+                f"The server still runs: {', '.join(living)}. Stop all of its processes first."
+            )
+
+
 def _empty_target(*, force: bool) -> None:
     """See that database and file store are empty; with `force`, make them so.
 
@@ -232,9 +271,7 @@ def _secret_for(archive: Path, manifest: dict[str, Any], file: Path | None, home
     if file is not None:
         secret = file.read_text().strip()
     else:
-        secret = os.environ.get("FRACTUREAI_SECRET_KEY") or (
-            kept.read_text().strip() if kept.exists() else ""
-        )
+        secret = stated("secret_key") or (kept.read_text().strip() if kept.exists() else "")
     if not secret:
         raise UsageProblem(
             "The server's secret is needed, which is not in the archive: give it by --secret-file or in"
@@ -299,7 +336,7 @@ def backup(*, archive: Path, secret_file: Path | None, home: Path | None) -> Non
     partial.touch(mode=0o600)
     try:
         with server_parts(home):
-            secret = os.environ.get("FRACTUREAI_SECRET_KEY") or kept_secret(folder / "secret_key")
+            secret = stated("secret_key") or kept_secret(folder / "secret_key")
             files = _save(partial, secret)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
@@ -346,14 +383,16 @@ def restore(*, archive: Path, secret_file: Path | None, force: bool, home: Path 
     secret = _secret_for(archive, manifest, secret_file, folder)
     make_home(folder)
     with server_parts(folder):
+        _refuse_live_processes()
         _empty_target(force=force)
         shutil.rmtree(folder / "valkey", ignore_errors=True)  # messages about work of another past
         _bring_back(archive, manifest["members"])
-        stated = os.environ.setdefault("FRACTUREAI_SECRET_KEY", secret)
-        if stated == secret:
+        named = stated("secret_key") or secret
+        os.environ["FRACTUREAI_SECRET_KEY"] = named
+        if named == secret:
             write_private(folder / "secret_key", secret)
         migrate_database()
     files = sum(name.startswith(BLOBS) for name in manifest["members"])
     click.echo(f"Restored the database and {files} files. `fractureai fsck` checks them.")
-    if stated != secret:
+    if named != secret:
         click.echo("Before you start: set FRACTUREAI_SECRET_KEY to the secret of the server that was saved.")

@@ -49,7 +49,11 @@ def _sentence_of(error: Exception) -> tuple[str, int]:
         )
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
-        return f"This command needs the package {package!r}, which is not installed here.", USAGE
+        return (
+            f"This command needs the package {package!r}, which is not installed here. The client alone "
+            "lacks it; a server has it: pip install 'fractureai[cpu]'.",
+            USAGE,
+        )
     if isinstance(error, sqlite3.Error):
         return f"The file in which this command remembers its work cannot be used: {error}.", OUR_ERROR
     if "sqlalchemy" in sys.modules:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
-
-import psutil
 
 #: File systems whose every change passes through this machine's kernel. On a share those of others do not:
 #: there, and on whatever is not named here, the folder is looked at.
@@ -21,7 +20,14 @@ def mount_of(path: Path) -> Path:
 
 
 def tells_changes(folder: Path) -> bool:
-    """Tell whether the kernel hears of every change below the folder, by its file system's name."""
+    """Tell whether the kernel hears of every change below the folder, by its file system's name.
+
+    It does not where nobody listens: the client alone comes without the packages for that.
+    """
+    if not (find_spec("psutil") and find_spec("watchdog")):
+        return False
+    import psutil
+
     mount = str(mount_of(folder))
     kinds = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
     return kinds.get(mount) in LOCAL

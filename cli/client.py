@@ -22,6 +22,7 @@ import click
 import httpx
 
 from cli.boundary import OUR_ERROR
+from cli.home import default_home
 
 Json = dict[str, Any]
 P = ParamSpec("P")
@@ -128,8 +129,6 @@ def find_server(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
     url = environ.get("FRACTUREAI_URL", "").rstrip("/")
     key = environ.get("FRACTUREAI_API_KEY", "")
     if not key:
-        from cli.embedded import default_home
-
         with suppress(OSError, ValueError, KeyError, RuntimeError):  # the last: a user without a home
             local = json.loads((default_home() / "client.json").read_text())
             if url in {"", local["url"].rstrip("/")}:
@@ -591,7 +590,7 @@ class Client:
 
 def _private(path: str, flags: int) -> int:
     """Open a file that nobody else on this machine may read: what is downloaded is patients'."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 def require_plain(target: Path) -> None:

@@ -20,7 +20,8 @@ from cli.prepare import ROOT, issue_admin_access
 from cli.submit import SubmitOptions, SubmitResult, run_submit
 from cli.supervise import Server, interruptible, leave, server
 
-DEMO = ROOT / "demo"
+#: In the checkout; where the package is installed, in the folder in which the command is called.
+DEMO = (ROOT if (ROOT / "pyproject.toml").is_file() else Path.cwd()) / "demo"
 
 
 class _Reading(threading.Thread):

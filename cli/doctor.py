@@ -19,16 +19,17 @@ import psutil
 from cli.embedded import (
     EmbeddedError,
     Servers,
-    default_home,
     postgres_answers,
     postgres_folder,
     running_servers,
     valkey_answers,
     valkey_binary,
 )
+from cli.home import default_home
 from cli.output import open_console, print_json
 from cli.prepare import BUNDLES
 from cli.supervise import PORT
+from settings import SettingsError, from_environ
 
 GB = 1024**3
 MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
@@ -56,7 +57,13 @@ def _packages() -> Iterator[Check]:
 
     wrong = []
     named = [Requirement(line) for line in requires("fractureai") or []]
-    needed = [each for each in named if each.marker is None or each.marker.evaluate({"extra": ""})]
+    extras = [{"extra": name} for name in ("", "web", "read", "server")]
+    needed = [
+        each
+        for each in named
+        if (each.marker is None or any(each.marker.evaluate(extra) for extra in extras))
+        and not each.name.startswith("fractureai")  # the bundles, which a checkout has itself
+    ]
     for requirement in needed:
         try:
             found = version(requirement.name)
@@ -227,8 +234,6 @@ def _files_answer(url: str) -> bool:
 
 
 def _settings() -> Iterator[Check]:
-    from settings import SettingsError, from_environ
-
     try:
         from_environ(os.environ)
         yield Check("settings", "ok", "FRACTUREAI_* are in order")
@@ -239,9 +244,11 @@ def _settings() -> Iterator[Check]:
 def examine(home: Path) -> list[Check]:
     """Look at everything; slow things have time limits of a few seconds."""
     running = running_servers(home)
-    named = Servers(
-        os.environ.get("FRACTUREAI_DATABASE_URL", ""), os.environ.get("FRACTUREAI_BROKER_URL", "")
-    )
+    try:
+        stated = from_environ(os.environ)
+        named = Servers(stated.database_url, stated.broker_url)
+    except SettingsError:  # which the checks tell
+        named = Servers("", "")
     checks = [
         *_python(),
         *_packages(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from types import TracebackType
 
 from cli.client import Client, Interrupted, Json
 from cli.local_files import LocalFile
+from cli.locks import try_lock
 from cli.upload import FileProblem
 
 #: Files whose hashes are compared with the draft's in one request.
@@ -106,7 +106,7 @@ class DraftNote:
             self._file = None
             return True
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try_lock(lock)
             # Its last holder deletes it: what we locked must still be what the name leads to.
             is_current = os.fstat(lock).st_ino == path.stat().st_ino
         except (BlockingIOError, FileNotFoundError):

@@ -27,6 +27,7 @@ from pathlib import Path
 import psutil
 
 from cli.child import Child, dies_with_us, stop_all, unprivileged
+from settings import stated
 
 POSTGRES = "postgres-18"
 OUTSIDE = Path("/var/lib/fractureai-postgres")
@@ -55,15 +56,6 @@ class Servers:
     def environment(self) -> dict[str, str]:
         """Return them as environment variables."""
         return {f"FRACTUREAI_{name.upper()}": value for name, value in asdict(self).items() if value}
-
-
-def default_home() -> Path:
-    """Return the folder that holds everything of a server: FRACTUREAI_HOME, or the usual place."""
-    if named := os.environ.get("FRACTUREAI_HOME"):
-        return Path(named).expanduser().resolve()
-    if os.geteuid() == 0:
-        return Path("/var/lib/fractureai")
-    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "fractureai"
 
 
 def make_home(home: Path) -> Path:
@@ -192,7 +184,8 @@ def set_defaults(home: Path, servers: Servers) -> None:
     os.environ.update(servers.environment())
     os.environ.setdefault("FRACTUREAI_BLOB_URL", (home / "blobs").as_uri())
     os.environ.setdefault("FRACTUREAI_CACHE_DIR", str(home / "cache"))
-    os.environ.setdefault("FRACTUREAI_SECRET_KEY", kept_secret(home / "secret_key"))
+    if not stated("secret_key"):
+        os.environ["FRACTUREAI_SECRET_KEY"] = kept_secret(home / "secret_key")
 
 
 # Valkey

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from cli.client import UsageProblem
 
@@ -46,7 +46,7 @@ def _walk(root: Path, left_out: list[Path], known: Container[str]) -> Iterator[P
         left_out.extend(Path(folder, name) for name in links)
         folders[:] = sorted(name for name in folders if not is_clutter(name) and name not in links)
         for name in sorted(files):
-            if f"{folder}/{name}" in known:
+            if os.path.join(folder, name) in known:
                 continue
             path = Path(folder, name)
             if is_clutter(name):
@@ -56,6 +56,18 @@ def _walk(root: Path, left_out: list[Path], known: Container[str]) -> Iterator[P
             else:
                 yield path
     left_out.extend(unreadable)
+
+
+def as_text(path: PurePath) -> str:
+    """Return a path with forward slashes, and with U+FFFD for what is no text in it.
+
+    That is bytes which are not UTF-8 on Linux, and half characters on Windows.
+    """
+    name = path.as_posix()
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def find_files(paths: Sequence[Path], *, known: Container[str] = frozenset()) -> Found:
@@ -96,8 +108,7 @@ def find_files(paths: Sequence[Path], *, known: Container[str] = frozenset()) ->
             if not stat.S_ISREG(about.st_mode):
                 left_out.append(path)
                 continue
-            name = path.relative_to(root).as_posix()
-            name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            name = as_text(path.relative_to(root))
             files[path] = LocalFile(path, name, about.st_size, about.st_mtime_ns)
     return Found(tuple(files.values()), tuple(left_out))
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import click
 
 from cli.client import REFUSED, ClientError, ServerUnreachable, UsageProblem
+from cli.home import default_home
+from settings import stated
 
 home_option = click.option(
     "--home",
@@ -50,7 +52,7 @@ def server_parts(home: Path | None) -> Iterator[None]:
     """
     from sqlalchemy.exc import OperationalError, ProgrammingError
 
-    from cli.embedded import EmbeddedError, default_home, embedded, running_servers
+    from cli.embedded import EmbeddedError, embedded, running_servers
     from settings import SettingsError
     from store.accounts.accounts import Origin, origin
     from store.base.errors import BlobUnavailable, ServiceError
@@ -58,7 +60,7 @@ def server_parts(home: Path | None) -> Iterator[None]:
     folder = home.resolve() if home else default_home()
     with ExitStack() as stack:
         try:
-            if not os.environ.get("FRACTUREAI_DATABASE_URL"):
+            if not stated("database_url"):
                 if not folder.is_dir():
                     raise UsageProblem(
                         f"There is no server in {folder}. Name its folder with --home, or its parts with "
@@ -70,7 +72,7 @@ def server_parts(home: Path | None) -> Iterator[None]:
                 os.environ.update(
                     {name: url for name, url in servers.environment().items() if "DATABASE" in name}
                 )
-            if not os.environ.get("FRACTUREAI_BLOB_URL"):
+            if not stated("blob_url"):
                 os.environ["FRACTUREAI_BLOB_URL"] = (folder / "blobs").as_uri()
             acting = origin.set(Origin(operator=operator()))
             try:

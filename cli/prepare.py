@@ -25,7 +25,10 @@ def migrate_database() -> None:
     from alembic import command
     from alembic.config import Config
 
-    command.upgrade(Config(str(ROOT / "alembic.ini")), "head")
+    config = Config()  # not alembic.ini: a wheel has none
+    config.set_main_option("script_location", str(ROOT / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    command.upgrade(config, "head")
 
 
 def prepare() -> None:

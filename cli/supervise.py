@@ -19,9 +19,10 @@ from typing import NoReturn
 import click
 
 from cli.child import Child, stop_all
-from cli.embedded import EmbeddedError, default_home, embedded, set_defaults, write_private
+from cli.embedded import EmbeddedError, embedded, set_defaults, write_private
+from cli.home import default_home
 from cli.prepare import ROOT, Access, issue_admin_access, prepare
-from settings import from_environ
+from settings import from_environ, stated
 
 TICK_SECONDS = 0.5
 STEADY_SECONDS = 30.0
@@ -224,15 +225,13 @@ def server(
     EmbeddedError
         A server does not start, the folder or the port is in use.
     """
-    named = {
-        name: os.environ.get(f"FRACTUREAI_{name}") for name in ("DATABASE_URL", "BROKER_URL", "BLOB_URL")
-    }
+    named = {name: stated(name) for name in ("database_url", "broker_url")}
     with ExitStack() as stack:
         listener = stack.enter_context(listen(host, port))
         # not `get_settings`, which would remember that nothing names the servers yet
         health = stack.enter_context(listen("127.0.0.1", from_environ(os.environ).health_port))
         servers, children = stack.enter_context(
-            embedded(home, postgres=not named["DATABASE_URL"], valkey=not named["BROKER_URL"])
+            embedded(home, postgres=not named["database_url"], valkey=not named["broker_url"])
         )
         number = listener.getsockname()[1]
         everywhere = host in {ANYWHERE, "::"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from cli.client import Json, UsageProblem
 from cli.local_files import LocalFile
+from cli.locks import try_lock
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS batches (
@@ -60,7 +60,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try_lock(self._lock)
         except OSError:
             os.close(self._lock)
             raise UsageProblem(f"Another watcher works on {folder.parent}.") from None

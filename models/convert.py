@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -66,17 +67,35 @@ def converted_folder(bundle: Bundle, network: str, cache: Path) -> Path:
     return cache / f"openvino-{ov.get_version().split('-')[0]}-{_VERSION}-{digest}"
 
 
-def convert_apart(bundle: Bundle, network: str, cache: Path, seconds: float = CONVERSION_SECONDS) -> Path:
+def convert_apart(
+    bundle: Bundle,
+    network: str,
+    cache: Path,
+    seconds: float = CONVERSION_SECONDS,
+    made: Path | None = None,
+) -> Path:
     """Return a network's conversion; if there is none yet, another process converts the whole bundle.
+
+    Parameters
+    ----------
+    made
+        Where conversions lie that were made beforehand, when an image was built.
 
     Raises
     ------
     ConversionError
         That process failed, or took too long.
     """
+    if made is not None and (ready := converted_folder(bundle, network, made)).is_dir():
+        return ready
     folder = converted_folder(bundle, network, cache)
     if folder.is_dir():
         return folder
+    if find_spec("tensorflow") is None:
+        raise ConversionError(
+            f"{bundle.name} has no conversion in {made or cache}, and TensorFlow, which makes one, is not "
+            "here: score with the image `cpu`, or convert elsewhere: python -m models.convert"
+        )
     command = [sys.executable, "-m", "models.convert", str(bundle.folder)]
     command += ["--cache", str(cache), "--end-with", str(os.getpid())]
     try:

@@ -14,6 +14,8 @@ PREFIX = "FRACTUREAI_"
 _HEAD = """# Settings
 
 Environment variables, read once when a process starts; `fractureai up` and Compose set what has to be set.
+A variable with `_FILE` behind its name names a file that holds the value (a secret of Compose or Kubernetes);
+an empty one counts as not set.
 Times are in seconds and sizes in bytes. Settings that contradict each other refuse to start, with a sentence.
 
 This page is made from `settings.py` by `python scripts/settings_table.py`.

@@ -11,6 +11,8 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 # before numpy is: its small products gain nothing from threads, and OpenBLAS's were seen to spin for ever
@@ -85,6 +87,13 @@ def check_start(worker: Any) -> None:
             raise SettingsError(sentence)
 
 
+def show_alive() -> None:
+    """Touch the file at which a container's health check looks, whether the database answers or not."""
+    if settings.alive_file:
+        with suppress(OSError):  # a full disk is told elsewhere
+            Path(settings.alive_file).touch()
+
+
 class HeartBeat(threading.Thread):
     """Says in the database that this worker lives, and how many slots it has on which queues."""
 
@@ -97,6 +106,7 @@ class HeartBeat(threading.Thread):
         """Beat until told to end; a database that is away is waited for."""
         dropped = 0
         while True:
+            show_alive()
             dropped += Dropped.take()
             try:
                 with session_scope() as session:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 
 from models.bundle import Bundle, load_bundle
 from models.scorer import Scorer, ScorerError, open_scorer
@@ -34,6 +35,7 @@ def _scorer(name: str, precision: str) -> Scorer:
         threads=settings.scorer_threads,
         cache=settings.cache_folder / "networks",
         conversion_seconds=settings.conversion_seconds,
+        made=Path(settings.networks_dir) if settings.networks_dir else None,
     )
 
 

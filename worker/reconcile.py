@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection, delete, exists, func, select, text
@@ -177,19 +178,29 @@ def loop(ended: Callable[[float], bool]) -> None:
     wait = get_settings().reconcile_seconds
     times = _Times()
     while not ended(0.0):
+        _show_alive()
         try:
             with own_connection() as holder:
                 holder.execute(text(f"SET idle_session_timeout = '{LONGEST_ROUND_SECONDS}s'"))
                 while not _take_lock(holder):
+                    _show_alive()
                     if ended(wait):
                         return
                 while not ended(wait):
+                    _show_alive()
                     holder.execute(text("SELECT 1"))  # the lock lives as long as this connection
                     _round(times)
         except SQLAlchemyError as error:
             log.warning("the database does not answer (%s); trying again", describe(error))
             if ended(wait):
                 return
+
+
+def _show_alive() -> None:
+    """Touch the file at which a container's health check looks: the loop turns, though others be away."""
+    if file := get_settings().alive_file:
+        with suppress(OSError):
+            Path(file).touch()
 
 
 def _take_lock(holder: Connection) -> bool:

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import tarfile
+import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine, text
 
+from cli import backup
 from cli.main import main
 from store.base.blobs import BlobStore
 from store.base.session import session_scope
@@ -183,3 +186,33 @@ def test_an_archive_of_an_earlier_version_is_restored_with_the_secret_in_it(
     assert done.exit_code == 0, done.output
     assert "FRACTUREAI_SECRET_KEY" in done.output
     assert results() == before
+
+
+def test_no_restore_while_a_worker_lives_anywhere(
+    archive: Path, database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = text(
+        "INSERT INTO workers (name, queues, slots, version, seen_at)"
+        " VALUES ('far:1', '[\"cpu\"]', 1, '0', clock_timestamp())"
+        " ON CONFLICT (name) DO UPDATE SET seen_at = clock_timestamp()"
+    )
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(0.2):
+            with database.begin() as connection:
+                connection.execute(add)
+
+    worker = threading.Thread(target=beat)
+    worker.start()
+    try:
+        time.sleep(0.5)
+        refused = run("restore", archive, "--force", "--home", tmp_path)
+        assert refused.exit_code == 2
+        assert "worker far:1" in refused.output
+    finally:
+        ended.set()
+        worker.join()
+    assert results()
+    monkeypatch.setattr(backup, "LOOK_SECONDS", 1.0)
+    assert run("restore", archive, "--force", "--home", tmp_path).exit_code == 0, "it is dead now"

@@ -31,17 +31,14 @@ RUNNING = (
     *("worker-urgent", "reconcile"),
 )
 FILLED_IN = {
-    "POSTGRES_PASSWORD": "p",
-    "APPLICATION_PASSWORD": "a",
-    "VALKEY_PASSWORD": "v",
     "SECRET_KEY": "k" * 32,
     "SLOTS": "1",
 }
 
 
 def filled(text: str) -> str:
-    """Return what compose makes of ``${NAME:?}`` and ``${NAME:-default}``."""
-    return re.sub(r"\$\{(\w+):[?-]([^}]*)\}", lambda m: FILLED_IN.get(m[1], m[2]), text)
+    """Return what compose makes of ``${NAME-}`` and ``${NAME:-default}``."""
+    return re.sub(r"\$\{(\w+):?[?-]([^}]*)\}", lambda m: FILLED_IN.get(m[1], m[2]), text)
 
 
 class Deployment:
@@ -61,8 +58,15 @@ class Deployment:
 
     def environment(self, name: str) -> dict[str, str]:
         own = {k: v for k, v in os.environ.items() if not k.startswith("FRACTUREAI_")}
-        given = {key: filled(value) for key, value in SERVICES[name]["environment"].items()}
+        said = {key: value for key, value in SERVICES[name]["environment"].items() if value is not None}
+        given = {key: filled(value) for key, value in said.items()}
+        if "FRACTUREAI_ALIVE_FILE" in given:
+            given["FRACTUREAI_ALIVE_FILE"] = str(self.alive_file(name))
+        given["TMPDIR"] = str(self.folder)
         return {**own, **given, **{key: value for key, value in self.here.items() if key in given}}
+
+    def alive_file(self, name: str) -> Path:
+        return self.folder / f"{name}.alive"
 
     def command(self, name: str) -> list[str]:
         program, *arguments = [filled(word) for word in SERVICES[name]["command"]]
@@ -109,9 +113,12 @@ def test_its_commands_read_a_batch(deployment: Deployment, tmp_path: Path) -> No
         assert result.batch["status"] == "done", [child.log_tail() for child in children]
         assert result.batch["counts"]["done"] == 4
         assert all(child.running for child in children)
-        test, *check = SERVICES["worker-cpu"]["healthcheck"]["test"]
-        assert test == "CMD"
-        deployment.run("worker-cpu", [sys.executable, *check[1:]])
+        for name in RUNNING:
+            test, program, *arguments = SERVICES[name]["healthcheck"]["test"]
+            assert (test, program) == ("CMD", "alive")
+            if name != "web":
+                file = {**os.environ, "FRACTUREAI_ALIVE_FILE": str(deployment.alive_file(name))}
+                subprocess.run([ROOT / "docker" / "alive", *arguments], env=file, check=True)
     finally:
         stop_all(children, 120)  # as they end by themselves
     assert {child.status for child in children} <= {0, -signal.SIGTERM}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import zipfile
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cli.client import TERMINAL, Client, ClientError, UsageProblem, find_server
 from cli.download import verify_zip
-from cli.local_files import LocalFile, find_files, groups
+from cli.local_files import LocalFile, as_text, find_files, groups
 from cli.output import shown
 from cli.submit import batch_exit_code
 from cli.watch import HOLD_SECONDS, Settling, safe_name
@@ -73,6 +73,11 @@ def test_several_paths_are_named_below_the_folder_that_holds_them_all(tmp_path: 
 def test_names_that_are_not_text_become_text(tmp_path: Path) -> None:
     write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")))
     assert names(tmp_path) == ["\N{REPLACEMENT CHARACTER}.png"]
+
+
+def test_names_of_windows_have_forward_slashes_and_are_text() -> None:
+    assert as_text(PureWindowsPath(r"Größe\Łódź\hand.png")) == "Größe/Łódź/hand.png"
+    assert as_text(PureWindowsPath("a\\half \ud800.png")) == "a/half \N{REPLACEMENT CHARACTER}.png"
 
 
 @given(st.lists(st.integers(0, 100), max_size=60))
