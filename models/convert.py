@@ -72,13 +72,13 @@ def convert_apart(
     network: str,
     cache: Path,
     seconds: float = CONVERSION_SECONDS,
-    made: Path | None = None,
+    converted: Path | None = None,
 ) -> Path:
     """Return a network's conversion; if there is none yet, another process converts the whole bundle.
 
     Parameters
     ----------
-    made
+    converted
         Where conversions lie that were made beforehand, when an image was built.
 
     Raises
@@ -86,14 +86,14 @@ def convert_apart(
     ConversionError
         That process failed, or took too long.
     """
-    if made is not None and (ready := converted_folder(bundle, network, made)).is_dir():
+    if converted is not None and (ready := converted_folder(bundle, network, converted)).is_dir():
         return ready
     folder = converted_folder(bundle, network, cache)
     if folder.is_dir():
         return folder
     if find_spec("tensorflow") is None:
         raise ConversionError(
-            f"{bundle.name} has no conversion in {made or cache}, and TensorFlow, which makes one, is not "
+            f"{bundle.name} has no conversion in {converted or cache}, and TensorFlow, which makes one, is not "
             "here: score with the image `cpu`, or convert elsewhere: python -m models.convert"
         )
     command = [sys.executable, "-m", "models.convert", str(bundle.folder)]

@@ -259,7 +259,7 @@ def open_scorer(
     threads: int = 0,
     cache: Path | None = None,
     conversion_seconds: float = CONVERSION_SECONDS,
-    made: Path | None = None,
+    converted: Path | None = None,
 ) -> Scorer:
     """Open a bundle for scoring.
 
@@ -276,7 +276,7 @@ def open_scorer(
         Where converted networks are kept; by default `FRACTUREAI_CACHE_DIR`, else the user's cache folder.
     conversion_seconds
         How long a conversion may take.
-    made
+    converted
         Where networks lie that were converted beforehand; looked at before the cache.
 
     Raises
@@ -294,7 +294,7 @@ def open_scorer(
         raise ScorerError(f"the backend {backend} is not installed")
     if backend == "openvino":
         made: _Backend = _OpenVino(
-            bundle, precision, threads, cache or _default_cache(), conversion_seconds, made
+            bundle, precision, threads, cache or _default_cache(), conversion_seconds, converted
         )
     elif precision != "float32":
         raise ScorerError("TensorFlow scores in float32 only; use the backend openvino for bfloat16")
@@ -363,12 +363,12 @@ class _OpenVino:
         threads: int,
         cache: Path,
         conversion_seconds: float,
-        made: Path | None = None,
+        converted: Path | None = None,
     ) -> None:
         import openvino as ov
 
         self.bundle, self.cache, self.precision = bundle, cache, precision
-        self.conversion_seconds, self.made = conversion_seconds, made
+        self.conversion_seconds, self.converted = conversion_seconds, converted
         self.core = ov.Core()
         self.streams = min(threads or len(os.sched_getaffinity(0)), MAX_STREAMS)
         self.options: dict[str, Any] = {
@@ -383,7 +383,7 @@ class _OpenVino:
         import openvino as ov
 
         try:
-            folder = convert_apart(self.bundle, network, self.cache, self.conversion_seconds, self.made)
+            folder = convert_apart(self.bundle, network, self.cache, self.conversion_seconds, self.converted)
         except ConversionError as error:
             raise ScorerError(str(error)) from error
         compiled = self.core.compile_model(folder / "network.xml", "CPU", self.options)

@@ -35,7 +35,7 @@ def _scorer(name: str, precision: str) -> Scorer:
         threads=settings.scorer_threads,
         cache=settings.cache_folder / "networks",
         conversion_seconds=settings.conversion_seconds,
-        made=Path(settings.networks_dir) if settings.networks_dir else None,
+        converted=Path(settings.networks_dir) if settings.networks_dir else None,
     )
 
 

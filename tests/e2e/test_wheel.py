@@ -29,8 +29,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 HERE = Path(sysconfig.get_path("purelib"))
 CLIENT_MB = 30
-#: What Windows has not, and what the client must not need.
-ABSENT = ("fcntl", "pwd", "grp", "resource", "termios", "psutil", "watchdog", "numpy", "sqlalchemy", "flask")
+#: What Windows has not (cli.locks alone uses fcntl, elsewhere), and what the client must not need.
+ABSENT = ("pwd", "grp", "resource", "termios", "psutil", "watchdog", "numpy", "sqlalchemy", "flask")
 
 
 @pytest.fixture(scope="module")
