@@ -93,8 +93,8 @@ def convert_apart(
         return folder
     if find_spec("tensorflow") is None:
         raise ConversionError(
-            f"{bundle.name} has no conversion in {converted or cache}, and TensorFlow, which makes one, is not "
-            "here: score with the image `cpu`, or convert elsewhere: python -m models.convert"
+            f"{bundle.name} has no conversion in {converted or cache}, and TensorFlow, which makes one, is "
+            "not here: score with the image `cpu`, or convert elsewhere: python -m models.convert"
         )
     command = [sys.executable, "-m", "models.convert", str(bundle.folder)]
     command += ["--cache", str(cache), "--end-with", str(os.getpid())]
