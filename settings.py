@@ -93,6 +93,7 @@ class Settings:
     cancelled_keep_seconds: float = 0.0  # of uploads of cancelled images, for a retry; 0: they go at once
     worklist_wait_hours: float = 48.0  # then a study counts as urgent; 0: never
     # downloads
+    pixels_keep_seconds: float = 2 * 86_400.0  # of a picture at full depth, made when somebody looked at it
     export_keep_seconds: float = 7 * 86_400.0  # of a prepared file
     export_inline_rows: int = 20_000  # of a table that is streamed at once
     export_inline_images: int = 500  # of a ZIP that is streamed at once

@@ -168,6 +168,32 @@ def attention_regions(
     return tuple(sorted(found, key=lambda region: -region.score)[:MAX_REGIONS])
 
 
+def heat_png(cam: npt.NDArray[Any], *, width: int, height: int, body: UInt8Array | None = None) -> bytes:
+    """Draw the heat map alone, to lie over the radiograph: transparent where the model did not look.
+
+    Parameters
+    ----------
+    cam, width, height
+        As for `heat_map`.
+    body
+        As `body_mask` gives it; by default the whole picture.
+
+    Returns
+    -------
+    bytes
+        PNG with alpha, at most 256 pixels on the longer side: the map holds no finer detail.
+    """
+    step = max(1.0, max(width, height) / _SEARCH_SIDE)
+    size = {"width": max(1, round(width / step)), "height": max(1, round(height / step))}
+    heat = _on_body(heat_map(cam, **size), body)
+    colour = cv2.applyColorMap(cv2.convertScaleAbs(heat, alpha=255), cv2.COLORMAP_INFERNO)
+    alpha = cv2.convertScaleAbs(heat, alpha=255 * MAX_OPACITY)
+    encoded, data = cv2.imencode(".png", np.dstack([colour, alpha]))
+    if not encoded:
+        raise ValueError(f"cannot encode a map of {width} x {height} pixels as PNG")
+    return bytes(data)
+
+
 def overlay_jpeg(
     display: UInt8Array,
     cam: npt.NDArray[Any],

@@ -27,6 +27,7 @@ from store.bundles import bundles
 from store.intake import batches, quotas, uploads
 from store.intake.batches import ImageRow
 from store.queue import dispatch
+from store.reading import full_depth
 from store.results.downloads import ExportRequest, Format, stream
 from store.results.results import Selection
 from store.results.safe_names import cell
@@ -496,7 +497,7 @@ def _bytes(*media_types: str) -> dict[str, Any]:
     return {"answers": {200: found, 304: Reply("Not changed.")}, "headers": IF_NONE_MATCH}
 
 
-@api.get("/images/<uuid:image_id>/<any(original,display,overlay,report):kind>")
+@api.get("/images/<uuid:image_id>/<any(original,display,overlay,heat,report):kind>")
 @operation(
     "Images",
     "imageOriginal",
@@ -506,10 +507,17 @@ def _bytes(*media_types: str) -> dict[str, Any]:
 )
 @operation("Images", "imageDisplay", "The picture to look at", when="display", **_bytes("image/jpeg"))
 @operation("Images", "imageOverlay", "The attention map over it", when="overlay", **_bytes("image/jpeg"))
+@operation(
+    "Images",
+    "imageHeat",
+    "The attention map alone, transparent where the model did not look",
+    when="heat",
+    **_bytes("image/png"),
+)
 @operation("Images", "imageReport", "The report of its study", when="report", **_bytes("application/pdf"))
 @needs(Permission.READ)
 def get_bytes(image_id: uuid.UUID, kind: str) -> Response:
-    """Answer the pseudonymised original, a picture to look at, the heat map over it, or its study's PDF."""
+    """Answer the pseudonymised original, a picture to look at, the heat map over it or alone, or the PDF."""
     with session_scope() as session:
         row, _ = visible_image(session, image_id)
         # the pictures of a page belong to the page that was noted; a program has no page
@@ -523,9 +531,39 @@ def get_bytes(image_id: uuid.UUID, kind: str) -> Response:
         return send_blob(image_id, kind, image.display_key, "image/jpeg", image.display_sha256)
     if kind == "overlay":
         return send_blob(image_id, kind, image.overlay_key, "image/jpeg", image.overlay_sha256)
+    if kind == "heat":
+        return send_blob(image_id, kind, image.heat_key, "image/png", image.heat_sha256)
     if found is None:
         raise NotFound
     return send_blob(image_id, kind, found.report_key, "application/pdf", found.report_sha256)
+
+
+@api.get("/images/<uuid:image_id>/pixels")
+@operation(
+    "Images",
+    "imagePixels",
+    "The picture at full depth and size, as a PNG of 8 or 16 bits",
+    {
+        200: Reply(
+            "The bytes; a text chunk tells windows, pixel size and orientation.", ("image/png",), ETAG
+        ),
+        202: Reply("A worker is making it: ask again in a second."),
+        304: Reply("Not changed."),
+    },
+    headers=IF_NONE_MATCH,
+)
+@needs(Permission.READ)
+def get_pixels(image_id: uuid.UUID) -> Response:
+    """Answer an image with every grey value of its original; the first who asks has it made."""
+    with session_scope() as session:
+        visible_image(session, image_id)
+        answer, image = full_depth.ask(session, image_id)
+        if identity().csrf_token is None and answer is full_depth.Answer.READY:
+            audit(session, "pixels_viewed", image_id)
+    if answer is full_depth.Answer.MAKING:
+        dispatch.dispatch()
+        return Response(status=202, headers={"Retry-After": "1"})
+    return send_blob(image_id, "pixels", image.pixels_key, "image/png", image.pixels_sha256)
 
 
 # bundles, and the description of all this

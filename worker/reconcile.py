@@ -30,7 +30,7 @@ from store.intake.gateway_tables import ReceivedStudy
 from store.operations import monitoring, notices, retention
 from store.queue import work
 from store.queue.dispatch import dispatch
-from store.reading import worklist
+from store.reading import full_depth, worklist
 from store.research import run_deletion
 from store.results import exports
 from vocabulary.states import BatchStatus
@@ -115,6 +115,7 @@ def _cancel_old_drafts() -> None:
 TIDYING: dict[str, Callable[[], None]] = {
     "scratch": _delete_scratch,
     "exports": exports.delete_expired,
+    "pixels": full_depth.delete_expired,
     "uploads": uploads.delete_expired,
     "worklist": _raise_waiting,
     "old rows": _forget_old,

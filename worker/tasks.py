@@ -76,6 +76,14 @@ def sign(lease: Lease) -> bool:
     return signing.sign(lease)
 
 
+@unit_task(WorkKind.PIXELS)
+def pixels(lease: Lease) -> bool:
+    """Write an image at full depth. Before: due; after: it is kept, or cannot be had, and the unit done."""
+    from worker import full_depth
+
+    return full_depth.write(lease)
+
+
 @unit_task(WorkKind.EXPORT)
 def export(lease: Lease) -> bool:
     """Prepare a file to take away. Before: due; after: the file is kept and the unit done."""

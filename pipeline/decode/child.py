@@ -106,6 +106,7 @@ def _answer(parent: socket.socket, wanted: dict[str, int], incoming: int, outgoi
             max_pixels=wanted["max_pixels"],
             pseudonymise=pseudonymise,
             refuse_burned_in=bool(wanted["refuse_burned_in"]),
+            at_full_depth=bool(wanted["at_full_depth"]),
         )
         _write(outgoing, found)
         return wire.answer(found)

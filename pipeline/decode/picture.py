@@ -12,10 +12,11 @@ import numpy.typing as npt
 from pipeline.decode.complaints import codecs, tell_damage
 from pipeline.decode.containers import Container, describe, gif_pictures
 from pipeline.decode.stripped import strip_jpeg, unpack_png
+from pipeline.depth import FullDepth, Window
 from pipeline.dicom import decode_dicom
-from pipeline.quality import grade, require_radiograph, require_size
+from pipeline.quality import Graded, grade, require_radiograph, require_size
 from pipeline.types import Radiograph, Rejected, RenderingStep, StudyFacts
-from pipeline.window import colour8, flatten, grey8
+from pipeline.window import colour8, flatten, grey8, percentile_range
 from vocabulary.media import SNIFF_BYTES, sniff
 from vocabulary.reasons import Reason
 from vocabulary.rendering import RenderingCode
@@ -30,6 +31,7 @@ def decode(
     max_pixels: int,
     pseudonymise: Callable[[str], str],
     refuse_burned_in: bool = False,
+    at_full_depth: bool = False,
 ) -> Radiograph:
     """Decode and pseudonymise an uploaded file.
 
@@ -48,6 +50,8 @@ def decode(
     refuse_burned_in
         Refuse DICOM objects whose header says that patient data are burned into the picture, instead of
         flagging them.
+    at_full_depth
+        Give the PNG of `pipeline.depth.FullDepth` as `stored`, instead of what may be kept.
 
     Raises
     ------
@@ -61,16 +65,20 @@ def decode(
     media_type = sniff(data[:SNIFF_BYTES])
     if media_type == "application/dicom":
         return decode_dicom(
-            data, max_pixels=max_pixels, pseudonymise=pseudonymise, refuse_burned_in=refuse_burned_in
+            data,
+            max_pixels=max_pixels,
+            pseudonymise=pseudonymise,
+            refuse_burned_in=refuse_burned_in,
+            at_full_depth=at_full_depth,
         )
     if media_type is None:
         if data[:6] in {b"GIF87a", b"GIF89a"} and gif_pictures(data[: 1 << 24]) > 1:
             raise Rejected(Reason.ANIMATED, "animated GIF")
         raise Rejected(Reason.NOT_AN_IMAGE, "unknown first bytes")
-    return _decode_plain(data, describe(data, media_type), max_pixels)
+    return _decode_plain(data, describe(data, media_type), max_pixels, at_full_depth=at_full_depth)
 
 
-def _decode_plain(data: bytes, container: Container, max_pixels: int) -> Radiograph:
+def _decode_plain(data: bytes, container: Container, max_pixels: int, *, at_full_depth: bool) -> Radiograph:
     if container.pictures > 1:
         raise Rejected(Reason.ANIMATED, container.media_type)
     require_size(container.width, container.height, max_pixels)
@@ -92,13 +100,17 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int) -> Radiogr
     if on_black and picture.dtype == np.uint8 and picture.ndim == 3:
         picture = picture[..., :3]  # its colours lie on black already
     upright = turn_upright(picture, container.orientation)
-    if clean is None or container.orientation != 1:
+    if at_full_depth:
+        media_type, stored = "image/png", b""
+    elif clean is None or container.orientation != 1:
         media_type, stored = "image/png", cv2.imencode(".png", upright)[1].tobytes()
     else:
         media_type, stored = container.media_type, clean
     shown, hidden_by_alpha = flatten(upright)
     pixels = grey8(shown)
     graded = grade(pixels, require_radiograph(colour8(shown) if shown.ndim == 3 else pixels))
+    if at_full_depth:
+        stored = _at_full_depth(shown, graded).png()
     height, width = pixels.shape
     flags = list(graded.flags)
     if damaged:
@@ -118,6 +130,17 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int) -> Radiogr
         steps.append(RenderingStep(RenderingCode.ORIENTATION, container.orientation_from))
     rendering = (*steps, *graded.steps)
     return Radiograph(graded.pixels, width, height, StudyFacts(), media_type, stored, tuple(flags), rendering)
+
+
+def _at_full_depth(shown: npt.NDArray[Any], graded: Graded) -> FullDepth:
+    """Return a picture's own grey values; those of 8 bits as they were graded."""
+    if shown.dtype == np.uint8:
+        return FullDepth(graded.pixels, 8, (Window("As the AI read it", 0.0, 255.0),))
+    values = cv2.cvtColor(shown, cv2.COLOR_BGR2GRAY) if shown.ndim == 3 else shown
+    low, high = percentile_range(values)
+    windows = Window("As the AI read it", low, high), Window("All values", 0.0, 65535.0)
+    deep = FullDepth(np.asarray(values, np.uint16), 16, windows)
+    return deep.inverted() if Reason.INVERTED_PICTURE in graded.flags else deep
 
 
 def _opencv(coded: bytes) -> npt.NDArray[Any]:

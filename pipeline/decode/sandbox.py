@@ -121,6 +121,7 @@ class Sandbox:
         max_pixels: int,
         pseudonymise: Callable[[str], str],
         refuse_burned_in: bool = False,
+        at_full_depth: bool = False,
         owner: str = "",
         limits: Limits | None = None,
         stop: Callable[[], bool] | None = None,
@@ -150,7 +151,13 @@ class Sandbox:
         with self._lock:
             try:
                 child = self._child_of(owner, limits or Limits(), max_pixels)
-                return self._exchange(child, data, pseudonymise, refuse_burned_in, stop)
+                wanted = {
+                    "size": len(data),
+                    "max_pixels": max_pixels,
+                    "refuse_burned_in": int(refuse_burned_in),
+                    "at_full_depth": int(at_full_depth),
+                }
+                return self._exchange(child, data, wanted, pseudonymise, stop)
             except (Rejected, Skipped):
                 raise
             except BaseException:  # also a time limit's signal: what the child is at, nobody waits for
@@ -278,17 +285,12 @@ class Sandbox:
         self,
         child: _Child,
         data: bytes,
+        wanted: dict[str, int],
         pseudonymise: Callable[[str], str],
-        refuse_burned_in: bool,
         stop: Callable[[], bool] | None,
     ) -> Radiograph:
         allowed = child.limits.cpu_for(len(data))
         _write(child.incoming, data)
-        wanted = {
-            "size": len(data),
-            "max_pixels": child.max_pixels,
-            "refuse_burned_in": int(refuse_burned_in),
-        }
         try:
             until = child.cpu_time() + allowed
             # the kernel ends it even where nobody looks; whole seconds, so a little later than we do
@@ -403,6 +405,7 @@ def decode(
     max_pixels: int,
     pseudonymise: Callable[[str], str],
     refuse_burned_in: bool = False,
+    at_full_depth: bool = False,
     owner: str = "",
     limits: Limits | None = None,
     stop: Callable[[], bool] | None = None,
@@ -413,6 +416,7 @@ def decode(
         max_pixels=max_pixels,
         pseudonymise=pseudonymise,
         refuse_burned_in=refuse_burned_in,
+        at_full_depth=at_full_depth,
         owner=owner,
         limits=limits,
         stop=stop,

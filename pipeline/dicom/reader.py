@@ -7,17 +7,25 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy.typing as npt
 from pydicom import config
 from pydicom.dataset import Dataset, FileMetaDataset
 
+from pipeline.depth import FullDepth, Window
 from pipeline.dicom.deidentify import allowed_copy, keep_facts, write_copy
 from pipeline.dicom.frames import require_pixel_module, stored_values
-from pipeline.dicom.header import element_text, is_made_here, open_object, study_facts
-from pipeline.dicom.render import render
+from pipeline.dicom.header import (
+    element_text,
+    element_values,
+    is_made_here,
+    open_object,
+    study_facts,
+)
+from pipeline.dicom.render import full_depth, render
 from pipeline.dicom.repair import flag_unreadable, repair_pixel_values
-from pipeline.dicom.shape import square
+from pipeline.dicom.shape import spacing, square
 from pipeline.dicom.terms import (
     PICTURELESS_CLASSES,
     PIXEL_DATA,
@@ -39,15 +47,24 @@ _T = TypeVar("_T")
 
 
 def decode_dicom(
-    data: bytes, *, max_pixels: int, pseudonymise: Callable[[str], str], refuse_burned_in: bool
+    data: bytes,
+    *,
+    max_pixels: int,
+    pseudonymise: Callable[[str], str],
+    refuse_burned_in: bool,
+    at_full_depth: bool = False,
 ) -> Radiograph:
     """Decode and clean a DICOM object; parameters and errors as `pipeline.decode.picture.decode`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pixels, facts, identity, clean, flags, steps = _guarded(_read, data, max_pixels, refuse_burned_in)
+        read = _guarded(_read, data, max_pixels, refuse_burned_in)
+        pixels, facts, identity, clean, flags, steps, values = read
+        height, width = pixels.shape
+        if at_full_depth:
+            deep = _guarded(_at_full_depth, values, pixels, clean, flags)
+            return Radiograph(pixels, width, height, facts, "image/png", deep.png(), flags, steps)
         patient_hash = pseudonymise(identity) if identity else facts.patient_hash
         stored = _guarded(write_copy, clean, patient_hash, hashlib.sha256(data).hexdigest())
-    height, width = pixels.shape
     facts = replace(facts, patient_hash=patient_hash)
     return Radiograph(pixels, width, height, facts, "application/dicom", stored, flags, steps)
 
@@ -67,7 +84,9 @@ def _guarded(step: Callable[..., _T], *arguments: object) -> _T:
 
 def _read(
     data: bytes, max_pixels: int, refuse_burned_in: bool
-) -> tuple[UInt8Array, StudyFacts, str, Dataset, tuple[Reason, ...], tuple[RenderingStep, ...]]:
+) -> tuple[
+    UInt8Array, StudyFacts, str, Dataset, tuple[Reason, ...], tuple[RenderingStep, ...], npt.NDArray[Any]
+]:
     raw, syntax, ends_well = open_object(data, max_pixels)
     if is_made_here(raw):
         raise Skipped(Reason.MADE_HERE)
@@ -110,7 +129,23 @@ def _read(
     shaped = square(graded.pixels, clean)
     steps += [*decoded.steps, *rendered, *graded.steps, *shaped.steps]
     flags = tuple(dict.fromkeys(flags + graded.flags + shaped.flags))
-    return shaped.pixels, facts, identity, clean, flags, tuple(steps)
+    return shaped.pixels, facts, identity, clean, flags, tuple(steps), values
+
+
+def _at_full_depth(
+    values: npt.NDArray[Any], pixels: UInt8Array, clean: Dataset, flags: tuple[Reason, ...]
+) -> FullDepth:
+    """Return the values behind a picture; one in colour has no more than its 8 bits."""
+    sides, plane = spacing(clean)
+    orientation = tuple(str(letters) for letters in element_values(clean, "PatientOrientation"))
+    if values.ndim == 3:
+        deep = FullDepth(pixels, 8, (Window("As the AI read it", 0.0, 255.0),))
+    else:
+        deep = full_depth(values, clean)
+        if Reason.INVERTED_PICTURE in flags:
+            deep = deep.inverted()
+        deep = replace(deep, values=square(deep.values, clean).pixels)
+    return replace(deep, spacing=sides, plane=plane, orientation=orientation if len(orientation) == 2 else ())
 
 
 def _require_class(sop_class: str) -> None:

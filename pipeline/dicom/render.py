@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian
 
+from pipeline.depth import FullDepth, from_tables
 from pipeline.dicom.header import element_values
 from pipeline.dicom.stream import wraps
 from pipeline.dicom.terms import NATIVE
@@ -71,6 +72,35 @@ def render(
         steps.append(RenderingStep(RenderingCode.MONOCHROME1))
     table[padding] = 0
     return table[index], flags + more, steps
+
+
+def full_depth(values: npt.NDArray[Any], clean: Dataset) -> FullDepth:
+    """Return stored grey values as they are, with every window of the header and the values' own.
+
+    The first window is the one that `render` chooses. `clean` is what `render` has left of the header.
+    """
+    index = _stored_bits(values, clean)
+    signed = clean.PixelRepresentation == 1
+    stored = np.arange(1 << clean.BitsStored, dtype=np.int32)
+    if signed:  # in the order of what they mean
+        half = stored.size // 2
+        index = ((index + half) & (stored.size - 1)).astype(np.uint16)
+        stored -= half
+    modality = _modality(stored, clean, [])
+    padding = _padding(stored, index, clean, [])
+    step = max(1, int((index.size / 1_000_000) ** 0.5))
+    seen = np.bincount(index[::step, ::step].ravel(), minlength=stored.size)
+    seen[padding] = 0
+    chosen, _ = _voi(modality, seen, clean, [])
+    tables = [("As the AI read it", chosen)]
+    tables += [
+        (f"Header's {'LUT' if s.code is RenderingCode.VOI_LUT else 'window'} {s.detail}", table)
+        for s, table in _header_windows(modality, clean)
+    ]
+    tables.append(("The values' own", stretch(modality, *_range(modality, seen))))
+    if clean.PhotometricInterpretation == "MONOCHROME1":
+        tables = [(name, np.invert(table)) for name, table in tables]
+    return from_tables(index, clean.BitsStored, tables, padding)
 
 
 def _stored_bits(values: npt.NDArray[Any], clean: Dataset) -> npt.NDArray[np.uint16]:

@@ -20,7 +20,7 @@ _SQUARE, _ABSURD = 1.02, 4.0
 
 
 def square(pixels: UInt8Array, header: Dataset) -> Graded:
-    """Resample a picture to square pixels: the side of which there is too little is enlarged.
+    """Resample a picture of 8 or 16 bits to square pixels: the shorter side is enlarged.
 
     What is measured in the picture then, such as attention regions, is measured in the resampled one.
     """
@@ -40,5 +40,29 @@ def square(pixels: UInt8Array, header: Dataset) -> Graded:
         height = round(height * ratio)
     else:
         width = round(width / ratio)
-    resized = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    resized = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR), pixels.dtype)
     return Graded(resized, (), (RenderingStep(RenderingCode.SQUARE_PIXELS, word),))
+
+
+def spacing(header: Dataset) -> tuple[tuple[float, float] | None, str]:
+    """Return height and width of a pixel of the squared picture in millimetres, and where they were measured.
+
+    ``"calibrated"``: in the plane of the body part, as Pixel Spacing (0028,0030) is where it differs from
+    Imager Pixel Spacing (PS3.3, 10.7.1.3); ``"detector"``: larger than the body part by the magnification;
+    ``"film"``: of a digitised one.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for word in _STATED[:3]:
+        sides = element_values(header, word)
+        if len(sides) == 2 and all(isinstance(s, int | float) and s > 0 for s in sides):
+            found[word] = float(sides[0]), float(sides[1])
+    if not found:
+        return None, ""
+    word, size = next(iter(found.items()))
+    plane = "film" if word == "NominalScannedPixelSpacing" else "detector"
+    if word == "PixelSpacing" and found.get("ImagerPixelSpacing", size) != size:
+        plane = "calibrated"
+    ratio = size[0] / size[1]
+    if max(ratio, 1 / ratio) > _ABSURD:
+        return None, ""
+    return ((min(size), min(size)) if max(ratio, 1 / ratio) > _SQUARE else size), plane

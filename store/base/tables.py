@@ -122,6 +122,7 @@ class WorkKind(StrEnum):
     ACCOUNT_MAIL = "account_mail"
     EVALUATE = "evaluate"
     SIGN = "sign"
+    PIXELS = "pixels"  # a picture at full depth, for somebody who looks at it
 
 
 class WorkState(StrEnum):
@@ -187,6 +188,7 @@ class Site(Base):
     quota_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of uploads; NULL: the setting's
     second_factor_roles: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
     shadow_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
+    starts_with_map: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
     decode_rests_until: Mapped[datetime | None]  # until then other sites' work goes first
     created_at: Mapped[datetime] = now_column()
 
@@ -208,6 +210,7 @@ class User(Base):
     totp_secret: Mapped[str | None]  # of the second factor, sealed; NULL: none
     totp_step: Mapped[int | None] = mapped_column(BigInteger)  # of the last code used: none counts twice
     recovery_codes: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
+    viewer: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"), default=dict)
     created_at: Mapped[datetime] = now_column()
     disabled_at: Mapped[datetime | None]
 
@@ -583,6 +586,7 @@ class Image(Base):
         Index("ix_images_finding", "finding_id"),
         Index("ix_images_site_sha", "site_id", "sha256"),
         Index("ix_images_site_created", "site_id", "created_at"),
+        Index("ix_images_pixels_at", "pixels_at", postgresql_where=text("pixels_key is not null")),
         Index("ix_images_site_sop", "site_id", "sop_uid", postgresql_where=text("sop_uid <> ''")),
     )
     id: Mapped[uuid.UUID] = id_column()
@@ -638,6 +642,11 @@ class Image(Base):
     overlay_key: Mapped[str | None]
     overlay_sha256: Mapped[str | None] = mapped_column(String(64))
     overlay_size: Mapped[int | None]
+    heat_key: Mapped[str | None]  # the attention map by itself, transparent
+    heat_sha256: Mapped[str | None] = mapped_column(String(64))
+    pixels_key: Mapped[str | None]  # at full depth: made when somebody looks, deleted some time later
+    pixels_sha256: Mapped[str | None] = mapped_column(String(64))
+    pixels_at: Mapped[datetime | None]
     width: Mapped[int | None]
     height: Mapped[int | None]
     created_at: Mapped[datetime] = now_column()

@@ -47,7 +47,7 @@ from vocabulary.states import TERMINAL_BATCH_STATUSES, BatchStatus
 MAX_IMAGES, MAX_STUDIES = 200, 200
 _ENDED = [status.value for status in TERMINAL_BATCH_STATUSES]
 _OPEN = [state.value for state in WorkState if state not in ENDED_WORK]
-_READS_BYTES = [kind.value for kind in (WorkKind.EXPORT, WorkKind.SIGN, WorkKind.EVALUATE)]
+_READS_BYTES = [kind.value for kind in (WorkKind.EXPORT, WorkKind.SIGN, WorkKind.PIXELS, WorkKind.EVALUATE)]
 
 
 class StudyInUse(ServiceError):
@@ -102,7 +102,10 @@ def _drop_originals(session: Session, images: Sequence[Image], why: str) -> int:
         if image.original_key:
             blobs.delete(image.original_key)
             dropped[image.site_id, image.batch_id] += 1
+        if image.pixels_key:
+            blobs.delete(image.pixels_key)
         image.original_key = image.original_sha256 = None
+        image.pixels_key = image.pixels_sha256 = image.pixels_at = None
     for (site_id, batch_id), n in dropped.items():
         write_audit(session, site_id, None, "originals_deleted", batch_id, images=n, why=why)
     return len(images)
@@ -202,7 +205,14 @@ def erase(
     keys = {
         key
         for image in images
-        for key in (image.incoming_key, image.original_key, image.display_key, image.overlay_key)
+        for key in (
+            image.incoming_key,
+            image.original_key,
+            image.display_key,
+            image.overlay_key,
+            image.heat_key,
+            image.pixels_key,
+        )
     }
     keys |= set(
         session.scalars(select(RunPicture.key).where(RunPicture.image_id.in_([image.id for image in images])))

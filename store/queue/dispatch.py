@@ -38,6 +38,7 @@ QUEUES: dict[Stage, str] = {
 KIND_QUEUES: dict[WorkKind, str] = {
     WorkKind.FINISH: "report",
     WorkKind.SIGN: "report",
+    WorkKind.PIXELS: "cpu",
     WorkKind.NOTICE: "notices",
     WorkKind.PASSWORD: "notices",
     WorkKind.ACCOUNT_MAIL: "notices",

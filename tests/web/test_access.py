@@ -38,7 +38,7 @@ PUBLIC = frozenset(
     }
 )  # fmt: skip
 PERSONAL = frozenset({"/", "/account", "/sign-in/provider/confirm", "/sign-out"})
-NO_BYTES = frozenset({"display"})  # objects that the test's site does not have
+NO_BYTES = frozenset({"display", "heat"})  # objects that the test's site does not have
 #: What destroys an object that others need comes last, and after all else the end of the session.
 DESTROYS = ("delete", "revoke", "erase", "end", "sign-out")
 

@@ -107,7 +107,8 @@ def test_who_compares_no_bundles_sees_that_it_was_read_and_not_what_was_found(
         assert ask.get(f"/batches/{trial}/images?{query}").json["code"] == "findings_withheld"
         assert browser.client.get(f"/batches/{trial}?{query}").status_code == 403
     here = f"/images/{first['id']}"
-    for path in (here, f"{here}/display", f"{here}/overlay", f"{here}/original", f"{here}/report",
+    for path in (here, f"{here}/display", f"{here}/overlay", f"{here}/heat", f"{here}/pixels",
+                 f"{here}/original", f"{here}/report",
                  f"/studies/{first['study']}", f"/studies/{first['study']}/report",
                  f"/studies/{first['study']}/reviews"):  # fmt: skip
         assert ask.get(path).status_code == 404, path

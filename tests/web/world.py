@@ -78,6 +78,8 @@ def make_world(app: Any, role: Role) -> World:
     world.ids["export_id"] = ask.post("/exports", json={"format": "csv", "batch": batch}).json["id"]
     with session_scope() as session:
         image = session.scalars(select(Image).where(Image.batch_id == uuid.UUID(batch))).one()
+        image.pixels_key = f"pixels-{marker}"
+        get_blobs().put(image.pixels_key, b"x")
         world.ids |= {"batch_id": image.batch_id, "image_id": image.id, "study_id": image.study_id}
     make_research(world)
     return world

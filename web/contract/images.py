@@ -132,6 +132,7 @@ class Image(Document):
     study_date: str
     laterality: str
     view: str
+    age_years: int | None = Field(description="Of the patient; 90 stands for 90 and more.")
     study_triage: Triage | None
     attention_regions: list[AttentionRegion] = Field(
         description="Where the model looked, in pixels of the original; not a fracture's outline."
@@ -157,6 +158,8 @@ class Image(Document):
             "original": f"{here}/original" if image.original_key else None,
             "display": f"{here}/display" if image.display_key else None,
             "overlay": f"{here}/overlay" if image.overlay_key else None,
+            "heat": f"{here}/heat" if image.heat_key else None,
+            "pixels": f"{here}/pixels" if image.original_key and image.display_key else None,
             "report": f"{here}/report" if row.study_finding and row.study_finding.report_key else None,
             "batch": f"{API}/batches/{image.batch_id}",
             "page": f"/images/{image.id}",
@@ -165,7 +168,7 @@ class Image(Document):
         if not findings:
             links = {name: link if name == "batch" else None for name, link in links.items()}
         same = ("id", "batch_id", "study_id", "status", "number", "size", "media_type", "width", "height")
-        header = ("accession", "study_uid", "sop_uid", "study_date", "laterality", "view")
+        header = ("accession", "study_uid", "sop_uid", "study_date", "laterality", "view", "age_years")
         return cls(
             **picked(image, *same, *header),
             **(_finding(row, bundle) if findings else _WITHHELD),

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from sqlalchemy import select
 
-from pipeline.explain import attention_regions, body_mask, overlay_jpeg, share_on_body
+from pipeline.explain import attention_regions, body_mask, heat_png, overlay_jpeg, share_on_body
 from pipeline.types import AttentionRegion, UInt8Array
 from store.base.blobs import get_blobs
 from store.base.session import session_scope
@@ -36,11 +36,15 @@ def _grey(jpeg: bytes) -> UInt8Array:
 
 @dataclass(frozen=True)
 class _Attention:
-    """Where the model looked in some images: regions, places, and the SHA-256 and size of each drawn map."""
+    """Where the model looked in some images: regions, places, and SHA-256 and size of what was drawn.
+
+    `maps` lie over the radiograph, `heat` is by itself.
+    """
 
     regions: Mapping[uuid.UUID, tuple[AttentionRegion, ...]]
     places: Mapping[uuid.UUID, list[Any]]
     maps: Mapping[uuid.UUID, tuple[str, int]]
+    heat: Mapping[uuid.UUID, tuple[str, int]]
 
     def apply(self, image: Image) -> None:
         """Put it into the image's row."""
@@ -49,6 +53,7 @@ class _Attention:
         if image.id in self.maps:
             image.overlay_key = picture_key(image, "overlay.jpg")
             image.overlay_sha256, image.overlay_size = self.maps[image.id]
+            image.heat_key, (image.heat_sha256, _) = picture_key(image, "heat.png"), self.heat[image.id]
 
 
 def _look(images: Iterable[Image], findings: Mapping[str, Finding], *, draw: bool) -> _Attention:
@@ -57,6 +62,7 @@ def _look(images: Iterable[Image], findings: Mapping[str, Finding], *, draw: boo
     regions: dict[uuid.UUID, tuple[AttentionRegion, ...]] = {}
     places: dict[uuid.UUID, list[Any]] = {}
     maps: dict[uuid.UUID, tuple[str, int]] = {}
+    heat: dict[uuid.UUID, tuple[str, int]] = {}
     for image in images:
         finding = findings[image.sha256]
         cam = rescoring.cam_of(finding)
@@ -85,7 +91,9 @@ def _look(images: Iterable[Image], findings: Mapping[str, Finding], *, draw: boo
         if draw:
             picture = overlay_jpeg(grey, cam, marked=marked, body=body)
             maps[image.id] = blobs.put(picture_key(image, "overlay.jpg"), picture)
-    return _Attention(regions, places, maps)
+            alone = heat_png(cam, width=image.width, height=image.height, body=body)
+            heat[image.id] = blobs.put(picture_key(image, "heat.png"), alone)
+    return _Attention(regions, places, maps, heat)
 
 
 @dataclass(frozen=True)

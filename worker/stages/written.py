@@ -14,7 +14,7 @@ from store.research.research_tables import RunPicture
 from vocabulary.states import ImageStatus
 
 #: What the stages write of an image, beside a run's pictures.
-PICTURES = ("original", "display.jpg", "overlay.jpg")
+PICTURES = ("original", "display.jpg", "overlay.jpg", "heat.png", "pixels.png")
 
 
 def picture_key(image: Image, name: str) -> str:
@@ -63,6 +63,7 @@ def delete_unnamed(keys: Mapping[str, uuid.UUID]) -> None:
             if image is not None:
                 if image.status in (ImageStatus.UPLOADED, ImageStatus.QUEUED, ImageStatus.RUNNING):
                     continue
-                if key in {image.original_key, image.display_key, image.overlay_key, *pictures}:
+                named = {image.original_key, image.display_key, image.overlay_key, image.heat_key}
+                if key in {*named, image.pixels_key, *pictures}:
                     continue
             get_blobs().delete(key)
