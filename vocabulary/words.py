@@ -115,6 +115,65 @@ def finding_words(triage: str | None, label_meaning: str) -> str:
     return ""
 
 
+def scale_place(probability: float, low: float, high: float) -> float:
+    """Return where a probability stands on a scale, 0-1, whose cuts stand at a third and at two thirds.
+
+    Between them it is linear: cuts of 3 and 15% would else lie in a corner.
+    """
+    if probability < low:
+        return probability / low / 3
+    if probability < high:
+        return (1 + (probability - low) / (high - low)) / 3
+    return (2 + (probability - high) / max(1 - high, 1e-9)) / 3
+
+
+def percents(values: Sequence[float]) -> list[str]:
+    """Format shares (0-1) as percentages, with as many decimals (0 to 3) as keep unequal ones apart.
+
+    The ends are never rounded to certainty: 0.9999 is ``"> 99%"``.
+    """
+    return [f"{text}%" for text in _hundredths(values)]
+
+
+def _hundredths(values: Sequence[float]) -> list[str]:
+    texts: list[str] = []
+    for digits in range(4):
+        texts = [_hundredth(value, digits) for value in values]
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts
+
+
+def _hundredth(value: float, digits: int) -> str:
+    step = 10.0**-digits
+    if 0 < 100 * value < step:
+        return f"< {step:.{digits}f}"
+    if 100 - step < 100 * value < 100:
+        return f"> {100 - step:.{digits}f}"
+    return f"{100 * value:.{digits}f}"
+
+
+def odds_sentence(
+    probability: float, low: float, high: float, triage: Triage | str | None, label_meaning: str
+) -> str:
+    """Say what a calibrated probability means, and where the cuts are that made the finding of it.
+
+    ``16 of 100 such images show a fracture; flagged from 15.``
+    """
+    said, from_low, from_high = _hundredths((probability, low, high))
+    number = said.replace("< ", "fewer than ").replace("> ", "more than ")
+    shows = "shows" if number == "1" else "show"
+    words = f"{number} of 100 such images {shows} {with_article(label_meaning)}"
+    words = words[:1].upper() + words[1:]
+    if probability >= high:
+        return f"{words}; flagged from {from_high}."
+    if probability >= low:
+        return f"{words}; in doubt from {from_low}, flagged from {from_high}."
+    if triage == Triage.DOUBT:
+        return f"{words}; below the cut of {from_low}, but no negative is said here."
+    return f"{words}; in doubt only from {from_low}."
+
+
 def answer_words(answer: Answer, label_meaning: str) -> str:
     """Return a reader's answer in the bundle's own word."""
     thing = noun(label_meaning)

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 
 from pipeline.report.types import Mark, ReportImage, StudyReport
-from pipeline.types import Finding, StudyFacts, Thresholds
+from pipeline.types import StudyFacts
 from vocabulary.anatomy import part_words
 from vocabulary.reasons import Reason
 from vocabulary.states import ImageStatus, Triage
 from vocabulary.times import moment
-from vocabulary.words import ADULT, GLYPHS, TRIAGE_WORDS, headline, worst_of
+from vocabulary.words import ADULT, GLYPHS, TRIAGE_WORDS, headline, odds_sentence, worst_of
 
 _LATERALITY = {"L": "Left", "R": "Right", "B": "Both sides"}
 _STATUS = {ImageStatus.REJECTED: "Rejected", ImageStatus.FAILED: "Failed", ImageStatus.CANCELLED: "Cancelled"}
@@ -63,19 +63,12 @@ def mark_words(mark: Mark) -> str:
     return f"Marked on image {mark.number} at left {mark.x}, top {mark.y}{size} (pixels of the original)."
 
 
-def standing(finding: Finding, thresholds: Thresholds) -> str:
-    """Say where the probability stands between the thresholds, and why that may still not be negative."""
-    probability = finding.probability
-    if probability is None:
+def odds(image: ReportImage, label_meaning: str) -> str:
+    """Say what the probability means, and where the cuts are; empty where the image was not read."""
+    finding, cuts = image.finding, image.thresholds
+    if finding is None or finding.probability is None or cuts is None:
         return ""
-    if probability >= thresholds.high:
-        return "The probability is at or above the upper threshold."
-    if probability >= thresholds.low:
-        return "The probability lies between the two thresholds."
-    sentence = "The probability is below the lower threshold"
-    if finding.triage is Triage.NEGATIVE:
-        return sentence + "."
-    return sentence + ", but the notes above forbid a negative result."
+    return odds_sentence(finding.probability, cuts.low, cuts.high, finding.triage, label_meaning)
 
 
 def part(image: ReportImage) -> str:
@@ -103,28 +96,6 @@ def notes(image: ReportImage, first: Sequence[Reason] = ()) -> tuple[Reason, ...
     if image.pooled and was_read(image):
         found.append(Reason.POOLED_MODEL)
     return tuple(dict.fromkeys(found))
-
-
-def percents(values: Sequence[float]) -> list[str]:
-    """Format shares (0-1) as percentages, with as many decimals (1 to 3) as keep unequal ones apart.
-
-    The ends are never rounded to certainty: 0.9999 is ``"> 99.9%"``.
-    """
-    texts: list[str] = []
-    for digits in (1, 2, 3):
-        texts = [_percent(value, digits) for value in values]
-        if len(set(texts)) == len(set(values)):
-            break
-    return texts
-
-
-def _percent(value: float, digits: int) -> str:
-    step = 10.0**-digits
-    if 0 < 100 * value < step:
-        return f"< {step:.{digits}f}%"
-    if 100 - step < 100 * value < 100:
-        return f"> {100 - step:.{digits}f}%"
-    return f"{100 * value:.{digits}f}%"
 
 
 def age(years: int | None) -> str:
