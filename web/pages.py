@@ -23,7 +23,14 @@ from store.intake import batches, quotas, uploads
 from store.reading import reviews, validations
 from vocabulary.reasons import REASONS, Reason
 from vocabulary.states import STAGES, Answer, BatchStatus, ImageStatus, Triage
-from vocabulary.words import GLYPHS, TRIAGE_WORDS, answer_words
+from vocabulary.words import (
+    GLYPHS,
+    TRIAGE_WORDS,
+    answer_words,
+    odds_sentence,
+    percents,
+    scale_place,
+)
 from web.api import (
     ACTIONS,
     act,
@@ -37,7 +44,7 @@ from web.auth import check_csrf, checks_csrf, identity, is_personal, needs
 from web.contract.base import Cursored
 from web.contract.batches import Batch, NewBatch, NewPriority, Retry, batch_etag
 from web.contract.binding import parse_form, read_query
-from web.contract.images import ImageFilters
+from web.contract.images import AttentionRegion, ImageFilters
 from web.markdown import render
 from web.pacing import PAGE, is_watched
 from web.request_args import without_empty_fields
@@ -259,6 +266,20 @@ def show_bundle(name: str) -> str:
 # how things look
 
 
+def corners(region: AttentionRegion, width: int, height: int) -> str:
+    """Return the path of a region's four corners: open, so that nobody takes them for an outline.
+
+    An arm is at most 3% of the picture's longer side, and never more than a third of an edge.
+    """
+    arm = min(0.03 * max(width, height), region.width / 3, region.height / 3)
+    right, bottom = region.x + region.width, region.y + region.height
+    return "".join(
+        f"M{x + dx:g} {y}H{x}V{y + dy:g}"
+        for x, dx in ((region.x, arm), (right, -arm))
+        for y, dy in ((region.y, arm), (bottom, -arm))
+    )
+
+
 def percent(value: float | None, digits: int = 0) -> str:
     """Return a share (0-1) as a percentage that is never rounded to certainty."""
     if value is None:
@@ -294,10 +315,19 @@ def register(app: Flask) -> None:
     """Serve the pages."""
     app.register_blueprint(pages)
     app.jinja_env.filters.update(
-        part=words.part_words, percent=percent, duration=duration, moment=moment, second=second
+        part=words.part_words,
+        percent=percent,
+        duration=duration,
+        moment=moment,
+        second=second,
+        corners=corners,
+        evidence_words=lambda shown: f"{shown.sentence} {shown.about_negative}".strip(),
     )
     app.jinja_env.globals.update(
         GLYPHS=GLYPHS,
+        scale_place=scale_place,
+        percents=percents,
+        odds_sentence=odds_sentence,
         TRIAGE_WORDS=TRIAGE_WORDS,
         TRIAGES=list(Triage),
         IMAGE_STATUSES=list(ImageStatus),

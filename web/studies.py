@@ -20,7 +20,8 @@ from store.reading.review_tables import Review
 from store.reading.reviews import ReviewEntry
 from store.reading.study_view import StudyReading
 from vocabulary.states import Answer, Triage
-from vocabulary.words import answer_words, headline, noun, with_article
+from vocabulary.words import GLYPHS, answer_words, headline, with_article
+from web.account import viewer_choice
 from web.api import audit, send_blob, shown_batch, visible_image
 from web.auth import confirmation, identity, needs
 from web.contract.base import API
@@ -42,9 +43,6 @@ from web.request_args import without_empty_fields
 from web.reviews import check_signature, record_review
 
 area = Blueprint("studies", __name__)
-
-#: What a browser can draw: there the viewer shows the original's own pixels on request.
-DRAWN = frozenset({"image/png", "image/jpeg"})
 
 
 def _may_see_trials() -> bool:
@@ -99,6 +97,17 @@ def marks(history: list[ReviewEntry]) -> dict[str, list[Review]]:
     return found
 
 
+def _first(study: Study) -> str:
+    """Return the image that the viewer shows first: the one that decides, else the first with a picture."""
+    return str(study.deciding_image or next((i.id for i in study.images if i.links["display"]), ""))
+
+
+def strip_words(image: Image) -> str:
+    """Say what an image is, in the strip below the picture."""
+    sign = f"{GLYPHS[Triage(image.triage)]} " if image.triage else ""
+    return f"{sign}{image.number or 1} {image.view}".strip()
+
+
 def _title(found: StudyReading) -> str:
     return found.study.accession or (found.images[0].image.path if found.images else str(found.study.id))
 
@@ -126,6 +135,7 @@ def _study_page(
             worklist.note_opened(session, identity().site_id, study_id, identity().user_id)
             next_id = worklist.next_after(session, identity().site_id, wish, study_id)
         audit(session, "study_viewed", study_id)
+        chosen = viewer_choice(session)
         said_by_readers = reviews.history(session, study_id, found.bundle.name)
     document = Study.of(found)
     meaning = label_meaning(found.bundle)
@@ -137,11 +147,13 @@ def _study_page(
         title=_title(found),
         batch=shown_batch(found.batch),
         headline=headline(Triage(said.triage), meaning, partly_read=read) if said else "Not read by AI",
-        noun=noun(meaning),
         reports=found.reports,
         numbers={str(row.image.id): row.image.number for row in found.images},
         read_again=found.row is not None and found.row.reread,
-        drawn={str(row.image.id): row.image.media_type in DRAWN for row in found.images},
+        meaning=meaning,
+        first_image=_first(document),
+        strip_words=strip_words,
+        chosen=chosen,
         filters=args.kept(),
         next_id=next_id,
         history=said_by_readers,
@@ -196,6 +208,7 @@ def show_image(image_id: uuid.UUID) -> str:
         earlier = study_view.earlier_results(session, row.image, trials=_may_see_trials())
         trials = study_view.trial_findings(session, row.image, bundle.name) if _may_see_trials() else []
         audit(session, "image_viewed", image_id)
+        chosen = viewer_choice(session)
     document = Image.of(row, bundle)
     meaning = label_meaning(bundle)
     return render_template(
@@ -204,11 +217,12 @@ def show_image(image_id: uuid.UUID) -> str:
         batch=shown_batch(batch),
         row=row.image,
         headline=headline(document.triage, meaning) if document.triage else "",
-        noun=noun(meaning),
+        meaning=meaning,
+        strip_words=strip_words,
+        chosen=chosen,
         thing=with_article(meaning),
         ranked=sorted(document.region_probabilities.items(), key=lambda item: -item[1]),
         n_images=row.study_finding.n_images if row.study_finding else 1,
-        drawn=row.image.media_type in DRAWN,
         earlier=earlier,
         trials=trials,
     )

@@ -103,6 +103,7 @@ _REFRESH = text(
         SELECT i.*, row_number() OVER same AS place, count(*) OVER whole AS n_images,
                min(coalesce(i.priority, :priority)) OVER whole AS worst_priority,
                max(i.accession) OVER whole AS any_accession, max(i.study_date) OVER whole AS any_date,
+               min(i.age_years) OVER whole AS lowest_age,
                bool_or(i.status = 'failed') OVER whole AS any_failed
         FROM images i
         WHERE i.batch_id = :batch AND i.study_id = ANY(:studies)
@@ -145,17 +146,17 @@ _REFRESH = text(
     )
     INSERT INTO worklist AS old (study_id, site_id, batch_id, image_id, bundle, basis, rank, since,
         arrived_at, day, priority, risen, status, triage, reason, probability, region, n_images, path,
-        accession, study_date, reread, flags)
+        accession, study_date, reread, flags, age_years)
     SELECT study_id, site_id, :batch, id, :bundle, basis,
            CASE WHEN late THEN 0 ELSE class END, CASE WHEN late THEN rises_at ELSE :arrived END, :arrived,
            (:arrived AT TIME ZONE 'UTC')::date, worst_priority, late, study_status, study_triage, reason,
            known_probability, coalesce(region, ''), n_images, path, any_accession, any_date, was_reviewed,
-           all_flags
+           all_flags, lowest_age
     FROM (SELECT *, class > 0 AND :wait > 0 AND rises_at < clock_timestamp() AS late FROM fresh) AS f
     ORDER BY study_id
     ON CONFLICT (study_id) DO UPDATE SET
         (batch_id, image_id, bundle, basis, rank, since, arrived_at, day, priority, risen, status, triage,
-         reason, probability, region, n_images, path, accession, study_date, flags,
+         reason, probability, region, n_images, path, accession, study_date, flags, age_years,
          reviewed_at, answer, signed_at, reread)
         = (SELECT excluded.batch_id, excluded.image_id, excluded.bundle, excluded.basis,
                   CASE WHEN same THEN old.rank ELSE excluded.rank END,
@@ -163,7 +164,7 @@ _REFRESH = text(
                   excluded.arrived_at, excluded.day, excluded.priority, excluded.risen, excluded.status,
                   excluded.triage, excluded.reason, excluded.probability, excluded.region,
                   excluded.n_images, excluded.path, excluded.accession, excluded.study_date,
-                  excluded.flags,
+                  excluded.flags, excluded.age_years,
                   CASE WHEN same THEN old.reviewed_at END, CASE WHEN same THEN old.answer END,
                   CASE WHEN same THEN old.signed_at END, NOT same AND excluded.reread
            FROM (SELECT old.reviewed_at IS NOT NULL AND old.basis = excluded.basis

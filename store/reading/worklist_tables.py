@@ -65,6 +65,7 @@ class WorklistRow(Base):
     n_images: Mapped[int] = mapped_column(Integer)
     path: Mapped[str]  # of the image that decides
     accession: Mapped[str] = mapped_column(server_default="")
+    age_years: Mapped[int | None] = mapped_column(SmallInteger)  # the lowest that an image states
     study_date: Mapped[str] = mapped_column(server_default="")
     opened_by: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
     opened_at: Mapped[datetime | None]

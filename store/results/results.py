@@ -320,6 +320,7 @@ COLUMNS: dict[str, Column] = {
     "family": Column(str, lambda line: line.words.families.get(line.row.region or "")),
     "low": Column(float, _threshold("low")),
     "high": Column(float, _threshold("high")),
+    "age_years": Column(int, lambda line: line.row.age_years),
     "batch_id": Column(str, lambda line: str(line.row.batch_id)),
     "batch_label": Column(str, lambda line: line.row.batch_label),
     "label_meaning": Column(str, lambda line: line.words.meaning),
@@ -327,7 +328,6 @@ COLUMNS: dict[str, Column] = {
     "suspected_places": Column(str, lambda line: json.dumps(line.row.suspected_places or [])),
     "series_uid": Column(str, lambda line: line.row.series_uid),
     "body_part": Column(str, lambda line: line.row.body_part),
-    "age_years": Column(int, lambda line: line.row.age_years),
     "width": Column(int, lambda line: line.row.width),
     "height": Column(int, lambda line: line.row.height),
     "size": Column(int, lambda line: line.row.size),
@@ -335,7 +335,7 @@ COLUMNS: dict[str, Column] = {
     "uploaded_at": Column(str, lambda line: _moment(line.row.created_at)),
     "finished_at": Column(str, lambda line: _moment(line.row.finished_at)),
 }
-RESULT_COLUMNS = tuple(COLUMNS)[: tuple(COLUMNS).index("high") + 1]
+RESULT_COLUMNS = tuple(COLUMNS)[: tuple(COLUMNS).index("age_years") + 1]
 #: Lists of each image, not loaded unless a column shows them.
 LIST_COLUMNS = frozenset({"attention_regions", "suspected_places"})
 

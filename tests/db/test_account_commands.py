@@ -95,3 +95,10 @@ def test_where_there_are_several_sites_one_is_named(server: None) -> None:
         ada = select(Site.name, User.role).join(User).where(User.email == "ada@example.org")
         roles = {site: role for site, role in session.execute(ada)}
     assert roles == {"North": "admin", "South": "staff"}
+
+
+def test_a_site_starts_without_the_attention_map(server: None) -> None:
+    fractureai("sites", "add", "North", "--admin", "ada@north.example")
+    assert "North starts with the attention map off" in fractureai("sites", "viewer", "--map", "off").output
+    with session_scope() as session:
+        assert session.query(Site).filter_by(name="North").one().starts_with_map is False

@@ -62,5 +62,10 @@ def draw(batch: str, blobs: BlobStore) -> None:
         for image in session.query(Image).filter_by(batch_id=batch, status="done"):
             image.display_key, image.width, image.height = f"images/{image.id}/display.jpg", 900, 1200
             image.attention_regions = [{"x": 100, "y": 200, "width": 300, "height": 250, "score": 0.7}]
-            for key in (image.display_key, image.overlay_key):
-                blobs.put(key, data.tobytes())
+            image.heat_key = f"images/{image.id}/heat.png"
+            for key, picture in (
+                (image.display_key, data),
+                (image.overlay_key, data),
+                (image.heat_key, cv2.imencode(".png", np.full((12, 9, 4), 90, np.uint8))[1]),
+            ):
+                blobs.put(key, picture.tobytes())

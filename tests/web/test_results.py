@@ -23,7 +23,7 @@ from tests.web.conftest import Process
 EXACT = (
     "filename,status,reason,region,region_probability,finding,probability,triage,bundle,report,heatmap,sha256,"
     "image_id,study_id,accession,study_uid,sop_uid,study_date,laterality,view,study_triage,image_number,flags,"
-    "family,low,high"
+    "family,low,high,age_years"
 )
 
 

@@ -75,6 +75,7 @@ class Study(Document):
     accession: str
     study_uid: str
     study_date: str
+    age_years: int | None = Field(description="The lowest that an image states; not validated under 18.")
     triage: Triage | None = Field(description="As bad as its worst image.")
     reasons: list[Reason]
     version: int | None
@@ -97,6 +98,9 @@ class Study(Document):
             **picked(found.study, "id", "accession", "study_uid", "study_date"),
             batch_id=found.batch.id,
             bundle=found.bundle.name,
+            age_years=min(
+                (a for row in found.images if (a := row.image.age_years) is not None), default=None
+            ),
             triage=said and said.triage,
             reasons=[Reason.of(code) for code in said.reasons] if said else [],
             version=said and said.version,

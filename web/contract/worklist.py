@@ -94,6 +94,7 @@ class WorklistRow(Document):
     filename: str = Field(description="Of the image that decides.")
     accession: str
     study_date: str
+    age_years: int | None = Field(description="The lowest that an image states.")
     opened_by: str | None
     opened_at: Moment | None
     answer: str | None
@@ -117,7 +118,7 @@ class WorklistRow(Document):
             "probability",
             "accession",
         )
-        later = ("study_date", "opened_at", "answer", "reviewed_at", "signed_at")
+        later = ("study_date", "age_years", "opened_at", "answer", "reviewed_at", "signed_at")
         return cls(
             **picked(row, *same, *later),
             **{"class": Rank(row.rank).name.lower()},
