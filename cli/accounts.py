@@ -116,11 +116,11 @@ def add_site(name: str, email: str, home: Path | None) -> None:
 
 @sites.command("viewer")
 @click.option("--map", "starts_with_map", type=click.Choice(("on", "off")), required=True)
-@_options
+@site_options
 @client_command
 def change_viewer(starts_with_map: str, home: Path | None, site: str | None) -> None:
     """Let a site's readers start with the attention map on or off; what a person then chooses is kept."""
-    with _site(home, site) as (_, found):
+    with on_site(home, site) as (_, found):
         found.starts_with_map = starts_with_map == "on"
         click.echo(f"{found.name} starts with the attention map {starts_with_map}.")
 
