@@ -4,18 +4,20 @@ IMAGES ?=
 EXIT ?=
 ARGS ?=
 
-.PHONY: help setup demo up test faults soak bench lint format lock wheels sbom advisories pin-images attacks
+.PHONY: help setup demo up test pythons faults soak bench lint format lock wheels containers sbom advisories pin-images attacks
 
 help:
 	@echo "make demo [IMAGES=folder] [EXIT=1]  run a server here, read radiographs, keep serving (or end)"
 	@echo "make up [ARGS='--port 9000']        run a server here"
 	@echo "make test [ARGS='-k decode']        all tests"
+	@echo "make pythons                        the tests on each Python that is installed here"
 	@echo "make faults                         every fault test, the long ones too, and the soak (over an hour)"
 	@echo "make soak [ARGS='--minutes 2']       faults at random; --seed N repeats a sequence"
 	@echo "make bench                          measure everything here; prints tables, writes bench/results"
 	@echo "make lint                           what the tests cannot see: style, types, import directions"
 	@echo "make format                         lay the code out"
 	@echo "make wheels                          build the wheels: the client, and bundles and fonts"
+	@echo "make containers                      build the images, bring the profile up, kill each service during a batch"
 	@echo "make sbom                            write the software bill of materials (CycloneDX)"
 	@echo "make advisories FILE=all.zip         compare the locks with saved OSV advisories, without a network"
 	@echo "make pin-images                      renew the digests of the container images (needs Docker and a network)"
@@ -36,6 +38,10 @@ up: setup
 test:
 	@scripts/setup.sh test
 	@exec $(PY) -m pytest -n 2 --dist loadfile --durations 10 $(ARGS)
+
+pythons:
+	@scripts/setup.sh test
+	@exec scripts/pythons.sh $(ARGS)
 
 faults:
 	@scripts/setup.sh faults
@@ -69,6 +75,10 @@ lock: setup
 
 wheels: setup
 	@$(PY) scripts/wheels.py
+
+containers:
+	@scripts/setup.sh test
+	@$(PY) scripts/containers.py $(ARGS)
 
 sbom:
 	@scripts/setup.sh test
