@@ -82,6 +82,7 @@ def _read(running: Server, images: Path | None, out: Path, console: Console) -> 
 )
 @click.option("--port", type=int, help="Port to listen on.  [default: the first free one from 8000]")
 @click.option("--home", type=click.Path(path_type=Path, file_okay=False), help="[default: demo/home]")
+@click.option("--small", is_flag=True, help="As of `up`: one worker does everything in turn.")
 @click.option("--end-with", type=int, hidden=True, help="Process id of the parent to end with.")
 def demo(
     *,
@@ -91,6 +92,7 @@ def demo(
     port: int | None,
     home: Path | None,
     end_with: int | None,
+    small: bool,
 ) -> None:
     """Run a whole server here, read some radiographs with it, keep serving.
 
@@ -106,7 +108,9 @@ def demo(
     console.print("Starting Postgres, Valkey, web and workers ...")
     finished = False
     try:
-        with server(folder, host="127.0.0.1", port=port, workers=None, say=console.print) as running:
+        with server(
+            folder, host="127.0.0.1", port=port, workers=0 if small else None, say=console.print
+        ) as running:
             console.print(f"At work after {time.monotonic() - started:.1f} s: {running.address}")
             result = _read(running, images, (out or DEMO / "results.zip"), console)
             counts = result.batch["counts"]

@@ -44,6 +44,9 @@ EXPORT_SLOTS = 1
 #: One worker is free for urgent work, whatever the others do; it scores on the processor, the GPU is theirs.
 URGENT_QUEUES = "cpu,gpu,report"
 URGENT = {"FRACTUREAI_URGENT_ONLY": "true", "CUDA_VISIBLE_DEVICES": "-1"}
+#: On one core: one worker does everything in turn, and nothing stands ready beside it.
+SMALL_WEB = ("--workers", "1", "--threads", "8")
+SMALL_QUEUES = "cpu,gpu,report,notices,exports"
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "OPENCV_FOR")}
 
 
@@ -152,10 +155,14 @@ def listen(host: str, port: int | None) -> socket.socket:
 def processes(
     home: Path, listener: socket.socket, health: socket.socket, workers: int, receivers: int = 0
 ) -> list[Child]:
-    """Return the processes of a server that are ours, `receivers` of DICOM among them."""
+    """Return the processes of a server that are ours, `receivers` of DICOM among them.
+
+    With no `workers` of each kind, one does everything in turn, for a machine of one core and little memory.
+    """
     python = [sys.executable, "-m"]
     binds = [f"--bind=fd://{each.fileno()}" for each in (listener, health)]
-    web = [*python, "gunicorn", "web.factory:create_app()", *binds, *WEB_OPTIONS]
+    options = WEB_OPTIONS if workers else (*WEB_OPTIONS, *SMALL_WEB)
+    web = [*python, "gunicorn", "web.factory:create_app()", *binds, *options]
 
     def child(name: str, argv: Sequence[str], **extra: str) -> Child:
         return Child(
@@ -173,16 +180,22 @@ def processes(
 
     front = child("web", web, FRACTUREAI_HEALTH_PORT=str(health.getsockname()[1]))
     front.keep_open = (listener.fileno(), health.fileno())
-    return [
+    always = [
         front,
+        child("reconcile", [*python, "worker.reconcile"]),
+        *(child(f"gateway-{n + 1}", [*python, "interop.gateway"], **ONE_THREAD) for n in range(receivers)),
+    ]
+    if not workers:
+        one = {**ONE_THREAD, "FRACTUREAI_SCORER_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1"}
+        return [*always, worker("all", 1, queues=SMALL_QUEUES, **one)]
+    return [
+        *always,
         worker("gpu", 1),
         worker("cpu", workers, **ONE_THREAD),
         worker("report", REPORTS_A_DECODER * workers, **ONE_THREAD),
         worker("notices", NOTICE_SLOTS, **ONE_THREAD),
         worker("exports", EXPORT_SLOTS, **ONE_THREAD),
         worker("urgent", 1, queues=URGENT_QUEUES, **URGENT),
-        child("reconcile", [*python, "worker.reconcile"]),
-        *(child(f"gateway-{n + 1}", [*python, "interop.gateway"], **ONE_THREAD) for n in range(receivers)),
     ]
 
 
@@ -214,7 +227,8 @@ def server(
     host, port
         Where it listens; without a port the first free one from 8000.
     workers
-        Processes that decode, by default half of the cores; twice as many write reports.
+        Processes that decode, by default half of the cores; twice as many write reports. 0: one process does
+        everything in turn.
     say
         Takes a line for the person.
     gateway
@@ -251,7 +265,7 @@ def server(
         if gateway is not None:
             os.environ["FRACTUREAI_GATEWAY_PORT"] = str(gateway)
             receivers = from_environ(os.environ).gateway_processes
-        slots = workers or max(1, (os.cpu_count() or 2) // 2)
+        slots = max(1, (os.cpu_count() or 2) // 2) if workers is None else workers
         ours = processes(home, listener, health, slots, receivers)
         stack.callback(stop_all, ours, STOP_SECONDS)
         for child in ours:
@@ -300,7 +314,10 @@ def wait_until_answering(running: Server, seconds: float = 180.0) -> None:
     type=click.IntRange(1, 65535),
     help="Port on which to receive images by DICOM; see `fractureai gateway`.",
 )
-def up(host: str, port: int | None, workers: int | None, home: Path | None, dicom: int | None) -> None:
+@click.option("--small", is_flag=True, help="For one core and 1.5 GB: one worker does everything in turn.")
+def up(
+    *, host: str, port: int | None, workers: int | None, home: Path | None, dicom: int | None, small: bool
+) -> None:
     """Run a whole server here, until Ctrl-C.
 
     Postgres and Valkey come out of the installed packages, unless FRACTUREAI_DATABASE_URL and
@@ -309,7 +326,7 @@ def up(host: str, port: int | None, workers: int | None, home: Path | None, dico
     interruptible()
     folder = home.resolve() if home else default_home()
     try:
-        options = {"host": host, "port": port, "workers": workers, "gateway": dicom}
+        options = {"host": host, "port": port, "workers": 0 if small else workers, "gateway": dicom}
         with server(folder, say=click.echo, **options) as running:  # type: ignore[arg-type]
             wait_until_answering(running)
             click.echo(

@@ -189,6 +189,10 @@ def test_a_broker_without_a_password_does_not_start(tmp_path: Path) -> None:
 def test_secrets_may_come_as_files() -> None:
     extra = yaml.safe_load((ROOT / "docker" / "secrets.yml").read_text())
     assert set(extra["services"]) == {*OURS, "postgres", "valkey"}
+    # from the folder of the first file, in which `docker compose` is called
+    assert {each["file"] for each in extra["secrets"].values()} == {
+        f"./secrets/{name}" for name in extra["secrets"]
+    }
     for name in OURS:
         assert {"application_password", "valkey_password", "secret_key"} <= set(
             extra["services"][name]["secrets"]

@@ -11,7 +11,8 @@ import pytest
 from cli import supervise
 from cli.child import Child
 from cli.embedded import EmbeddedError
-from cli.supervise import HOPELESS_DEATHS, Supervisor, listen
+from cli.supervise import HOPELESS_DEATHS, Supervisor, listen, processes
+from store.queue.dispatch import KIND_QUEUES, QUEUES
 
 
 class Clock:
@@ -89,3 +90,13 @@ def test_next_free_port_unless_one_was_asked_for() -> None:
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(EmbeddedError):
         listen("192.0.2.1", None)
+
+
+def test_a_small_server_is_three_processes_and_one_worker_takes_everything(tmp_path: Path) -> None:
+    with listen("127.0.0.1", 0) as listener, listen("127.0.0.1", 0) as health:
+        small = {child.name: child for child in processes(tmp_path, listener, health, 0)}
+    assert set(small) == {"web", "reconcile", "worker-all"}
+    argv = small["worker-all"].argv
+    assert set(argv[argv.index("-Q") + 1].split(",")) == {*QUEUES.values(), *KIND_QUEUES.values()}
+    assert argv[argv.index("-c") + 1] == "1"
+    assert list(small["web"].argv).index("1") > list(small["web"].argv).index("2"), "the later option counts"
