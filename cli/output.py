@@ -28,6 +28,7 @@ from rich.text import Text
 
 from cli.client import Client, Json
 from vocabulary import times
+from vocabulary.words import percents
 
 STYLES = {
     "positive": "bold red",
@@ -221,8 +222,11 @@ def print_images(client: Client, console: Console, batch: Json, *, limit: int = 
     """Print what was found, worst first; a few on a terminal, all of it elsewhere."""
 
     def row(word: str, image: Json) -> tuple[str, ...]:
-        p, reason = image["probability"], image["reason"]
+        p, reason, cuts = image["probability"], image["reason"], image["thresholds"]
         shown_p = "" if p is None else f"{p:.2f}"
+        if console.is_terminal and p is not None and cuts:  # what it means, for a person
+            said, low, high = percents([p, cuts["low"], cuts["high"]])
+            shown_p = f"{said} (doubt from {low}, positive from {high})"
         return image["filename"], image["region"] or "", shown_p, word, reason["sentence"] if reason else ""
 
     if batch["findings_withheld"]:

@@ -9,8 +9,10 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app, g, jsonify, render_template, request
 from sqlalchemy.orm import Session
@@ -468,16 +470,30 @@ def get_image(image_id: uuid.UUID) -> Image:
 
 
 def send_blob(
-    object_id: uuid.UUID, kind: str, key: str | None, media_type: str, sha256: str | None
+    object_id: uuid.UUID,
+    kind: str,
+    key: str | None,
+    media_type: str,
+    sha256: str | None,
+    *,
+    name: str = "",
 ) -> Response:
-    """Answer stored bytes: an ETag, a name, and nothing that a browser would run. Raises `NotFound`."""
+    """Answer stored bytes: an ETag, a name, and nothing that a browser would run. Raises `NotFound`.
+
+    Parameters
+    ----------
+    name
+        What the owner calls the object, for the copy that they keep; the stored bytes do not hold it.
+    """
     if key is None:
         raise NotFound
     shown = media_type in _SHOWN
-    headers = {
-        "Content-Disposition": f"{'inline' if shown else 'attachment'}; "
-        f'filename="{object_id}-{kind}.{_EXTENSIONS.get(media_type, "bin")}"',
-    }
+    extension = _EXTENSIONS.get(media_type, "bin")
+    disposition = f'{"inline" if shown else "attachment"}; filename="{object_id}-{kind}.{extension}"'
+    if name:
+        stem = re.sub(r"[^\w.-]+", " ", name).strip(" .")[:80]
+        disposition += f"; filename*=UTF-8''{quote(f'{stem} {kind}.{extension}', safe='')}"
+    headers = {"Content-Disposition": disposition}
     if media_type == "application/pdf":  # a browser's own viewer is an object with inline style
         headers["Content-Security-Policy"] = (
             "default-src 'none'; object-src 'self'; style-src 'unsafe-inline'"
@@ -535,7 +551,8 @@ def get_bytes(image_id: uuid.UUID, kind: str) -> Response:
         return send_blob(image_id, kind, image.heat_key, "image/png", image.heat_sha256)
     if found is None:
         raise NotFound
-    return send_blob(image_id, kind, found.report_key, "application/pdf", found.report_sha256)
+    name = image.accession or PurePosixPath(image.path).stem
+    return send_blob(image_id, kind, found.report_key, "application/pdf", found.report_sha256, name=name)
 
 
 @api.get("/images/<uuid:image_id>/pixels")

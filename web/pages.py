@@ -19,10 +19,17 @@ from store.base.session import session_scope
 from store.base.tables import Priority, Site
 from store.bundles import bundles, promotions, words
 from store.bundles.words import label_meaning, thresholds
-from store.intake import batches, quotas, uploads
+from store.intake import batches, quotas, summary, uploads
 from store.reading import reviews, validations
 from vocabulary.reasons import REASONS, Reason
-from vocabulary.states import STAGES, Answer, BatchStatus, ImageStatus, Triage
+from vocabulary.states import (
+    STAGES,
+    TERMINAL_BATCH_STATUSES,
+    Answer,
+    BatchStatus,
+    ImageStatus,
+    Triage,
+)
 from vocabulary.words import (
     GLYPHS,
     TRIAGE_WORDS,
@@ -179,6 +186,9 @@ def show_batch(batch_id: uuid.UUID) -> Response:
         document = shown_batch(batch, batches.reasons(session, batch_id))
         retry = batches.can_retry(session, batch)
         images, cursor = shown_images(session, batch, args, limit=PAGE_SIZE)
+        ended = BatchStatus(batch.status) in TERMINAL_BATCH_STATUSES
+        told = ended and not document.findings_withheld and not args.kept() and not args.cursor
+        summed = summary.summary(session, batch, thresholds(bundle)) if told else None
     counts = document.counts
     return current_app.make_response(
         render_template(
@@ -194,6 +204,7 @@ def show_batch(batch_id: uuid.UUID) -> Response:
             next=cursor,
             regions=sorted(bundle.manifest.get("regions", [])),
             meaning=label_meaning(bundle),
+            summed=summed,
         )
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from flask import Blueprint, Response, redirect, render_template, request, url_for
@@ -85,7 +86,9 @@ def get_report(study_id: uuid.UUID, query: ReportQuery) -> Response:
         if report is None:
             raise NotFound
         audit(session, "report_viewed", study_id)
-    return send_blob(study_id, "report", report.report_key, "application/pdf", report.report_sha256)
+        name = found.study.accession or PurePosixPath(_title(found)).stem
+    sha256 = report.report_sha256
+    return send_blob(study_id, "report", report.report_key, "application/pdf", sha256, name=name)
 
 
 def marks(history: list[ReviewEntry]) -> dict[str, list[Review]]:

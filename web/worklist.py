@@ -14,6 +14,7 @@ from web.auth import identity, needs
 from web.contract.base import API, next_link
 from web.contract.binding import Reply, operation, read_query
 from web.contract.worklist import STATUSES, Worklist, WorklistFilters, WorklistQuery, WorklistRow
+from web.pacing import PAGE, is_watched
 from web.request_args import without_empty_fields
 
 area = Blueprint("worklist", __name__)
@@ -58,6 +59,7 @@ def _counted(n: int) -> str:
 
 
 @area.get("/worklist")
+@is_watched(PAGE)
 @needs(Permission.WORK)
 def show_worklist() -> str:
     """Show the list, what narrows it, and how many wait in each class."""

@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     any_,
+    case,
     func,
     literal,
     literal_column,
@@ -43,7 +44,8 @@ class Rank(IntEnum):
     Those from 1 to 4 are the triages, in their order.
     """
 
-    AMENDED = -1  # what was signed no longer holds: somebody may be acting on it
+    AMENDED = -2  # what was signed no longer holds: somebody may be acting on it
+    URGENT_POSITIVE = -1  # of the urgent
     URGENT = 0  # the requester's, and whoever waited too long
     POSITIVE = 1
     DOUBT = 2
@@ -51,6 +53,14 @@ class Rank(IntEnum):
     NEGATIVE = 4
     REVIEWED = 9
 
+    @property
+    def word(self) -> str:
+        """The class for a person: the urgent are one."""
+        return "urgent" if self is Rank.URGENT_POSITIVE else self.name.lower()
+
+
+#: The urgent ones, positive or not.
+_URGENT = (int(Rank.URGENT_POSITIVE), int(Rank.URGENT))
 
 #: Counted no further than this: the number is a hint, and a page must not count a million rows.
 MAX_COUNTED = 1000
@@ -138,8 +148,8 @@ _REFRESH = text(
                CASE WHEN said.triage IS NOT NULL THEN 'done' WHEN w.any_failed THEN 'failed'
                     ELSE 'rejected' END AS study_status,
                CASE WHEN (signed.triage, signed.reasons, signed.n_images)
-                        <> (said.triage, said.reasons, said.n_images) THEN -1
-                    WHEN w.worst_priority = 0 THEN 0
+                        <> (said.triage, said.reasons, said.n_images) THEN -2
+                    WHEN w.worst_priority = 0 THEN CASE WHEN said.triage = 'positive' THEN -1 ELSE 0 END
                     ELSE array_position(CAST(:triages AS text[]), coalesce(said.triage, 'not_assessable'))
                     END AS class
         FROM worst w LEFT JOIN said USING (study_id) LEFT JOIN signed USING (study_id) WHERE w.place = 1
@@ -148,7 +158,8 @@ _REFRESH = text(
         arrived_at, day, priority, risen, status, triage, reason, probability, region, n_images, path,
         accession, study_date, reread, flags, age_years)
     SELECT study_id, site_id, :batch, id, :bundle, basis,
-           CASE WHEN late THEN 0 ELSE class END, CASE WHEN late THEN rises_at ELSE :arrived END, :arrived,
+           CASE WHEN NOT late THEN class WHEN class = 1 THEN -1 ELSE 0 END,
+           CASE WHEN late THEN rises_at ELSE :arrived END, :arrived,
            (:arrived AT TIME ZONE 'UTC')::date, worst_priority, late, study_status, study_triage, reason,
            known_probability, coalesce(region, ''), n_images, path, any_accession, any_date, was_reviewed,
            all_flags, lowest_age
@@ -238,7 +249,13 @@ def escalate_overdue(session: Session, limit: int = 1000) -> int:
     risen = session.execute(
         update(WorklistRow)
         .where(WorklistRow.study_id.in_(late))
-        .values(rank=int(Rank.URGENT), since=WorklistRow.arrived_at + wait, risen=True)
+        .values(
+            rank=case(
+                (WorklistRow.rank == int(Rank.POSITIVE), int(Rank.URGENT_POSITIVE)), else_=int(Rank.URGENT)
+            ),
+            since=WorklistRow.arrived_at + wait,
+            risen=True,
+        )
         .returning(WorklistRow.study_id)
         .execution_options(synchronize_session=False)
     )
@@ -247,7 +264,9 @@ def escalate_overdue(session: Session, limit: int = 1000) -> int:
 
 def _conditions(site_id: uuid.UUID, wish: Filters) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [WorklistRow.site_id == site_id]
-    if wish.rank is not None:
+    if wish.rank is Rank.URGENT:
+        conditions.append(WorklistRow.rank.in_(_URGENT))
+    elif wish.rank is not None:
         conditions.append(WorklistRow.rank == int(wish.rank))
     elif wish.reviewed is not None:
         waits = WorklistRow.rank < int(Rank.REVIEWED)
@@ -355,7 +374,9 @@ def counts(session: Session, site_id: uuid.UUID) -> dict[Rank, int]:
         )
         for rank in Rank
     ]
-    return {Rank(rank): int(n) for rank, n in session.execute(union_all(*parts))}
+    found = {Rank(rank): int(n) for rank, n in session.execute(union_all(*parts))}
+    found[Rank.URGENT] += found.pop(Rank.URGENT_POSITIVE)
+    return found
 
 
 def choices(session: Session, site_id: uuid.UUID) -> list[tuple[uuid.UUID, str]]:

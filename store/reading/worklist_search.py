@@ -22,6 +22,8 @@ _MAX_WORDS = 2000
 # that every server knows the same letters. Nothing but such words gets into the syntax of a tsquery.
 _SAID = "normalize(lower({said} COLLATE pg_c_utf8), NFC) COLLATE pg_c_utf8"
 _WORDS = f"string_to_array(regexp_replace({_SAID}, '[^[:alnum:]]+', ' ', 'g'), ' ')"
+#: Without the zeros at its beginning: who looks for accession 1238 means 0001238.
+_SHORT = "ARRAY(SELECT ltrim(word, '0') FROM unnest({words}) AS word WHERE word ~ '^0+[1-9]')"
 _DOTTED = rf"string_to_array(regexp_replace({_SAID}, '[^[:alnum:].]+|\.(?!\d)|(?<!\d)\.', ' ', 'g'), ' ')"
 
 
@@ -40,7 +42,9 @@ _NOTE = _sql(
         FROM images i CROSS JOIN LATERAL (VALUES (i.accession), (i.study_uid), (i.path)) AS told (said)
         WHERE i.batch_id = :batch AND i.study_id = ANY(:studies)
           AND EXISTS (SELECT 1 FROM worklist WHERE worklist.study_id = i.study_id)
-    ) AS told CROSS JOIN LATERAL unnest({_WORDS.format(said="said")} || {_DOTTED.format(said="said")}) AS word
+    ) AS told CROSS JOIN LATERAL unnest(
+        {_WORDS.format(said="said")} || {_DOTTED.format(said="said")}
+        || {_SHORT.format(words=_WORDS.format(said="said"))}) AS word
     WHERE word <> ''
     GROUP BY study_id
     ORDER BY study_id

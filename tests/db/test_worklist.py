@@ -97,6 +97,30 @@ def test_urgent_then_positive_then_doubt_then_not_read_then_negative(site: uuid.
         assert (item.label, item.row.reason, item.row.triage) == ("Night", "truncated", None)
 
 
+def test_within_the_urgent_the_positive_come_first(site: uuid.UUID, blobs: object) -> None:
+    read(site, {"first.png": NEGATIVE, "doubt.png": DOUBT}, priority=Priority.URGENT)
+    read(site, {"late.png": POSITIVE}, priority=Priority.URGENT)
+    read(site, {"pos.png": POSITIVE})
+    order = paths(site)
+    assert order[0] == "late.png"
+    assert set(order[1:3]) == {"first.png", "doubt.png"}
+    assert order[3] == "pos.png"
+    assert paths(site, limit=1) == order
+    assert paths(site, Filters(rank=Rank.URGENT), limit=1) == order[:3]
+    with session_scope() as session:
+        assert worklist.counts(session, site)[Rank.URGENT] == 3
+        session.execute(update(WorklistRow).values(arrived_at=WorklistRow.arrived_at - timedelta(hours=49)))
+        worklist.escalate_overdue(session)
+    assert set(paths(site)[:2]) == {"late.png", "pos.png"}  # whoever waited too long, too
+
+
+def test_a_number_is_found_without_the_zeros_at_its_beginning(site: uuid.UUID, blobs: object) -> None:
+    read(site, {"a.png": POSITIVE}, facts={"a.png": {"study_uid": "1.2.3", "accession": "0001238"}})
+    for search in ("1238", "123", "0001238", "000"):
+        assert paths(site, Filters(search=search)) == ["a.png"], search
+    assert paths(site, Filters(search="238")) == []
+
+
 def test_a_study_is_one_row_with_its_worst_image(site: uuid.UUID, blobs: object) -> None:
     study = {"study_uid": "1.2.3", "accession": "ACC-77"}
     read(site, {"a.dcm": NEGATIVE, "b.dcm": POSITIVE}, facts={"a.dcm": study, "b.dcm": study})

@@ -55,7 +55,9 @@ def test_a_program_reads_and_answers_a_study(ask: Asker, stranger: Asker, study:
     found = ask.get(f"/studies/{study}").json
     fits("Study", found)
     assert (found["accession"], len(found["images"])) == ("ACC-1", 2)
-    assert ask.get(found["links"]["report"]).data.startswith(b"%PDF")
+    report = ask.get(found["links"]["report"])
+    assert report.data.startswith(b"%PDF")
+    assert report.headers["Content-Disposition"].endswith("; filename*=UTF-8''ACC-1%20report.pdf")
     assert ask.get(f"/studies/{study}/report?version=9").status_code == 404
     here = f"/studies/{study}/reviews"
     image = found["images"][0]["id"]

@@ -31,7 +31,7 @@ from web.contract.base import (
 from web.contract.batches import PRIORITIES
 from web.contract.reasons import Flag, Reason
 
-CLASSES = {rank.name.lower(): rank for rank in Rank}
+CLASSES = {rank.word: rank for rank in Rank if rank is not Rank.URGENT_POSITIVE}
 STATUSES = (ImageStatus.DONE, ImageStatus.REJECTED, ImageStatus.FAILED)
 _REVIEWED = {"no": False, "yes": True, "all": None}
 
@@ -121,7 +121,7 @@ class WorklistRow(Document):
         later = ("study_date", "age_years", "opened_at", "answer", "reviewed_at", "signed_at")
         return cls(
             **picked(row, *same, *later),
-            **{"class": Rank(row.rank).name.lower()},
+            **{"class": Rank(row.rank).word},
             batch_label=item.label,
             waited_too_long=row.risen,
             priority=PRIORITIES[row.priority],

@@ -25,6 +25,33 @@ async function untilSeen() {
 // When the server wants to be asked again: the later, the more people watch.
 const told = (answer) => 1000 * (Number(answer.headers.get("X-Poll-Interval")) || 0);
 
+// What somebody does in a part does not keep it from changing: what they typed, ticked and opened, and where they
+// stand, is carried over to the new one.
+const nameOf = (control) => `${control.tagName} ${control.id} ${control.name ?? ""} ${["checkbox", "radio"].includes(control.type) ? control.value : ""} ${control.getAttribute("href") ?? ""} ${control.matches("button, summary") ? control.textContent.trim() : ""}`;
+
+function exchange(now, next) {
+  const known = new Map();
+  for (const control of next.querySelectorAll("input, select, textarea, button, a, summary")) if (!known.has(nameOf(control))) known.set(nameOf(control), control);
+  for (const control of now.querySelectorAll("input, select, textarea")) {
+    const twin = known.get(nameOf(control));
+    if (!twin || control.type === "file") continue;
+    if (["checkbox", "radio"].includes(control.type)) { if (control.checked !== control.defaultChecked) twin.checked = control.checked; }
+    else if (control.tagName === "SELECT" ? [...control.options].some((option) => option.selected !== option.defaultSelected) : control.value !== control.defaultValue) twin.value = control.value;
+  }
+  for (const details of now.querySelectorAll("details[open]")) {
+    const summary = details.querySelector("summary");
+    const twin = summary && known.get(nameOf(summary));
+    if (twin) twin.parentElement.open = true;
+  }
+  const stood = now.contains(document.activeElement) ? document.activeElement : null;
+  const twin = stood && known.get(nameOf(stood));
+  const place = stood?.selectionStart ?? null;
+  now.replaceWith(next);
+  if (!stood) return;
+  (twin ?? document.getElementById("main")).focus({ preventScroll: true });
+  if (twin && place !== null) twin.setSelectionRange?.(place, stood.selectionEnd);
+}
+
 async function replaceParts(ids) {
   const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
   if (!answer.ok) return 0;
@@ -32,9 +59,9 @@ async function replaceParts(ids) {
   for (const id of ids) {
     const now = document.getElementById(id);
     const next = fresh.getElementById(id);
-    if (!now || !next || now.contains(document.activeElement)) continue;
-    now.replaceWith(next);
+    if (!now || !next) continue;
     showLocalTimes(next);
+    exchange(now, next);
   }
   return told(answer);
 }

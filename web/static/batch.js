@@ -25,7 +25,11 @@ function valueAt(batch, path) {
   return path.split(".").reduce((value, key) => value[key], batch);
 }
 
+const batchTitle = document.title;
+
 function showCounts(batch) {
+  const ended = valueAt(batch, "ended");
+  document.title = ENDED.includes(batch.status) ? batchTitle : `${Math.floor((100 * ended) / (batch.counts.total || 1))}% · ${batchTitle}`;
   for (const element of document.querySelectorAll("[data-field]")) {
     const value = valueAt(batch, element.dataset.field);
     element.textContent = typeof value === "number" ? figure.format(value) : value;
@@ -80,14 +84,17 @@ async function follow(head) {
         saidAt = Date.now();
       }
       const why = JSON.stringify(batch.reasons);
-      const parts = batch.status !== status ? ["batch-head", "batch-images"] : reasons !== null && why !== reasons ? ["batch-reasons"] : [];
+      const parts = batch.status !== status ? ["batch-head", "batch-summary", "batch-images"] : reasons !== null && why !== reasons ? ["batch-reasons"] : [];
       reasons = why;
       if (parts.length) await replaceParts(parts).catch(() => undefined);
       if (batch.status !== status) {
         status = batch.status;
         stale = false;
         tableSince = Date.now();
-        if (ENDED.includes(status)) return;
+        if (ENDED.includes(status)) {
+          notify(`${batch.status}: ${batch.counts.done} of ${batch.counts.total} images read`);
+          return;
+        }
       }
     } else {
       pause = Math.max(Math.min(pause * 1.5, SLOWEST), told(answer));
@@ -99,6 +106,21 @@ async function follow(head) {
       tableSince = Date.now();
     }
   }
+}
+
+// A browser's own notification when the batch has ended, for who asked for it on this page.
+const bell = document.querySelector("[data-notify]");
+
+function notify(words) {
+  if (bell?.getAttribute("aria-pressed") === "true" && Notification.permission === "granted") new Notification(batchTitle, { body: words });
+}
+
+if (bell && "Notification" in window) {
+  bell.hidden = false;
+  bell.addEventListener("click", async () => {
+    const on = bell.getAttribute("aria-pressed") !== "true" && (await Notification.requestPermission()) === "granted";
+    bell.setAttribute("aria-pressed", String(on));
+  });
 }
 
 const head = document.querySelector("[data-live]");

@@ -121,8 +121,21 @@ class FileList {
       const chip = document.createElement("span");
       chip.className = `chip upload-${item.state}`;
       chip.textContent = STATES[item.state];
+      const size = row.insertCell();
+      size.className = "nowrap number";
+      size.textContent = item.file.size ? bytesSpoken(item.file.size) : "";
       row.insertCell().append(chip);
-      row.insertCell().textContent = item.reason ?? "";
+      const last = row.insertCell();
+      last.textContent = item.reason ?? "";
+      if (this.remove) {
+        const button = document.createElement("button");
+        button.type = "button";
+        button.className = "quiet";
+        button.textContent = "Remove";
+        button.setAttribute("aria-label", `Remove ${item.path}`);
+        button.addEventListener("click", () => this.remove(item));
+        last.append(button);
+      }
       return row;
     });
     this.box.querySelector("[data-files-list]").replaceChildren(...rows);
@@ -193,6 +206,7 @@ class Upload {
   constructor(form) {
     this.form = form;
     this.chosen = new Map();
+    this.title = document.title;
     this.key = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;
     this.box = document.querySelector("[data-progress]");
     this.list = new FileList(this.box);
@@ -242,8 +256,28 @@ class Upload {
       while (this.chosen.has(key) && !(await isSameFile(this.chosen.get(key).file, item.file))) key += "/"; // no name ends so
       this.chosen.set(key, { ...item, state: "waiting", reason: null });
     }
-    this.total = [...this.chosen.values()].reduce((sum, item) => sum + item.file.size, 0);
-    this.form.querySelector("[data-chosen]").textContent = `${counted(this.chosen.size, "file")} chosen, ${bytesSpoken(this.total)}`;
+    this.showChosen();
+  }
+
+  showChosen() {
+    const items = [...this.chosen.values()];
+    this.total = items.reduce((sum, item) => sum + item.file.size, 0);
+    this.form.querySelector("[data-chosen]").textContent = items.length ? `${counted(items.length, "file")} chosen, ${bytesSpoken(this.total)}` : "";
+    if (this.running) return;
+    this.box.hidden = !items.length;
+    this.say("text", "Chosen, and not sent yet");
+    this.part("bar").hidden = true;
+    this.list.items = items;
+    this.list.remove = (item) => this.leaveOut(item);
+    this.list.draw();
+  }
+
+  leaveOut(item) {
+    const place = [...this.box.querySelectorAll("[data-files-list] button")].indexOf(document.activeElement);
+    for (const [key, other] of this.chosen) if (other === item) this.chosen.delete(key);
+    this.showChosen();
+    const left = this.box.querySelectorAll("[data-files-list] button");
+    (left[Math.min(place, left.length - 1)] ?? this.button).focus();
   }
 
   // Waits ever longer after a failure that may pass, until it does: an hour without a network costs nothing.
@@ -287,6 +321,9 @@ class Upload {
     const guard = (event) => event.preventDefault();
     window.addEventListener("beforeunload", guard);
     this.button.disabled = true;
+    this.running = true;
+    this.list.remove = null;
+    this.part("bar").hidden = false;
     this.box.hidden = false;
     this.part("actions").hidden = true;
     this.list.items = items;
@@ -321,6 +358,8 @@ class Upload {
     } finally {
       window.removeEventListener("beforeunload", guard);
       this.button.disabled = false;
+      this.running = false;
+      document.title = this.title;
       this.list.draw();
     }
     const page = `/batches/${this.batch}`;
@@ -359,6 +398,7 @@ class Upload {
   progress() {
     const loaded = Math.min(this.total, this.done + [...this.flying.values()].reduce((sum, n) => sum + n, 0));
     this.part("bar").value = this.total ? (100 * loaded) / this.total : 100;
+    document.title = `${Math.floor(this.part("bar").value)}% sent · ${this.title}`;
     const here = this.list.count("here");
     const parts = [`${bytesSpoken(loaded)} of ${bytesSpoken(this.total)}`, `${figure.format(this.list.items.length - this.list.count("waiting", "sending"))} of ${counted(this.list.items.length, "file")}`];
     if (here) parts.push(`${figure.format(here)} here already`);

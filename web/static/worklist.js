@@ -1,7 +1,7 @@
 // The worklist from the keyboard; the study that one stands on is kept in the address.
 "use strict";
 
-const rows = [...document.querySelectorAll("[data-row]")];
+let rows = [...document.querySelectorAll("[data-row]")];
 const help = document.querySelector("[data-keys]");
 const keysOn = document.querySelector("[data-keys-on]");
 const OFF = "fractureai-keys-off";
@@ -16,13 +16,13 @@ function stand(row) {
   row.scrollIntoView({ block: "nearest" });
 }
 
-for (const row of rows) {
-  row.addEventListener("focusin", () => {
-    for (const other of rows) other.removeAttribute("aria-current");
-    row.setAttribute("aria-current", "true");
-    history.replaceState(null, "", `#${row.id}`);
-  });
-}
+document.addEventListener("focusin", ({ target }) => {
+  const row = target.closest?.("[data-row]");
+  if (!row) return;
+  for (const other of rows) other.removeAttribute("aria-current");
+  row.setAttribute("aria-current", "true");
+  history.replaceState(null, "", `#${row.id}`);
+});
 
 const KEYS = {
   j: () => stand(rows[Math.min(here() + 1, rows.length - 1)]),
@@ -53,3 +53,44 @@ document.addEventListener("keydown", (event) => {
 
 // coming back: stand where one stood
 stand(rows.find((row) => `#${row.id}` === location.hash));
+
+// The list stays fresh by itself, while somebody looks; what must not wait is said aloud, and in the tab's title.
+const LIST_EVERY = 8000;
+const GRAVE = { amended: "amended after signing", urgent: "urgent", positive: "positive" };
+const title = document.title;
+const unseen = Object.fromEntries(Object.keys(GRAVE).map((name) => [name, 0]));
+
+const counted = (name) => Number(document.querySelector(`[data-class=${name}] strong`)?.textContent.replace(/\D/g, "")) || 0;
+
+function say(fresh) {
+  for (const [name, n] of Object.entries(fresh)) unseen[name] += n;
+  const words = Object.keys(GRAVE).filter((name) => unseen[name]).map((name) => `${unseen[name]} ${GRAVE[name]}`).join(", ");
+  const all = Object.values(unseen).reduce((sum, n) => sum + n, 0);
+  document.querySelector("[data-new]").hidden = !all;
+  document.querySelector("[data-new-words]").textContent = `New: ${words}.`;
+  document.querySelector("[data-announce]").textContent = all ? `New on the list: ${words}` : "";
+  document.title = all ? `(${all}) ${title}` : title;
+}
+
+async function keepListFresh() {
+  for (let asked = 0; ;) {
+    await sleep(Math.max(LIST_EVERY, asked) * (0.9 + 0.2 * Math.random()));
+    if (document.visibilityState === "hidden") asked = 4 * LIST_EVERY; // more seldom, and still in the title
+    const names = Object.keys(GRAVE);
+    const before = names.map(counted);
+    asked = await replaceParts(["worklist-tiles", "worklist-rows"]).catch(() => asked);
+    rows = [...document.querySelectorAll("[data-row]")];
+    const fresh = {};
+    names.forEach((name, n) => {
+      const more = counted(name) - before[n];
+      if (more > 0) fresh[name] = more;
+    });
+    if (Object.keys(fresh).length) say(fresh);
+  }
+}
+
+document.querySelector("[data-new-seen]").addEventListener("click", () => {
+  for (const name of Object.keys(unseen)) unseen[name] = 0;
+  say({});
+});
+keepListFresh();

@@ -1,0 +1,138 @@
+"""Pages that change by themselves in a real browser, whatever somebody is doing in them meanwhile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+
+from playwright.sync_api import Page, expect
+from sqlalchemy import select
+
+from store.base.blobs import BlobStore
+from store.base.session import session_scope
+from store.base.tables import Batch, Image
+from store.intake import summary
+from tests.reading import read_batch
+from tests.web.asking import Asker, Browser, png
+from tests.web.browsing import chromium, draw, page, sign_in
+from tests.web.serving import Serving
+
+__all__ = ["chromium", "page"]
+
+
+def read(ask: Asker, *names: str, priority: str = "normal") -> str:
+    batch = ask.draft(label="Night", priority=priority)
+    ask.send(batch, *((name, png(name)) for name in names))
+    ask.post(f"/batches/{batch}/submit")
+    read_batch(batch, facts=lambda path: {"accession": path})
+    return batch
+
+
+def test_a_new_urgent_study_comes_to_the_list_and_is_said(
+    page: Page, link: Callable[[], str], ask: Asker, blobs: BlobStore
+) -> None:
+    read(ask, "first")
+    sign_in(page, link)
+    page.goto("/worklist")
+    rows = page.locator("[data-row]")
+    expect(rows).to_have_count(1)
+    rows.first.locator("a").focus()
+    search = page.get_by_label("File, accession or study UID")
+    read(ask, "second", priority="urgent")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("second")
+    expect(rows.first).to_contain_text("urgent")
+    expect(page.locator("[data-new]")).to_contain_text("New: 1 urgent")
+    expect(page.locator("[data-announce]")).to_have_text("New on the list: 1 urgent")
+    expect(page).to_have_title(re.compile(r"^\(1\) "))
+    assert page.evaluate("document.activeElement.textContent") == "first"  # one stands where one stood
+    page.get_by_role("button", name="Seen").click()
+    expect(page.locator("[data-new]")).to_be_hidden()
+    expect(page).not_to_have_title(re.compile(r"^\("))
+    search.focus()
+    page.keyboard.type("fir")
+    read(ask, "third", priority="urgent")
+    expect(rows).to_have_count(3)
+    expect(search).to_have_value("fir")  # what was typed is still there
+
+
+def test_a_batchs_page_ends_though_a_control_has_the_focus(
+    page: Page, link: Callable[[], str], ask: Asker, blobs: BlobStore
+) -> None:
+    batch = ask.draft(label="Night")
+    ask.send(batch, *((f"{n}.png", png(str(n))) for n in range(3)))
+    ask.post(f"/batches/{batch}/submit")
+    sign_in(page, link)
+    page.goto(f"/batches/{batch}")
+    page.get_by_text("Priority…").click()
+    page.get_by_label("Read this batch as").select_option("urgent")
+    page.get_by_label("Read this batch as").focus()
+    with session_scope() as session:  # it begins: the head changes under the control
+        found = session.get_one(Batch, batch)
+        found.status, found.version = "running", found.version + 1
+    title = page.get_by_role("heading", level=1)
+    expect(title).to_contain_text("running")
+    expect(page.get_by_label("Read this batch as")).to_be_focused()
+    expect(page.get_by_label("Read this batch as")).to_have_value("urgent")
+    with session_scope() as session:
+        session.get_one(Batch, batch).status = "queued"
+    read_batch(batch)
+    expect(title).to_contain_text("done")
+
+
+def test_chosen_files_are_listed_with_sizes_and_can_be_taken_out(
+    page: Page, link: Callable[[], str], serving: Serving
+) -> None:
+    sign_in(page, link)
+    page.goto("/batches/new")
+    page.locator("[data-files]").set_input_files(
+        [{"name": f"{n}.png", "mimeType": "image/png", "buffer": png(str(n)) * 900} for n in range(3)]
+    )
+    listed = page.locator("[data-files-list] tr")
+    expect(listed).to_have_count(3)
+    expect(listed.first).to_contain_text("KB")
+    expect(page.get_by_text("Chosen, and not sent yet")).to_be_visible()
+    page.get_by_role("button", name="Remove 1.png").click()
+    expect(listed).to_have_count(2)
+    expect(page.get_by_text("2 files chosen")).to_be_visible()
+    page.locator("[data-files]").set_input_files(
+        [{"name": "x.txt", "mimeType": "text/plain", "buffer": b"x"}]
+    )
+    expect(listed).to_have_count(3)
+    page.get_by_role("button", name="Upload").click()
+    expect(page.get_by_text("Uploaded; some files were not accepted")).to_be_visible()
+    with session_scope() as session:
+        assert sorted(session.scalars(select(Image.path))) == ["0.png", "2.png", "x.txt"]
+
+
+def test_a_batch_that_has_ended_is_summed_up(ask: Asker, browser: Browser, blobs: BlobStore) -> None:
+    batch = read(ask, *(f"{n}.png" for n in range(40)))
+    draw(batch, blobs)
+    with session_scope() as session:
+        found = session.get_one(Batch, batch)
+        images = session.scalars(select(Image).order_by(Image.probability.desc())).all()
+        for n, image in enumerate(images):
+            image.finished_at = found.finished_at - timedelta(seconds=n)
+        told = summary.summary(session, found, {"hand": {"low": 0.2, "high": 0.7}})
+        below, above = (sum(map(told_of, images)) for told_of in (is_below, is_above))
+        worst = [image.path for image in images[:12]]
+    assert told is not None
+    assert [image.path for image in told.worst] == worst
+    assert sum(told.scores) == 40
+    assert (sum(told.scores[:10]), sum(told.scores[20:])) == (below, above)
+    assert sum(told.parts["hand"].values()) == 40
+    assert (sum(told.pace), round(told.seconds)) == (40, 39)
+    shown = browser.client.get(f"/batches/{batch}").text
+    assert "To look at first" in shown
+    assert f"{below} below the lower" in shown
+    assert "style=" not in shown
+    assert "Summary" not in browser.client.get(f"/batches/{batch}?triage=positive").text
+
+
+def is_below(image: Image) -> bool:
+    return (image.probability or 0) < 0.2
+
+
+def is_above(image: Image) -> bool:
+    return (image.probability or 0) >= 0.7
