@@ -90,6 +90,51 @@ def add(folder: Path, home: Path | None) -> None:
     click.echo(f"Added. {what}")
 
 
+@bundles.command()
+@FOLDER
+@click.option("--to", type=click.Choice(["tflite"]), required=True, help="The format.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="A folder.")
+@click.option(
+    "--images",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Radiographs on which the files are compared with the networks.",
+)
+@client_command
+def export(*, folder: Path, to: str, out: Path, images: Path | None) -> None:
+    """Write the networks of the bundle in FOLDER for devices at the edge, each compared with its origin.
+
+    A file takes uint8 (1, size, size), one image a call. `edge.json` beside them says what each is.
+    """
+    from models.bundle import BundleError, load_bundle
+    from models.edge import EdgeError, export_bundle
+    from pipeline.decode import decode
+    from pipeline.types import Rejected, Skipped
+
+    pictures = []
+    for path in sorted(images.iterdir()) if images else ():
+        try:
+            radiograph = decode(path.read_bytes(), max_pixels=100_000_000, pseudonymise=lambda _: "")
+        except (Rejected, Skipped):
+            continue
+        pictures.append(radiograph.pixels)
+    try:
+        found = export_bundle(load_bundle(folder), out, pictures)
+    except (BundleError, EdgeError) as error:
+        raise UsageProblem(f"Not exported to {to}: {error}") from error
+    rows = [
+        (
+            e.network,
+            e.file,
+            f"{e.bytes / 1e6:.1f} MB",
+            f"{e.milliseconds:.0f} ms",
+            f"{e.difference:.1e}",
+            e.images,
+        )
+        for e in found
+    ]
+    print_rows(open_console(), ("network", "file", "size", "an image", "differs by", "over images"), rows)
+
+
 def _operate(action: str, body: dict[str, str]) -> None:
     with open_client(patience=10.0) as client:
         now = client.document(f"/bundles/{action}", body=body)

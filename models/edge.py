@@ -1,0 +1,149 @@
+"""A bundle's networks as TensorFlow Lite files for devices at the edge: one image a call, one core.
+
+Import it lazily: converting loads TensorFlow. What each file says is compared with the network it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models import outputs
+from models.bundle import Bundle
+from models.convert import self_test_images
+from pipeline.types import Float32Array, UInt8Array
+
+#: The most that a probability may differ by from the bundle's own network.
+TOLERANCE = 1e-3
+MANIFEST = "edge.json"
+_TIMED = 8
+
+
+class EdgeError(RuntimeError):
+    """The file that came out does not say what the network says, or cannot be made."""
+
+
+@dataclass(frozen=True)
+class EdgeNetwork:
+    """One network's file, and how it was seen to do.
+
+    Attributes
+    ----------
+    milliseconds
+        An image, on one thread of the machine that exported it.
+    difference
+        The largest difference of a probability, over `images` images.
+    """
+
+    network: str
+    file: str
+    sha256: str
+    input_size: int
+    bytes: int
+    milliseconds: float
+    difference: float
+    images: int
+
+
+def export_bundle(bundle: Bundle, folder: Path, pictures: Sequence[UInt8Array] = ()) -> list[EdgeNetwork]:
+    """Write each network as a TensorFlow Lite file of uint8 (1, s, s), and `edge.json` beside them.
+
+    Parameters
+    ----------
+    pictures
+        Radiographs, uint8 (height, width), on which the files are compared with the networks, besides the
+        self-test images.
+
+    Raises
+    ------
+    EdgeError
+        A file differs by more than `TOLERANCE`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    made: dict[str, EdgeNetwork] = {}
+    found: list[EdgeNetwork] = []
+    for name, network in bundle.networks.items():
+        if network.sha256 in made:  # several heads in one file
+            known = asdict(made[network.sha256])
+            found.append(EdgeNetwork(**{**known, "network": name}))
+            continue
+        made[network.sha256] = _export(bundle, name, folder, pictures)
+        found.append(made[network.sha256])
+    said = {
+        "bundle": bundle.name,
+        "bundle_sha256": bundle.sha256,
+        "input": "uint8 (1, size, size): the radiograph laid whole into a black square (pipeline.preprocess)",
+        "heads": {name: network.head or 0 for name, network in bundle.networks.items()},
+        "networks": [asdict(each) for each in found],
+    }
+    (folder / MANIFEST).write_text(json.dumps(said, indent=2) + "\n")
+    return found
+
+
+def _export(bundle: Bundle, name: str, folder: Path, pictures: Sequence[UInt8Array]) -> EdgeNetwork:
+    import tensorflow as tf
+
+    from models.traced import save_traced, traced
+    from pipeline.preprocess import model_input
+
+    size, function = bundle.input_size(name), traced(bundle, name)
+    one = tf.function(
+        lambda stack: dict(function(stack)), input_signature=[tf.TensorSpec((1, size, size), tf.uint8)]
+    )
+    with tempfile.TemporaryDirectory() as saved:  # which names its outputs
+        save_traced(one, Path(saved))
+        data = tf.lite.TFLiteConverter.from_saved_model(saved).convert()
+    path = folder / f"{name}.tflite"
+    path.write_bytes(data)
+    images = [*self_test_images(size), *(model_input(each, size) for each in pictures)]
+    stack = np.stack(images)
+    expected = {key: rows.numpy() for key, rows in function(stack).items()}
+    run = open_edge(path)
+    answers = [run(image) for image in stack]
+    furthest = 0.0
+    for output in (outputs.PART, outputs.LOGIT):
+        if output in expected:
+            got = np.concatenate([answer[output] for answer in answers])
+            apart = np.abs(_probabilities(got, output) - _probabilities(expected[output], output))
+            furthest = max(furthest, float(apart.max()))
+    if not furthest <= TOLERANCE:  # NaN too
+        raise EdgeError(f"{path.name} differs from the network by {furthest:.2g}; {TOLERANCE} is allowed")
+    began = time.perf_counter()
+    for image in stack[:_TIMED]:
+        run(image)
+    each = 1000 * (time.perf_counter() - began) / min(_TIMED, len(stack))
+    digest = hashlib.sha256(data).hexdigest()
+    return EdgeNetwork(name, path.name, digest, size, len(data), each, furthest, len(stack))
+
+
+def open_edge(path: Path) -> Any:
+    """Return a function of one image, uint8 (s, s), to a dict of arrays by the names in `models.outputs`."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a package that takes its place one day
+        runner = tf.lite.Interpreter(model_path=str(path), num_threads=1).get_signature_runner()
+    (argument,) = runner.get_input_details()
+
+    def run(image: UInt8Array) -> dict[str, Float32Array]:
+        return {name: np.asarray(rows) for name, rows in runner(**{argument: image[None]}).items()}
+
+    return run
+
+
+def _probabilities(logits: Float32Array, output: str) -> Float32Array:
+    if output == outputs.LOGIT:
+        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)
