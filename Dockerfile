@@ -8,7 +8,7 @@ ARG PYTHON_IMAGE=python:3.12.14-slim-bookworm@sha256:782412e85d0f0984994c2906525
 FROM ${PYTHON_IMAGE} AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
 RUN useradd --uid 10001 --no-create-home --home-dir /cache --shell /usr/sbin/nologin fractureai \
-    && install -d -o fractureai -g fractureai /cache /blobs /scratch
+    && install -d -o fractureai -g fractureai /cache /blobs /scratch /keys
 COPY docker/alive /usr/local/bin/
 WORKDIR /
 

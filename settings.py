@@ -136,6 +136,9 @@ class Settings:
     gateway_tls_cert: str = ""  # file with the DICOM receiver's certificate; empty: no TLS
     gateway_tls_key: str = ""  # file with its private key
     gateway_tls_ca: str = ""  # file with the authorities whose client certificates it takes
+    gateway_keys: str = ""  # folder of the private keys that open sealed identities; of what delivers alone
+    delivery_retry_seconds: float = 30.0  # before the second try at an object; then twice as long each time
+    delivery_timeout_seconds: float = 60.0  # that an archive may take to answer
     # clients of the web process
     request_head_seconds: float = 10.0  # for the head of a request, and to begin a small body
     client_stall_seconds: float = 30.0  # that a client may stand still in a body or an answer

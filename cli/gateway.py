@@ -128,6 +128,35 @@ def forbid(ae_title: str, home: Path | None, site: str | None) -> None:
     click.echo(f"Nothing more is taken from {ae_title}.")
 
 
+@gateway.command()
+@click.option(
+    "--keys",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the private key.  [default: FRACTUREAI_GATEWAY_KEYS, or gateway-keys at home]",
+)
+@site_options
+@client_command
+def key(keys: Path | None, home: Path | None, site: str | None) -> None:
+    """Make the key pair to which a site's identities are sealed, or a new one in its place.
+
+    The private key stays in the folder, which only the process that delivers may read, and is in no backup:
+    keep a copy apart. Without it nothing that was sealed can go back to an archive; earlier ones stay needed
+    for what was sealed to them.
+    """
+    from cli.home import default_home
+    from interop.private_keys import make_key_pair
+    from settings import get_settings
+
+    with on_site(home, site) as (session, found):
+        from store.intake import envelopes
+
+        named = get_settings().gateway_keys
+        folder = keys or (Path(named) if named else (home or default_home()) / "gateway-keys")
+        public = make_key_pair(folder)
+        envelopes.add_key(session, found.id, public)
+    click.echo(f"Sealed from now on. The private key: {folder / envelopes.key_id_of(public)}.key")
+
+
 @gateway.command("list")
 @site_options
 @client_command

@@ -19,6 +19,11 @@ COMMANDS = {
     "submit": ("cli.submit:submit", "Send files, folders and ZIPs to a server, as one batch."),
     "watch": ("cli.watch:watch", "Send whatever arrives in a folder; file its reports in another."),
     "gateway": ("cli.gateway:gateway", "Receive images by DICOM; say from whom, and for which site."),
+    "destinations": ("cli.deliveries:destinations", "List the archives that results go to."),
+    "deliveries": (
+        "cli.deliveries:deliveries_group",
+        "List results on their way to archives.",
+    ),
     "status": ("cli.status:status", "Show a batch, or the latest ones."),
     "download": ("cli.download:download", "Save a batch's results as one ZIP."),
     "cancel": ("cli.control:cancel", "Stop a batch; what is read already stays."),

@@ -46,7 +46,7 @@ URGENT_QUEUES = "cpu,gpu,report"
 URGENT = {"FRACTUREAI_URGENT_ONLY": "true", "CUDA_VISIBLE_DEVICES": "-1"}
 #: On one core: one worker does everything in turn, and nothing stands ready beside it.
 SMALL_WEB = ("--workers", "1", "--threads", "8")
-SMALL_QUEUES = "cpu,gpu,report,notices,exports"
+SMALL_QUEUES = "cpu,gpu,report,notices,exports,deliveries"
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "OPENCV_FOR")}
 
 
@@ -178,6 +178,9 @@ def processes(
         alone = ["-n", f"{name}@%h", "--without-gossip", "--without-mingle", "--without-heartbeat"]
         return child(f"worker-{name}", [*argv, *alone], **extra)
 
+    # who delivers alone opens sealed identities
+    named = os.environ.get("FRACTUREAI_GATEWAY_KEYS", str(home / "gateway-keys"))
+    keys = {"FRACTUREAI_GATEWAY_KEYS": named}
     front = child("web", web, FRACTUREAI_HEALTH_PORT=str(health.getsockname()[1]))
     front.keep_open = (listener.fileno(), health.fileno())
     always = [
@@ -187,7 +190,7 @@ def processes(
     ]
     if not workers:
         one = {**ONE_THREAD, "FRACTUREAI_SCORER_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1"}
-        return [*always, worker("all", 1, queues=SMALL_QUEUES, **one)]
+        return [*always, worker("all", 1, queues=SMALL_QUEUES, **one, **keys)]
     return [
         *always,
         worker("gpu", 1),
@@ -196,6 +199,7 @@ def processes(
         worker("notices", NOTICE_SLOTS, **ONE_THREAD),
         worker("exports", EXPORT_SLOTS, **ONE_THREAD),
         worker("urgent", 1, queues=URGENT_QUEUES, **URGENT),
+        *([worker("deliveries", 1, **ONE_THREAD, **keys)] if receivers else []),
     ]
 
 

@@ -23,6 +23,7 @@ from pynetdicom.pdu import P_DATA_TF
 from sqlalchemy.exc import SQLAlchemyError
 
 from interop.listener import GatewayServer
+from interop.peers import committed_of
 from interop.sop_classes import receiver_contexts
 from settings import Settings, SettingsError, get_settings, start_log
 from store.base.errors import BlobFull, QuotaExceeded, ServiceError
@@ -31,6 +32,7 @@ from store.base.session import session_scope
 from store.intake import received
 from store.intake.gateway_peers import CalledUnknown, Caller, CallingUnknown, admit
 from store.intake.received import ObjectRefused, Source
+from store.results import deliveries
 from vocabulary.dicom import IMPLEMENTATION_UID
 
 log = logging.getLogger("fractureai.gateway")
@@ -115,6 +117,7 @@ class Gateway:
                 (evt.EVT_REQUESTED, self._asked),
                 (evt.EVT_PDU_RECV, self._arriving),
                 (evt.EVT_C_STORE, self._store),
+                (evt.EVT_N_EVENT_REPORT, self._committed),
                 (evt.EVT_RELEASED, self._ended),
                 (evt.EVT_ABORTED, self._ended),
                 (evt.EVT_CONN_CLOSE, self._ended),
@@ -213,6 +216,20 @@ class Gateway:
         if arrival.study is not None:
             sending.studies.add(arrival.study)
         return SUCCESS
+
+    def _committed(self, event: evt.Event) -> tuple[int, None]:
+        """Hear which of our results an archive commits itself to keep."""
+        sending = self._sendings[event.assoc]
+        try:
+            told = event.event_information
+            with session_scope() as session:
+                deliveries.note_commitment(
+                    session, sending.source.site_id, str(told.get("TransactionUID", "")), *committed_of(told)
+                )
+        except Exception as error:  # its text may quote what was sent
+            _tell(error, sending.source)
+            return PROCESSING_FAILURE, None
+        return SUCCESS, None
 
     def _ended(self, event: evt.Event) -> None:
         """Tell the store that nothing more comes on an association."""

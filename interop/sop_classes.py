@@ -7,6 +7,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from vocabulary.dicom import RETURNED_CLASSES, TAKEN_CLASSES
 
+#: Storage Commitment Push Model.
+COMMITMENT = "1.2.840.10008.1.20.1"
 UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2")
 #: Of pictures, in the order of our preference: what needs no decoder comes first (PS3.5, 10 and A).
 PICTURE_SYNTAXES = (
@@ -31,4 +33,7 @@ def receiver_contexts() -> list[PresentationContext]:
     """Return the presentation contexts that the receiver supports; it refuses every other by its class."""
     pictures = [build_context(uid, list(PICTURE_SYNTAXES)) for uid in TAKEN_CLASSES]
     returned = [build_context(uid, list(UNCOMPRESSED)) for uid in RETURNED_CLASSES]
-    return [build_context(Verification, list(UNCOMPRESSED)), *pictures, *returned]
+    # an archive that answers a request of ours calls as the provider of that service
+    commitment = build_context(COMMITMENT, list(UNCOMPRESSED))
+    commitment.scu_role, commitment.scp_role = False, True
+    return [build_context(Verification, list(UNCOMPRESSED)), commitment, *pictures, *returned]

@@ -13,6 +13,7 @@ from store.intake.gateway_tables import GatewaySite  # noqa: F401 - its tables b
 from store.reading.review_tables import Review  # noqa: F401 - its table belongs to Base
 from store.reading.worklist_tables import WorklistRow  # noqa: F401 - its tables belong to Base
 from store.research.research_tables import Dataset  # noqa: F401 - its tables belong to Base
+from store.results.delivery_tables import Delivery  # noqa: F401 - its tables belong to Base
 
 ADVISORY_LOCK = 7211
 #: How long a change of a table waits for those who use it: they wait behind it for as long.

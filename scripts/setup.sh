@@ -64,6 +64,10 @@ if [ "${1:-}" = test ] || [ "${1:-}" = faults ]; then
     command -v pdftoppm >/dev/null || missing="$missing poppler-utils"
     command -v dcm2pnm >/dev/null || missing="$missing dcmtk"
     command -v strace >/dev/null || missing="$missing strace"
+    # an archive that results are sent to (the tests run one of their own), and a verifier of DICOM objects
+    [ -x /usr/sbin/Orthanc ] || missing="$missing orthanc"
+    [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="$missing orthanc-dicomweb"
+    command -v dciodvfy >/dev/null || missing="$missing dicom3tools"
     command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing="$missing chromium"
     # a clock that jumps, a pooler between us and the database
     if [ "$1" = faults ]; then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from uuid import NAMESPACE_OID, uuid5
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
@@ -36,3 +37,8 @@ REFUSED_CLASSES: Mapping[str, str] = {
 MANUFACTURER = "FractureAI"
 #: Implementation Class UID (PS3.7, D.3.3.2).
 IMPLEMENTATION_UID = "2.25.36000935244989527621741811068501397866"
+
+
+def derived_uid(*parts: str) -> str:
+    """Return a UID that the parts determine (PS3.5, B.2: derived from a UUID)."""
+    return f"2.25.{uuid5(NAMESPACE_OID, '|'.join((IMPLEMENTATION_UID, *parts))).int}"

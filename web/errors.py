@@ -266,8 +266,8 @@ def problem(error: ServiceError) -> Problem:
 
 
 def respond(error: ServiceError) -> Response:
-    """Tell the error in the way of the address that was asked: JSON under /api, else a page."""
-    if request.path.startswith("/api/"):
+    """Tell the error in the way of the address that was asked: JSON where programs ask, else a page."""
+    if request.path.startswith(("/api/", "/dicom-web/")):
         told = problem(error).model_dump_json(exclude_none=True)
         response = Response(told, error.status, content_type="application/problem+json")
     else:

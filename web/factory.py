@@ -28,6 +28,8 @@ from web.admin import admin
 from web.admin_api import admin_api
 from web.api import api
 from web.audit import audit_pages
+from web.deliveries import delivery_pages
+from web.dicomweb import dicomweb
 from web.notices import notice_pages
 from web.research import research_api
 from web.resumable import MethodOverride, resumable
@@ -110,12 +112,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     errors.register(app)
     for blueprint in API_BLUEPRINTS:
         app.register_blueprint(blueprint)
+    app.register_blueprint(dicomweb)
     app.register_blueprint(health.health)
     pages.register(app)
     app.register_blueprint(account)
     app.register_blueprint(admin)
     app.register_blueprint(audit_pages)
     app.register_blueprint(notice_pages)
+    app.register_blueprint(delivery_pages)
     app.register_blueprint(retention_pages)
     oidc.register(app, settings)
     research_pages.register(app)

@@ -92,6 +92,14 @@ def export(lease: Lease) -> bool:
     return exports.run(lease)
 
 
+@unit_task(WorkKind.DELIVER)
+def deliver(lease: Lease) -> bool:
+    """Send an object to an archive. Before: waiting; after: sent, committed, ended, or due again later."""
+    from interop import deliver as delivering
+
+    return delivering.deliver(lease)
+
+
 @unit_task(WorkKind.NOTICE)
 def notice(lease: Lease) -> bool:
     """Deliver a notice. Before: waiting; after: delivered, given up, or due again later."""

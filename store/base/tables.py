@@ -123,6 +123,7 @@ class WorkKind(StrEnum):
     EVALUATE = "evaluate"
     SIGN = "sign"
     PIXELS = "pixels"  # a picture at full depth, for somebody who looks at it
+    DELIVER = "deliver"
 
 
 class WorkState(StrEnum):
@@ -647,6 +648,7 @@ class Image(Base):
     pixels_key: Mapped[str | None]  # at full depth: made when somebody looks, deleted some time later
     pixels_sha256: Mapped[str | None] = mapped_column(String(64))
     pixels_at: Mapped[datetime | None]
+    envelope_key: Mapped[str | None]  # of the sealed identity: `store.intake.envelopes`
     width: Mapped[int | None]
     height: Mapped[int | None]
     created_at: Mapped[datetime] = now_column()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from vocabulary.dicom import IMPLEMENTATION_UID
@@ -118,22 +118,46 @@ def read_header(data: bytes, syntax: str, wanted: Collection[int]) -> dict[int, 
     ------
     HeaderUnreadable
     """
+    values = _values(data, syntax, wanted)
+    return {tag: value.decode("latin-1").strip(" \0") for tag, value in values.items()}
+
+
+def _values(data: bytes, syntax: str, wanted: Collection[int]) -> dict[int, bytes]:
     if syntax == DEFLATED:
         try:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, _INFLATED)
         except zlib.error:
             raise HeaderUnreadable from None
     walk, at, last = _Walk(data), 0, max(wanted)
-    found: dict[int, str] = {}
+    found: dict[int, bytes] = {}
     while at < len(data):
         element = walk.element(at, implicit=walk.implicit)
         if element.tag > last or element.tag >= _PIXEL_DATA:
             break
         if element.tag in wanted and element.length <= _LONGEST_VALUE:
-            value = data[element.at : element.at + element.length]
-            found[element.tag] = value.decode("latin-1").strip(" \0")
+            found[element.tag] = data[element.at : element.at + element.length]
         at = walk.after(element)
     return found
+
+
+def cut_out(data: bytes, syntax: str, wanted: Mapping[int, str]) -> bytes:
+    """Return top-level elements as a data set of their own, their values byte by byte as they were.
+
+    Parameters
+    ----------
+    wanted
+        Tag -> value representation, of texts alone: those are written alike in every transfer syntax.
+
+    Raises
+    ------
+    HeaderUnreadable
+    """
+    cut = []
+    for tag, value in sorted(_values(data, syntax, wanted).items()):
+        padded = value + b"\0" * (len(value) % 2)
+        cut.append(struct.pack("<HH", tag >> 16, tag & 0xFFFF) + wanted[tag].encode())
+        cut.append(struct.pack("<H", len(padded)) + padded)
+    return b"".join(cut)
 
 
 @dataclass(frozen=True)

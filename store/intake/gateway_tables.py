@@ -79,6 +79,17 @@ class ReceivedObject(Base):
     received_at: Mapped[datetime] = now_column()
 
 
+class EnvelopeKey(Base):
+    """A public key to which a site's identities are sealed; the latest one counts. Its name is its hash."""
+
+    __tablename__ = "envelope_keys"
+    __table_args__ = (Index("ix_envelope_keys_site", "site_id"),)
+    key_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    site_id: Mapped[uuid.UUID] = site_column()
+    public_key: Mapped[str]
+    created_at: Mapped[datetime] = now_column()
+
+
 class MadeObject(Base):
     """An object that this service made for a site: should it come back, it is never read."""
 

@@ -108,7 +108,13 @@ class Arrival:
 
 
 def keep(
-    source: Source, dataset: bytes, syntax: str, *, sop_class: str | None = None, sop_uid: str | None = None
+    source: Source,
+    dataset: bytes,
+    syntax: str,
+    *,
+    sop_class: str | None = None,
+    sop_uid: str | None = None,
+    study_uid: str | None = None,
 ) -> Arrival:
     """Keep one object's bytes and file it under its study; once this returns it may be acknowledged.
 
@@ -116,8 +122,8 @@ def keep(
     ----------
     dataset
         As it came, without file meta information.
-    sop_class, sop_uid
-        What the command announced.
+    sop_class, sop_uid, study_uid
+        What was announced of it.
 
     Raises
     ------
@@ -140,10 +146,11 @@ def keep(
     except HeaderUnreadable:
         raise ObjectRefused(Refusal.UNREADABLE) from None
     found_class, found_uid = header.get(SOP_CLASS, ""), header.get(SOP_INSTANCE, "")
-    study_uid = header.get(STUDY_UID, "")
-    if not UID.fullmatch(found_uid) or not UID.fullmatch(study_uid):
+    found_study = header.get(STUDY_UID, "")
+    if not UID.fullmatch(found_uid) or not UID.fullmatch(found_study):
         raise ObjectRefused(Refusal.UNREADABLE)
-    if sop_class not in {None, found_class} or sop_uid not in {None, found_uid}:
+    announced = ((sop_class, found_class), (sop_uid, found_uid), (study_uid, found_study))
+    if any(said not in {None, found} for said, found in announced):
         raise ObjectRefused(Refusal.MISMATCH)
     with session_scope() as session:
         if _is_made_here(session, source.site_id, found_uid, header.get(MANUFACTURER_TAG, "")):
@@ -153,7 +160,7 @@ def keep(
         raise ObjectRefused(Refusal.CLASS)
     urgent = source.urgent or any(rule.applies(header) for rule in rules)
     item = _Item(
-        source, site, study_uid, found_uid, file_head(found_class, found_uid, syntax), dataset, urgent
+        source, site, found_study, found_uid, file_head(found_class, found_uid, syntax), dataset, urgent
     )
     for left in reversed(range(_TRIES)):
         try:

@@ -167,6 +167,7 @@ _REFERENCES = """
         UNION ALL SELECT overlay_key, 'overlay', overlay_sha256 FROM images
         UNION ALL SELECT heat_key, 'heat', heat_sha256 FROM images
         UNION ALL SELECT pixels_key, 'pixels', pixels_sha256 FROM images
+        UNION ALL SELECT envelope_key, 'envelope', NULL FROM images
         UNION ALL SELECT report_key, 'report', report_sha256 FROM study_findings
         UNION ALL SELECT key, 'export', sha256 FROM exports
         UNION ALL SELECT piece, 'upload_piece', NULL FROM uploads, jsonb_array_elements_text(pieces) AS piece

@@ -102,9 +102,10 @@ def _drop_originals(session: Session, images: Sequence[Image], why: str) -> int:
         if image.original_key:
             blobs.delete(image.original_key)
             dropped[image.site_id, image.batch_id] += 1
-        if image.pixels_key:
-            blobs.delete(image.pixels_key)
-        image.original_key = image.original_sha256 = None
+        for key in (image.pixels_key, image.envelope_key):
+            if key:
+                blobs.delete(key)
+        image.original_key = image.original_sha256 = image.envelope_key = None
         image.pixels_key = image.pixels_sha256 = image.pixels_at = None
     for (site_id, batch_id), n in dropped.items():
         write_audit(session, site_id, None, "originals_deleted", batch_id, images=n, why=why)
@@ -212,6 +213,7 @@ def erase(
             image.overlay_key,
             image.heat_key,
             image.pixels_key,
+            image.envelope_key,
         )
     }
     keys |= set(

@@ -42,6 +42,7 @@ KIND_QUEUES: dict[WorkKind, str] = {
     WorkKind.NOTICE: "notices",
     WorkKind.PASSWORD: "notices",
     WorkKind.ACCOUNT_MAIL: "notices",
+    WorkKind.DELIVER: "deliveries",
     WorkKind.EXPORT: "exports",
     WorkKind.EVALUATE: "exports",
 }

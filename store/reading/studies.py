@@ -21,6 +21,7 @@ from store.queue import counters
 from store.reading import worklist
 from store.reading.review_tables import Review
 from store.reading.worklist_tables import WorklistRow
+from store.results import deliveries
 from vocabulary.reasons import Reason
 from vocabulary.states import TERMINAL_IMAGE_STATUSES, ImageStatus, Stage, Triage
 
@@ -438,14 +439,14 @@ def save_findings(session: Session, batch: Batch, new: Sequence[NewFinding]) -> 
     lock_studies(session, ids)
     states, latest = study_states(session, ids, batch.bundle), latest_findings(session, ids, batch.bundle)
     signed = last_signed(session, ids)
-    saved = []
+    saved, rows = [], []
     for finding in new:
         before = latest.get(finding.study_id)
         if states[finding.study_id].basis != finding.basis:
             continue
         if finding.version != (before.version + 1 if before else 1):
             continue
-        session.add(
+        rows.append(
             StudyFinding(
                 site_id=batch.site_id,
                 study_id=finding.study_id,
@@ -465,7 +466,9 @@ def save_findings(session: Session, batch: Batch, new: Sequence[NewFinding]) -> 
             )
         )
         saved.append(finding)
+    session.add_all(rows)
     session.flush()
+    deliveries.queue(session, batch, rows)
     worklist.refresh(session, batch, [finding.study_id for finding in saved])
     for finding in saved:
         before = latest.get(finding.study_id)

@@ -36,9 +36,9 @@ def _dcmtk() -> None:
         pytest.skip("DCMTK is not installed; scripts/setup.sh test installs it")
 
 
-def film(study: str, number: int = 1, **attributes: object) -> bytes:
+def film(study: str, number: int = 1, *, longest: int = 64, **attributes: object) -> bytes:
     """A small synthetic radiograph as a DICOM file; attributes set to None are left out."""
-    data = encode_phantom(make_phantom(number, "hand", longest=64), "dicom", study=study, number=number)
+    data = encode_phantom(make_phantom(number, "hand", longest=longest), "dicom", study=study, number=number)
     if not attributes:
         return data
     dataset = pydicom.dcmread(io.BytesIO(data))

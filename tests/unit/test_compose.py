@@ -210,10 +210,13 @@ def test_only_proxy_and_gateway_are_open_and_on_loopback_unless_told() -> None:
     assert set(SERVICES) - set(inside) == {"proxy"}
 
 
-def test_one_worker_alone_reaches_the_outside() -> None:
+def test_few_reach_the_outside_and_one_the_private_keys() -> None:
     networks = {name: set(service["networks"]) for name, service in SERVICES.items()}
     assert {name for name, has in networks.items() if "outside" in has} == {"proxy", "web", "gateway"}
-    assert {name for name, has in networks.items() if "egress" in has} == {"worker-notices"}
+    reaching = {"worker-notices", "worker-deliveries"}
+    assert {name for name, has in networks.items() if "egress" in has} == reaching
+    keys = {name for name in OURS if any(":/keys" in each for each in SERVICES[name]["volumes"])}
+    assert keys == {"worker-deliveries"}
     assert "notices" in SERVICES["worker-notices"]["command"]
     assert set().union(*networks.values()) == set(COMPOSE["networks"])
 
@@ -264,9 +267,9 @@ def test_the_gateway_starts_where_it_is_asked_for() -> None:
 def test_processes_are_those_of_up(tmp_path: Path) -> None:
     assert SERVICES["web"]["command"] == ["gunicorn", "web.factory:create_app()", *WEB_OPTIONS]
     queues = {SERVICES[name]["command"][5] for name in OURS if "celery" in SERVICES[name]["command"]}
-    assert queues == {"cpu", "gpu", "report", "notices", "exports", URGENT_QUEUES}
+    assert queues == {"cpu", "gpu", "report", "notices", "exports", "deliveries", URGENT_QUEUES}
     with listen("127.0.0.1", 0) as listener, listen("127.0.0.1", 0) as health:
-        up = {child.name: child for child in processes(tmp_path, listener, health, 1)}
+        up = {child.name: child for child in processes(tmp_path, listener, health, 1, 1)}
     assert {child.argv[child.argv.index("-Q") + 1] for child in up.values() if "-Q" in child.argv} == queues
     alone = {name for name, child in up.items() if (child.env or {}).get("FRACTUREAI_URGENT_ONLY") == "true"}
     assert alone == {"worker-urgent"}

@@ -136,7 +136,7 @@ def test_the_migration_comes_first_and_needs_nothing_that_comes_later() -> None:
     assert weights == {"ServiceAccount": -5, "Job": 0}
 
 
-def test_only_the_notices_and_the_pages_reach_the_outside() -> None:
+def test_only_notices_deliveries_and_the_pages_reach_the_outside() -> None:
     manifests = rendered()
     policies = of_kind(manifests, "NetworkPolicy")
     everyone = policies["demo-inside"]["spec"]
@@ -150,7 +150,7 @@ def test_only_the_notices_and_the_pages_reach_the_outside() -> None:
         if any("ipBlock" in peer for rule in policy["spec"]["egress"] for peer in rule["to"])
         and policy["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     }
-    assert outside == {"demo-web", "demo-worker-notices"}
+    assert outside == {"demo-web", "demo-worker-notices", "demo-worker-deliveries"}
     # the proxy leads to the pages' port alone
     (ingress,) = of_kind(manifests, "Ingress").values()
     backend = ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]

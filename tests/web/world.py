@@ -13,11 +13,14 @@ from store.accounts import accounts
 from store.accounts.accounts import Permission, Role
 from store.base.blobs import get_blobs
 from store.base.session import session_scope
-from store.base.tables import Image, Site, User, UserSession
+from store.base.tables import Image, Site, StudyFinding, User, UserSession
 from store.operations import notices
 from store.operations.notices import Channel, Event
 from store.research import datasets, runs
 from store.research.research_tables import Comparison, RunFile, RunPicture
+from store.results import deliveries
+from store.results.deliveries import Protocol
+from store.results.delivery_tables import Delivery
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 
@@ -81,8 +84,33 @@ def make_world(app: Any, role: Role) -> World:
         image.pixels_key = f"pixels-{marker}"
         get_blobs().put(image.pixels_key, b"x")
         world.ids |= {"batch_id": image.batch_id, "image_id": image.id, "study_id": image.study_id}
+    make_delivery(world)
     make_research(world)
     return world
+
+
+def make_delivery(world: World) -> None:
+    """Add an object that waits for an archive; and name a study as a DICOMweb client does."""
+    with session_scope() as session:
+        finding = session.scalars(
+            select(StudyFinding).where(StudyFinding.study_id == world.ids["study_id"])
+        ).first()
+        assert finding is not None
+        to = deliveries.add_destination(
+            session, finding.site_id, world.marker, Protocol.STOW, "https://archive.example/dicom-web"
+        )
+        row = Delivery(
+            site_id=finding.site_id,
+            destination_id=to.id,
+            study_id=finding.study_id,
+            study_finding_id=finding.id,
+            image_id=world.ids["image_id"],
+            kind="sr",
+            sop_uid="1.2.3",
+        )
+        session.add(row)
+        session.flush()
+        world.ids |= {"delivery_id": row.id, "study_uid": "1.2.3"}
 
 
 def make_research(world: World) -> None:

@@ -22,7 +22,7 @@ from store.base.blobs import get_blobs
 from store.base.errors import BlobAltered, BlobMissing
 from store.base.session import session_scope
 from store.base.tables import Image, Work
-from store.intake import received
+from store.intake import envelopes, received
 from store.queue import counters, work
 from store.queue.work import Lease
 from store.reading import studies
@@ -40,6 +40,7 @@ class _Prepared:
     radiograph: Radiograph
     display_sha256: str | None
     stored_sha256: str | None
+    envelope: str | None = None
 
 
 @cache
@@ -75,7 +76,23 @@ def _prepare_one(image: Image, decoding: _Decoding, written: Written) -> _Prepar
     if image.original_key is None and image.dataset_image_id is None:
         stored, _ = written.put(picture_key(image, "original"), radiograph.stored, image)
     display, _ = written.put(picture_key(image, "display.jpg"), display_jpeg(radiograph.pixels), image)
-    return _Prepared(radiograph, display, stored)
+    envelope = _seal_identity(image, radiograph, decoding.last_read, written)
+    return _Prepared(radiograph, display, stored, envelope)
+
+
+def _seal_identity(image: Image, radiograph: Radiograph, data: bytes, written: Written) -> str | None:
+    """Seal what an object that goes back to the archive needs of its patient; return the envelope's key."""
+    if image.incoming_key is None or radiograph.media_type != "application/dicom":
+        return None
+    with session_scope() as session:
+        public = envelopes.current_key(session, image.site_id)
+    plain = envelopes.identity_of(data) if public else None
+    if public is None or plain is None:
+        return None
+    binding = envelopes.Binding(image.site_id, radiograph.facts.study_uid, image.id)
+    key = picture_key(image, "envelope")
+    written.put(key, envelopes.seal(public, plain, binding), image)
+    return key
 
 
 def _is_made_here(image: Image, sop_uid: str) -> bool:
@@ -95,6 +112,7 @@ class _Decoding:
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.seconds = 0.0
+        self.last_read = b""
         self._asked = time.monotonic()
 
     def decode(self, image: Image) -> Radiograph:
@@ -110,6 +128,7 @@ class _Decoding:
         if self._unwanted():
             raise Stopped
         settings, data = get_settings(), _bytes_of(image)
+        self.last_read = data
         started = time.monotonic()
         try:
             return decode(
@@ -203,7 +222,10 @@ class Prepare(ChunkStage[_PreparedChunk]):
                     inputs[size].append(model_input(result.radiograph.pixels, size))
                 # the pixels of a whole chunk need not be held
                 results[image.id] = _Prepared(
-                    _without_pixels(result.radiograph), result.display_sha256, result.stored_sha256
+                    _without_pixels(result.radiograph),
+                    result.display_sha256,
+                    result.stored_sha256,
+                    result.envelope,
                 )
         if ids:
             scratch = f"{scratch_of(chunk.batch.id)}{chunk.lease.work_id}/{chunk.lease.token}.npz"
@@ -288,6 +310,7 @@ def _keep_prepared(image: Image, prepared: _Prepared) -> None:
         image.flags = sorted({*image.flags, *(flag.value for flag in radiograph.flags)})
         image.rendering = [{"code": s.code.value, "detail": s.detail} for s in radiograph.rendering]
     image.incoming_key = None
+    image.envelope_key = prepared.envelope or image.envelope_key
     if prepared.display_sha256 is not None:
         image.display_key, image.display_sha256 = picture_key(image, "display.jpg"), prepared.display_sha256
     image.width, image.height = radiograph.width, radiograph.height

@@ -14,7 +14,7 @@ from store.research.research_tables import RunPicture
 from vocabulary.states import ImageStatus
 
 #: What the stages write of an image, beside a run's pictures.
-PICTURES = ("original", "display.jpg", "overlay.jpg", "heat.png", "pixels.png")
+PICTURES = ("original", "display.jpg", "overlay.jpg", "heat.png", "pixels.png", "envelope")
 
 
 def picture_key(image: Image, name: str) -> str:
@@ -64,6 +64,6 @@ def delete_unnamed(keys: Mapping[str, uuid.UUID]) -> None:
                 if image.status in (ImageStatus.UPLOADED, ImageStatus.QUEUED, ImageStatus.RUNNING):
                     continue
                 named = {image.original_key, image.display_key, image.overlay_key, image.heat_key}
-                if key in {*named, image.pixels_key, *pictures}:
+                if key in {*named, image.pixels_key, image.envelope_key, *pictures}:
                     continue
             get_blobs().delete(key)

@@ -1,0 +1,275 @@
+"""Delivers one object: made of the reading, held against the archive's patient, sent, and asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from datetime import UTC
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from interop import objects
+from interop.peers import Answer, Peer, Refused, Sought, Stopped, Trouble, peer_of
+from interop.private_keys import KeyMissing, KeyRing
+from settings import get_settings
+from store.base.blobs import get_blobs
+from store.base.errors import BlobMissing, ServiceError
+from store.base.session import session_scope
+from store.base.tables import Bundle, Finding, Image, Study, StudyFinding
+from store.intake import received
+from store.intake.envelopes import Binding, EnvelopeUnreadable
+from store.queue import work
+from store.queue.work import Lease
+from store.reading import studies
+from store.results import deliveries
+from store.results.deliveries import ENDED, DeliveryState, ObjectKind
+from store.results.delivery_tables import Delivery, Destination
+from vocabulary.dicom import derived_uid
+from vocabulary.states import Triage
+
+log = logging.getLogger("fractureai.deliver")
+
+LONGEST_PAUSE = 3600.0
+#: After so long an object that cannot be sent fails; a person may try it again.
+GIVE_UP_SECONDS = 3 * 86_400.0
+#: Seconds until an archive is asked whether it has what it took, when it does not show it at once.
+ASK_AGAIN = 10.0
+COMMITMENT_ASKED = "the archive is asked to commit itself to keep it"
+#: Times that one asks before the object is sent again.
+ASKED_OFTEN = 6
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An object as it goes out, and what an archive is asked of it."""
+
+    data: bytes
+    sought: Sought
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+class _Outdated(Exception):
+    """What the object says is not the newest that is known of the study."""
+
+
+def deliver(lease: Lease) -> bool:
+    """Take one object a step further: waiting, sent, committed; or write down why not."""
+    with session_scope() as session:
+        unit = work.hold(session, lease)
+        found = _open(session, lease)
+        if found is None:
+            work.pass_stage(session, unit, None)
+            return False
+        delivery, destination = found
+        if destination.stopped:
+            work.postpone(session, lease, LONGEST_PAUSE)
+            return False
+        delivery.attempts += 1
+        delivery.tried_at = func.clock_timestamp()
+    try:
+        outcome = _step(delivery, destination)
+    except (Trouble, KeyMissing, BlobMissing) as error:
+        outcome = _Outcome(DeliveryState(delivery.state), str(error), again=_pause(delivery.attempts))
+    except Stopped as error:
+        outcome = _Outcome(DeliveryState(delivery.state), str(error), again=LONGEST_PAUSE, stop=True)
+    except (Refused, ValueError) as error:
+        why = str(error) if isinstance(error, Refused) else "it cannot be made of this reading"
+        outcome = _Outcome(DeliveryState.FAILED, why)
+    except EnvelopeUnreadable:
+        outcome = _Outcome(DeliveryState.FAILED, "the sealed identity does not open: it was altered or moved")
+    except (SQLAlchemyError, ServiceError, work.StaleLease):
+        raise
+    except _Outdated:
+        outcome = _Outcome(DeliveryState.SUPPRESSED, "a newer version of the reading has replaced it")
+    except Exception as error:  # its text may quote the patient: it reaches no log
+        log.error("delivery %s: %s", lease.subject_id, type(error).__name__)  # noqa: TRY400
+        outcome = _Outcome(DeliveryState.FAILED, f"an error of ours: {type(error).__name__}")
+    _write_down(lease, outcome)
+    return False
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What came of a step.
+
+    Attributes
+    ----------
+    again
+        Seconds until the next one; None: there is none.
+    stop
+        Nothing more goes to the destination until a person has looked.
+    """
+
+    state: DeliveryState
+    detail: str = ""
+    again: float | None = None
+    stop: bool = False
+    sha256: str | None = None
+
+
+def _pause(attempts: int) -> float:
+    return float(min(LONGEST_PAUSE, get_settings().delivery_retry_seconds * 2.0 ** min(attempts - 1, 20)))
+
+
+def _open(session: Session, lease: Lease) -> tuple[Delivery, Destination] | None:
+    """Return the object and where it goes, unless there is nothing more to do."""
+    delivery = session.scalar(select(Delivery).where(Delivery.id == lease.subject_id).with_for_update())
+    if delivery is None or delivery.state in ENDED:
+        return None
+    destination = session.get_one(Destination, delivery.destination_id)
+    if destination.removed_at is not None:
+        deliveries.end(session, delivery, DeliveryState.SUPPRESSED, "the destination was removed")
+        return None
+    return delivery, destination
+
+
+def _step(delivery: Delivery, destination: Destination) -> _Outcome:
+    made = _make(delivery)
+    peer = peer_of(destination, get_settings())
+    if delivery.state == DeliveryState.SENT:
+        answer = peer.has(made.sought)
+        if answer is Answer.YES:
+            return _Outcome(DeliveryState.COMMITTED, "found by a query")
+        if answer is Answer.UNKNOWN or delivery.attempts % ASKED_OFTEN:
+            return _Outcome(DeliveryState.SENT, delivery.detail, again=_pause(delivery.attempts))
+    if delivery.sha256 not in {None, made.sha256}:
+        raise Refused("it is no longer made of the same bytes: this version of the software differs")
+    if destination.check_patient:
+        theirs = peer.patients(made.sought)
+        if theirs and theirs != {made.sought.patient_id}:
+            return _Outcome(
+                DeliveryState.IDENTITY_CONFLICT, "the archive has the study under another patient"
+            )
+    with session_scope() as session:  # known as ours before it leaves
+        received.note_made(session, delivery.site_id, delivery.sop_uid, objects.CLASSES[delivery.kind])
+    peer.send(made.data)
+    promised = _ask_commitment(peer, delivery)
+    if promised is Answer.YES:
+        return _Outcome(DeliveryState.COMMITTED, "by storage commitment", sha256=made.sha256)
+    if promised is Answer.NO:
+        raise Trouble("the archive does not commit itself to keep it")
+    answer = peer.has(made.sought)
+    if answer is Answer.YES:
+        return _Outcome(DeliveryState.COMMITTED, "found by a query", sha256=made.sha256)
+    if promised is Answer.LATER:
+        return _Outcome(DeliveryState.SENT, COMMITMENT_ASKED, again=ASK_AGAIN, sha256=made.sha256)
+    if answer is Answer.UNKNOWN:
+        told = "the archive took it and cannot be asked whether it has it"
+        return _Outcome(DeliveryState.SENT, told, sha256=made.sha256)
+    return _Outcome(DeliveryState.SENT, "not shown yet", again=ASK_AGAIN, sha256=made.sha256)
+
+
+def _ask_commitment(peer: Peer, delivery: Delivery) -> Answer:
+    """Ask for commitment, by a transaction of its own each time; whoever receives the answer knows it."""
+    transaction = derived_uid("commitment", str(delivery.id), str(delivery.attempts))
+    with session_scope() as session:
+        kept = session.get(Delivery, delivery.id)
+        if kept is not None:
+            # `sent` before it is asked: the answer may come on another association at once
+            kept.transaction_uid, kept.state = transaction, DeliveryState.SENT.value
+    return peer.commit(objects.CLASSES[delivery.kind], delivery.sop_uid, transaction)
+
+
+def _write_down(lease: Lease, outcome: _Outcome) -> None:
+    with session_scope() as session:
+        unit = work.hold(session, lease)
+        delivery = session.scalar(select(Delivery).where(Delivery.id == lease.subject_id).with_for_update())
+        if delivery is None or delivery.state in ENDED:  # suppressed, or erased, meanwhile
+            work.pass_stage(session, unit, None)
+            return
+        destination = session.get_one(Destination, delivery.destination_id)
+        age = session.scalar(select(func.extract("epoch", func.clock_timestamp() - delivery.created_at)))
+        state, again = outcome.state, outcome.again
+        if again is not None and float(age or 0) > GIVE_UP_SECONDS:
+            again = None
+            state = DeliveryState.FAILED if state is DeliveryState.WAITING else state
+        if outcome.sha256 is not None:
+            delivery.sha256, delivery.sent_at = outcome.sha256, func.clock_timestamp()
+        deliveries.end(session, delivery, state, outcome.detail)
+        if outcome.stop:
+            destination.stopped = outcome.detail
+            log.error("destination %s is stopped: %s", destination.id, outcome.detail)
+        if again is None:
+            work.pass_stage(session, unit, None)
+        else:
+            work.postpone(session, lease, again)
+    log.info("delivery %s: %s %s", lease.subject_id, outcome.state.value, outcome.detail)
+
+
+# making the object
+
+
+def _make(delivery: Delivery) -> _Made:
+    """Make an object of its study. Raises `_Outdated`, `KeyMissing`, `EnvelopeUnreadable`."""
+    ring = KeyRing(get_settings().gateway_keys)
+    blobs = get_blobs()
+    with session_scope() as session:
+        finding = session.get_one(StudyFinding, delivery.study_finding_id)
+        study = session.get_one(Study, delivery.study_id)
+        bundle = session.get_one(Bundle, finding.bundle)
+        state = studies.study_state(session, study.id, finding.bundle)
+        latest = studies.latest_finding(session, study.id, finding.bundle)
+        if state.basis != finding.basis or latest is None or latest.basis != finding.basis:
+            raise _Outdated
+        if delivery.kind == ObjectKind.PDF and latest.id != finding.id:
+            raise _Outdated
+        images = [i for i in state.images if i.finding_id is not None and i.sop_uid]
+        ids = [image.finding_id for image in images]
+        said = {f.id: f for f in session.scalars(select(Finding).where(Finding.id.in_(ids)))}
+    read = []
+    for image in images:
+        if image.envelope_key is None:
+            continue
+        binding = Binding(image.site_id, image.study_uid, image.id)
+        identity = ring.open(blobs.get(image.envelope_key), binding)
+        key = image.overlay_key or image.display_key
+        picture = blobs.get(key) if key and delivery.kind == ObjectKind.SC else b""
+        read.append(_read_image(image, said[image.finding_id], bundle, identity, picture))  # type: ignore[index]
+    own = [each for each in read if each.sop_uid == _source_uid(delivery)] or read[:1]
+    if not own:
+        raise ValueError("no image")
+    reading = objects.Reading(
+        study_uid=study.study_uid,
+        bundle=bundle.name,
+        bundle_hash=bundle.sha256,
+        label_meaning=str(bundle.manifest.get("label_meaning", "abnormal")),
+        version=finding.version,
+        triage=Triage(finding.triage),
+        made_at=finding.created_at.astimezone(UTC),
+        images=tuple(read),
+        pdf=blobs.get(finding.report_key or "") if delivery.kind == ObjectKind.PDF else None,
+    )
+    data = objects.make(reading, delivery.kind, delivery.sop_uid, own)
+    patient = str(own[0].source().get("PatientID", "") or "").strip()
+    sought = Sought(study.study_uid, reading.series_uid(delivery.kind), delivery.sop_uid, patient)
+    return _Made(data, sought)
+
+
+def _source_uid(delivery: Delivery) -> str:
+    with session_scope() as session:
+        return session.get_one(Image, delivery.image_id).sop_uid
+
+
+def _read_image(
+    image: Image, finding: Finding, bundle: Bundle, identity: bytes, picture: bytes
+) -> objects.ReadImage:
+    model = bundle.manifest.get("models", {}).get(finding.region, {})
+    thresholds = model.get("thresholds", {}) if image.probability is not None else {}
+    return objects.ReadImage(
+        number=image.number or 0,
+        identity=identity,
+        picture=picture,
+        sop_uid=image.sop_uid,
+        region=finding.region,
+        laterality=image.laterality,
+        triage=Triage(image.triage) if image.triage else None,
+        probability=image.probability,
+        low=thresholds.get("low"),
+        high=thresholds.get("high"),
+    )

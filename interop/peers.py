@@ -1,0 +1,339 @@
+"""Speaking to an archive: ask whose study it has, send an object, ask whether it has it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import ssl
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import httpx
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.filereader import dcmread
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import _config, evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+
+from settings import Settings
+from store.results.deliveries import Protocol, authorization_of
+from store.results.delivery_tables import Destination
+from vocabulary.dicom import IMPLEMENTATION_UID
+
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+VERIFICATION = "1.2.840.10008.1.1"
+COMMITMENT, COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
+#: That one waits for the answer on the same association.
+COMMITMENT_SECONDS = 1.0
+_PENDING = (0xFF00, 0xFF01)
+
+
+def committed_of(information: Dataset) -> tuple[set[str], set[str]]:
+    """Return which objects an archive commits itself to keep, and which it does not (PS3.4, J.3.3)."""
+
+    def uids(word: str) -> set[str]:
+        return {str(item.get("ReferencedSOPInstanceUID", "")) for item in information.get(word) or []}
+
+    return uids("ReferencedSOPSequence"), uids("FailedSOPSequence")
+
+
+class Trouble(Exception):
+    """Something stands in the way now; it is tried again. The message says nothing of the object."""
+
+
+class Refused(Exception):
+    """The archive does not take the object, and would not if it were sent again."""
+
+
+class Stopped(Exception):
+    """The archive does not let us in: nothing more is sent there until a person has looked."""
+
+
+class Answer(Enum):
+    """What an archive says when it is asked; UNKNOWN where it cannot be asked, LATER where it will tell."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+    LATER = "later"
+
+
+@dataclass(frozen=True)
+class Sought:
+    """An object, and the patient under whose study it belongs."""
+
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+    patient_id: str
+
+
+class Peer(ABC):
+    """An archive, for one exchange."""
+
+    @abstractmethod
+    def patients(self, sought: Sought) -> set[str] | None:
+        """Return the patient ids that the archive has for the study; None where it cannot be asked."""
+
+    @abstractmethod
+    def send(self, data: bytes) -> None:
+        """Send an object. Raises `Trouble`, `Refused`, `Stopped`."""
+
+    @abstractmethod
+    def has(self, sought: Sought) -> Answer:
+        """Ask whether it has an object."""
+
+    def commit(self, sop_class: str, sop_uid: str, transaction_uid: str) -> Answer:
+        """Ask the archive to commit itself to keep an object (PS3.4, J)."""
+        return Answer.UNKNOWN
+
+    @abstractmethod
+    def echo(self) -> None:
+        """Ask whether it hears us. Raises `Trouble`, `Stopped`."""
+
+
+def peer_of(destination: Destination, settings: Settings) -> Peer:
+    """Return the archive behind a destination."""
+    if destination.protocol == Protocol.STOW:
+        return DicomWebPeer(destination, settings)
+    return DimsePeer(destination, settings)
+
+
+# DIMSE
+
+
+class DimsePeer(Peer):
+    """An archive that speaks the DICOM message service."""
+
+    def __init__(self, destination: Destination, settings: Settings) -> None:
+        self._destination = destination
+        self._settings = settings
+        _config.LOG_HANDLER_LEVEL = "none"
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it may quote the peer
+
+    def _associate(self, *contexts: str, handlers: Sequence[evt.EventHandlerType] = ()) -> Association:
+        entity = ApplicationEntity(self._destination.calling)
+        entity.implementation_class_uid = IMPLEMENTATION_UID
+        timeout = self._settings.delivery_timeout_seconds
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout
+        entity.connection_timeout = min(10.0, timeout)
+        for context in contexts:
+            entity.add_requested_context(context, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+        host, _, port = self._destination.address.rpartition(":")
+        tls = (self._tls(), host) if self._destination.tls else None
+        association = entity.associate(
+            host,
+            int(port),
+            ae_title=self._destination.called,
+            tls_args=tls,
+            evt_handlers=list(handlers),
+        )
+        if association.is_established:
+            return association
+        if association.is_rejected:
+            answer: Any = association.acceptor.primitive
+            if answer is not None and answer.result == 0x01:
+                raise Stopped(f"the association is rejected for good: reason {answer.diagnostic}")
+            raise Trouble("the association is rejected for now")
+        if association.rejected_contexts:
+            raise Refused("the archive does not take this class")
+        raise Trouble("no association")
+
+    def _tls(self) -> ssl.SSLContext:
+        settings = self._settings
+        context = ssl.create_default_context(cafile=settings.gateway_tls_ca or None)
+        if settings.gateway_tls_cert:
+            context.load_cert_chain(settings.gateway_tls_cert, settings.gateway_tls_key)
+        return context
+
+    def echo(self) -> None:
+        """See `Peer.echo`."""
+        association = self._associate(VERIFICATION)
+        try:
+            status = association.send_c_echo()
+        finally:
+            association.release()
+        if status.get("Status") != 0x0000:
+            raise Trouble("no answer to C-ECHO")
+
+    def send(self, data: bytes) -> None:
+        """See `Peer.send`."""
+        dataset: FileDataset = dcmread(io.BytesIO(data))
+        association = self._associate(str(dataset.SOPClassUID))
+        try:
+            status = association.send_c_store(dataset).get("Status")
+        except ValueError:  # no accepted context
+            raise Refused("the archive does not take this class") from None
+        finally:
+            association.release()
+        if status is None:
+            raise Trouble("no answer to C-STORE")
+        if status == 0x0000 or status & 0xF000 == 0xB000:
+            return
+        if status & 0xFF00 == 0xA700 or status == 0x0110:
+            raise Trouble(f"status 0x{status:04X}")
+        raise Refused(f"status 0x{status:04X}")
+
+    def _find(self, wanted: Dataset) -> list[Dataset] | None:
+        try:
+            association = self._associate(STUDY_ROOT_FIND)
+        except (Trouble, Refused):
+            return None
+        found: list[Dataset] = []
+        try:
+            for status, identifier in association.send_c_find(wanted, STUDY_ROOT_FIND):
+                code = status.get("Status") if status else None
+                if code is None or (code not in _PENDING and code != 0x0000):
+                    return None
+                if code in _PENDING and identifier is not None:
+                    found.append(identifier)
+        except ValueError:
+            return None
+        finally:
+            association.release()
+        return found
+
+    def commit(self, sop_class: str, sop_uid: str, transaction_uid: str) -> Answer:
+        """See `Peer.commit`: N-ACTION; the answer comes on this association, or on one of the peer's."""
+        heard: list[Answer] = []
+        told = threading.Event()
+
+        def hear(event: evt.Event) -> tuple[int, None]:
+            done, _ = committed_of(event.event_information)
+            heard.append(Answer.YES if sop_uid in done else Answer.NO)
+            told.set()
+            return 0x0000, None
+
+        wanted, reference = Dataset(), Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = UID(sop_class), UID(sop_uid)
+        wanted.TransactionUID = UID(transaction_uid)
+        wanted.ReferencedSOPSequence = DicomSequence([reference])
+        try:
+            association = self._associate(COMMITMENT, handlers=[(evt.EVT_N_EVENT_REPORT, hear)])
+        except (Trouble, Refused):
+            return Answer.UNKNOWN
+        try:
+            status, _ = association.send_n_action(wanted, 1, COMMITMENT, COMMITMENT_INSTANCE)
+            if status.get("Status") != 0x0000:
+                return Answer.UNKNOWN
+            told.wait(COMMITMENT_SECONDS)
+        except ValueError:
+            return Answer.UNKNOWN
+        finally:
+            association.release()
+        return heard[0] if heard else Answer.LATER
+
+    def patients(self, sought: Sought) -> set[str] | None:
+        """See `Peer.patients`: C-FIND at study level."""
+        wanted = Dataset()
+        wanted.QueryRetrieveLevel, wanted.StudyInstanceUID, wanted.PatientID = "STUDY", sought.study_uid, ""
+        found = self._find(wanted)
+        return None if found is None else {str(each.get("PatientID", "")).strip() for each in found}
+
+    def has(self, sought: Sought) -> Answer:
+        """See `Peer.has`: C-FIND at instance level."""
+        wanted = Dataset()
+        wanted.QueryRetrieveLevel = "IMAGE"
+        wanted.StudyInstanceUID, wanted.SeriesInstanceUID = sought.study_uid, sought.series_uid
+        wanted.SOPInstanceUID = sought.sop_uid
+        found = self._find(wanted)
+        if found is None:
+            return Answer.UNKNOWN
+        uids = {str(each.get("SOPInstanceUID", "")) for each in found}
+        return Answer.YES if sought.sop_uid in uids else Answer.NO
+
+
+# DICOMweb
+
+
+class DicomWebPeer(Peer):
+    """An archive that speaks DICOMweb: STOW-RS to send, QIDO-RS to ask."""
+
+    _BOUNDARY = "fractureai-5f0c4a1b9e7d"
+
+    def __init__(self, destination: Destination, settings: Settings) -> None:
+        self._address = destination.address
+        self._timeout = settings.delivery_timeout_seconds
+        self._headers = {}
+        if authorization := authorization_of(destination):
+            self._headers["Authorization"] = authorization
+
+    def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        headers = {**self._headers, **more.pop("headers", {})}
+        try:
+            answer = httpx.request(
+                method, self._address + path, headers=headers, timeout=self._timeout, **more
+            )
+        except httpx.HTTPError as error:
+            raise Trouble(f"no answer: {type(error).__name__}") from None
+        if answer.status_code in {401, 403}:
+            raise Stopped(f"the archive answers {answer.status_code}")
+        if answer.status_code == 429 or answer.status_code >= 500:
+            raise Trouble(f"the archive answers {answer.status_code}")
+        return answer
+
+    def _query(self, path: str, **parameters: str) -> list[dict[str, Any]] | None:
+        try:
+            answer = self._ask("GET", path, params=parameters, headers={"Accept": "application/dicom+json"})
+        except Trouble:
+            return None
+        if answer.status_code in {204, 404}:
+            return []
+        if answer.status_code != 200:
+            return None
+        try:
+            found = answer.json()
+        except ValueError:
+            return None
+        return found if isinstance(found, list) else None
+
+    def echo(self) -> None:
+        """See `Peer.echo`: a query for nothing."""
+        if self._query("/studies", limit="1") is None:
+            raise Trouble("no answer to a query")
+
+    def send(self, data: bytes) -> None:
+        """See `Peer.send`."""
+        mark = b"--" + self._BOUNDARY.encode()
+        body = mark + b"\r\nContent-Type: application/dicom\r\n\r\n" + data + b"\r\n" + mark + b"--\r\n"
+        kind = f'multipart/related; type="application/dicom"; boundary={self._BOUNDARY}'
+        answer = self._ask(
+            "POST",
+            "/studies",
+            content=body,
+            headers={"Content-Type": kind, "Accept": "application/dicom+json"},
+        )
+        try:
+            told = answer.json()
+        except ValueError:
+            told = {}
+        failed = told.get("00081198", {}).get("Value", []) if isinstance(told, dict) else []
+        if answer.status_code in {200, 202} and not failed:
+            return
+        reasons = [int(code) for item in failed for code in item.get("00081197", {}).get("Value", [])]
+        said = ", ".join(f"0x{reason:04X}" for reason in reasons) or f"HTTP {answer.status_code}"
+        if any(reason & 0xFF00 == 0xA700 or reason == 0x0110 for reason in reasons):
+            raise Trouble(said)
+        raise Refused(said)
+
+    def patients(self, sought: Sought) -> set[str] | None:
+        """See `Peer.patients`: QIDO-RS for the study."""
+        found = self._query("/studies", StudyInstanceUID=sought.study_uid, includefield="00100020")
+        if found is None:
+            return None
+        return {str((each.get("00100020", {}).get("Value") or [""])[0]).strip() for each in found}
+
+    def has(self, sought: Sought) -> Answer:
+        """See `Peer.has`: QIDO-RS for the instance."""
+        path = f"/studies/{sought.study_uid}/series/{sought.series_uid}/instances"
+        found = self._query(path, SOPInstanceUID=sought.sop_uid)
+        if found is None:
+            return Answer.UNKNOWN
+        uids = {str((each.get("00080018", {}).get("Value") or [""])[0]) for each in found}
+        return Answer.YES if sought.sop_uid in uids else Answer.NO
