@@ -136,3 +136,19 @@ def is_below(image: Image) -> bool:
 
 def is_above(image: Image) -> bool:
     return (image.probability or 0) >= 0.7
+
+
+def test_a_search_looks_in_the_reviewed_ones_too_and_says_so(
+    ask: Asker, browser: Browser, blobs: BlobStore
+) -> None:
+    read(ask, "0001238")
+    read(ask, "0001239")
+    study = next(row for row in ask.get("/worklist").json["items"] if row["accession"] == "0001238")
+    ask.post(f"/studies/{study['study_id']}/reviews", json={"answer": "absent"})
+    assert [row["accession"] for row in ask.get("/worklist").json["items"]] == ["0001239"]
+    assert [row["accession"] for row in ask.get("/worklist?q=1238").json["items"]] == ["0001238"]
+    assert ask.get("/worklist?q=1238&reviewed=no").json["items"] == []
+    shown = browser.client.get("/worklist?q=1238").text
+    assert "Searched in the reviewed studies, too" in shown
+    assert "0001238" in shown
+    assert "Searched in" not in browser.client.get("/worklist").text

@@ -14,6 +14,7 @@ from store.base.tables import Site, User
 from tests.web import films
 from tests.web.asking import Asker
 from tests.web.browsing import chromium, page, sign_in
+from tests.web.test_accessibility import faults
 
 __all__ = ["chromium", "page"]
 
@@ -247,6 +248,19 @@ def test_what_a_person_chose_is_remembered_and_a_site_may_start_without_the_map(
     page.reload()
     expect(heat.first).to_have_css("opacity", "0.3")
     expect(page.locator("[data-viewport]:not([hidden])")).to_have_count(2)
+
+
+def test_axe_finds_nothing_in_the_viewer_at_work(page: Page, link: Callable[[], str], study: str) -> None:
+    look(page, link, study)
+    page.get_by_role("button", name="Side by side").click()
+    page.keyboard.press("h")
+    settle(page)
+    for size in ({"width": 1280, "height": 800}, {"width": 390, "height": 844}):
+        page.set_viewport_size(size)  # type: ignore[arg-type]
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            assert faults(page, f"the viewer, {size['width']}, {scheme}") == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
 
 
 def test_the_glass_shows_what_is_under_it(page: Page, link: Callable[[], str], study: str) -> None:

@@ -52,7 +52,9 @@ class WorklistFilters(Cursored):
         None, alias="from", description="Arrived on this day (UTC) or later."
     )
     until: Annotated[date, Day] | None = Field(None, description="Arrived on this day (UTC) or earlier.")
-    reviewed: Literal["no", "yes", "all"] | None = Field(None, description="Reviewed or not; no when absent.")
+    reviewed: Literal["no", "yes", "all"] | None = Field(
+        None, description="Reviewed or not. When absent, no; a search looks in all."
+    )
     q: Words | None = Field(
         None,
         description="Words of paths, accession and study UID, or their beginnings; a study holds them all."
@@ -64,7 +66,7 @@ class WorklistFilters(Cursored):
         return Filters(
             **picked(self, "triage", "region", "status", "batch", "bundle", "since", "until"),
             rank=CLASSES[self.rank] if self.rank else None,
-            reviewed=_REVIEWED[self.reviewed or "no"],
+            reviewed=_REVIEWED[self.reviewed or ("all" if self.q else "no")],
             search=self.q,
         )
 

@@ -4,6 +4,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const BACKGROUND = 0xff000000; // of what lies beside the picture
 const MOST_ZOOM = 32; // screen pixels for one of the original
+const SETTLE = 90; // milliseconds after which a picture that moved is drawn smoothly
 const GLASS = { size: 190, times: 3 };
 const OPPOSITE = { L: "R", R: "L", A: "P", P: "A", H: "F", F: "H" };
 
@@ -187,6 +188,9 @@ class Viewport {
     this.label();
     if (this.scale * this.sharp * this.width > this.pixelsWide && !this.wantsDeep) this.deepen();
     this.held = null;
+    this.coarse = true; // while it moves; smooth again once it stands still
+    clearTimeout(this.settling);
+    this.settling = setTimeout(() => { this.coarse = false; this.held = null; this.draw(); }, SETTLE);
     this.draw();
     this.viewer.tell(this);
   }
@@ -218,12 +222,22 @@ class Viewport {
   }
 
   // Which value each pixel of the screen shows, plus one; 0 beside the picture. Kept while only the window moves.
-  sample(matrix, columns, rows, level, held) {
+  sample(matrix, columns, rows, level, held, coarse = false) {
     const inverse = matrix.inverse();
     const [kx, ky] = [level.width / this.width, level.height / this.height];
     const { values, width, height } = level;
     const [ax, ay, bx, by] = [inverse.a * kx, inverse.b * ky, inverse.c * kx, inverse.d * ky];
     const [x0, y0] = [inverse.e * kx - 0.5, inverse.f * ky - 0.5];
+    if (coarse) {
+      for (let row = 0, at = 0; row < rows; row += 1) {
+        let x = x0 + 0.5 + ax * 0.5 + bx * (row + 0.5);
+        let y = y0 + 0.5 + ay * 0.5 + by * (row + 0.5);
+        for (let column = 0; column < columns; column += 1, at += 1, x += ax, y += ay) {
+          held[at] = x < 0 || y < 0 || x >= width || y >= height ? 0 : values[(y | 0) * width + (x | 0)] + 1;
+        }
+      }
+      return;
+    }
     for (let row = 0, at = 0; row < rows; row += 1) {
       let x = x0 + ax * 0.5 + bx * (row + 0.5);
       let y = y0 + ay * 0.5 + by * (row + 0.5);
@@ -267,7 +281,7 @@ class Viewport {
         this.words = new Uint32Array(this.picture.data.buffer);
       }
       const level = this.pixels.level((this.scale * this.sharp * this.width) / this.pixels.levels[0].width);
-      this.sample(new DOMMatrix().scale(this.sharp).multiply(this.matrix()), columns, rows, level, this.buffer);
+      this.sample(new DOMMatrix().scale(this.sharp).multiply(this.matrix()), columns, rows, level, this.buffer, this.coarse);
       this.held = this.buffer;
     }
     const table = this.table();
