@@ -11,13 +11,14 @@ from pipeline.types import Thresholds
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-#: What the low threshold must show on the images that it is fitted on.
-SENSITIVITY, SENSITIVITY_LOWER = 0.95, 0.90
+#: What the low threshold must show on the images that it is fitted on: a little more than what
+#: `pipeline.earned.FAMILY_LOWER` asks of held-out ones; aimed at just that, half of the time it is missed.
+SENSITIVITY, SENSITIVITY_LOWER = 0.95, 0.92
 SPECIFICITY = 0.90
 
 
 def cautious_thresholds(probabilities: FloatArray, positive: BoolArray) -> Thresholds:
-    """Cut low where the lower bound on sensitivity is still 0.90, and high for a specificity of 0.90.
+    """Cut low where the lower bound on sensitivity is still 0.92, and high for a specificity of 0.90.
 
     With too few fractures for the bound, low is the least probability of any.
 

@@ -5,13 +5,13 @@
     python -m training.reading_bundle NAME --head runs/parts.npz --fracture models/bundles/OLD
 
 The reading network, or an older region network with a new head (`training.part_probe`), tells the part and
-refuses what is none. The fracture is read by its own heads, or by
-the fracture networks of another bundle as long as those read better, or by both (`--join`): the mean of the
-two logits, each scaled to deviate equally over validation.
+refuses what is none. The fracture is read by its own heads, or by the fracture networks of another bundle as
+long as those read better, or by both (`--join`): a weighted mean of the two logits, each scaled to deviate
+equally over validation.
 
 Calibration and thresholds are fitted on the validation and test parts together, which no weight was fitted
-on. Every figure is cross-fitted: what is said of the test part rests on validation alone, and the other way
-round.
+on. Every figure is cross-fitted: what is said of the test part rests on validation alone; which part may say
+*negative* rests on all films of both, each judged by thresholds that were fitted without its tenth of them.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 import cv2
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from models import architectures
 from models.bundle import MANIFEST, Bundle, Network, load_bundle
@@ -53,6 +54,8 @@ from training.travel import equalised
 ALONE = ("hip", "shoulder")
 #: So many of the true limbs of validation may lie nearer to being refused.
 _LIMBS_REFUSED = 0.005
+#: How much of a fracture's logit may be the reading network's, where two read it.
+_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)
 #: Phantoms from this seed on are never trained on.
 _HELD_OUT_SEED = 900_000
 
@@ -82,6 +85,7 @@ class Read:
 
 
 _Row = tuple[Read, str, float, Thresholds]
+FloatArray = npt.NDArray[np.float64]
 
 
 def told_parts(scorer: Scorer, pixels: Sequence[UInt8Array]) -> list[dict[str, float]]:
@@ -158,17 +162,33 @@ def _fit(reads: Sequence[Read], models: Mapping[str, RegionModel]) -> dict[str, 
     return fitted
 
 
-def cross_fitted(halves: Sequence[Sequence[Read]], models: Mapping[str, RegionModel]) -> list[list[_Row]]:
-    """Return each half's films with part, probability and thresholds, fitted on the other half."""
-    answers = []
-    for mine, other in (halves, halves[::-1]):
-        fitted, rows = _fit(other, models), []
-        for r in mine:
-            if r.film.source == "film" and r.logit is not None:
-                model = fitted[_best(r.probabilities)]
-                rows.append((r, model.region, calibrate(r.logit, model.calibration), model.thresholds))
-        answers.append(rows)
-    return answers
+def judged(reads: Sequence[Read], fitted_on: Sequence[Read], models: Mapping[str, RegionModel]) -> list[_Row]:
+    """Return films with part, probability and thresholds, those fitted on other films."""
+    fitted, rows = _fit(fitted_on, models), []
+    for r in reads:
+        if r.film.source == "film" and r.logit is not None:
+            model = fitted[_best(r.probabilities)]
+            rows.append((r, model.region, calibrate(r.logit, model.calibration), model.thresholds))
+    return rows
+
+
+def cross_fitted(reads: Sequence[Read], models: Mapping[str, RegionModel], folds: int = 10) -> list[_Row]:
+    """Return every film judged by what was fitted without its fold; a group of near-duplicates is in one.
+
+    Folds hold equally many groups with a fracture: thresholds stand on those.
+    """
+    groups: dict[str, bool] = {}
+    for r in reads:
+        groups[r.film.example.group] = groups.get(r.film.example.group, False) or r.film.example.positive
+    order = np.random.default_rng(0).permutation(sorted(groups))
+    ordered = sorted(order, key=lambda name: groups[name])
+    fold = {name: place % folds for place, name in enumerate(ordered)}
+    rows: list[_Row] = []
+    for number in range(folds):
+        mine = [r for r in reads if fold[r.film.example.group] == number]
+        others = [r for r in reads if fold[r.film.example.group] != number]
+        rows.extend(judged(mine, others, models))
+    return rows
 
 
 def figures_by_part(rows: Sequence[_Row]) -> dict[str, Any]:
@@ -205,6 +225,16 @@ def _figures(rows: Sequence[_Row]) -> dict[str, Any]:
     for name, value in measured(np.arange(len(rows))).items():
         found[name] = {"value": None if np.isnan(value) else value, "interval": intervals.get(name)}
     return found
+
+
+def doubt(rows: Sequence[_Row], models: Mapping[str, RegionModel]) -> dict[str, float]:
+    """Return by part which share of films is answered *doubt*, also for want of leave to say *negative*."""
+    by_part: dict[str, list[bool]] = {}
+    for _, part, p, cuts in rows:
+        answer = p < cuts.high and (p >= cuts.low or not models[part].may_say_negative)
+        by_part.setdefault(part, []).append(answer)
+    everything = [answer for answers in by_part.values() for answer in answers]
+    return {name: float(np.mean(answers)) for name, answers in {**by_part, "all": everything}.items()}
 
 
 def parts_figures(reads: Sequence[Read]) -> dict[str, float]:
@@ -351,9 +381,10 @@ def joined(
 ) -> dict[str, tuple[str, tuple[float, float]]]:
     """Return for each fracture network of another bundle its partner, a head of the reading network.
 
-    Weights make both logits deviate by one half over the validation films that the network reads.
+    Both logits are scaled to deviate equally over the validation films that the network reads; the share of
+    the partner is the one of `_SHARES` with the largest AUC, over all and within parts, on validation.
     """
-    partners = {}
+    scaled: dict[str, tuple[str, float, float, list[int], FloatArray, FloatArray]] = {}
     for network in sorted({model.network for model in content.models.values()}):
         mine = [p for p, model in content.models.items() if model.network == network]
         families = {FAMILY[p] for p in mine}
@@ -366,9 +397,27 @@ def joined(
         for start in range(0, len(rows), 32):
             stack = [model_input(films["val"].pixels[i], side) for i in rows[start : start + 32]]
             said.extend(scorer.detect(head, np.stack(stack)).logits)
-        own = np.std([halves[0][i].logit or 0.0 for i in rows])
-        partners[network] = (head, (0.5 / float(own), 0.5 / float(np.std(said))))
-    return partners
+        own = np.array([halves[0][i].logit or 0.0 for i in rows])
+        partner = np.array(said)
+        scaled[network] = (head, float(own.std()), float(partner.std()), rows, own, partner)
+    seen = [i for *_, rows, _, _ in scaled.values() for i in rows]
+    fractured = np.array([halves[0][i].film.example.positive for i in seen])
+    main = np.array([int(halves[0][i].film.main.argmax()) for i in seen])
+
+    def worth(share: float) -> float:
+        logits = [
+            (1 - share) * own / own_spread + share * partner / spread
+            for _, own_spread, spread, _, own, partner in scaled.values()
+        ]
+        score = np.concatenate(logits)
+        return metrics.auc(score, fractured) + auc_within(score, fractured, main)
+
+    print("AUC and AUC within parts on validation, added:", {s: round(worth(s), 4) for s in _SHARES})
+    share = max(_SHARES, key=worth)
+    return {
+        network: (head, ((1 - share) / own_spread, share / spread))
+        for network, (head, own_spread, spread, *_) in scaled.items()
+    }
 
 
 def build(
@@ -428,9 +477,9 @@ def build(
     rules = routing_rules(halves[0])
     halves = [[replace(r, route=_routed(r.probabilities, rules)) for r in half] for half in halves]
     content = replace(content, routing=rules)
-    _, test_rows = by_half = cross_fitted(halves, content.models)
-    rows = [*by_half[0], *by_half[1]]
-    models = _fit([*halves[0], *halves[1]], content.models)
+    everything = [*halves[0], *halves[1]]
+    test_rows, rows = judged(halves[1], halves[0], content.models), cross_fitted(everything, content.models)
+    models = _fit(everything, content.models)
     broken = [(part, p >= cuts.low) for r, part, p, cuts in rows if r.film.example.positive]
     fractures = {part: sum(name == part for name, _ in broken) for part in PARTS}
     hits = {part: sum(name == part and hit for name, hit in broken) for part in PARTS}
@@ -445,6 +494,7 @@ def build(
             "test": figures_by_part(test_rows),
             "validation and test, cross-fitted": figures_by_part(rows),
             "parts": parts_figures(halves[1]),
+            "doubt": doubt(rows, models),
             "refused": refusals(halves[1]),
             "places": places_figures(halves[1]),
             "styles": {

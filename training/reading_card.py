@@ -64,8 +64,8 @@ def card(
         pairs = ", ".join(f"{network} with {partner}" for network, partner in facts["joined"].items())
         lines += [
             "",
-            f"Two networks read each fracture, and the mean of their logits counts, each scaled to deviate "
-            f"equally over validation: {pairs}.",
+            f"Two networks read each fracture, and a weighted mean of their logits counts, each scaled to "
+            f"deviate equally over validation: {pairs}.",
         ]
     lines += [
         "",
@@ -93,8 +93,8 @@ def card(
         f"`{command}`",
         "",
         "Weights were fitted on the training part alone. Calibration and thresholds are fitted on validation "
-        "and test; each figure below is cross-fitted: what stands for the test part rests on validation, and "
-        "the other way round. Intervals: 95%, bootstrap over groups.",
+        "and test; each figure below is cross-fitted: what stands for the test part rests on validation; of "
+        "both together each tenth rests on the other nine. Intervals: 95%, bootstrap over groups.",
         "",
     ]
     for which in ("test", "validation and test, cross-fitted"):
@@ -106,14 +106,20 @@ def card(
         "",
         "### Which part may say negative",
         "",
-        "| part | held-out fractures | found at low | lower bound | of the family | may say negative |",
-        "|---|---|---|---|---|---|",
+        "*In doubt* counts films below low of a part that may not say negative, too. All parts: "
+        f"{figures['doubt']['all']:.2f}.",
+        "",
+        "| part | held-out fractures | found at low | lower bound | family's | may say negative | in doubt |",
+        "|---|---|---|---|---|---|---|",
     ]
     for part, model in models.items():
         if (e := model.evidence) is not None:
             family = "none" if e.family_lower is None else f"{e.family_lower:.2f}"
             yes = "yes" if model.may_say_negative else "no"
-            lines.append(f"| {part} | {e.fractures} | {e.found} | {e.lower:.2f} | {family} | {yes} |")
+            lines.append(
+                f"| {part} | {e.fractures} | {e.found} | {e.lower:.2f} | {family} | {yes} | "
+                f"{figures['doubt'].get(part, 0):.2f} |"
+            )
     parts = figures["parts"]
     lines += [
         "",

@@ -1,8 +1,9 @@
 """More epochs at 320 px from the network of an earlier bundle, with other draws.
 
-    KERAS_BACKEND=torch python -m training.reading training/configs/fracatlas_3.py --start FOLDER/reading.keras --processes 2
+    KERAS_BACKEND=torch python -m training.reading training/configs/fracatlas_3.py --start B/reading.keras
 
-FOLDER is the bundle of `fracatlas_2.py`. It was an hour and a half of two cores that other work shared.
+B is the bundle of `fracatlas_2.py`. On validation the AUC rose from 0.940 to 0.949, within parts from 0.885
+to 0.910, in an hour and a half of two cores that other work shared.
 """  # fmt: skip
 
 from training.experiment import ROOT
