@@ -144,7 +144,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="images/ and manifest.csv of FracAtlas")
     parser.add_argument("--films", type=int, default=200)
-    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "bundles" / "fracatlas-2")
+    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "bundles" / "fracatlas-3")
     parser.add_argument("--only", nargs="*", default=[""], help="only changes whose name begins so")
     parser.add_argument("--unflagged", action="store_true", help="score only what carries no flag")
     options = parser.parse_args()

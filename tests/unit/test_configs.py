@@ -8,7 +8,7 @@ from training.fit import Schedule
 from training.reading_plan import ReadingPlan
 
 #: Of one network that tells the part and reads it.
-READING = [ROOT / "training" / "configs" / "fracatlas_2.py"]
+READING = [ROOT / "training" / "configs" / f"fracatlas_{n}.py" for n in (2, 3)]
 CONFIGS = sorted(
     p for p in (ROOT / "training" / "configs").glob("*.py") if p.name != "__init__.py" and p not in READING
 )

@@ -12,7 +12,7 @@ from tests.routes import routes
 from training.datasets.parts import FAMILY, PARTS
 from training.experiment import ROOT
 
-NAME = "fracatlas-2"
+NAME = "fracatlas-3"
 
 
 @pytest.fixture(scope="module")
