@@ -318,7 +318,7 @@ def wait_until_answering(running: Server, seconds: float = 180.0) -> None:
     type=click.IntRange(1, 65535),
     help="Port on which to receive images by DICOM; see `fractureai gateway`.",
 )
-@click.option("--small", is_flag=True, help="For one core and 1.5 GB: one worker does everything in turn.")
+@click.option("--small", is_flag=True, help="For one core and 2 GB: one worker does everything in turn.")
 def up(
     *, host: str, port: int | None, workers: int | None, home: Path | None, dicom: int | None, small: bool
 ) -> None:
