@@ -18,14 +18,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from store.accounts import accounts
-from store.accounts.accounts import Role
 from store.base.blobs import get_blobs
 from store.base.session import session_scope
-from store.base.tables import Batch
+from store.base.tables import Batch, Image
 from store.intake import uploads
 from store.queue import dispatch
-from store.reading import reviews, studies, study_view
+from store.reading import full_depth
 from tests.conftest import ROOT
 from tests.running import (
     PATIENCE,
@@ -38,10 +36,9 @@ from tests.running import (
     wait_for,
     wait_until_ended,
 )
-from vocabulary.states import Answer
 
 #: The earlier version is the last commit before this migration: it brought a kind of work unknown till then.
-MIGRATION = "migrations/versions/0010_reviews.py"
+MIGRATION = "migrations/versions/0028_viewer.py"
 #: What the earlier version runs to take a batch in, as its web would.
 SUBMIT = """
 import sys, uuid
@@ -155,8 +152,8 @@ def test_workers_are_replaced_one_by_one(upgrade: Upgrade, calm: dict[str, float
     first = upgrade.taken_in_by_the_earlier(tmp_path / "pictures")
     wait_until_ended(first)
     assert_sound(first, calm)
-    study_id = ask_for_a_signature(first)
-    wait_for(lambda: "unregistered task" in old.log("report"), PATIENCE, "what the earlier does not know")
+    looked_at = look_at_full_depth(first)
+    wait_for(lambda: "unregistered task" in old.log("cpu"), PATIENCE, "what the earlier does not know")
 
     for queue in QUEUES:
         upgrade.replace(queue)
@@ -166,7 +163,7 @@ def test_workers_are_replaced_one_by_one(upgrade: Upgrade, calm: dict[str, float
 
     for batch in upgrade.batches:
         assert wait_until_ended(batch).n_done == len(upgrade.pictures)
-    wait_for(lambda: signed(study_id, first), PATIENCE, "the signed report")
+    wait_for(lambda: at_full_depth(looked_at), PATIENCE, "the picture at full depth")
     sweep_what_the_earlier_left(alone_since, tmp_path / "blobs")
     for batch in upgrade.batches[1:]:
         assert_sound(batch, calm)
@@ -192,21 +189,17 @@ def sweep_what_the_earlier_left(alone_since: datetime, blobs: Path) -> None:
     uploads.delete_expired()
 
 
-def ask_for_a_signature(batch: Batch) -> uuid.UUID:
-    """Have a reader sign a study of the batch: work of a kind that the earlier version does not know."""
-    study_id = images_of(batch)[0].study_id
-    assert study_id
+def look_at_full_depth(batch: Batch) -> uuid.UUID:
+    """Have somebody look at an image closely: work of a kind that the earlier version does not know."""
+    image_id = images_of(batch)[0].id
     with session_scope() as session:
-        reader = accounts.create_user(session, batch.site_id, "ana@example.org", role=Role.CLINICIAN)
-        session.flush()
-        found = study_view.get_study(session, batch.site_id, study_id, trials=False)
-        reviews.record(session, found, reader.id, Answer.ABSENT, sign=True)
+        answer, _ = full_depth.ask(session, image_id)
+    assert answer is full_depth.Answer.MAKING
     dispatch.dispatch()
-    return study_id
+    return image_id
 
 
-def signed(study_id: uuid.UUID, batch: Batch) -> bool:
-    """Whether the study's last report is signed."""
+def at_full_depth(image_id: uuid.UUID) -> bool:
+    """Whether the image's picture has been made."""
     with session_scope() as session:
-        last = studies.latest_finding(session, study_id, batch.bundle)
-    return last is not None and last.signed_at is not None
+        return session.get_one(Image, image_id).pixels_key is not None
