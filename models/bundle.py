@@ -31,6 +31,10 @@ class BundleError(ValueError):
     """The bundle is incomplete, altered, or of a format that this version does not know."""
 
 
+class UnknownFormat(BundleError):
+    """A newer version wrote the bundle; that one can read it."""
+
+
 @dataclass(frozen=True)
 class Network:
     """One file of weights.
@@ -155,7 +159,7 @@ def load_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{folder} holds no readable {MANIFEST}: {error}") from error
     if manifest.get("format") not in READABLE_FORMATS:
         known = " or ".join(map(str, sorted(READABLE_FORMATS)))
-        raise BundleError(f"bundle format {manifest.get('format')!r} is not {known}")
+        raise UnknownFormat(f"bundle format {manifest.get('format')!r} is not {known}")
     try:
         return _assembled(folder, manifest, hashlib.sha256(raw).hexdigest())
     except (KeyError, TypeError, AttributeError) as error:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle, UnknownFormat, load_bundle
 from models.scorer import Scorer, ScorerError, open_scorer
 from settings import get_settings
 from store.bundles.bundles import fetch_bundle
@@ -17,8 +17,17 @@ from worker.flow import NotReady
 
 @lru_cache(maxsize=4)
 def kept_bundle(name: str) -> Bundle:
-    """Return a bundle, fetched and checked once a process."""
-    return load_bundle(fetch_bundle(name, get_settings().cache_folder / "bundles"))
+    """Return a bundle, fetched and checked once a process.
+
+    Raises
+    ------
+    NotReady
+        Its format is newer than this worker, as it may be during an upgrade: another worker can read it.
+    """
+    try:
+        return load_bundle(fetch_bundle(name, get_settings().cache_folder / "bundles"))
+    except UnknownFormat as error:
+        raise NotReady(str(error)) from error
 
 
 #: The warm-up's thread and the task's share one scorer.

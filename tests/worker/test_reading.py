@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import struct
 import uuid
 import zlib
@@ -30,6 +32,7 @@ from store.base.blobs import get_blobs
 from store.base.errors import BlobUnavailable, UploadsDeleted, WrongState
 from store.base.session import get_engine, session_scope
 from store.base.tables import Base, Batch, Finding, Image, StudyFinding, Work, WorkKind, WorkState
+from store.bundles.bundles import add_bundle
 from store.intake import batch_end, batches, uploads
 from store.intake.batches import ManifestRow
 from store.operations import fsck, monitoring
@@ -195,6 +198,28 @@ def test_the_library_says_what_the_service_says(site_id: uuid.UUID, untrained_bu
         if image.overlay_key:
             assert get_blobs().get(image.overlay_key) == reading.overlay
     assert images["chest.dcm"].triage == "not_assessable"
+
+
+def test_a_bundle_of_a_newer_format_waits_for_a_newer_worker(
+    site_id: uuid.UUID, untrained_bundle: Path, tmp_path: Path
+) -> None:
+    from worker import flow, stages
+
+    newer = tmp_path / "newer"
+    shutil.copytree(untrained_bundle, newer)
+    manifest = json.loads((newer / "manifest.json").read_text())
+    (newer / "manifest.json").write_text(json.dumps({**manifest, "name": "newer", "format": 99}))
+    add_bundle(newer)
+    batch = draft(site_id, {"hand.png": png(1)}, bundle="newer")
+    with session_scope() as session:
+        batches.submit(session, batch.id, site_id)
+        unit = session.scalars(select(Work.id).where(Work.batch_id == batch.id)).one()
+    flow.run(unit, Stage.PREPARE, stages.run)
+    with session_scope() as session:
+        row = session.get_one(Work, unit)
+        assert (row.state, row.attempt) == (WorkState.DUE, 0)
+        assert "bundle format 99" in (row.unavailable_reason or "")
+    assert [image.status for image in images_of(batch)] == ["running"]
 
 
 MARKER = "QUILLFEATHER"
