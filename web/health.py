@@ -20,9 +20,10 @@ from sqlalchemy.orm import Session
 from settings import Settings
 from store.base.blobs import storage_problem
 from store.base.session import session_scope
-from store.base.tables import ENDED_WORK, Batch, Work, Worker, WorkState
+from store.base.tables import ENDED_WORK, Batch, Work, Worker, WorkKind, WorkState
 from store.operations import monitoring
 from store.queue.dispatch import KIND_QUEUES, QUEUES
+from store.results.delivery_tables import Destination
 from vocabulary.states import BatchStatus
 from web.auth import is_public
 
@@ -44,16 +45,24 @@ def _slots(session: Session) -> dict[str, int]:
     return slots
 
 
+def _needed(session: Session) -> set[str]:
+    """Return the queues that somebody has to listen to: deliveries only where results go to an archive."""
+    needed = set(ALL_QUEUES)
+    if session.scalar(select(Destination.id).where(Destination.removed_at.is_(None)).limit(1)) is None:
+        needed.discard(KIND_QUEUES[WorkKind.DELIVER])
+    return needed
+
+
 def missing_parts(settings: Settings) -> dict[str, str]:
     """Return what does not answer, and how: nothing when the service can do its work."""
     missing: dict[str, str] = {}
     try:
         with session_scope() as session:
-            slots = _slots(session)
+            slots, needed = _slots(session), _needed(session)
             recovery = monitoring.recovery_problem(session)
         if recovery is not None:
             missing["recovery"] = recovery
-        missing |= {f"worker-{queue}": "none seen in 30 s" for queue, n in slots.items() if not n}
+        missing |= {f"worker-{queue}": "none seen in 30 s" for queue in sorted(needed) if not slots[queue]}
     except SQLAlchemyError as error:
         missing["database"] = type(getattr(error, "orig", None) or error).__name__
     try:

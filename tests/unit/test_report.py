@@ -139,7 +139,7 @@ def test_a_positive_image_fills_one_page_with_what_was_found():
         "91 of 100 such images show a fracture; flagged from 56.",
         "Calibrated probability of a fracture: 91%",
         "Calibrated where 17% of images show a fracture",
-        "Hand (99.3%)",
+        "Hand (> 99%)",
         "400 × 500 pixels",
         "1: 66 × 62 at 147, 156, attention 0.81",
         "not the outline of a fracture",

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, text
+from sqlalchemy import func, select, text
 
 from cli.embedded import free_port
 from settings import get_settings
 from store.base import session as session_module
 from store.base.session import session_scope
-from store.base.tables import Worker
+from store.base.tables import Site, Worker
 from store.operations import monitoring
+from store.results.delivery_tables import Destination
 from tests.reading import read_batch
 from tests.web.asking import Asker, png
 from tests.web.test_api import problem
@@ -62,6 +63,19 @@ def test_ready_only_with_every_kind_of_worker(health: Any) -> None:
     with session_scope() as session:
         session.execute(text("UPDATE workers SET seen_at = now() - interval '31 s' WHERE name = 'one'"))
     assert set(client.get("/readyz").json["missing"]) == {f"worker-{queue}" for queue in every - {"gpu"}}
+
+
+def test_deliveries_are_missed_only_where_results_go_to_an_archive(health: Any) -> None:
+    recovered()
+    add_worker("one", "cpu", "gpu", "report", "notices", "exports")
+    assert health.get("/readyz").status_code == 200
+    with session_scope() as session:
+        site = session.scalars(select(Site.id)).one()
+        archive = Destination(site_id=site, name="archive", protocol="dimse", address="a:104", kinds=["sr"])
+        session.add(archive)
+    assert set(health.get("/readyz").json["missing"]) == {"worker-deliveries"}
+    add_worker("two", "deliveries")
+    assert health.get("/readyz").status_code == 200
 
 
 def test_ready_only_while_recovery_goes_through(health: Any) -> None:

@@ -192,7 +192,7 @@ def test_a_child_and_a_shared_identifier_are_flagged_wherever_the_image_is(
         assert "whose images?" in text
     for path in (image["links"]["page"], f"/studies/{image['study_id']}"):
         text = browser.client.get(path).text
-        assert "the AI is not validated in children" in text
+        assert "not validated in children" in text
         assert "carry the same study identifier" in text
 
 
