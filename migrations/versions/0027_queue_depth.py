@@ -14,13 +14,14 @@ depends_on = None
 # the broker, or is between two stages without a lease.
 _VIEW = """
 CREATE VIEW queue_depth AS
-WITH queues (queue) AS (VALUES ('cpu'), ('gpu'), ('report'), ('notices'), ('exports')),
+WITH queues (queue) AS (VALUES ('cpu'), ('gpu'), ('report'), ('notices'), ('deliveries'), ('exports')),
 open_units AS (
     SELECT
         CASE
             WHEN w.kind IN ('notice', 'password', 'account_mail') THEN 'notices'
+            WHEN w.kind = 'deliver' THEN 'deliveries'
             WHEN w.kind IN ('export', 'evaluate') THEN 'exports'
-            WHEN w.stage IN ('prepare', 'explain') THEN 'cpu'
+            WHEN w.kind = 'pixels' OR w.stage IN ('prepare', 'explain') THEN 'cpu'
             WHEN w.stage IN ('classify', 'detect') THEN 'gpu'
             ELSE 'report'
         END AS queue,
