@@ -138,13 +138,14 @@ def percents(values: Sequence[float]) -> list[str]:
 def _hundredths(values: Sequence[float]) -> list[str]:
     texts: list[str] = []
     for digits in range(4):
-        texts = [_hundredth(value, digits) for value in values]
+        texts = [hundredths(value, digits) for value in values]
         if len(set(texts)) == len(set(values)):
             break
     return texts
 
 
-def _hundredth(value: float, digits: int) -> str:
+def hundredths(value: float, digits: int = 0) -> str:
+    """Return a share (0-1) in hundredths, never rounded to certainty."""
     step = 10.0**-digits
     if 0 < 100 * value < step:
         return f"< {step:.{digits}f}"

@@ -34,6 +34,7 @@ from vocabulary.words import (
     GLYPHS,
     TRIAGE_WORDS,
     answer_words,
+    hundredths,
     odds_sentence,
     percents,
     scale_place,
@@ -293,14 +294,7 @@ def corners(region: AttentionRegion, width: int, height: int) -> str:
 
 def percent(value: float | None, digits: int = 0) -> str:
     """Return a share (0-1) as a percentage that is never rounded to certainty."""
-    if value is None:
-        return ""
-    step = 10.0**-digits
-    if 0 < 100 * value < step:
-        return f"< {step:.{digits}f}%"
-    if 100 - step < 100 * value < 100:
-        return f"> {100 - step:.{digits}f}%"
-    return f"{100 * value:.{digits}f}%"
+    return "" if value is None else f"{hundredths(value, digits)}%"
 
 
 def duration(seconds: int | None) -> str:

@@ -6,13 +6,13 @@ import uuid
 from collections.abc import Collection, Sequence
 from enum import StrEnum
 
-from sqlalchemy import delete, func, select, tuple_
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.accounts.accounts import write_audit
 from store.base.errors import NotFound, ServiceError
-from store.base.paging import Page, decode_cursor, encode_cursor, moment
+from store.base.paging import Keyset, Page, moment
 from store.base.sealing import sealer
 from store.base.tables import Batch, Bundle, Image, Study, StudyFinding, Work, WorkKind, WorkState
 from store.queue import work
@@ -310,6 +310,9 @@ def note_commitment(
     return n
 
 
+_BY_CREATION = Keyset((Delivery.created_at, Delivery.id), (moment, uuid.UUID), descending=True)
+
+
 def list_deliveries(
     session: Session,
     site_id: uuid.UUID,
@@ -326,15 +329,10 @@ def list_deliveries(
     )
     if state:
         query = query.where(Delivery.state == state)
-    if cursor:
-        after = tuple(decode_cursor(cursor, moment, uuid.UUID))
-        query = query.where(tuple_(Delivery.created_at, Delivery.id) < after)
-    query = query.order_by(Delivery.created_at.desc(), Delivery.id.desc()).limit(limit + 1)
-    rows: list[tuple[Delivery, Destination]] = [(row, to) for row, to in session.execute(query)]
-    if len(rows) <= limit:
-        return Page(rows, None)
-    last = rows[limit - 1][0]
-    return Page(rows[:limit], encode_cursor(last.created_at.isoformat(), last.id))
+    rows: list[tuple[Delivery, Destination]] = [
+        (row, to) for row, to in session.execute(_BY_CREATION.after(query, cursor).limit(limit + 1))
+    ]
+    return _BY_CREATION.page(rows, limit, lambda row: row[0])
 
 
 def count(session: Session, site_id: uuid.UUID) -> dict[str, int]:
