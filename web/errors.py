@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException, SecurityError
 from store.base.blobs import is_full
 from store.base.errors import BlobFull, ServiceError
 from store.base.seldom import log_seldom
+from store.base.session import is_disk_full
 from web.contract.base import LineError, MemberError, Problem
 
 
@@ -243,7 +244,6 @@ HTTP_ERRORS = {
     503: ("service_unavailable", "The service cannot answer now.", "Try again in a minute."),
 }
 
-_DISK_FULL = "53100"  # what Postgres calls it
 _DATABASE_GONE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError)
 
 
@@ -326,10 +326,12 @@ def register(app: Flask) -> None:
     @app.errorhandler(sqlalchemy.exc.SQLAlchemyError)
     def database_error(error: sqlalchemy.exc.SQLAlchemyError) -> Response:
         gone = isinstance(error, _DATABASE_GONE)
-        full = getattr(getattr(error, "orig", None), "sqlstate", None) == _DISK_FULL
+        kind = type(getattr(error, "orig", None) or error).__name__
         # the error's own text may quote a row: only its kind is logged
-        current_app.logger.error("database: %s", type(getattr(error, "orig", None) or error).__name__)
-        return respond(BlobFull() if full else DatabaseUnavailable() if gone else InternalError())
+        log_seldom(current_app.logger, logging.ERROR, f"database {kind}", "database: %s", kind)
+        return respond(
+            BlobFull() if is_disk_full(error) else DatabaseUnavailable() if gone else InternalError()
+        )
 
     @app.errorhandler(OSError)
     def no_room(error: OSError) -> Response:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from settings import get_settings
 from store.base.errors import BlobFull, BlobUnavailable
 from store.base.seldom import log_seldom
-from store.base.session import is_unavailable, session_scope
+from store.base.session import is_disk_full, is_unavailable, session_scope
 from store.base.tables import WorkKind
 from store.queue import work
 from store.queue.dispatch import dispatch
@@ -91,7 +91,7 @@ def run(work_id: uuid.UUID, stage: Stage | None, execute: Callable[[Lease], bool
         with session_scope() as session:
             taken = work.take(session, work_id, stage)
     except SQLAlchemyError as error:
-        log.warning("%s of %s waits: %s", stage, work_id, describe(error))
+        _log_wait(error, "%s of %s waits: %s", stage, work_id)
         if not is_away(error):
             _failed_untaken(work_id, f"could not be taken: {describe(error)}")
         return False
@@ -115,11 +115,7 @@ def run(work_id: uuid.UUID, stage: Stage | None, execute: Callable[[Lease], bool
         _failed(taken, Reason.PROCESSING_ERROR, "out of memory")
     except Exception as error:
         if is_away(error):
-            told = ("%s of %s is given back: %s", stage, work_id, describe(error))
-            if isinstance(error, BlobFull):  # every unit meets it, every two seconds, until there is room
-                log_seldom(log, logging.WARNING, "full", *told)
-            else:
-                log.warning(*told)
+            _log_wait(error, "%s of %s is given back: %s", stage, work_id)
             _give_back(taken, AWAY_DELAY, describe(error))
         else:
             log.exception("%s of %s failed", stage, work_id)
@@ -130,13 +126,21 @@ def run(work_id: uuid.UUID, stage: Stage | None, execute: Callable[[Lease], bool
     return goes_on
 
 
+def _log_wait(error: BaseException, message: str, *values: object) -> None:
+    if isinstance(error, BlobFull) or is_disk_full(error):
+        # every unit meets it, every two seconds, until there is room
+        log_seldom(log, logging.WARNING, f"full {message}", message, *values, describe(error))
+    else:
+        log.warning(message, *values, describe(error))
+
+
 def _give_back(lease: Lease, delay: float, why: str) -> None:
     try:
         with session_scope() as session:
             if not work.give_back(session, lease, delay, why):
                 log.error("%s waited for too long and failed: %s", lease.work_id, why)
     except SQLAlchemyError as error:
-        log.warning("could not give %s back (%s); its lease runs out", lease.work_id, describe(error))
+        _log_wait(error, "%s could not be given back, its lease runs out: %s", lease.work_id)
 
 
 def _failed(lease: Lease, reason: Reason, error: str) -> None:

@@ -23,6 +23,7 @@ from settings import get_settings, start_log
 from store.accounts import throttle
 from store.base.blobs import get_blobs
 from store.base.errors import BlobMissing, ServiceError
+from store.base.seldom import log_seldom
 from store.base.session import own_connection, session_scope
 from store.base.tables import ENDED_WORK, Batch, SignInToken, UserSession, Work, Worker
 from store.intake import batch_end, batches, received, uploads
@@ -141,10 +142,17 @@ def attempt(name: str, step: Callable[[], T]) -> T | None:
         result = step()
     except (SQLAlchemyError, ServiceError) as failure:
         error = describe(failure)
-        log.warning("%s: something is unavailable (%s); trying again", name, error)
+        log_seldom(
+            log,
+            logging.WARNING,
+            f"{name} {error}",
+            "%s: something is unavailable (%s); trying again",
+            name,
+            error,
+        )
     except Exception as failure:
         error = describe(failure)
-        log.exception("%s failed; trying again", name)
+        log_seldom(log, logging.ERROR, f"{name} {error}", "%s failed; trying again", name, traceback=True)
     try:
         with session_scope() as session:
             if error:
@@ -152,7 +160,14 @@ def attempt(name: str, step: Callable[[], T]) -> T | None:
             else:
                 monitoring.note_success(session, name)
     except SQLAlchemyError as failure:
-        log.warning("could not write down how %s went (%s)", name, describe(failure))
+        log_seldom(
+            log,
+            logging.WARNING,
+            f"note {name}",
+            "could not write down how %s went (%s)",
+            name,
+            describe(failure),
+        )
     return result
 
 
@@ -192,7 +207,13 @@ def loop(ended: Callable[[float], bool]) -> None:
                     holder.execute(text("SELECT 1"))  # the lock lives as long as this connection
                     _round(times)
         except SQLAlchemyError as error:
-            log.warning("the database does not answer (%s); trying again", describe(error))
+            log_seldom(
+                log,
+                logging.WARNING,
+                "database",
+                "the database does not answer (%s); trying again",
+                describe(error),
+            )
             if ended(wait):
                 return
 

@@ -13,7 +13,9 @@ _told: dict[str, float] = {}
 _left_out: dict[str, int] = {}
 
 
-def log_seldom(log: logging.Logger, level: int, kind: str, message: str, *values: object) -> None:
+def log_seldom(
+    log: logging.Logger, level: int, kind: str, message: str, *values: object, traceback: bool = False
+) -> None:
     """Log a message unless one of its kind was logged within the last minute."""
     with _lock:
         now = time.monotonic()
@@ -23,4 +25,4 @@ def log_seldom(log: logging.Logger, level: int, kind: str, message: str, *values
         _told[kind] = now
         left_out = _left_out.pop(kind, 0)
     more = f" ({left_out} like it in the last minutes)" if left_out else ""
-    log.log(level, message + more, *values)
+    log.log(level, message + more, *values, exc_info=traceback)

@@ -25,6 +25,7 @@ _engine_pid: int | None = None
 #: error, and a standby that was not yet made the primary.
 UNAVAILABLE_CLASSES = ("08", "53", "57P", "58")
 UNAVAILABLE_STATES = frozenset({"25006"})
+DISK_FULL = "53100"
 
 
 def is_unavailable(error: BaseException) -> bool:
@@ -41,6 +42,11 @@ def is_unavailable(error: BaseException) -> bool:
     if state is None:  # the connection was refused, or lost
         return isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
     return state in UNAVAILABLE_STATES or state.startswith(UNAVAILABLE_CLASSES)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether the database had no room for what it was to write."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) == DISK_FULL
 
 
 def _url(address: str) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -129,7 +130,7 @@ class TestPostgres:
             batch = submit(site_id, flat)
             made = ask.draft()
             fill(small_disk / "filler")
-            sent = 0
+            sent, since = 0, time.monotonic()
 
             def refused() -> Any:
                 nonlocal sent
@@ -139,8 +140,10 @@ class TestPostgres:
 
             assert_refused(wait_for(refused, PATIENCE, "an upload for whose rows there is no room"))
             assert_nothing_half_written()
-            met = re.compile(r"(is given back|waits): OperationalError")
+            met = re.compile(r"(is given back|waits): DiskFull")
             wait_for(lambda: met.search(service.log(ALL)), PATIENCE, "a worker that cannot write")
+            said = service.log("reconcile").count("recover: something is unavailable (DiskFull")
+            assert said <= 1 + (time.monotonic() - since) / 60, "one line a minute"
             before = ask.get(f"/batches/{made}").json["counts"]["total"]
             (small_disk / "filler").unlink()
             assert ask.send(made, ("after.png", flat["000.png"])).status_code == 200
