@@ -60,6 +60,7 @@ from web.contract.binding import (
     send,
 )
 from web.contract.bundles import Bundle, Bundles
+from web.contract.exports import TableQuery
 from web.contract.images import Image, ImageFilters, ImageQuery, Images
 from web.errors import InvalidRequest, UnsupportedMediaType
 from web.openapi import document
@@ -379,14 +380,14 @@ def send_stream(wish: ExportRequest) -> Response:
     return response
 
 
-def _download(batch_id: uuid.UUID, kind: Format) -> Response:
+def _download(batch_id: uuid.UUID, kind: Format, *, bom: bool) -> Response:
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
         if not sees_findings(batch):
             raise FindingsWithheld
         audit(session, f"results_{kind}_downloaded", batch.id)
     return send_stream(
-        ExportRequest(Selection(identity().site_id, batch_id, trials=not batch.promoted), kind)
+        ExportRequest(Selection(identity().site_id, batch_id, trials=not batch.promoted), kind, bom=bom)
     )
 
 
@@ -423,11 +424,12 @@ def unmatched_csv(batch_id: uuid.UUID) -> Response:
     "resultsCsv",
     "Download one line an uploaded file",
     {200: Reply("The lines, streamed.", ("text/csv",))},
+    query=TableQuery,
 )
 @needs(Permission.READ)
-def results_csv(batch_id: uuid.UUID) -> Response:
+def results_csv(batch_id: uuid.UUID, query: TableQuery) -> Response:
     """Stream one line an uploaded file."""
-    return _download(batch_id, Format.CSV)
+    return _download(batch_id, Format.CSV, bom=query.bom)
 
 
 @api.get("/batches/<uuid:batch_id>/results.zip")
@@ -436,11 +438,12 @@ def results_csv(batch_id: uuid.UUID) -> Response:
     "resultsZip",
     "Download results.csv, errors.csv, heat maps, reports and manifest.json",
     {200: Reply("The archive, streamed.", ("application/zip",))},
+    query=TableQuery,
 )
 @needs(Permission.READ)
-def results_zip(batch_id: uuid.UUID) -> Response:
+def results_zip(batch_id: uuid.UUID, query: TableQuery) -> Response:
     """Stream the CSV, the heat maps, the reports and the manifest."""
-    return _download(batch_id, Format.ZIP)
+    return _download(batch_id, Format.ZIP, bom=query.bom)
 
 
 # images

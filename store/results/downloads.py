@@ -1,7 +1,8 @@
-"""What people take away, as streams of bytes: CSV, JSON Lines, Parquet, and a ZIP made as it is sent."""
+"""What people take away, as streams of bytes: tables of several kinds, and a ZIP made as it is sent."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import itertools
@@ -46,6 +47,7 @@ class Format(StrEnum):
     """What kind of file."""
 
     CSV = "csv"
+    XLSX = "xlsx"
     JSONL = "jsonl"
     PARQUET = "parquet"
     ZIP = "zip"
@@ -56,6 +58,7 @@ class Format(StrEnum):
         """Return the file's media type."""
         return {
             "csv": "text/csv; charset=utf-8",
+            "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
             "jsonl": "application/jsonl; charset=utf-8",
             "parquet": "application/vnd.apache.parquet",
             "zip": "application/zip",
@@ -81,12 +84,19 @@ class InvalidExportRequest(ValueError):
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What somebody wants to take away: which images, as what kind of file, with which columns and parts."""
+    """What somebody wants to take away: which images, as what kind of file, with which columns and parts.
+
+    Attributes
+    ----------
+    bom
+        Whether CSV begins with the mark by which Excel knows UTF-8; other programs may show it.
+    """
 
     selection: Selection
     format: Format
     columns: tuple[str, ...] = RESULT_COLUMNS
     parts: tuple[Part, ...] = DEFAULT_PARTS
+    bom: bool = False
 
     @classmethod
     def parse(cls, site_id: UUID, said: Mapping[str, Any], *, trials: bool) -> ExportRequest:
@@ -102,7 +112,7 @@ class ExportRequest:
         InvalidExportRequest
             Naming the member that cannot be used.
         """
-        unknown = set(said) - {"format", "columns", "parts", *_FILTERS}
+        unknown = set(said) - {"format", "columns", "parts", "bom", *_FILTERS}
         if unknown:
             raise InvalidExportRequest(f"unknown member {min(unknown)[:40]!r}")
         try:
@@ -117,7 +127,10 @@ class ExportRequest:
             raise InvalidExportRequest("a merged PDF is made of one batch: name it as 'batch'")
         columns = _several("columns", said.get("columns"), tuple(COLUMNS)) or RESULT_COLUMNS
         parts = _several("parts", said.get("parts"), tuple(Part)) or DEFAULT_PARTS
-        return cls(selection, kind, columns, tuple(Part(part) for part in parts))
+        bom = said.get("bom", False)
+        if not isinstance(bom, bool):
+            raise InvalidExportRequest("bom must be true or false")
+        return cls(selection, kind, columns, tuple(Part(part) for part in parts), bom)
 
     def document(self) -> dict[str, Any]:
         """Return the request as JSON that `parse` reads."""
@@ -125,7 +138,9 @@ class ExportRequest:
         for name in ("site_id", "trials"):
             chosen.pop(name)
         chosen["batch"] = chosen.pop("batch_id")
-        kept = {name: str(value) for name, value in chosen.items() if value is not None}
+        kept: dict[str, Any] = {name: str(value) for name, value in chosen.items() if value is not None}
+        if self.bom:
+            kept["bom"] = True
         return {**kept, "format": self.format.value, "columns": list(self.columns), "parts": list(self.parts)}
 
     @property
@@ -216,6 +231,7 @@ def stream(request: ExportRequest, progress: Progress | None = None) -> Iterator
     """
     makers = {
         Format.CSV: _stream_csv,
+        Format.XLSX: _stream_xlsx,
         Format.JSONL: _stream_jsonl,
         Format.PARQUET: _stream_parquet,
         Format.ZIP: _stream_zip,
@@ -269,10 +285,10 @@ def _csv_bytes(values: Sequence[Cell]) -> bytes:
     return text.take()
 
 
-def _csv_pieces(lines: Iterator[Line], columns: Sequence[str]) -> Iterator[bytes]:
+def _csv_pieces(lines: Iterator[Line], columns: Sequence[str], *, bom: bool) -> Iterator[bytes]:
     text = _CsvText()
     text.write(columns)
-    yield text.take()
+    yield (codecs.BOM_UTF8 if bom else b"") + text.take()
     for line in lines:
         text.write(_cells(line, columns))
         if len(text) >= PIECE:
@@ -281,7 +297,15 @@ def _csv_pieces(lines: Iterator[Line], columns: Sequence[str]) -> Iterator[bytes
 
 
 def _stream_csv(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
-    return _csv_pieces(_lines(request, progress), request.columns)
+    return _csv_pieces(_lines(request, progress), request.columns, bom=request.bom)
+
+
+def _stream_xlsx(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
+    from store.results.spreadsheet import workbook_pieces
+
+    return workbook_pieces(
+        request.columns, (_cells(line, request.columns) for line in _lines(request, progress))
+    )
 
 
 def _stream_jsonl(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
@@ -355,7 +379,10 @@ def _stream_zip(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
         if Part.TABLES in request.parts:
             size = 600 * max(progress.total, batch.n_total if batch else 0)  # a guess, for a CSV beyond 4 GiB
             yield from archive.add(
-                "results.csv", _csv_pieces(lines, request.columns), compress=True, size=size
+                "results.csv",
+                _csv_pieces(lines, request.columns, bom=request.bom),
+                compress=True,
+                size=size,
             )
             yield from archive.add("errors.csv", file_pieces(errors), compress=True, size=size)
         else:

@@ -32,6 +32,8 @@ from store.results.downloads import ExportRequest, Format
 #: Rows of files that are gone stay in the list for so long.
 FORGET_AFTER = timedelta(days=30)
 MAX_LISTED = 100
+#: Rows of a workbook that is made while somebody waits: its first byte comes when all are written.
+INLINE_WORKBOOK_ROWS = 2000
 
 
 class ExportState(StrEnum):
@@ -70,6 +72,8 @@ def is_small(session: Session, request: ExportRequest) -> bool:
     if request.format in {Format.PARQUET, Format.PDF}:
         return False
     most = settings.export_inline_images if request.format is Format.ZIP else settings.export_inline_rows
+    if request.format is Format.XLSX:
+        most = min(most, INLINE_WORKBOOK_ROWS)
     return results.count(session, request.selection) <= most
 
 

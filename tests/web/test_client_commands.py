@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -281,8 +282,12 @@ def test_download_saves_a_whole_file_or_none(serving: Serving, tmp_path: Path) -
     done = fractureai("download", "latest", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     assert (tmp_path / f"fractureai-{str(batch.id)[:8]}.zip").is_file()
-    assert fractureai("download", "latest", "--csv", "--out", tmp_path / "t.csv").exit_code == 0
-    assert (tmp_path / "t.csv").read_text().startswith("filename,status,reason,region")
+    assert fractureai("download", "latest", "--csv", "--bom", "--out", tmp_path / "t.csv").exit_code == 0
+    assert (tmp_path / "t.csv").read_bytes().startswith(codecs.BOM_UTF8)
+    assert fractureai("download", "latest", "--xlsx", "--out", tmp_path).exit_code == 0
+    assert zipfile.is_zipfile(next(tmp_path.glob("*.xlsx")))
+    assert fractureai("download", "latest", "--xlsx", "--bom").exit_code == 2
+    assert (tmp_path / "t.csv").read_text("utf-8-sig").startswith("filename,status,reason,region")
 
     half = tmp_path / "half.zip"
     with Client(serving.url, serving.key) as client:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
+import tracemalloc
 import uuid
 import zipfile
+from datetime import datetime
 from typing import Any
 
+import openpyxl
 import pyarrow.parquet as pq
 import pypdf
 import pytest
@@ -19,7 +23,7 @@ from store.base.blobs import BlobStore
 from store.base.session import session_scope
 from store.base.tables import Export, Image, StudyFinding, Work, WorkState
 from store.operations.fsck import check
-from store.results import exports
+from store.results import exports, spreadsheet
 from tests.web.asking import Asker, Browser, png
 from tests.web.test_results import finished, rows
 from worker import exports as worker_exports
@@ -286,3 +290,72 @@ def test_an_erasure_takes_the_files_that_may_hold_the_study(ask: Asker, batch: s
     assert {key.split("/")[2] for key in keys} == set(held[:3])
     assert {ask.get(f"/exports/{id_}").json["state"] for id_ in held} == {"expired", "cancelled"}
     assert {ask.get(f"/exports/{id_}").json["state"] for id_ in kept} == {"ready"}
+
+
+HARD = ("0001238", '=HYPERLINK("http://x","y")', "+1", "@SUM(A1)", "-2", "1e5", "\t=1", "a\x01b", "Ünïcode")
+
+
+def sheet_of(data: bytes) -> list[tuple[Any, ...]]:
+    book = openpyxl.load_workbook(io.BytesIO(data))
+    assert book.sheetnames == ["results"]
+    return [tuple(cells) for cells in book["results"].iter_rows()]
+
+
+def test_an_excel_table_keeps_ids_and_runs_nothing(ask: Asker) -> None:
+    names = [f"{n}.png" for n in range(len(HARD))]
+    wished = dict(zip(names, HARD, strict=True))
+    batch = finished(
+        ask,
+        *((name, png(name)) for name in names),
+        facts=lambda path: {"accession": wished[path].replace("\x01", ""), "study_date": "20260301"},
+    )
+    columns = "filename,accession,study_date,uploaded_at,probability,size"
+    data = ask.get(f"/results?format=xlsx&batch={batch}&columns={columns}").data
+    head, *lines = sheet_of(data)
+    assert [cell.value for cell in head] == columns.split(",")
+    for name, line in zip(names, lines, strict=True):
+        path, accession, day, moment, probability, size = line
+        assert (path.value, accession.value) == (name, wished[name].replace("\x01", ""))
+        assert (accession.data_type, accession.hyperlink) == ("s", None)
+        assert day.value == datetime(2026, 3, 1)
+        assert (moment.is_date, moment.number_format) == (True, 'yyyy-mm-dd hh:mm:ss "UTC"')
+        assert isinstance(probability.value, float)
+        assert size.value == len(png(name))
+    assert b"<f>" not in b"".join(zipfile.ZipFile(io.BytesIO(data)).read(n) for n in zip_names(data))
+
+
+def zip_names(data: bytes) -> list[str]:
+    return zipfile.ZipFile(io.BytesIO(data)).namelist()
+
+
+def test_a_full_sheet_goes_on_in_another_and_memory_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spreadsheet, "MAX_ROWS", 3)
+    rows_ = [(f"0{n}", "x" * 40_000, "19", "a\x01\ufffe") for n in range(7)]
+    data = b"".join(spreadsheet.workbook_pieces(("id", "long", "study_date", "odd"), iter(rows_)))
+    book = openpyxl.load_workbook(io.BytesIO(data))
+    assert book.sheetnames == ["results", "results 2", "results 3"]
+    found = [row for name in book.sheetnames for row in book[name].iter_rows(min_row=2, values_only=True)]
+    assert [row[0] for row in found] == [row[0] for row in rows_]
+    assert {len(row[1]) for row in found} == {spreadsheet.MAX_TEXT}
+    assert {row[2] for row in found} == {"19"}  # no day: the text that it is
+    monkeypatch.undo()
+    tracemalloc.start()
+    for _ in spreadsheet.workbook_pieces(("a", "b"), ((f"{n}", "text") for n in range(30_000))):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def test_a_csv_that_excel_reads(ask: Asker, browser: Browser, batch: str) -> None:
+    plain = ask.get(f"/batches/{batch}/results.csv").data
+    for address in (f"/batches/{batch}/results.csv?bom=true", f"/results?format=csv&batch={batch}&bom=true"):
+        assert ask.get(address).data == codecs.BOM_UTF8 + plain
+    with zipfile.ZipFile(io.BytesIO(fetch(ask, format="zip", batch=batch, bom=True))) as archive:
+        assert archive.read("results.csv") == codecs.BOM_UTF8 + plain
+    answer = browser.post("/downloads", format="csv", batch=batch, bom="true")
+    assert answer.data == codecs.BOM_UTF8 + plain
+    table = browser.post("/downloads", format="xlsx", batch=batch)
+    assert "spreadsheetml" in table.content_type
+    assert len(sheet_of(table.data)) == 5
+    assert 'value="xlsx">Excel</button>' in browser.client.get(f"/batches/{batch}").text

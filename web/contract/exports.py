@@ -35,6 +35,9 @@ class _Choice(BaseModel):
     region: Annotated[str, StringConstraints(max_length=40)] | None = None
     since: Day | None = Field(None, description="Day of upload, UTC, included; as is until.")
     until: Day | None = None
+    bom: bool | None = Field(
+        None, description="Whether CSV begins with a byte order mark, by which Excel knows UTF-8."
+    )
 
 
 class NewExport(_Choice, Body):
@@ -55,6 +58,14 @@ class ResultsQuery(_Choice, Query):
     parts: Annotated[list[Part], *_SPLIT] | None = Field(None, description="Several, separated by commas.")
 
 
+class TableQuery(Query):
+    """How a batch's CSV is written."""
+
+    bom: bool = Field(
+        False, description="Whether it begins with a byte order mark, by which Excel knows UTF-8."
+    )
+
+
 def _absent(value: object) -> bool:
     return value is None
 
@@ -69,6 +80,7 @@ class Wanted(Document):
     region: str | SkipJsonSchema[None] = Field(None, exclude_if=_absent)
     since: str | SkipJsonSchema[None] = Field(None, exclude_if=_absent)
     until: str | SkipJsonSchema[None] = Field(None, exclude_if=_absent)
+    bom: bool | SkipJsonSchema[None] = Field(None, exclude_if=_absent)
     columns: list[str]
     parts: list[Part]
 
