@@ -218,7 +218,7 @@ def _client(app: Any, engine: Engine, batch: uuid.UUID) -> FlaskClient:
     from store.accounts import accounts
     from store.base.session import session_scope
     from store.base.tables import Batch, User
-    from web.auth import SESSION_COOKIE
+    from web.auth.identity import SESSION_COOKIE
 
     with session_scope() as session:
         site = session.get_one(Batch, batch).site_id

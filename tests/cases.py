@@ -27,7 +27,7 @@ from pipeline.types import Rejected, Skipped, UInt8Array
 from training.experiment import ROOT
 from vocabulary.reasons import Reason
 from vocabulary.states import Triage
-from web.archives import Limits, open_members
+from web.intake.archives import Limits, open_members
 
 BUNDLE = ROOT / "models" / "bundles" / "fracatlas-3"
 CONTROL = "00_control.png"

@@ -9,31 +9,25 @@ from flask import Flask, Response, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from settings import Settings, get_settings, start_log
-from web import (
-    auth,
-    errors,
-    exports,
-    health,
-    oidc,
-    pacing,
-    pages,
-    request_args,
-    research_pages,
-    reviews,
-    studies,
-    worklist,
-)
-from web.account import account
-from web.admin import admin
-from web.admin_api import admin_api
-from web.api import api
-from web.audit import audit_pages
-from web.deliveries import delivery_pages
-from web.dicomweb import dicomweb
-from web.notices import notice_pages
-from web.research import research_api
-from web.resumable import MethodOverride, resumable
-from web.retention import retention_pages
+from web.accounts.account import account
+from web.accounts.api import admin_api
+from web.accounts.people import admin
+from web.auth import identity as auth
+from web.auth import oidc
+from web.base import errors, pacing, request_args
+from web.intake import pages
+from web.intake.api import api
+from web.intake.dicomweb import dicomweb
+from web.intake.resumable import MethodOverride, resumable
+from web.operations import health
+from web.operations.audit import audit_pages
+from web.operations.notices import notice_pages
+from web.operations.retention import retention_pages
+from web.reading import reviews, studies, worklist
+from web.research import pages as research_pages
+from web.research.api import research_api
+from web.results import exports
+from web.results.deliveries import delivery_pages
 
 #: A body without files; requests with files have a limit of their own.
 MAX_BODY = 1 << 20

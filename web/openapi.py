@@ -9,9 +9,9 @@ from flask import Flask
 
 from settings import VERSION
 from store.base.errors import ServiceError
-from web import errors as web_errors
-from web.contract.binding import Json
-from web.contract.publishing import paths, schemas
+from web.base import errors as web_errors
+from web.base.binding import Json
+from web.base.publishing import paths, schemas
 
 
 def _kinds(kind: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:

@@ -29,8 +29,8 @@ from gunicorn.workers import gthread
 from werkzeug.exceptions import BadRequest
 
 from settings import get_settings
-from web.auth import STRANGERS_BODY
-from web.health import create_health_app
+from web.auth.identity import STRANGERS_BODY
+from web.operations.health import create_health_app
 
 #: Largest body that is read before its request gets a thread.
 BUFFERED_BODY = STRANGERS_BODY

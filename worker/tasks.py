@@ -71,7 +71,7 @@ def finish(lease: Lease) -> bool:
 @unit_task(WorkKind.SIGN)
 def sign(lease: Lease) -> bool:
     """Write a study's report anew with its reader's answer. Before: due; after: a signed version is kept."""
-    from worker import signing
+    from worker.reading import signing
 
     return signing.sign(lease)
 
@@ -79,7 +79,7 @@ def sign(lease: Lease) -> bool:
 @unit_task(WorkKind.PIXELS)
 def pixels(lease: Lease) -> bool:
     """Write an image at full depth. Before: due; after: it is kept, or cannot be had, and the unit done."""
-    from worker import full_depth
+    from worker.reading import full_depth
 
     return full_depth.write(lease)
 
@@ -87,7 +87,7 @@ def pixels(lease: Lease) -> bool:
 @unit_task(WorkKind.EXPORT)
 def export(lease: Lease) -> bool:
     """Prepare a file to take away. Before: due; after: the file is kept and the unit done."""
-    from worker import exports
+    from worker.results import exports
 
     return exports.run(lease)
 
@@ -103,7 +103,7 @@ def deliver(lease: Lease) -> bool:
 @unit_task(WorkKind.NOTICE)
 def notice(lease: Lease) -> bool:
     """Deliver a notice. Before: waiting; after: delivered, given up, or due again later."""
-    from worker import notices
+    from worker.operations import notices
 
     return notices.send(lease)
 
@@ -111,7 +111,7 @@ def notice(lease: Lease) -> bool:
 @unit_task(WorkKind.PASSWORD)
 def password(lease: Lease) -> bool:
     """Mail a link for a new password. Before: due; after: the mail is sent, or was refused for good."""
-    from worker import passwords
+    from worker.accounts import passwords
 
     return passwords.mail_link(lease)
 
@@ -119,7 +119,7 @@ def password(lease: Lease) -> bool:
 @unit_task(WorkKind.ACCOUNT_MAIL)
 def account_mail(lease: Lease) -> bool:
     """Mail a person what happened to their account. Before: due; after: sent, or refused for good."""
-    from worker import account_mails
+    from worker.accounts import account_mails
 
     return account_mails.send(lease)
 
@@ -127,6 +127,6 @@ def account_mail(lease: Lease) -> bool:
 @unit_task(WorkKind.EVALUATE)
 def evaluate(lease: Lease) -> bool:
     """Turn a run's scores, or two bundles', into figures. Before: scoring has ended; after: it is there."""
-    from worker import evaluations
+    from worker.research import evaluations
 
     return evaluations.evaluate(lease)

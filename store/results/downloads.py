@@ -225,7 +225,7 @@ def stream(request: ExportRequest, progress: Progress | None = None) -> Iterator
     Parameters
     ----------
     request
-        Of any format but PDF, which the worker merges (`worker.exports`).
+        Of any format but PDF, which the worker merges (`worker.results.exports`).
     progress
         Counted up as rows and members go out.
     """

@@ -33,9 +33,10 @@ from store.reading.studies import NewFinding, assign, save_findings, study_state
 from tests.db.conftest import new_files
 from vocabulary.reasons import Reason
 from vocabulary.states import Triage
-from worker import flow, outbound, stages
-from worker import notices as worker_notices
-from worker.outbound import Refused
+from worker import flow, stages
+from worker.base import outbound
+from worker.base.outbound import Refused
+from worker.operations import notices as worker_notices
 
 
 @dataclass

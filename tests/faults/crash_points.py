@@ -49,7 +49,14 @@ if TYPE_CHECKING:
 
 KILLED = 77
 PRELOADED = (
-    *("web.factory", "worker.tasks", "worker.stages", "worker.exports", "worker.signing", "worker.reconcile"),
+    *(
+        "web.factory",
+        "worker.tasks",
+        "worker.stages",
+        "worker.results.exports",
+        "worker.reading.signing",
+        "worker.reconcile",
+    ),
     *("store.operations.fsck", "pipeline.report.render", "phantoms.film", "phantoms.files", "tests.running"),
 )
 OURS = tuple(f"{ROOT}/{name}/" for name in ("store", "worker", "web"))

@@ -45,7 +45,7 @@ REMOVALS = (
     ),
     Removal(
         "deadline",
-        "worker/outbound.py",
+        "worker/base/outbound.py",
         "        self._timer.start()\n",
         "",
         "tests/db/test_notices.py::test_a_receiver_that_drips_bytes_is_left_in_time[endless lines]",
@@ -298,14 +298,14 @@ REMOVALS = (
     ),
     Removal(
         "no_room_for_rows",
-        "web/errors.py",
+        "web/base/errors.py",
         "BlobFull() if full else DatabaseUnavailable()",
         "DatabaseUnavailable()",
         FAULTS + "disk.py::TestPostgres::test_no_room_for_rows",
     ),
     Removal(
         "no_room_half_written",
-        "web/uploads.py",
+        "web/intake/uploads.py",
         "session_scope(on_rollback=lambda: self._forget(pending))",
         "session_scope()",
         FAULTS + "disk.py::TestPostgres::test_no_room_for_rows",
@@ -326,7 +326,7 @@ REMOVALS = (
     ),
     Removal(
         "no_text",
-        "web/request_args.py",
+        "web/base/request_args.py",
         "    if not writable:",
         "    if False:",
         "tests/web/test_hardening.py::test_no_address_nor_body_takes_a_character_that_no_text_has[nul]",

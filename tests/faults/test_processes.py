@@ -30,7 +30,7 @@ from tests.running import (
     wait_for,
     wait_until_ended,
 )
-from web.uploads import CHUNK as UPLOAD_CHUNK
+from web.intake.uploads import CHUNK as UPLOAD_CHUNK
 
 
 def leased(stage: str | None = None) -> bool:

@@ -12,7 +12,7 @@ import zlib
 import pytest
 
 from vocabulary.reasons import Reason
-from web.archives import FREE_BYTES, ArchiveRefused, Limits, is_unsafe, open_members
+from web.intake.archives import FREE_BYTES, ArchiveRefused, Limits, is_unsafe, open_members
 
 LIMITS = Limits(members=50, total_bytes=64 << 20, member_bytes=32 << 20, ratio=100)
 

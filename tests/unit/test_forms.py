@@ -8,8 +8,8 @@ import tracemalloc
 import pytest
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from web.errors import MalformedForm
-from web.uploads import MAX_FIELDS, Field, FilePart, read_form
+from web.base.errors import MalformedForm
+from web.intake.uploads import MAX_FIELDS, Field, FilePart, read_form
 
 PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
 

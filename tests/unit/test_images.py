@@ -30,7 +30,7 @@ ROLES = {
             "pipeline.report.render",
             "weasyprint",
             "pipeline.decode.picture",
-            "worker.merged_pdf",
+            "worker.results.merged_pdf",
         ),
         *("cli.doctor", "store.results.downloads", "pyarrow.parquet"),
     ),

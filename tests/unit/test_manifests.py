@@ -8,8 +8,8 @@ import pytest
 
 from store.base.tables import Priority
 from store.intake.batches import ManifestRow
-from web.errors import ManifestInvalid
-from web.manifests import read_manifest
+from web.base.errors import ManifestInvalid
+from web.intake.manifests import read_manifest
 
 
 def read(text: str | bytes) -> list[ManifestRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from web.markdown import render
+from web.bundles.markdown import render
 
 
 def test_blocks() -> None:

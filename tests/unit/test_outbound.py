@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.outbound import is_public
+from worker.base.outbound import is_public
 
 INNER = {
     "loopback": "127.0.0.1",

@@ -4,7 +4,7 @@ import heapq
 
 import pytest
 
-from web.pacing import LATEST, SOONEST, Turns
+from web.base.pacing import LATEST, SOONEST, Turns
 
 
 class Clock:

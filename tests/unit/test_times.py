@@ -57,7 +57,7 @@ def test_a_time_without_a_zone_is_refused() -> None:
 
 
 def test_no_page_formats_a_time_by_itself() -> None:
-    templates = [*ROOT.glob("web/templates/**/*.html"), *ROOT.glob("web/*.py")]
+    templates = [*ROOT.glob("web/templates/**/*.html"), *ROOT.glob("web/**/*.py")]
     assert templates
     assert [path.name for path in templates if "strftime" in path.read_text()] == []
 

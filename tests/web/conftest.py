@@ -24,7 +24,7 @@ from tests.web.asking import Asker, Browser
 from tests.web.contract import CheckedClient
 from tests.web.serving import serving, site_key
 from web.factory import create_app
-from web.health import create_health_app
+from web.operations.health import create_health_app
 
 __all__ = ["serving", "site_key"]
 

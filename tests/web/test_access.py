@@ -17,7 +17,7 @@ from store.base.session import session_scope
 from store.base.tables import User
 from tests.web.asking import Asker
 from tests.web.world import World, make_world
-from web.auth import refuse_unmarked
+from web.auth.identity import refuse_unmarked
 from web.factory import create_app
 
 #: Which roles have a permission, said once more: a role that gains or loses one has to change this, too.

@@ -16,7 +16,7 @@ from store.accounts.accounts import Role
 from store.base.session import session_scope
 from store.base.tables import ApiKey, Audit, SignInAttempt, User, UserSession
 from tests.web.asking import Asker, Browser
-from web import auth
+from web.auth import identity as auth
 from web.factory import create_app
 
 PASSWORD = "a sentence is easy"

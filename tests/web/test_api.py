@@ -13,7 +13,7 @@ from store.base.session import session_scope
 from store.base.tables import Image
 from tests.reading import read_batch
 from tests.web.asking import Asker, png
-from web import pacing
+from web.base import pacing
 
 PROBLEM = "application/problem+json"
 

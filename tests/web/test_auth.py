@@ -17,7 +17,7 @@ from store.base.session import session_scope
 from store.base.tables import ApiKey, Audit, SignInToken, User, UserSession
 from tests.web.asking import Asker, Browser, png
 from tests.web.test_api import problem
-from web.auth import refuse_unmarked
+from web.auth.identity import refuse_unmarked
 from web.factory import create_app
 
 PASSWORD = "correct horse battery"

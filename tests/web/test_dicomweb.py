@@ -94,7 +94,7 @@ def test_a_site_without_an_ae_title_takes_nothing(app: Any, site_key: str):
 
 @pytest.mark.parametrize("size", [1, 7, 1000, 65536])
 def test_pieces_of_any_size(app: Any, size: int):
-    from web.dicomweb import _Parts
+    from web.intake.dicomweb import _Parts
 
     class Slow:
         def __init__(self, data: bytes) -> None:

@@ -26,8 +26,9 @@ from store.operations.fsck import check
 from store.results import exports, spreadsheet
 from tests.web.asking import Asker, Browser, png
 from tests.web.test_results import finished, rows
-from worker import exports as worker_exports
-from worker import flow, merged_pdf
+from worker import flow
+from worker.results import exports as worker_exports
+from worker.results import merged_pdf
 
 
 @pytest.fixture

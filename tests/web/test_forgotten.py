@@ -21,7 +21,8 @@ from store.base.session import session_scope
 from store.base.tables import AccountMail, Audit, SignInToken, Site, User, Work, WorkKind
 from tests.web.asking import Browser
 from web.factory import create_app
-from worker import account_mails, flow, passwords
+from worker import flow
+from worker.accounts import account_mails, passwords
 
 OLD, NEW = "the old sentence", "a new sentence"
 EMAIL = "bo@hospital.example"

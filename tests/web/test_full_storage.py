@@ -14,7 +14,7 @@ from store.base.errors import BlobFull
 from store.base.session import session_scope
 from store.base.tables import Batch
 from tests.web.asking import Asker, Browser, png
-from web.health import missing_parts
+from web.operations.health import missing_parts
 
 
 @pytest.fixture
@@ -82,7 +82,10 @@ def test_no_room_for_a_temporary_file_is_told_as_such(
     app: Any, ask: Asker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The manifest lies in a temporary file while it is read: /dev/full takes the place of a full disk."""
-    monkeypatch.setattr("web.uploads.tempfile.TemporaryFile", lambda: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115
+    monkeypatch.setattr(
+        "web.intake.uploads.tempfile.TemporaryFile",
+        lambda: open("/dev/full", "r+b", buffering=0),  # noqa: SIM115
+    )
     batch = ask.draft()
     answer = ask.send(batch, ("1.png", png("1")), manifest=b"path,accession\n1.png,A1\n")
     assert (answer.status_code, answer.json["code"]) == (507, "storage_full")

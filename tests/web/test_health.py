@@ -21,7 +21,7 @@ from tests.reading import read_batch
 from tests.web.asking import Asker, png
 from tests.web.test_api import problem
 from web.factory import create_app
-from web.health import create_health_app
+from web.operations.health import create_health_app
 
 
 def add_worker(name: str, *queues: str, slots: int = 2) -> None:

@@ -142,5 +142,5 @@ def test_half_an_hour_later_it_is_gone(
     run_out()
     assert answer(browser, study).status_code == 401
     assert browser.sign_in(token=link()).status_code == 303
-    monkeypatch.setattr("web.kept_forms.KEPT_SECONDS", -1)
+    monkeypatch.setattr("web.auth.kept_forms.KEPT_SECONDS", -1)
     assert browser.client.get("/account/kept").status_code == 410

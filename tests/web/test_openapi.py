@@ -17,9 +17,9 @@ from tests.conftest import ROOT
 from tests.web.asking import Asker, Browser
 from tests.web.contract import check_answer
 from vocabulary.reasons import Reason
-from web.contract.binding import read_body
+from web.base.binding import read_body
+from web.base.errors import RequestFailed
 from web.contract.people import NewPerson
-from web.errors import RequestFailed
 from web.openapi import document
 
 

@@ -23,7 +23,7 @@ from store.research.research_tables import Comparison, Dataset, DatasetImage, Fi
 from tests.web.asking import Asker
 from tests.web.serving import MANIFEST
 from tests.web.world import World, make_world
-from web.research_pages import heat_squares
+from web.research.pages import heat_squares
 
 REGIONS = ("elbow", "hand", "wrist")
 

@@ -19,8 +19,8 @@ from store.operations import notices
 from store.operations.notices import Channel, Event
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
-from worker import exports as worker_exports
 from worker import flow
+from worker.results import exports as worker_exports
 
 MARK = "trial-image"
 CLINICAL = [Role.SUBMITTER, Role.STAFF, Role.CLINICIAN]

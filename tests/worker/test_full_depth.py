@@ -18,7 +18,7 @@ from store.reading.full_depth import Answer
 from tests.unit.test_depth import read_png
 from tests.worker.test_reading import by_path, dicom, png, read
 from worker import flow
-from worker import full_depth as drawing
+from worker.reading import full_depth as drawing
 
 
 def ask(image_id: uuid.UUID) -> Answer:

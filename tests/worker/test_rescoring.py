@@ -115,7 +115,8 @@ def start(dataset: Dataset, names: list[str], **options: object) -> tuple[Run, B
 
 def evaluate(subject_id: uuid.UUID) -> None:
     """Do the evaluations that wait, as a worker would."""
-    from worker import evaluations, flow
+    from worker import flow
+    from worker.research import evaluations
 
     with session_scope() as session:
         unit = session.scalars(

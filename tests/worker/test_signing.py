@@ -14,7 +14,8 @@ from store.reading import reviews, studies, study_view
 from store.reading.worklist_tables import WorklistRow
 from tests.worker.test_reading import by_path, dicom, pdf_text, png, read
 from vocabulary.states import Answer
-from worker import flow, signing
+from worker import flow
+from worker.reading import signing
 
 
 def sign_due() -> None:

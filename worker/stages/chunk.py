@@ -22,8 +22,8 @@ from store.queue import work
 from store.queue.work import Lease
 from store.research import runs
 from store.research.research_tables import Run
-from worker import rescoring
-from worker.networks import kept_bundle
+from worker.base.networks import kept_bundle
+from worker.research import rescoring
 
 
 @dataclass(frozen=True)

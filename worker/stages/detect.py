@@ -21,8 +21,8 @@ from store.base.tables import Finding, Image
 from store.reading import validations
 from vocabulary.reasons import Reason
 from vocabulary.states import Stage, Triage
-from worker import rescoring
-from worker.networks import scorer_of
+from worker.base.networks import scorer_of
+from worker.research import rescoring
 from worker.stages.chunk import Chunk, ModelInputs
 from worker.stages.runner import ChunkStage, Saving
 

@@ -17,10 +17,10 @@ from store.base.blobs import get_blobs
 from store.base.session import session_scope
 from store.base.tables import Batch, Finding, Image
 from vocabulary.states import ImageStatus, Stage, Triage
-from worker import rescoring
+from worker.base.written import picture_key
+from worker.research import rescoring
 from worker.stages.chunk import Chunk
 from worker.stages.runner import ChunkStage, Saving
-from worker.stages.written import picture_key
 
 #: Images whose attention maps the end of a cancelled batch draws together.
 EXPLAINED_AT_ONCE = 16

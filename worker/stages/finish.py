@@ -22,12 +22,12 @@ from store.queue import work
 from store.queue.work import Lease
 from store.reading import studies, worklist
 from vocabulary.states import ImageStatus
+from worker.base.written import PICTURES, delete_unnamed, picture_key
 from worker.flow import describe, is_away
+from worker.reading.study_reports import REPORTS_AT_ONCE, studies_due, write_studies
 from worker.stages.chunk import scratch_of
 from worker.stages.explain import explain_cancelled
 from worker.stages.runner import held
-from worker.stages.written import PICTURES, delete_unnamed, picture_key
-from worker.study_reports import REPORTS_AT_ONCE, studies_due, write_studies
 
 log = logging.getLogger("fractureai.finish")
 

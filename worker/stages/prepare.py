@@ -28,11 +28,11 @@ from store.queue.work import Lease
 from store.reading import studies
 from vocabulary.reasons import Reason
 from vocabulary.states import ImageStatus, Stage
-from worker import rescoring
+from worker.base.written import Written, picture_key
+from worker.reading.study_reports import FACTS
+from worker.research import rescoring
 from worker.stages.chunk import Chunk, drop_scratch, pack_inputs, scratch_of
 from worker.stages.runner import ChunkStage, Outcome, Saving, held
-from worker.stages.written import Written, picture_key
-from worker.study_reports import FACTS
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import func
 
 from vocabulary.states import ImageStatus, Stage
+from worker.reading.study_reports import REPORTS_AT_ONCE, write_studies
 from worker.stages.chunk import Chunk, drop_scratch
 from worker.stages.runner import ChunkStage, Outcome, Saving
-from worker.study_reports import REPORTS_AT_ONCE, write_studies
 
 
 class Report(ChunkStage[None]):

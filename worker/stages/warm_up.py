@@ -11,7 +11,7 @@ from pipeline.report import render
 from settings import get_settings
 from store.base.session import session_scope
 from store.base.tables import Site
-from worker.networks import kept_bundle, scorer_of
+from worker.base.networks import kept_bundle, scorer_of
 
 log = logging.getLogger("fractureai.warm_up")
 

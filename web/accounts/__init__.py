@@ -1,0 +1,1 @@
+"""People and their keys: one's own page, and the administrators'."""

@@ -1,0 +1,1 @@
+"""Who asks: sign-in, browser sessions, API keys, CSRF, confirmation."""

@@ -1,0 +1,1 @@
+"""What every feature of the web process stands on: errors, documents in and out, cookies, pacing."""

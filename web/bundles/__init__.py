@@ -1,0 +1,1 @@
+"""Model versions: what they say of themselves, which one serves."""

@@ -1,0 +1,1 @@
+"""Worklist, studies, images, readers' answers."""

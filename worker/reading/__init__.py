@@ -1,0 +1,1 @@
+"""Study findings and their reports, signed reports, images at full depth."""

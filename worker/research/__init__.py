@@ -1,0 +1,1 @@
+"""Runs over several bundles: their scores, and what they amount to."""
