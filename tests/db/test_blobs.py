@@ -1,4 +1,4 @@
-"""Both blob stores do the same: a local folder, and S3 spoken over HTTP to a local stand-in."""
+"""Both blob stores do the same: a folder, and S3 (a stand-in, moto, and a real server, SeaweedFS)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ import io
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import boto3
 import pytest
+from botocore.exceptions import BotoCoreError, ClientError
 from moto.server import ThreadedMotoServer
 from werkzeug.exceptions import ClientDisconnected
 
+from cli.child import Child, stop_all
+from cli.embedded import free_port
 from settings import SettingsError
 from store.base import blobs as blob_module
 from store.base.blobs import BlobStore, FolderStore, S3Store, open_blobs
 from store.base.errors import BlobFull, BlobMissing, BlobUnavailable
+from tests.running import PATIENCE, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +38,66 @@ def s3_endpoint() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(scope="module")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    """A real S3 server: SeaweedFS' master, volume server, filer and S3 gateway in one process."""
+    folder = tmp_path_factory.mktemp("seaweed")
+    command = [str(Path(sys.executable).with_name("weed")), "server", "-ip=127.0.0.1", f"-dir={folder}"]
+    command += [
+        "-s3",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=64",
+    ]
+    command += ["-volume.max=20"]
+    for part in ("master", "volume", "filer", "s3"):
+        command += [f"-{part}.port={free_port()}", f"-{part}.port.grpc={free_port()}"]
+    # of itself it makes seven volumes for each bucket
+    (folder / "master.toml").write_text("[master.volume_growth]\ncopy_1 = 1\n")
+    server = Child("seaweedfs", command, folder / "log", cwd=folder)
+    server.start()
+    wait_for(lambda: answers(server), PATIENCE, "SeaweedFS")
+    yield server
+    stop_all([server], 0)  # it holds nothing that anybody needs
+
+
+def seaweed_endpoint_of(server: Child) -> str:
+    port = next(word for word in server.argv if word.startswith("-s3.port=")).partition("=")[2]
+    return f"http://127.0.0.1:{port}"
+
+
+def answers(server: Child) -> bool:
+    """Return whether it takes an object: it answers for the list of buckets before it can store anything."""
+    assert server.running, server.log.read_text(errors="replace")[-2000:]
+    client = boto3.client(
+        "s3",
+        endpoint_url=seaweed_endpoint_of(server),
+        region_name="us-east-1",
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+    )
+    try:
+        with suppress(ClientError):  # it is there after the first time
+            client.create_bucket(Bucket="first")
+        client.put_object(Bucket="first", Key="k", Body=b"x")
+    except (BotoCoreError, ClientError):
+        return False
+    return True
+
+
+@pytest.fixture
+def seaweed_endpoint(seaweed: Child) -> str:
+    return seaweed_endpoint_of(seaweed)
+
+
+@pytest.fixture(params=["folder", "s3", "seaweed"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BlobStore:
     if request.param == "folder":
         return open_blobs(f"file://{tmp_path}/with%20space")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
-    endpoint = request.getfixturevalue("s3_endpoint")
+    endpoint = request.getfixturevalue(f"{request.param}_endpoint")
     bucket = f"b{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:20]}"
     boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
     return open_blobs(f"s3://{bucket}/some/prefix?endpoint={endpoint}")
@@ -99,7 +158,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     store.put("a/b", b"x" * 5000)
 
 
-@pytest.mark.parametrize("store", ["s3"], indirect=True)
+@pytest.mark.parametrize("store", ["s3", "seaweed"], indirect=True)
 def test_a_large_object_goes_in_parts(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of real size a part is 64 MiB, and one request takes 5 GiB at most."""
     monkeypatch.setattr(blob_module, "PART", 5 << 20)  # the least that S3 takes
@@ -122,7 +181,7 @@ def test_a_large_object_goes_in_parts(store: S3Store, monkeypatch: pytest.Monkey
     assert "Uploads" not in store.client.list_multipart_uploads(Bucket=store.bucket)
 
 
-@pytest.mark.parametrize("store", ["s3"], indirect=True)
+@pytest.mark.parametrize("store", ["s3", "seaweed"], indirect=True)
 def test_parts_that_a_killed_process_left_are_swept(store: S3Store) -> None:
     store.client.create_multipart_upload(Bucket=store.bucket, Key=f"{store.prefix}k")
     store.client.create_multipart_upload(Bucket=store.bucket, Key="of somebody else")
@@ -133,7 +192,7 @@ def test_parts_that_a_killed_process_left_are_swept(store: S3Store) -> None:
     assert [upload["Key"] for upload in left] == ["of somebody else"]
 
 
-@pytest.mark.parametrize("store", ["s3"], indirect=True)
+@pytest.mark.parametrize("store", ["s3", "seaweed"], indirect=True)
 def test_a_full_local_spool_is_told_as_full(store: S3Store) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -147,7 +206,7 @@ def test_a_full_local_spool_is_told_as_full(store: S3Store) -> None:
     assert not store.exists("a/b")
 
 
-@pytest.mark.parametrize("store", ["s3"], indirect=True)
+@pytest.mark.parametrize("store", ["s3", "seaweed"], indirect=True)
 def test_a_buckets_fullness_is_that_of_its_set_capacity(store: S3Store) -> None:
     store.put("a", b"x" * 300)
     assert store.fullness() is None, "nobody has set a bound"
@@ -158,6 +217,20 @@ def test_a_buckets_fullness_is_that_of_its_set_capacity(store: S3Store) -> None:
     assert fullness == 0.3
     store.freed(200)
     assert store.fullness() == 0.1
+
+
+@pytest.mark.parametrize("store", ["seaweed"], indirect=True)
+def test_what_a_real_server_took_outlives_its_death(store: S3Store, seaweed: Child) -> None:
+    data = bytes(range(256)) * 5000
+    store.put("kept", data)
+    assert seaweed.process is not None
+    seaweed.process.kill()
+    seaweed.process.wait()
+    with pytest.raises(BlobUnavailable):
+        store.get("kept")
+    seaweed.start()
+    wait_for(lambda: answers(seaweed), PATIENCE, "SeaweedFS again")
+    assert store.get("kept") == data
 
 
 def test_a_name_outlasts_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
