@@ -191,8 +191,10 @@ class BatchCover:
 
     Attributes
     ----------
-    triage, ended
-        Images of the whole batch by triage, and by how else they ended.
+    triage
+        Studies of the whole batch by finding, as the worklist counts them.
+    ended
+        Images of the whole batch by how they ended otherwise than read.
     volume, volumes
         Which of how many files this is, from 1.
     """

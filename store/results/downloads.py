@@ -24,6 +24,7 @@ from store.base.errors import BlobMissing
 from store.base.session import get_engine
 from store.base.tables import Batch, Bundle
 from store.bundles.words import label_meaning, thresholds
+from store.results.index_page import IndexPage
 from store.results.results import (
     COLUMNS,
     ERROR_COLUMNS,
@@ -340,10 +341,16 @@ def _stream_parquet(request: ExportRequest, progress: Progress) -> Iterator[byte
 
 
 def _noted(
-    lines: Iterator[Line], request: ExportRequest, media: IO[bytes], errors: IO[bytes], progress: Progress
+    lines: Iterator[Line],
+    request: ExportRequest,
+    media: IO[bytes],
+    errors: IO[bytes],
+    index: IndexPage,
+    progress: Progress,
 ) -> Iterator[Line]:
-    """Pass lines on; note for later which members and which errors they bring."""
+    """Pass lines on; note for later which members, which errors and which studies they bring."""
     for line in lines:
+        index.add(line)
         row = line.row
         if error := line.error():
             errors.write(_csv_bytes(error))
@@ -372,10 +379,11 @@ def _stream_zip(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
         tempfile.SpooledTemporaryFile(max_size=1 << 20) as media,
         tempfile.SpooledTemporaryFile(max_size=1 << 20) as errors,
         tempfile.SpooledTemporaryFile(max_size=1 << 20) as members,
+        IndexPage() as index,
     ):
         archive = ZipStream(batch.created_at if batch else datetime.now(UTC), members)
         errors.write(_csv_bytes(ERROR_COLUMNS))
-        lines = _noted(_lines(request, progress), request, media, errors, progress)
+        lines = _noted(_lines(request, progress), request, media, errors, index, progress)
         if Part.TABLES in request.parts:
             size = 600 * max(progress.total, batch.n_total if batch else 0)  # a guess, for a CSV beyond 4 GiB
             yield from archive.add(
@@ -397,6 +405,9 @@ def _stream_zip(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
                 continue
             yield from archive.add(name, pieces, compress=False)
             progress.step()
+        title = (batch.label or f"Batch {str(batch.id)[:8]}") if batch else "Results"
+        page = index.pieces(title, request.parts, progress.missing)
+        yield from archive.add("index.html", page, compress=True)
         manifest = _manifest_pieces(request, batch, progress.missing, members)
         yield from archive.add("manifest.json", manifest, compress=True)
         yield archive.close()

@@ -15,11 +15,13 @@ from sqlalchemy.orm import Session
 
 from store.base.days import begin_of, end_of
 from store.base.session import get_engine
-from store.base.tables import Batch, Bundle, Image, Study, StudyFinding
+from store.base.tables import Batch, Bundle, Image, Priority, Study, StudyFinding
 from store.bundles.words import families, label_meaning, thresholds
-from store.results.safe_names import MemberNames
+from store.reading.worklist import Rank
+from store.reading.worklist_tables import WorklistRow
+from store.results.safe_names import MemberNames, one_part
 from vocabulary.reasons import REASONS, Reason
-from vocabulary.states import ImageStatus
+from vocabulary.states import ImageStatus, Triage
 from vocabulary.words import finding_words, shown_flags
 
 #: Rows that are read at a time.
@@ -126,6 +128,10 @@ class Row(NamedTuple):
     report_key: str | None
     number: int | None
     study_shared: bool | None
+    submitted_at: datetime | None
+    waiting_rank: int | None
+    waiting_since: datetime | None
+    risen: bool | None
     seq: int
 
 
@@ -140,6 +146,7 @@ def _query(selection: Selection, *, with_lists: bool) -> Select[Any]:
     from_batch = {
         "batch_label": Batch.label,
         "bundle": Batch.bundle,
+        "submitted_at": Batch.submitted_at,
         "priority": func.coalesce(Image.priority, Batch.priority),
     }
     from_study = {
@@ -147,7 +154,12 @@ def _query(selection: Selection, *, with_lists: bool) -> Select[Any]:
         "n_images": latest.c.n_images,
         "report_key": latest.c.report_key,
     }
-    others = from_batch | from_study | {"study_shared": Study.uid_shared}
+    from_worklist = {
+        "waiting_rank": WorklistRow.rank,
+        "waiting_since": WorklistRow.since,
+        "risen": WorklistRow.risen,
+    }
+    others = from_batch | from_study | from_worklist | {"study_shared": Study.uid_shared}
     if not with_lists:
         others |= {name: literal(None) for name in LIST_COLUMNS}
     columns = [others[name].label(name) if name in others else getattr(Image, name) for name in Row._fields]
@@ -156,8 +168,25 @@ def _query(selection: Selection, *, with_lists: bool) -> Select[Any]:
         .join(Batch, Batch.id == Image.batch_id)
         .outerjoin(Study, Study.id == Image.study_id)
         .outerjoin(latest, true())
+        .outerjoin(
+            WorklistRow, (WorklistRow.study_id == Image.study_id) & (WorklistRow.batch_id == Image.batch_id)
+        )
         .where(*selection.conditions())
     )
+
+
+def waiting_class(row: Row) -> tuple[int, datetime | None]:
+    """Return the class in which the image's study waits on the worklist, and since when; ties go by study.
+
+    The row of the worklist says both. Where there is none, or the study is reviewed, they are what they were
+    when it came; of a study the least class of its images counts.
+    """
+    if row.waiting_rank is not None and row.waiting_rank != Rank.REVIEWED:
+        return row.waiting_rank, row.waiting_since
+    triage = Triage(row.study_triage) if row.study_triage else Triage.NOT_ASSESSABLE
+    if row.priority == Priority.URGENT.rank or row.risen:
+        return int(Rank.URGENT_POSITIVE if triage is Triage.POSITIVE else Rank.URGENT), row.submitted_at
+    return list(Triage).index(triage) + 1, row.submitted_at
 
 
 def _groups(session: Session, selection: Selection) -> list[list[uuid.UUID]]:
@@ -360,7 +389,8 @@ def iter_lines(selection: Selection, *, with_lists: bool = False) -> Iterator[Li
         stem = names.stem(folder + row.path)
         report, is_new = "", False
         if row.report_key is not None:
-            report, is_new = names.report(row.report_key, row.n_images or 1, stem)
+            wish = folder + (one_part(row.accession) or row.path)
+            report, is_new = names.report(row.report_key, row.n_images or 1, wish)
         extension = _EXTENSIONS.get(row.media_type or "", "bin")
         yield Line(
             row,

@@ -70,10 +70,15 @@ def safe_stem(path: str) -> str:
     return stem
 
 
-class MemberNames:
-    """Gives every image of a batch a stem that no other has, in any case of its letters.
+def one_part(text: str) -> str:
+    """Return an id as one part of a path; empty for an empty one."""
+    return text.strip().replace("/", "_").replace("\\", "_")
 
-    Only a hash is kept of each, and of each report of several images its stem.
+
+class MemberNames:
+    """Gives every image and every report of a batch a stem that no other has, in any case of its letters.
+
+    Only a hash is kept of each, and of each report of several images its name.
     """
 
     def __init__(self) -> None:
@@ -82,10 +87,12 @@ class MemberNames:
 
     def stem(self, path: str) -> str:
         """Return the stem of the next image, the same in every pass over the batch."""
-        wish = safe_stem(path)
+        return self._unlike("", safe_stem(path))
+
+    def _unlike(self, kind: str, wish: str) -> str:
         stem = wish
-        while (key := self._key(stem)) in self._seen:
-            first = self._key(wish)
+        while (key := self._key(kind + stem)) in self._seen:
+            first = self._key(kind + wish)
             self._seen[first] += 1
             stem = f"{wish}-{self._seen[first]}"
         self._seen[key] = 1
@@ -95,12 +102,14 @@ class MemberNames:
     def _key(stem: str) -> bytes:
         return hashlib.blake2b(stem.casefold().encode(), digest_size=10).digest()
 
-    def report(self, key: str, n_images: int, stem: str) -> tuple[str, bool]:
+    def report(self, key: str, n_images: int, wish: str) -> tuple[str, bool]:
         """Return the member name of the report stored under `key`, and whether it is new.
 
-        The report of a study with several images is named after the first of them.
+        It is named by its study's accession number, or else its first image's file: `wish`, made unique.
         """
-        if n_images == 1:
-            return f"reports/{stem}.pdf", True
-        new = key not in self._reports
-        return f"reports/{self._reports.setdefault(key, stem)}.pdf", new
+        if n_images > 1 and key in self._reports:
+            return self._reports[key], False
+        name = f"reports/{self._unlike('reports/', safe_stem(wish))}.pdf"
+        if n_images > 1:
+            self._reports[key] = name
+        return name, True

@@ -109,6 +109,7 @@ def test_the_archive_holds_what_the_csv_says(ask: Asker) -> None:
     found = rows(archive.read("results.csv"))
     said = {name for row in found for name in (row["report"], row["heatmap"]) if name}
     assert said == {name for name in members if name.startswith(("reports/", "heatmaps/"))}
+    assert members[-2] == "index.html"
     assert sum(name.startswith("heatmaps/") for name in members) == 5
     assert sum(name.startswith("reports/") for name in members) == 5
     assert found[3]["heatmap"] == "heatmaps/up.jpg"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,14 +18,13 @@ from store.base.session import session_scope
 from store.base.tables import Batch, Bundle, Site
 from store.bundles.words import label_meaning
 from store.results.downloads import ExportRequest, Format, Progress
-from store.results.results import Row, iter_rows
+from store.results.results import Row, iter_rows, waiting_class
 from store.results.zips import ZipStream, file_pieces
 from vocabulary.anatomy import part_words
-from vocabulary.states import TRIAGE_SEVERITY, Triage
+from vocabulary.states import Triage
 
 #: Reports in one file: joining holds them in memory.
 VOLUME = 500
-#: The worklist's order within a priority.
 
 
 @dataclass
@@ -35,9 +35,12 @@ class _Study:
     regions: set[str] = field(default_factory=set)
     probability: float | None = None
     priority: int = 9
+    waiting: tuple[int, str] = (99, "")
 
     def add(self, row: Row) -> None:
         self.priority = min(self.priority, row.priority)
+        rank, since = waiting_class(row)
+        self.waiting = min(self.waiting, (rank, since.isoformat() if since else ""))
         if row.region:
             self.regions.add(row.region)
         if row.probability is not None:
@@ -47,8 +50,9 @@ class _Study:
     def triage(self) -> Triage:
         return Triage(self.first.study_triage or Triage.NOT_ASSESSABLE)
 
-    def rank(self) -> tuple[int, int, float]:
-        return (self.priority, -TRIAGE_SEVERITY[self.triage], -(self.probability or 0.0))
+    def place(self) -> tuple[int, str, str]:
+        """Where the worklist has it."""
+        return (*self.waiting, str(self.first.study_id or self.first.id))
 
     def entry(self) -> ContentsEntry:
         row = self.first
@@ -69,10 +73,11 @@ def _studies(request: ExportRequest) -> list[_Study]:
     for row in iter_rows(request.selection):
         key = row.report_key or str(row.study_id or row.id)
         found.setdefault(key, _Study(row)).add(row)
-    return sorted(found.values(), key=_Study.rank)
+    return sorted(found.values(), key=_Study.place)
 
 
-def _cover(request: ExportRequest) -> BatchCover:
+def _cover(request: ExportRequest, studies: list[_Study]) -> BatchCover:
+    counted = Counter(study.triage for study in studies)
     with session_scope() as session:
         batch = session.get_one(Batch, request.selection.batch_id)
         bundle = session.get_one(Bundle, batch.bundle)
@@ -86,7 +91,7 @@ def _cover(request: ExportRequest) -> BatchCover:
             bundle.name, bundle.sha256, label_meaning(bundle), str(bundle.manifest.get("trained_on", ""))
         ),
         n_images=batch.n_total,
-        triage={triage: getattr(batch, f"t_{triage.value}") for triage in Triage},
+        triage={triage: counted[triage] for triage in Triage},
         ended={word: getattr(batch, f"n_{word}") for word in ("rejected", "failed", "cancelled")},
         entries=(),
         volume=1,
@@ -102,7 +107,7 @@ class MergedPdf:
         studies = _studies(request)
         progress.total = len(studies)
         self._progress = progress
-        self._cover = _cover(request)
+        self._cover = _cover(request, studies)
         self._parts = [studies[at : at + VOLUME] for at in range(0, len(studies), VOLUME)] or [[]]
 
     @property
