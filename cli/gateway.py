@@ -39,7 +39,7 @@ def _receive() -> None:
     from settings import SettingsError, get_settings
 
     try:
-        settings = get_settings().require("database_url", "broker_url", "blob_url")
+        settings = get_settings().require("database_url", "broker_url", "blob_url", "secret_key")
     except SettingsError as error:
         raise click.ClickException(str(error)) from None
     interruptible()

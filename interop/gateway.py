@@ -245,7 +245,7 @@ class Gateway:
 
 def main() -> None:
     """Receive until SIGTERM or SIGINT."""
-    settings = get_settings().require("database_url", "broker_url", "blob_url")
+    settings = get_settings().require("database_url", "broker_url", "blob_url", "secret_key")
     start_log(settings)
     gateway = Gateway(settings)
     stop = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from sqlalchemy import func, select
 from cli import supervise
 from cli.supervise import URGENT_QUEUES
 from store.base.blobs import get_blobs
+from store.base.sealed_blobs import put_sealed
 from store.base.session import session_scope
 from store.base.tables import Batch, Finding, Image, StudyFinding, Work, WorkState
 from store.intake import batches
@@ -150,15 +152,18 @@ def wait_for(ask: Callable[[], T], seconds: float, what: str) -> T:
         time.sleep(0.03)  # a stage on a fast machine lasts a tenth of a second
 
 
-def draft(site_id: uuid.UUID, files: dict[str, bytes], **options: object) -> Batch:
-    """Take files in as the web does."""
+def draft(site_id: uuid.UUID, files: dict[str, bytes], *, sealed: bool = True, **options: object) -> Batch:
+    """Take files in as the web does; not `sealed`, as an earlier version did."""
     with session_scope() as session:
         batch, _ = batches.create_batch(session, site_id=site_id, user_id=None, **options)  # type: ignore[arg-type]
     new = []
     for path, data in files.items():
         key = batches.new_incoming_key(batch.id)
-        sha256, size = get_blobs().put(key, data)
-        new.append(NewFile(path, sha256, size, key))
+        if sealed:
+            put_sealed(key, site_id, data)
+        else:
+            get_blobs().put(key, data)
+        new.append(NewFile(path, hashlib.sha256(data).hexdigest(), len(data), key))
     with session_scope() as session:
         batches.add_files(session, batch.id, site_id, new)
     return batch

@@ -84,7 +84,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         An address of the database, the broker or the blob store is missing.
     """
     settings = settings or get_settings()
-    settings.require("database_url", "broker_url", "blob_url")
+    settings.require("database_url", "broker_url", "blob_url", "secret_key")
     start_log(settings, replace=False)
     app = Flask("web")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from io import BytesIO
-from typing import IO, cast
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -25,6 +24,7 @@ from sqlalchemy.orm import Session
 from settings import get_settings
 from store.base.blobs import get_blobs
 from store.base.errors import BatchEmpty, BatchNotDraft, NotFound, ServiceError
+from store.base.sealed_blobs import put_sealed
 from store.base.session import is_unavailable, session_scope
 from store.base.tables import Batch, Image, Priority
 from store.intake import batches
@@ -242,7 +242,7 @@ def _file(item: _Item) -> Arrival:
         batch_id = study.batch_id
         assert batch_id is not None
     key = batches.new_incoming_key(batch_id)
-    get_blobs().put(key, cast(IO[bytes], _Joined(item.head, item.dataset)))  # only `read` is called
+    put_sealed(key, item.source.site_id, _Joined(item.head, item.dataset))
 
     def discard() -> None:
         with suppress(ServiceError):  # the sweep deletes what cannot be deleted now

@@ -24,6 +24,7 @@ from store.base.errors import (
     ServiceError,
     UploadIncomplete,
 )
+from store.base.sealed_blobs import stream_opened
 from store.base.session import session_scope
 from store.base.tables import Batch, Image, Upload
 from store.intake import batches, quotas
@@ -164,7 +165,7 @@ class PieceReader:
     """A whole file out of its pieces, read in order."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._pieces: Iterator[bytes] = (piece for key in keys for piece in get_blobs().stream(key))
+        self._pieces: Iterator[bytes] = (piece for key in keys for piece in stream_opened(key))
         self._buffer = b""
 
     def read(self, n: int = -1) -> bytes:

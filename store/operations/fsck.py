@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from store.base.blobs import BlobStore, get_blobs
-from store.base.errors import BlobMissing
+from store.base.errors import BlobAltered, BlobMissing
+from store.base.sealed_blobs import stream_opened
 from store.base.session import own_connection
 from store.operations import audit
 from vocabulary.states import STAGES, TERMINAL_BATCH_STATUSES, TERMINAL_IMAGE_STATUSES, ImageStatus, Triage
@@ -320,9 +321,12 @@ def _check_blob(
                 blobs.size(named.key)  # written since the listing, or missing
             return 0, None
         digest = hashlib.sha256()
-        for piece in blobs.stream(named.key):
+        pieces = stream_opened(named.key) if named.code == "upload" else blobs.stream(named.key)
+        for piece in pieces:
             digest.update(piece)
             size += len(piece)
+    except BlobAltered:
+        return size, Problem(ProblemKind.ALTERED, named.code, named.key, "it does not open")
     except BlobMissing:
         if named.code in {"upload", "scratch"} and not _still_named(connection, named.key):
             return size, None  # a worker was done with it meanwhile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from cli.main import main
 from store.base.blobs import BlobStore
+from store.base.sealed_blobs import put_sealed
 from store.base.session import session_scope
 from store.base.tables import Batch, BatchReason, Image, StudyFinding, Work
 from store.intake import batches
@@ -30,8 +32,9 @@ def batch(site: uuid.UUID, blobs: BlobStore) -> Batch:
         files = []
         for n in range(7):
             key = batches.new_incoming_key(made.id)
-            sha256, size = blobs.put(key, b"upload %d" % n)
-            files.append(NewFile(f"{n}.png", sha256, size, key))
+            data = b"upload %d" % n
+            size = put_sealed(key, site, data)
+            files.append(NewFile(f"{n}.png", hashlib.sha256(data).hexdigest(), size, key))
         batches.add_files(session, made.id, site, files)
         batches.submit(session, made.id, site)
     read_batch(made.id, reject=frozenset({"5.png"}), fail=frozenset({"6.png"}))

@@ -479,7 +479,7 @@ def check(world: World, done: str) -> list[str]:
 
 def _differences(world: World, images: Sequence[Image]) -> list[str]:
     """Return how submitted images differ from what the client has sent."""
-    from store.base.blobs import get_blobs
+    from store.base.sealed_blobs import get_opened
 
     found = [] if {i.path for i in images} == set(world.files) else ["other files"]
     for image in images:
@@ -490,7 +490,7 @@ def _differences(world: World, images: Sequence[Image]) -> list[str]:
             hashlib.sha256(sent).hexdigest(),
         ):
             found.append(f"the row of {image.path}")
-        if image.work_id is None or get_blobs().get(image.incoming_key or "") != sent:
+        if image.work_id is None or get_opened(image.incoming_key or "") != sent:
             found.append(f"the bytes of {image.path}")
     kept = sum(path.is_file() for path in (world.blobs / "incoming").rglob("*"))
     return found if kept == len(world.files) else [*found, f"{kept} files"]

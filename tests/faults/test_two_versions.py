@@ -103,7 +103,8 @@ class Upgrade:
         """Submit one batch after the other until the answer is true."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            self.batches.append(submit(self.site_id, self.files()))
+            # the earlier version opens no sealed uploads: its workers are replaced before the web is
+            self.batches.append(submit(self.site_id, self.files(), sealed=False))
             while read_batch(self.batches[-1]).finished_at is None and time.monotonic() < end:
                 if ask():
                     return

@@ -19,6 +19,7 @@ from sqlalchemy import func, select, text
 
 from store.base.blobs import FolderStore, get_blobs
 from store.base.errors import BlobFull
+from store.base.sealed_blobs import get_opened
 from store.base.session import session_scope
 from store.base.tables import Image, Priority
 from store.intake import batches, gateway_peers, received
@@ -65,16 +66,25 @@ def test_what_is_acknowledged_lies_in_the_store_and_is_submitted_as_one_batch_a_
     assert (one.n_objects, two.n_objects) == (first.n_total, second.n_total) == (2, 1)
     assert first.status == second.status == "queued"
     assert first.label == f"DICOM from {CALLING}"
-    kept = {
-        pydicom.dcmread(io.BytesIO(get_blobs().get(i.incoming_key or ""))).SOPInstanceUID: i for i in images()
-    }
+    kept = {pydicom.dcmread(io.BytesIO(get_opened(i.incoming_key or ""))).SOPInstanceUID: i for i in images()}
     for data in sent:
         before = pydicom.dcmread(io.BytesIO(data))
         image = kept.pop(before.SOPInstanceUID)
-        after = pydicom.dcmread(io.BytesIO(get_blobs().get(image.incoming_key or "")))
+        after = pydicom.dcmread(io.BytesIO(get_opened(image.incoming_key or "")))
         assert after == before
         assert image.path == f"{before.SOPInstanceUID}.dcm"
     assert not kept
+
+
+def test_no_name_lies_in_what_has_arrived(receiver: Receiver):
+    assert receiver.send(film("one", 1, PatientName="QUILLFEATHER^A", PatientID="ZZYZX-4711")).returncode == 0
+    keys = list(get_blobs().keys(""))
+    assert keys
+    for key in keys:
+        lying = get_blobs().get(key)
+        assert b"QUILLFEATHER" not in lying
+        assert b"ZZYZX" not in lying
+        assert b"QUILLFEATHER" in get_opened(key)
 
 
 def test_what_a_sender_repeats_is_acknowledged_and_kept_once(receiver: Receiver):

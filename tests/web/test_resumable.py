@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import text, update
 
 from store.base.blobs import BlobStore
+from store.base.sealed_blobs import get_opened
 from store.base.session import session_scope
 from store.base.tables import Batch, Site, Upload
 from store.intake import quotas, uploads
@@ -182,12 +183,15 @@ def test_a_zip_in_pieces(ask: Asker, blobs: BlobStore) -> None:
     assert ask.get(f"/batches/{batch}").json["counts"]["total"] == 3
 
 
-def test_a_single_picture_in_pieces(ask: Asker) -> None:
+def test_a_single_picture_in_pieces(ask: Asker, blobs: BlobStore) -> None:
     batch = ask.draft()
     data = png("x" * 500)
     address = announce(ask, batch, "ward/big.png", len(data)).headers["Location"]
     append(ask, address, 0, data)
+    assert not [key for key in blobs.keys("uploads/") if b"x" * 100 in blobs.get(key)]
     assert ask.post(f"{address}/take", json={}).json["files"][0]["filename"] == "ward/big.png"
+    assert not [key for key in blobs.keys("incoming/") if b"x" * 100 in blobs.get(key)]
+    assert [get_opened(key) for key in blobs.keys("incoming/")] == [data]
 
 
 def test_the_protocol_is_kept(ask: Asker, stranger: Asker, blobs: BlobStore) -> None:

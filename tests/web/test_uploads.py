@@ -20,6 +20,7 @@ from settings import get_settings
 from store.base import session as session_module
 from store.base.blobs import BlobStore, FolderStore
 from store.base.errors import BlobFull
+from store.base.sealed_blobs import get_opened
 from store.base.session import session_scope
 from store.base.tables import Image
 from store.intake import uploads
@@ -74,7 +75,7 @@ def test_good_and_bad_files_in_one_request(ask: Asker, blobs: BlobStore) -> None
     assert (counts["total"], counts["uploaded"], counts["rejected"]) == (6, 3, 3)
     with session_scope() as session:
         image = session.scalars(select(Image).where(Image.path == "ward 3/hand.png")).one()
-        assert blobs.get(image.incoming_key) == PNG
+        assert get_opened(image.incoming_key) == PNG
 
 
 def test_sending_again_changes_nothing(ask: Asker, blobs: BlobStore) -> None:
@@ -340,7 +341,7 @@ def test_files_whose_commit_was_not_acknowledged_are_kept(
     assert statuses(ask.send(batch, ("1.png", png("1")))) == {"1.png": "duplicate"}
     with session_scope() as session:
         image = session.scalars(select(Image)).one()
-    assert blobs.get(image.incoming_key or "") == png("1")
+    assert get_opened(image.incoming_key or "") == png("1")
     assert kept(blobs) == [image.incoming_key]
 
 
@@ -357,7 +358,7 @@ def test_a_piece_whose_commit_was_not_acknowledged_is_kept(
     assert statuses(ask.post(f"{address}/take", json={})) == {"large.png": "accepted"}
     with session_scope() as session:
         image = session.scalars(select(Image)).one()
-    assert blobs.get(image.incoming_key or "") == png("1")
+    assert get_opened(image.incoming_key or "") == png("1")
 
 
 def test_uploads_that_no_row_names_are_found(

@@ -21,6 +21,7 @@ from settings import Settings
 from store.accounts.accounts import Permission
 from store.base.blobs import get_blobs
 from store.base.errors import OffsetConflict, QuotaExceeded
+from store.base.sealed_blobs import put_sealed
 from store.base.session import session_scope
 from store.base.tables import Upload
 from store.intake import quotas, uploads
@@ -246,7 +247,7 @@ def append(upload_id: uuid.UUID) -> Response:
     fits = room is None or room >= upload.length - offset
     body = _Body(cast(IO[bytes], request.stream), upload.length - offset if room is None or fits else room)
     key = uploads.new_piece_key(upload_id)
-    _, size = get_blobs().put(key, cast(IO[bytes], body))  # only `read` is called
+    size = put_sealed(key, site_id, body)
     if body.too_long or not size:
         get_blobs().delete(key)
     if body.too_long:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import IO, Protocol, cast
+from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
@@ -21,6 +21,7 @@ from werkzeug.sansio import multipart
 from settings import Settings
 from store.base.blobs import get_blobs
 from store.base.errors import BlobFull, QuotaExceeded, ServiceError
+from store.base.sealed_blobs import put_sealed
 from store.base.session import session_scope
 from store.intake import batches, quotas
 from vocabulary.media import HEAD_BYTES, is_archive, is_zip, sniff
@@ -337,7 +338,7 @@ class Intake:
                 reason = Reason.NOT_AN_IMAGE
             else:
                 key = batches.new_incoming_key(self._batch_id)
-                get_blobs().put(key, cast(IO[bytes], source), named=False)  # only `read` is called
+                put_sealed(key, self._site_id, source, named=False)
         except ArchiveRefused as refused:
             key, reason = None, refused.reason
         sha256 = source.sha256

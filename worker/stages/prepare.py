@@ -20,6 +20,7 @@ from settings import get_settings
 from store.accounts.sites import pseudonymiser
 from store.base.blobs import get_blobs
 from store.base.errors import BlobAltered, BlobMissing
+from store.base.sealed_blobs import get_opened
 from store.base.session import session_scope
 from store.base.tables import Image, Work
 from store.intake import envelopes, received
@@ -54,10 +55,11 @@ def _bytes_of(image: Image) -> bytes:
         return elsewhere
     source, stated = image.original_key, image.original_sha256
     if image.incoming_key is not None:
-        source, stated = image.incoming_key, image.sha256
-    if source is None:
+        stated, data = image.sha256, get_opened(image.incoming_key)
+    elif source is not None:
+        data = get_blobs().get(source)
+    else:
         raise BlobMissing("the image has neither an upload nor a kept copy")
-    data = get_blobs().get(source)
     if stated is not None and hashlib.sha256(data).hexdigest() != stated:
         raise BlobAltered  # a finding is kept under this hash, for whoever sends these bytes again
     return data
