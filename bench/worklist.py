@@ -218,14 +218,14 @@ def _client(app: Any, engine: Engine, batch: uuid.UUID) -> FlaskClient:
     from store.accounts import accounts
     from store.base.session import session_scope
     from store.base.tables import Batch, User
-    from web.auth.identity import SESSION_COOKIE
+    from web.base.cookies import SESSION
 
     with session_scope() as session:
         site = session.get_one(Batch, batch).site_id
         user = session.query(User).filter_by(site_id=site).one()
         token = accounts.open_session(session, user, hours=1, how="link")
     client: FlaskClient = app.test_client()
-    client.set_cookie(SESSION_COOKIE, token)
+    client.set_cookie(SESSION.named(over_tls=False), token)
     return client
 
 

@@ -10,39 +10,39 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from settings import Settings, get_settings, start_log
 from web.accounts.account import account
-from web.accounts.api import admin_api
 from web.accounts.people import admin
-from web.auth import identity as auth
-from web.auth import oidc
-from web.base import errors, pacing, request_args
-from web.intake import pages
-from web.intake.api import api
+from web.auth import identity, oidc, sign_in
+from web.base import errors, filters, pacing, request_args
+from web.bundles import pages as bundle_pages
+from web.intake import pages as batch_pages
 from web.intake.dicomweb import dicomweb
-from web.intake.resumable import MethodOverride, resumable
-from web.operations import health
+from web.intake.resumable import MethodOverride
+from web.openapi import API_BLUEPRINTS
 from web.operations.audit import audit_pages
+from web.operations.health import health
 from web.operations.notices import notice_pages
 from web.operations.retention import retention_pages
-from web.reading import reviews, studies, worklist
+from web.reading.viewer import viewer
 from web.research import pages as research_pages
-from web.research.api import research_api
-from web.results import exports
 from web.results.deliveries import delivery_pages
+
+#: What holds pages, and addresses that the description of the API does not tell of.
+BLUEPRINTS = (
+    dicomweb,
+    health,
+    batch_pages.pages,
+    bundle_pages.pages,
+    viewer,
+    account,
+    admin,
+    audit_pages,
+    notice_pages,
+    delivery_pages,
+    retention_pages,
+)
 
 #: A body without files; requests with files have a limit of their own.
 MAX_BODY = 1 << 20
-
-#: What holds addresses of the API; the description of it is read from their routes.
-API_BLUEPRINTS = (
-    api,
-    worklist.area,
-    studies.area,
-    reviews.area,
-    exports.downloads,
-    resumable,
-    research_api,
-    admin_api,
-)
 
 _POLICY = "; ".join(
     (
@@ -101,24 +101,17 @@ def create_app(settings: Settings | None = None) -> Flask:
     version = _static_hash(Path(app.static_folder or ""))
     app.jinja_env.globals["asset"] = lambda name: url_for("static", filename=name, v=version)
 
-    auth.register(app)
+    identity.register(app)
     request_args.register(app)
     errors.register(app)
-    for blueprint in API_BLUEPRINTS:
+    filters.register(app)
+    for blueprint in (*API_BLUEPRINTS, *BLUEPRINTS):
         app.register_blueprint(blueprint)
-    app.register_blueprint(dicomweb)
-    app.register_blueprint(health.health)
-    pages.register(app)
-    app.register_blueprint(account)
-    app.register_blueprint(admin)
-    app.register_blueprint(audit_pages)
-    app.register_blueprint(notice_pages)
-    app.register_blueprint(delivery_pages)
-    app.register_blueprint(retention_pages)
+    sign_in.register(app)
     oidc.register(app, settings)
     research_pages.register(app)
     pacing.register(app)
-    auth.refuse_unmarked(app)
+    identity.refuse_unmarked(app)
 
     @app.after_request
     def harden(response: Response) -> Response:

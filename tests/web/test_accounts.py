@@ -16,7 +16,7 @@ from store.accounts.accounts import Role
 from store.base.session import session_scope
 from store.base.tables import ApiKey, Audit, SignInAttempt, User, UserSession
 from tests.web.asking import Asker, Browser
-from web.auth import identity as auth
+from web.auth import sign_in as signing_in
 from web.factory import create_app
 
 PASSWORD = "a sentence is easy"
@@ -196,8 +196,8 @@ def test_an_open_browser_alone_makes_no_key_and_no_administrator(browser: Browse
 def test_guessing_from_elsewhere_shuts_nobody_out_of_their_own_place(
     app: Any, site_key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "MAX_PER_PERSON", 2)
-    monkeypatch.setattr(auth, "MAX_FROM_STRANGE_PLACES", 4)
+    monkeypatch.setattr(signing_in, "MAX_PER_PERSON", 2)
+    monkeypatch.setattr(signing_in, "MAX_FROM_STRANGE_PLACES", 4)
     with session_scope() as session:
         accounts.set_password(session, session.scalars(select(User)).one(), PASSWORD)
 
@@ -224,7 +224,7 @@ def test_guessing_from_elsewhere_shuts_nobody_out_of_their_own_place(
 def test_an_address_that_guesses_at_many_people_is_slowed_down_itself(
     app: Any, site_key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "MAX_PER_ADDRESS", 3)
+    monkeypatch.setattr(signing_in, "MAX_PER_ADDRESS", 3)
     with session_scope() as session:
         accounts.set_password(session, session.scalars(select(User)).one(), PASSWORD)
 

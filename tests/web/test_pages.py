@@ -11,7 +11,7 @@ from store.base.tables import Bundle, Image
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 from vocabulary.rendering import RenderingCode
-from web.intake.pages import duration, percent
+from web.base.filters import duration, percent
 
 HOSTILE = '<img src=x onerror="alert(1)">.png'
 

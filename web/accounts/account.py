@@ -5,14 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from flask import Blueprint, current_app, redirect, render_template, request, url_for
 from flask import Response as FlaskResponse
 from markupsafe import Markup
-from pydantic import Field
-from sqlalchemy.orm import Session
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
@@ -32,12 +29,11 @@ from web.auth.identity import (
     confirmation,
     identity,
     is_personal,
-    local_address,
 )
+from web.auth.sign_in import local_address
 from web.base import cookies
-from web.base.binding import parse_form
+from web.base.config import current_settings
 from web.base.errors import InvalidRequest, NothingKept, SessionWasOver, TooManyAttempts
-from web.contract.base import Body
 
 account = Blueprint("account", __name__, url_prefix="/account")
 
@@ -55,7 +51,7 @@ PERMISSION_WORDS = {
 
 
 def _page(**more: object) -> str:
-    idle_hours = current_app.extensions["settings"].session_idle_hours
+    idle_hours = current_settings().session_idle_hours
     with session_scope() as session:
         user = session.get_one(User, identity().user_id)
         return render_template(
@@ -77,35 +73,6 @@ def _page(**more: object) -> str:
 def show() -> str:
     """Show the person's API keys, their browsers, and the form for a password."""
     return _page()
-
-
-class ViewerChoice(Body):
-    """How a person looked at pictures last."""
-
-    map: Annotated[int, Field(ge=0, le=100)]
-    outlines: bool
-    two: bool
-    linked: bool
-
-
-def viewer_choice(session: Session) -> dict[str, Any]:
-    """Return what the person who asks chose in the viewer; who chose nothing starts as the site does."""
-    user_id = identity().user_id
-    user = session.get(User, user_id) if user_id else None
-    if user is not None and user.viewer:
-        return user.viewer
-    starts = session.get_one(Site, identity().site_id).starts_with_map
-    return {} if starts else {"map": 0}
-
-
-@account.post("/viewer")
-@is_personal
-def keep_viewer() -> FlaskResponse:
-    """Keep what the person chose in the viewer, for their next study."""
-    said = parse_form(ViewerChoice, request.form)
-    with session_scope() as session:
-        session.get_one(User, identity().user_id).viewer = said.model_dump()
-    return FlaskResponse(status=204)
 
 
 @account.post("/keys")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 
-from flask import Blueprint, current_app, redirect, render_template, request, url_for
+from flask import Blueprint, redirect, render_template, request, url_for
 from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
-from settings import Settings
 from store.accounts import people, second_factor
 from store.accounts.accounts import Permission, Role
 from store.base.session import session_scope
-from store.base.tables import Site, User
+from store.base.tables import Site
 from web.accounts.account import PERMISSION_WORDS
+from web.accounts.actions import act_on_person, invite_person, revoke_key_of_site
 from web.auth.identity import confirm_lately, identity, needs, require_person
 from web.base.binding import parse_form
 from web.contract.people import NewName, NewPerson, NewRole, SecondFactorRoles
@@ -28,13 +27,6 @@ ROLE_WORDS = {
     Role.RESEARCHER: "sends, sees, and re-scores data sets",
     Role.ADMIN: "everything, and this page",
 }
-
-
-def link_of(token: str) -> str:
-    """Return the address of a one-time link."""
-    settings: Settings = current_app.extensions["settings"]
-    root = settings.public_url.rstrip("/") or request.url_root.rstrip("/")
-    return f"{root}{url_for('auth.sign_in', token=token)}"
 
 
 @admin.get("")
@@ -58,68 +50,12 @@ def list_people() -> str:
     return _people()
 
 
-def invite_person(said: NewPerson) -> tuple[User, str]:
-    """Invite somebody; return them and the address of their one-time link.
-
-    Raises
-    ------
-    NeedsPerson, EmailInvalid, EmailTaken
-    """
-    require_person()
-    if said.role is Role.ADMIN:
-        confirm_lately()
-    name = " ".join(said.name.split())[:100]
-    with session_scope() as session:
-        user, token = people.invite(
-            session, identity().site_id, said.email, said.role, name=name, by=identity().user_id
-        )
-    return user, link_of(token)
-
-
 @admin.post("/people")
 @needs(Permission.ADMINISTER, person=True)
 def invite() -> str:
     """Invite somebody; the one-time link is shown this once."""
     user, link = invite_person(parse_form(NewPerson, request.form))
     return _people(link=link, link_for=user.email, link_days=7)
-
-
-#: What an API key may do, to whoever is no administrator: let nobody in, and give nobody more.
-_BY_KEYS = ("disable", "sign-out")
-#: What takes a password again.
-_CONFIRMED = ("link", "role", "name", "enable", "reset-second-factor")
-#: What can be done with a person, by the last part of the address; what takes a word is beside it.
-_ACTIONS: dict[str, Callable[..., User]] = {
-    "disable": people.disable,
-    "enable": people.enable,
-    "sign-out": people.sign_out,
-    "reset-second-factor": second_factor.reset,
-}
-
-
-def act_on_person(user_id: uuid.UUID, action: str, said: NewRole | NewName | None) -> tuple[User, str]:
-    """Change a person; return them and, where `action` is ``link``, the address of the one-time link.
-
-    Raises
-    ------
-    NotFound, NeedsPerson, LastAdministrator, OwnName, NameFromProvider
-    """
-    site_id, by, token = identity().site_id, identity().user_id, ""
-    with session_scope() as session:
-        user = people.get_person(session, site_id, user_id)
-        if action not in _BY_KEYS or user.role == Role.ADMIN:
-            require_person()
-        if action in _CONFIRMED:
-            confirm_lately()
-        if action == "link":
-            token = people.new_link(session, site_id, user_id, by=by)
-        elif isinstance(said, NewRole):
-            people.set_role(session, site_id, user_id, said.role, by=by)
-        elif isinstance(said, NewName):
-            people.rename(session, site_id, user_id, said.name, by=by)
-        else:
-            _ACTIONS[action](session, site_id, user_id, by=by)
-    return user, link_of(token) if token else ""
 
 
 @admin.post(
@@ -163,20 +99,6 @@ def list_keys() -> str:
     """Show every API key of the site: whose, for what, until when, last used."""
     with session_scope() as session:
         return render_template("accounts/keys.html", keys=_keys(session))
-
-
-def revoke_key_of_site(key_id: uuid.UUID) -> None:
-    """Make anybody's key useless; a key revokes itself, and others of people who are no administrators.
-
-    Raises
-    ------
-    NotFound, NeedsPerson
-    """
-    with session_scope() as session:
-        owner = people.owner_of_key(session, identity().site_id, key_id)
-        if owner.role == Role.ADMIN and key_id != identity().key_id:
-            require_person()
-        people.revoke_key(session, identity().site_id, key_id, by=identity().user_id)
 
 
 @admin.post("/keys/<uuid:key_id>/revoke")

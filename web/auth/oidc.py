@@ -24,11 +24,10 @@ from web.auth.identity import (
     identify,
     is_personal,
     is_public,
-    local_address,
-    open_session,
-    signed_in,
 )
+from web.auth.sign_in import local_address, open_session, signed_in
 from web.base import cookies
+from web.base.config import current_settings
 from web.base.errors import Unauthorized
 
 #: Seconds by which the provider's clock may be behind ours.
@@ -112,7 +111,7 @@ def confirm() -> Response:
 
 def _leave(*, confirming: int | None = None, **wanted: object) -> Response:
     provider = _provider()
-    settings: Settings = current_app.extensions["settings"]
+    settings = current_settings()
     session["confirming"] = confirming
     session["next"] = local_address(request.args.get("next", ""))
     root = settings.public_url.rstrip("/")
@@ -129,7 +128,7 @@ def _leave(*, confirming: int | None = None, **wanted: object) -> Response:
 def back() -> Response:
     """Take what the provider says of the browser's person, and sign them in."""
     provider = _provider()
-    settings: Settings = current_app.extensions["settings"]
+    settings = current_settings()
     try:
         token = provider.authorize_access_token(leeway=60)
     except requests.RequestException as error:
@@ -158,7 +157,7 @@ def back() -> Response:
 def _confirmed(claims: dict[str, Any], asked_at: int, target: str) -> Response:
     """Note that the person who is signed in has signed in at the provider again, after being asked to."""
     known = identify()
-    settings: Settings = current_app.extensions["settings"]
+    settings = current_settings()
     if known is None or known.csrf_token is None:
         raise Unauthorized
     signed_in_at = claims.get("auth_time")

@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flask import current_app, request
+from flask import request
 from werkzeug.wrappers import Response
+
+from web.base.config import current_settings
 
 
 def _over_tls() -> bool:
-    return bool(current_app.extensions["settings"].secure_cookies)
+    return bool(current_settings().secure_cookies)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Blueprint, current_app, request
+from flask import Blueprint, request
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wrappers import Response
 
-from settings import Settings
 from store.accounts.accounts import Permission
 from store.base.errors import BlobFull, NotFound, QuotaExceeded, ServiceError
 from store.base.session import is_unavailable
@@ -20,6 +19,7 @@ from store.intake import received
 from store.intake.dicom_header import UID, DicomFile, HeaderUnreadable, split_file
 from store.intake.received import ObjectRefused, Refusal, Source
 from web.auth.identity import identity, needs
+from web.base.config import current_settings
 from web.base.errors import MalformedForm, UnsupportedMediaType
 from web.intake.uploads import CHUNK, MAX_PART_HEADERS, Readable
 
@@ -84,7 +84,7 @@ class _Parts:
 
 def _objects() -> Iterator[bytes]:
     """Yield the files of the request. Raises `UnsupportedMediaType`."""
-    settings: Settings = current_app.extensions["settings"]
+    settings = current_settings()
     boundary = request.mimetype_params.get("boundary", "")
     kind = (request.mimetype, request.mimetype_params.get("type", "application/dicom").lower())
     if kind != ("multipart/related", "application/dicom") or not 1 <= len(boundary) <= 200:

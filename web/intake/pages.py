@@ -2,63 +2,44 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import datetime
 from typing import Any
 
-from flask import Blueprint, Flask, current_app, g, redirect, render_template, request, url_for
+from flask import Blueprint, current_app, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from settings import Settings
 from store.accounts.accounts import Permission
 from store.base.errors import BatchEmpty
 from store.base.session import session_scope
-from store.base.tables import Priority, Site
-from store.bundles import bundles, promotions, words
+from store.base.tables import Site
+from store.bundles import bundles
 from store.bundles.words import label_meaning, thresholds
 from store.intake import batches, quotas, summary, uploads
-from store.reading import reviews, validations
-from vocabulary.reasons import REASONS, Reason
 from vocabulary.states import (
-    STAGES,
     TERMINAL_BATCH_STATUSES,
-    Answer,
     BatchStatus,
-    ImageStatus,
-    Triage,
-)
-from vocabulary.words import (
-    GLYPHS,
-    TRIAGE_WORDS,
-    answer_words,
-    hundredths,
-    odds_sentence,
-    percents,
-    scale_place,
 )
 from web.auth.identity import check_csrf, checks_csrf, identity, is_personal, needs
 from web.base.binding import parse_form, read_query
+from web.base.config import current_settings
 from web.base.pacing import PAGE, is_watched
 from web.base.request_args import without_empty_fields
-from web.bundles.markdown import render
 from web.contract.base import Cursored
 from web.contract.batches import Batch, NewBatch, NewPriority, Retry, batch_etag
-from web.contract.images import AttentionRegion, ImageFilters
-from web.intake.api import (
+from web.contract.images import ImageFilters
+from web.intake.actions import (
     ACTIONS,
     act,
     change_priority,
     make_batch,
-    multipart_parts,
     shown_batch,
     shown_images,
 )
-from web.intake.uploads import FILE_FIELDS, Field, FilePart, Intake, unknown_field
+from web.intake.uploads import FILE_FIELDS, Field, FilePart, Intake, multipart_parts, unknown_field
 
-pages = Blueprint("pages", __name__)
+pages = Blueprint("batches", __name__)
 
 PAGE_SIZE = 50
 
@@ -67,7 +48,7 @@ PAGE_SIZE = 50
 @is_personal
 def home() -> Response:
     """Go to the list of batches."""
-    return redirect(url_for("pages.list_batches"))
+    return redirect(url_for("batches.list_batches"))
 
 
 @pages.get("/batches")
@@ -114,7 +95,7 @@ def _take_form(
     BatchEmpty
         There was no file.
     """
-    settings: Settings = current_app.extensions["settings"]
+    settings = current_settings()
     fields: dict[str, str] = {}
     intake: Intake | None = None
     with ExitStack() as opened:
@@ -141,7 +122,7 @@ def _take_form(
 def _after_upload(batch_id: uuid.UUID, fields: dict[str, str]) -> Response:
     if "start" in fields:
         act(batch_id, "submit")
-    return redirect(url_for("pages.show_batch", batch_id=batch_id), 303)
+    return redirect(url_for("batches.show_batch", batch_id=batch_id), 303)
 
 
 @pages.post("/batches")
@@ -219,7 +200,7 @@ def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
         act(batch_id, action, images=parse_form(Retry, {"images": chosen}).images)
     else:
         act(batch_id, action)
-    return redirect(url_for("pages.show_batch", batch_id=batch_id), 303)
+    return redirect(url_for("batches.show_batch", batch_id=batch_id), 303)
 
 
 @pages.post("/batches/<uuid:batch_id>/priority")
@@ -229,118 +210,7 @@ def set_priority(batch_id: uuid.UUID) -> Response:
     with session_scope() as session:
         batches.get_batch(session, identity().site_id, batch_id)  # before the form is looked at
     change_priority(batch_id, parse_form(NewPriority, request.form))
-    return redirect(url_for("pages.show_batch", batch_id=batch_id), 303)
-
-
-@pages.get("/bundles")
-@needs(Permission.READ)
-def list_bundles() -> str:
-    """Show the model bundles of this server."""
-    with session_scope() as session:
-        shown = bundles.list_bundles(session)
-        site = promotions.serving(session, identity().site_id)
-        history = promotions.history(session, identity().site_id)
-        rollback_to = promotions.rollback_target(session, identity().site_id)
-    return render_template(
-        "bundles/bundles.html",
-        bundles=shown,
-        site=site,
-        history=history,
-        rollback_to=rollback_to,
-        thresholds=thresholds,
-    )
-
-
-@pages.get("/bundles/<name>")
-@needs(Permission.READ)
-def show_bundle(name: str) -> str:
-    """Show a bundle's card: its data, its figures, its limits."""
-    with session_scope() as session:
-        bundle = bundles.installed(session, name)
-        tally = reviews.tally(session, identity().site_id, name)
-        negatives = {part.region: part for part in validations.negatives(session, identity().site_id, bundle)}
-    return render_template(
-        "bundles/bundle.html",
-        negatives=negatives,
-        bundle=bundle,
-        card=render(re.sub(r"\A\s*# .*", "", bundle.card)),  # the page has that title
-        thresholds=thresholds(bundle),
-        models=bundle.manifest.get("models", {}),
-        noun=words.noun(label_meaning(bundle)),
-        NEGATIVE=Triage.NEGATIVE,
-        evidence={region: words.evidence(bundle, region) for region in thresholds(bundle)},
-        meaning=label_meaning(bundle),
-        tally=tally,
-        answers=[(answer, answer_words(answer, label_meaning(bundle))) for answer in Answer],
-    )
+    return redirect(url_for("batches.show_batch", batch_id=batch_id), 303)
 
 
 # how things look
-
-
-def corners(region: AttentionRegion, width: int, height: int) -> str:
-    """Return the path of a region's four corners: open, so that nobody takes them for an outline.
-
-    An arm is at most 3% of the picture's longer side, and never more than a third of an edge.
-    """
-    arm = min(0.03 * max(width, height), region.width / 3, region.height / 3)
-    right, bottom = region.x + region.width, region.y + region.height
-    return "".join(
-        f"M{x + dx:g} {y}H{x}V{y + dy:g}"
-        for x, dx in ((region.x, arm), (right, -arm))
-        for y, dy in ((region.y, arm), (bottom, -arm))
-    )
-
-
-def percent(value: float | None, digits: int = 0) -> str:
-    """Return a share (0-1) as a percentage that is never rounded to certainty."""
-    return "" if value is None else f"{hundredths(value, digits)}%"
-
-
-def duration(seconds: int | None) -> str:
-    """Return a time span as a person says it."""
-    if seconds is None:
-        return ""
-    if seconds < 90:
-        return f"{seconds} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def moment(when: datetime | str | None) -> str:
-    """Return a time to the minute, in UTC; nothing for none."""
-    return words.moment(when) if when else ""
-
-
-def second(when: datetime) -> str:
-    """Return a time to the second, in UTC."""
-    return words.moment(when, seconds=True)
-
-
-def register(app: Flask) -> None:
-    """Serve the pages."""
-    app.register_blueprint(pages)
-    app.jinja_env.filters.update(
-        part=words.part_words,
-        percent=percent,
-        duration=duration,
-        moment=moment,
-        second=second,
-        corners=corners,
-        evidence_words=lambda shown: f"{shown.sentence} {shown.about_negative}".strip(),
-    )
-    app.jinja_env.globals.update(
-        GLYPHS=GLYPHS,
-        scale_place=scale_place,
-        percents=percents,
-        odds_sentence=odds_sentence,
-        TRIAGE_WORDS=TRIAGE_WORDS,
-        TRIAGES=list(Triage),
-        IMAGE_STATUSES=list(ImageStatus),
-        STAGES=list(STAGES),
-        PRIORITIES=list(Priority),
-        reason_sentence=lambda code: REASONS[Reason(code)].sentence,
-    )
-
-    @app.context_processor
-    def current_user() -> dict[str, Any]:
-        return {"current_user": g.get("identity")}

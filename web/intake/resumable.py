@@ -12,12 +12,11 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import IO, TYPE_CHECKING, cast
 
-from flask import Blueprint, current_app, request
+from flask import Blueprint, request
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.http import http_date
 from werkzeug.wrappers import Response
 
-from settings import Settings
 from store.accounts.accounts import Permission
 from store.base.blobs import get_blobs
 from store.base.errors import OffsetConflict, QuotaExceeded
@@ -27,6 +26,7 @@ from store.base.tables import Upload
 from store.intake import quotas, uploads
 from web.auth.identity import identity, is_public, needs
 from web.base.binding import BYTES, LOCATION, TEXT, Content, Json, Reply, operation, read_body
+from web.base.config import current_settings
 from web.base.errors import InvalidRequest, UnsupportedMediaType
 from web.contract.base import API
 from web.contract.batches import AskedFiles, FileAnswers, KnownFile, KnownFiles
@@ -98,11 +98,6 @@ class MethodOverride:
         return self._app(environ, start_response)
 
 
-def _settings() -> Settings:
-    settings: Settings = current_app.extensions["settings"]
-    return settings
-
-
 def _answer(status: int, upload: Upload | None = None, **headers: str) -> Response:
     response = Response(status=status)
     response.headers["Tus-Resumable"] = TUS_VERSION
@@ -149,7 +144,7 @@ def options(batch_id: uuid.UUID) -> Response:
         204,
         Tus_Version=TUS_VERSION,
         Tus_Extension="creation,expiration,termination",
-        Tus_Max_Size=str(_settings().max_archive_bytes),
+        Tus_Max_Size=str(current_settings().max_archive_bytes),
     )
 
 
@@ -177,8 +172,8 @@ def create_upload(batch_id: uuid.UUID) -> Response:
     if (refusal := _speaks_tus()) is not None:
         return refusal
     length = _number("Upload-Length")
-    if length > _settings().max_archive_bytes:
-        return _answer(413, Tus_Max_Size=str(_settings().max_archive_bytes))
+    if length > current_settings().max_archive_bytes:
+        return _answer(413, Tus_Max_Size=str(current_settings().max_archive_bytes))
     path = _path(_metadata().get("filename", ""))
     with session_scope() as session:
         upload = uploads.start_upload(
@@ -243,7 +238,7 @@ def append(upload_id: uuid.UUID) -> Response:
     offset = _number("Upload-Offset")
     if upload.offset != offset:
         raise OffsetConflict
-    request.max_content_length = _settings().max_request_bytes
+    request.max_content_length = current_settings().max_request_bytes
     fits = room is None or room >= upload.length - offset
     body = _Body(cast(IO[bytes], request.stream), upload.length - offset if room is None or fits else room)
     key = uploads.new_piece_key(upload_id)
@@ -291,7 +286,7 @@ def take(upload_id: uuid.UUID) -> Response:
     with session_scope() as session:
         upload, reader = uploads.open_upload(session, site_id, upload_id)
         uploads.require_draft(session, site_id, upload.batch_id)
-    with Intake(site_id, upload.batch_id, _settings(), set_aside=upload.offset) as intake:
+    with Intake(site_id, upload.batch_id, current_settings(), set_aside=upload.offset) as intake:
         intake.take(FilePart("files", upload.path, reader))
     uploads.end_upload(site_id, upload_id)
     return Response(intake.answers.stream(), content_type="application/json")

@@ -12,8 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
+from flask import request
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.sansio import multipart
@@ -26,7 +27,8 @@ from store.base.session import session_scope
 from store.intake import batches, quotas
 from vocabulary.media import HEAD_BYTES, is_archive, is_zip, sniff
 from vocabulary.reasons import Reason
-from web.base.errors import InvalidRequest, MalformedForm
+from web.base.config import current_settings
+from web.base.errors import InvalidRequest, MalformedForm, UnsupportedMediaType
 from web.contract.batches import FileAnswer, FileCounts
 from web.intake.archives import ArchiveRefused, Limits, is_ignored, open_members, printable
 from web.intake.manifests import MAX_BYTES as MAX_MANIFEST_BYTES
@@ -404,3 +406,13 @@ class Intake:
                 self.take_manifest(part)
         else:
             raise unknown_field(part.name)
+
+
+def multipart_parts() -> Iterator[Any]:
+    """Yield the parts of the request's form as they arrive. Raises `UnsupportedMediaType`."""
+    settings = current_settings()
+    boundary = request.mimetype_params.get("boundary", "")
+    if request.mimetype != "multipart/form-data" or not 1 <= len(boundary) <= 200:
+        raise UnsupportedMediaType
+    request.max_content_length = settings.max_request_bytes
+    return read_form(request.stream, boundary, settings.max_archive_members)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import redis
-from flask import Blueprint, Flask, Response, current_app, jsonify
+from flask import Blueprint, Flask, Response, jsonify
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from sqlalchemy import func, select
@@ -26,6 +26,7 @@ from store.queue.dispatch import KIND_QUEUES, QUEUES
 from store.results.delivery_tables import Destination
 from vocabulary.states import BatchStatus
 from web.auth.identity import is_public
+from web.base.config import current_settings
 
 health = Blueprint("health", __name__)
 private_health = Blueprint("private_health", __name__)
@@ -85,7 +86,7 @@ def healthz() -> Response:
 @private_health.get("/readyz")
 def readyz() -> Response:
     """Answer 200 when database, broker, blobs, recovery and every kind of worker are there, else 503."""
-    missing = missing_parts(current_app.extensions["settings"])
+    missing = missing_parts(current_settings())
     response = jsonify(status="ready" if not missing else "not ready", missing=missing)
     response.status_code = 503 if missing else 200
     return response

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import uuid
 
-from flask import Blueprint, Response
+from flask import Blueprint
 from sqlalchemy.orm import Session
 
 from store.accounts.accounts import Permission
 from store.base.session import session_scope
-from store.bundles import bundles
 from store.queue import dispatch
 from store.reading import review_tables as tables
 from store.reading import reviews, study_view
 from store.reading.reviews import ReviewEntry
-from web.auth.identity import confirm_identity, identity, needs
+from web.auth.identity import audit, confirm_identity, identity, needs
 from web.base.binding import Reply, operation, read_body
 from web.contract.base import API
-from web.contract.studies import Agreement, NewReview, Review, Reviews
-from web.intake.api import audit
+from web.contract.studies import NewReview, Review, Reviews
 
 area = Blueprint("reviews", __name__)
 
@@ -90,38 +88,3 @@ def list_reviews(study_id: uuid.UUID) -> Reviews:
 
 
 # how readers' answers stand to a bundle
-
-
-@area.get(f"{API}/bundles/<name>/agreement")
-@operation(
-    "Bundles",
-    "bundleAgreement",
-    "Readers' answers against the bundle, over the studies that they chose to review",
-    {200: Reply("The counts.", Agreement)},
-)
-@needs(Permission.READ)
-def get_agreement(name: str) -> Agreement:
-    """Count readers' answers against what the bundle had said."""
-    with session_scope() as session:
-        bundles.installed(session, name)
-        return Agreement.of(name, reviews.tally(session, identity().site_id, name))
-
-
-@area.get(f"{API}/bundles/<name>/disagreements.csv")
-@operation(
-    "Bundles",
-    "bundleDisagreements",
-    "The images of studies whose reader contradicted the bundle: a list to train from",
-    {200: Reply("One line an image, streamed.", ("text/csv",))},
-)
-@needs(Permission.RESEARCH)
-def get_disagreements(name: str) -> Response:
-    """Stream the images of studies whose reader contradicted the bundle: a list to train from."""
-    with session_scope() as session:
-        bundle = bundles.installed(session, name)
-        audit(session, "disagreements_downloaded", name)
-    response = Response(
-        reviews.disagreements(identity().site_id, bundle), content_type="text/csv; charset=utf-8"
-    )
-    response.headers["Content-Disposition"] = f'attachment; filename="disagreements-{bundle.name}.csv"'
-    return response

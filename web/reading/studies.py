@@ -22,8 +22,7 @@ from store.reading.reviews import ReviewEntry
 from store.reading.study_view import StudyReading
 from vocabulary.states import Answer, Triage
 from vocabulary.words import GLYPHS, answer_words, headline, with_article
-from web.accounts.account import viewer_choice
-from web.auth.identity import confirmation, identity, needs
+from web.auth.identity import audit, confirmation, identity, needs
 from web.auth.kept_forms import shows_again
 from web.base.binding import (
     ETAG,
@@ -36,12 +35,15 @@ from web.base.binding import (
 )
 from web.base.errors import ConfirmationFailed, ConfirmationNeeded, SessionWasOver, TooManyAttempts
 from web.base.request_args import without_empty_fields
+from web.base.sending import send_blob
 from web.contract.base import API
 from web.contract.images import Image
 from web.contract.studies import MAX_COMMENT, NewReview, ReportQuery, Study
 from web.contract.worklist import WorklistFilters
-from web.intake.api import audit, send_blob, shown_batch, visible_image
+from web.intake.actions import shown_batch
+from web.reading.images import visible_image
 from web.reading.reviews import check_signature, record_review
+from web.reading.viewer import viewer_choice
 
 area = Blueprint("studies", __name__)
 

@@ -5,21 +5,17 @@ from __future__ import annotations
 import uuid
 
 from flask import Blueprint, Response
-from sqlalchemy.orm import Session
 
 from store.accounts.accounts import Permission
 from store.base.blobs import get_blobs
 from store.base.errors import NotFound
 from store.base.session import session_scope
-from store.bundles import promotions
 from store.queue import dispatch
-from store.research import comparisons, datasets, run_deletion, runs
-from store.research import research_tables as tables
-from web.auth.identity import identity, needs
+from store.research import comparisons, datasets, runs
+from web.auth.identity import audit, identity, needs
 from web.base.binding import LOCATION, Reply, operation, read_body, send
 from web.contract.base import API
 from web.contract.research import (
-    BundleChange,
     Comparison,
     Comparisons,
     Dataset,
@@ -30,58 +26,18 @@ from web.contract.research import (
     Runs,
     RunSummary,
     RunWithFiles,
-    Serving,
 )
-from web.intake.api import audit
+from web.research.actions import act, compare, find_run, forget_dataset, forget_run, start
 
-research_api = Blueprint("research_api", __name__, url_prefix=API)
+api = Blueprint("research_api", __name__, url_prefix=API)
 
 _TAG = "Research"
-
-
-def start(session: Session, said: NewRun) -> tables.Run:
-    """Start the run that was asked for, audited; call `dispatch` after the commit."""
-    run = runs.start_run(
-        session,
-        identity().site_id,
-        identity().user_id,
-        datasets.get_dataset(session, identity().site_id, said.dataset),
-        said.bundles,
-        part=said.part,
-        label=said.label,
-        priority=said.priority,
-        with_heatmap=said.heatmap,
-        with_report=said.report,
-        with_routing=said.routing,
-    )
-    audit(session, "run_started", run.id)
-    return run
-
-
-def compare(session: Session, said: NewComparison) -> tables.Comparison:
-    """Start the comparison that was asked for, audited; call `dispatch` after the commit."""
-    a, b = (runs.get_run(session, identity().site_id, run_id) for run_id in (said.run_a, said.run_b))
-    made = runs.start_comparison(
-        session,
-        identity().site_id,
-        identity().user_id,
-        (a, said.bundle_a),
-        (b, said.bundle_b),
-        said.margin,
-    )
-    audit(session, "comparison_started", made.id)
-    return made
-
-
-def find_run(session: Session, run_id: uuid.UUID) -> tables.Run:
-    """Return a run of the caller's site. Raises `NotFound`."""
-    return runs.get_run(session, identity().site_id, run_id)
 
 
 # the API
 
 
-@research_api.get("/datasets")
+@api.get("/datasets")
 @operation(_TAG, "listDatasets", "List data sets.", {200: Reply("All.", Datasets)})
 @needs(Permission.RESEARCH)
 def list_datasets() -> Datasets:
@@ -91,7 +47,7 @@ def list_datasets() -> Datasets:
         return Datasets(items=[Dataset.of(d, datasets.contents(session, d)) for d in found])
 
 
-@research_api.get("/datasets/<uuid:dataset_id>")
+@api.get("/datasets/<uuid:dataset_id>")
 @operation(_TAG, "getDataset", "Get one data set.", {200: Reply("It.", Dataset)})
 @needs(Permission.RESEARCH)
 def get_dataset(dataset_id: uuid.UUID) -> Dataset:
@@ -101,7 +57,7 @@ def get_dataset(dataset_id: uuid.UUID) -> Dataset:
         return Dataset.of(found, datasets.contents(session, found))
 
 
-@research_api.delete("/datasets/<uuid:dataset_id>")
+@api.delete("/datasets/<uuid:dataset_id>")
 @operation(
     _TAG,
     "deleteDataset",
@@ -114,14 +70,7 @@ def delete_dataset(dataset_id: uuid.UUID) -> None:
     forget_dataset(dataset_id)
 
 
-def forget_dataset(dataset_id: uuid.UUID) -> None:
-    """Forget a data set, audited."""
-    with session_scope() as session:
-        datasets.remove_dataset(session, datasets.get_dataset(session, identity().site_id, dataset_id))
-        audit(session, "dataset_deleted", dataset_id)
-
-
-@research_api.get("/runs")
+@api.get("/runs")
 @operation(_TAG, "listRuns", "List the latest runs.", {200: Reply("They.", Runs)})
 @needs(Permission.RESEARCH)
 def list_runs() -> Runs:
@@ -131,7 +80,7 @@ def list_runs() -> Runs:
     return Runs(items=[RunSummary.of(run, batch) for run, batch in found])
 
 
-@research_api.post("/runs")
+@api.post("/runs")
 @operation(
     _TAG,
     "startRun",
@@ -151,7 +100,7 @@ def start_run() -> Response:
     return send(document, 201, Location=f"{API}/runs/{run.id}")
 
 
-@research_api.get("/runs/<uuid:run_id>")
+@api.get("/runs/<uuid:run_id>")
 @operation(
     _TAG, "getRun", "Get a run: progress, figures, and what repeats them.", {200: Reply("It.", RunWithFiles)}
 )
@@ -168,7 +117,7 @@ def get_run(run_id: uuid.UUID) -> RunWithFiles:
         )
 
 
-@research_api.delete("/runs/<uuid:run_id>")
+@api.delete("/runs/<uuid:run_id>")
 @operation(
     _TAG,
     "deleteRun",
@@ -181,22 +130,7 @@ def delete_run(run_id: uuid.UUID) -> None:
     forget_run(run_id)
 
 
-def forget_run(run_id: uuid.UUID) -> None:
-    """Delete a run, audited."""
-    with session_scope() as session:
-        run_deletion.delete_run(session, find_run(session, run_id))
-        audit(session, "run_deleted", run_id)
-
-
-def act(run_id: uuid.UUID, action: str) -> None:
-    """Cancel, pause, resume or retry a run, audited."""
-    with session_scope() as session:
-        runs.act(session, find_run(session, run_id), action)
-        audit(session, f"run_{action}", run_id)
-    dispatch.dispatch()
-
-
-@research_api.post("/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>")
+@api.post("/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>")
 @operation(
     _TAG,
     "{}Run",
@@ -212,7 +146,7 @@ def act_on_run(run_id: uuid.UUID, action: str) -> RunSummary:
         return RunSummary.of(run, runs.batch_of(session, run))
 
 
-@research_api.get("/runs/<uuid:run_id>/files/<file>")
+@api.get("/runs/<uuid:run_id>/files/<file>")
 @operation(
     _TAG,
     "getRunFile",
@@ -232,7 +166,7 @@ def get_file(run_id: uuid.UUID, file: str) -> Response:
     return response
 
 
-@research_api.get("/runs/<uuid:run_id>/images/<int:number>/display")
+@api.get("/runs/<uuid:run_id>/images/<int:number>/display")
 @operation(
     _TAG,
     "getRunPicture",
@@ -250,7 +184,7 @@ def get_picture(run_id: uuid.UUID, number: int) -> Response:
     return response
 
 
-@research_api.get("/runs/<uuid:run_id>/images/<int:number>/attention/<bundle>")
+@api.get("/runs/<uuid:run_id>/images/<int:number>/attention/<bundle>")
 @operation(
     _TAG,
     "getRunAttention",
@@ -267,7 +201,7 @@ def get_attention(run_id: uuid.UUID, number: int, bundle: str) -> Response:
     return response
 
 
-@research_api.get("/comparisons")
+@api.get("/comparisons")
 @operation(_TAG, "listComparisons", "List comparisons.", {200: Reply("They.", Comparisons)})
 @needs(Permission.RESEARCH)
 def list_comparisons() -> Comparisons:
@@ -277,7 +211,7 @@ def list_comparisons() -> Comparisons:
     return Comparisons(items=[Comparison.of(compared, figures=False) for compared in found])
 
 
-@research_api.post("/comparisons")
+@api.post("/comparisons")
 @operation(
     _TAG,
     "startComparison",
@@ -296,44 +230,10 @@ def start_comparison() -> Comparison:
     return Comparison.of(made)
 
 
-@research_api.get("/comparisons/<uuid:comparison_id>")
+@api.get("/comparisons/<uuid:comparison_id>")
 @operation(_TAG, "getComparison", "Get one comparison.", {200: Reply("It.", Comparison)})
 @needs(Permission.RESEARCH)
 def get_comparison(comparison_id: uuid.UUID) -> Comparison:
     """Answer one comparison."""
     with session_scope() as session:
         return Comparison.of(runs.get_comparison(session, identity().site_id, comparison_id))
-
-
-@research_api.post("/bundles/<any(promote,rollback,shadow):action>")
-@operation(
-    "Bundles",
-    "{}Bundle",
-    {
-        "promote": "Let a bundle serve the site by default.",
-        "rollback": "Let the bundle serve again that did before; refused if that is not the bundle named.",
-        "shadow": "Let a bundle read along quietly; without a name, none.",
-    },
-    {200: Reply("What serves now.", Serving)},
-    body=BundleChange,
-)
-@needs(Permission.ADMINISTER)
-def operate_bundle(action: str) -> Serving:
-    """Let another bundle serve the site, go back to the one before, or set the shadow bundle."""
-    return operate(action, read_body(BundleChange).bundle)
-
-
-def operate(action: str, name: str) -> Serving:
-    """Promote a bundle, roll back, or set the shadow, audited; return what serves now."""
-    who = identity()
-    with session_scope() as session:
-        if action == "shadow":
-            promotions.set_shadow(session, who.site_id, name or None)
-        elif action == "promote":
-            promotions.promote(session, who.site_id, who.user_id, name)
-        else:
-            name = promotions.roll_back(session, who.site_id, who.user_id, name or None)
-        audit(session, f"bundle_{action}", name)
-        serving = promotions.serving(session, who.site_id)
-        back = promotions.rollback_target(session, who.site_id)
-    return Serving(default=serving.default_bundle, shadow=serving.shadow_bundle, rollback_to=back)

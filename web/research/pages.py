@@ -19,25 +19,23 @@ from store.queue import dispatch
 from store.research import comparisons, datasets, runs
 from store.research import research_tables as tables
 from store.research.research_tables import RunKind
-from web.auth.identity import identity, needs
+from web.auth.identity import audit, identity, needs
 from web.base.binding import parse_form
 from web.base.pacing import PAGE, is_watched
 from web.contract.research import MARGIN, Comparison, Dataset, NewComparison, NewRun, Run, RunSummary
-from web.intake.api import audit
-from web.research.api import (
+from web.research.actions import (
     act,
     compare,
     find_run,
     forget_dataset,
     forget_run,
-    operate,
     start,
 )
 
-research_pages = Blueprint("research", __name__)
+pages = Blueprint("research", __name__)
 
 
-@research_pages.get("/research")
+@pages.get("/research")
 @is_watched(PAGE)
 @needs(Permission.RESEARCH)
 def home() -> str:
@@ -58,7 +56,7 @@ def home() -> str:
     )
 
 
-@research_pages.get("/research/datasets/<uuid:dataset_id>")
+@pages.get("/research/datasets/<uuid:dataset_id>")
 @needs(Permission.RESEARCH)
 def show_dataset(dataset_id: uuid.UUID) -> str:
     """Show a data set, and what is wrong with it."""
@@ -71,7 +69,7 @@ def show_dataset(dataset_id: uuid.UUID) -> str:
     return render_template("research/dataset.html", dataset=document, wrong=wrong, bundles=names, used=used)
 
 
-@research_pages.post("/research/runs")
+@pages.post("/research/runs")
 @needs(Permission.RESEARCH)
 def start_run_by_form() -> BaseResponse:
     """Start a run from the form."""
@@ -91,7 +89,7 @@ def _exported(page: str, name: str) -> Response:
     return response
 
 
-@research_pages.get("/research/runs/<uuid:run_id>")
+@pages.get("/research/runs/<uuid:run_id>")
 @is_watched(PAGE)
 @needs(Permission.RESEARCH)
 def show_run(run_id: uuid.UUID) -> str | Response:
@@ -117,7 +115,7 @@ def show_run(run_id: uuid.UUID) -> str | Response:
     return _exported(page, f"run-{run_id}") if export else page
 
 
-@research_pages.post("/research/runs/<uuid:run_id>/delete")
+@pages.post("/research/runs/<uuid:run_id>/delete")
 @needs(Permission.RESEARCH)
 def delete_run_by_form(run_id: uuid.UUID) -> BaseResponse:
     """Delete a run from its page."""
@@ -125,7 +123,7 @@ def delete_run_by_form(run_id: uuid.UUID) -> BaseResponse:
     return redirect(url_for("research.home"), 303)
 
 
-@research_pages.post("/research/datasets/<uuid:dataset_id>/delete")
+@pages.post("/research/datasets/<uuid:dataset_id>/delete")
 @needs(Permission.RESEARCH)
 def delete_dataset_by_form(dataset_id: uuid.UUID) -> BaseResponse:
     """Forget a data set from its page."""
@@ -147,7 +145,7 @@ def _actions(batch: Batch | None) -> list[str]:
     return ["retry"] if batch.n_failed + batch.n_cancelled else []
 
 
-@research_pages.post("/research/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>")
+@pages.post("/research/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>")
 @needs(Permission.RESEARCH)
 def act_by_form(run_id: uuid.UUID, action: str) -> BaseResponse:
     """Cancel, pause, resume or retry a run from its page."""
@@ -155,7 +153,7 @@ def act_by_form(run_id: uuid.UUID, action: str) -> BaseResponse:
     return redirect(url_for("research.show_run", run_id=run_id), 303)
 
 
-@research_pages.get("/research/runs/<uuid:run_id>/images/<int:number>")
+@pages.get("/research/runs/<uuid:run_id>/images/<int:number>")
 @needs(Permission.RESEARCH)
 def show_image(run_id: uuid.UUID, number: int) -> str:
     """Show where each bundle looked in one image of a data set."""
@@ -166,7 +164,7 @@ def show_image(run_id: uuid.UUID, number: int) -> str:
     return _attention(run, image)
 
 
-@research_pages.get("/research/comparisons/<uuid:comparison_id>/images/<int:number>")
+@pages.get("/research/comparisons/<uuid:comparison_id>/images/<int:number>")
 @needs(Permission.RESEARCH)
 def show_changed_image(comparison_id: uuid.UUID, number: int) -> str:
     """Show where both compared bundles looked in one image, whichever runs they scored it in."""
@@ -211,7 +209,7 @@ def heat_squares(
     ]
 
 
-@research_pages.post("/research/comparisons")
+@pages.post("/research/comparisons")
 @needs(Permission.RESEARCH)
 def compare_by_form() -> BaseResponse:
     """Start a comparison from a run's page."""
@@ -226,7 +224,7 @@ def compare_by_form() -> BaseResponse:
     return redirect(url_for("research.show_comparison", comparison_id=made.id), 303)
 
 
-@research_pages.get("/research/comparisons/<uuid:comparison_id>")
+@pages.get("/research/comparisons/<uuid:comparison_id>")
 @is_watched(PAGE)
 @needs(Permission.RESEARCH)
 def show_comparison(comparison_id: uuid.UUID) -> str | Response:
@@ -250,15 +248,7 @@ def show_comparison(comparison_id: uuid.UUID) -> str | Response:
     return _exported(page, f"comparison-{comparison_id}") if export else page
 
 
-@research_pages.post("/bundles/<any(promote,rollback,shadow):action>")
-@needs(Permission.ADMINISTER)
-def operate_bundle_by_form(action: str) -> BaseResponse:
-    """Promote a bundle, go back to the one before, or set the shadow bundle, from the bundles' page."""
-    operate(action, request.form.get("bundle", ""))
-    return redirect(url_for("pages.list_bundles"), 303)
-
-
 def register(app: Flask) -> None:
     """Serve the API's and the pages' addresses of research."""
     app.jinja_env.globals["stylesheet"] = lambda: Markup(Path(app.static_folder or "", "app.css").read_text())  # noqa: S704 - ours
-    app.register_blueprint(research_pages)
+    app.register_blueprint(pages)

@@ -15,16 +15,16 @@ from store.base.session import session_scope
 from store.intake import batches
 from store.queue import dispatch
 from store.results import exports
-from store.results.downloads import DEFAULT_PARTS, ExportRequest, Format, InvalidExportRequest, Part
+from store.results.downloads import DEFAULT_PARTS, ExportRequest, Format, InvalidExportRequest, Part, stream
 from store.results.exports import ExportRow, ExportState
-from store.results.results import COLUMNS, RESULT_COLUMNS
-from web.auth.identity import identity, needs
+from store.results.results import COLUMNS, RESULT_COLUMNS, Selection
+from web.auth.identity import audit, identity, needs
 from web.base.binding import ETAG, LOCATION, Reply, operation, parse_form, read_body, read_query, send
 from web.base.errors import InvalidQuery, InvalidRequest
 from web.base.pacing import PAGE, is_watched
 from web.contract.base import API, Query
-from web.contract.exports import Export, Exports, NewExport, ResultsQuery
-from web.intake.api import audit, sees_findings, send_stream
+from web.contract.exports import Export, Exports, NewExport, ResultsQuery, TableQuery
+from web.intake.actions import sees_findings
 
 downloads = Blueprint("downloads", __name__)
 
@@ -68,7 +68,54 @@ def _send_now(wanted: ExportRequest) -> Response:
     return send_stream(wanted)
 
 
+def send_stream(wish: ExportRequest) -> Response:
+    """Answer a file while it is made."""
+    response = Response(stream(wish), content_type=wish.format.media_type)
+    response.headers["Content-Disposition"] = f'attachment; filename="{wish.file_name}"'
+    response.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold the first byte back
+    return response
+
+
+def _download(batch_id: uuid.UUID, kind: Format, *, bom: bool) -> Response:
+    with session_scope() as session:
+        batch = batches.get_batch(session, identity().site_id, batch_id)
+        if not sees_findings(batch):
+            raise FindingsWithheld
+        audit(session, f"results_{kind}_downloaded", batch.id)
+    return send_stream(
+        ExportRequest(Selection(identity().site_id, batch_id, trials=not batch.promoted), kind, bom=bom)
+    )
+
+
 # API
+
+
+@downloads.get(f"{API}/batches/<uuid:batch_id>/results.csv")
+@operation(
+    "Batches",
+    "resultsCsv",
+    "Download one line an uploaded file",
+    {200: Reply("The lines, streamed.", ("text/csv",))},
+    query=TableQuery,
+)
+@needs(Permission.READ)
+def results_csv(batch_id: uuid.UUID, query: TableQuery) -> Response:
+    """Stream one line an uploaded file."""
+    return _download(batch_id, Format.CSV, bom=query.bom)
+
+
+@downloads.get(f"{API}/batches/<uuid:batch_id>/results.zip")
+@operation(
+    "Batches",
+    "resultsZip",
+    "Download results.csv, errors.csv, heat maps, reports and manifest.json",
+    {200: Reply("The archive, streamed.", ("application/zip",))},
+    query=TableQuery,
+)
+@needs(Permission.READ)
+def results_zip(batch_id: uuid.UUID, query: TableQuery) -> Response:
+    """Stream the CSV, the heat maps, the reports and the manifest."""
+    return _download(batch_id, Format.ZIP, bom=query.bom)
 
 
 @downloads.get(f"{API}/results")
