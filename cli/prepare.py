@@ -21,14 +21,30 @@ class Access:
 
 
 def migrate_database() -> None:
-    """Bring the tables of the database that the settings name up to date."""
+    """Bring the tables of the database that the settings name up to date.
+
+    Raises
+    ------
+    click.ClickException
+        They are of a version that this one does not know.
+    """
     from alembic import command
     from alembic.config import Config
+    from alembic.script.revision import ResolutionError
+    from alembic.util import CommandError
 
     config = Config()  # not alembic.ini: a wheel has none
     config.set_main_option("script_location", str(ROOT / "migrations").replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        if not isinstance(error.__cause__, ResolutionError):
+            raise
+        raise click.ClickException(
+            "This database belongs to a later version of FractureAI, or to one from before 0.1.0."
+            " Run the version that made it, or begin with an empty database."
+        ) from error
 
 
 def prepare() -> None:

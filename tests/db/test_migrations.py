@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from alembic import command
 from alembic.config import Config
+from click import ClickException
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from cli.prepare import migrate_database
 from store.base.session import get_engine
 from store.base.tables import Base
 from store.operations import audit
@@ -21,6 +23,18 @@ def test_down_and_up_again_and_no_difference(database: Engine) -> None:
     command.upgrade(config, "head")
     assert set(Base.metadata.tables) <= set(inspect(database).get_table_names())
     command.check(config)
+
+
+def test_a_database_of_another_version_is_told(database: Engine) -> None:
+    with database.begin() as connection:
+        known = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0012'"))
+    try:
+        with pytest.raises(ClickException, match="later version of FractureAI, or to one from before"):
+            migrate_database()
+    finally:
+        with database.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :known"), {"known": known})
 
 
 def test_audit_rows_are_append_only(database: Engine) -> None:

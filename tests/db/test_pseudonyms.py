@@ -7,13 +7,9 @@ import hmac
 import uuid
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Engine, text
 
 from store.accounts import sites
 from store.accounts.sites import pseudonymiser
-from tests.conftest import ROOT
 
 SECRET = b"a secret for tests alone"
 
@@ -52,26 +48,3 @@ def test_a_patient_is_hashed_slowly_once(
     pseudonymise = pseudonymiser(uuid.uuid4())
     assert len({pseudonymise(f"|{n % 5}") for n in range(200)}) == 5
     assert len(calls) == 5
-
-
-def test_hashes_of_an_earlier_version_become_those_of_today(database: Engine, site: uuid.UUID) -> None:
-    config = Config(str(ROOT / "alembic.ini"))
-    command.downgrade(config, "0017")
-    try:
-        with database.begin() as connection:
-            for accession, patient in (("A", quick(site, "KH|1")), ("B", quick(site, "KH|2")), ("C", "")):
-                connection.execute(
-                    text(
-                        "INSERT INTO studies (id, site_id, key, accession, patient_hash)"
-                        " VALUES (gen_random_uuid(), :site, :accession || :patient, :accession, :patient)"
-                    ),
-                    {"site": site, "accession": accession, "patient": patient},
-                )
-    finally:
-        command.upgrade(config, "head")
-    with database.begin() as connection:
-        rows = connection.execute(text("SELECT accession, patient_hash, key FROM studies")).all()
-    found = {accession: patient for accession, patient, _ in rows}
-    assert {key for _, _, key in rows} == {accession + patient for accession, patient in found.items()}
-    pseudonymise = pseudonymiser(site)
-    assert found == {"A": pseudonymise("KH|1"), "B": pseudonymise("KH|2"), "C": ""}
