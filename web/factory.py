@@ -83,8 +83,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     SettingsError
         An address of the database, the broker or the blob store is missing.
     """
-    settings = settings or get_settings()
-    settings.require("database_url", "broker_url", "blob_url", "secret_key")
+    settings = settings or get_settings().require("secret_key")
+    settings.require("database_url", "broker_url", "blob_url")
     start_log(settings, replace=False)
     app = Flask("web")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
