@@ -87,6 +87,11 @@ def changes() -> dict[str, Callable[[UInt8Array], bytes]]:
     found["cut: file ends at half"] = lambda p: dicom(p)[: p.size]
     found["squashed in width, stated"] = lambda p: squashed(p, across=True)
     found["squashed in height, stated"] = lambda p: squashed(p, across=False)
+    for side, across in (("width", True), ("height", False)):
+        for times in (1.25, 1.5, 2):
+            found[f"squashed in {side}, {times} times, not stated"] = lambda p, t=times, a=across: plain(
+                cv2.resize(p, None, fx=1 / t if a else 1, fy=1 if a else 1 / t, interpolation=cv2.INTER_AREA)
+            )
     return found
 
 
