@@ -11,7 +11,7 @@ from cli.accounts import on_site, site_options
 from cli.client import UsageProblem, client_command
 from cli.output import open_console, print_rows
 
-KINDS = click.Choice(["sc", "sr", "pdf"])
+KINDS = click.Choice(["sc", "summary", "sr", "signed", "pdf"])
 TRIAGE = click.Choice(["positive", "doubt", "negative", "not_assessable"])
 STATES = click.Choice(["waiting", "sent", "committed", "failed", "identity_conflict", "suppressed"])
 

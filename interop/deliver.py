@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
 
@@ -14,25 +15,31 @@ from sqlalchemy.orm import Session
 from interop import objects
 from interop.peers import Answer, Peer, Refused, Sought, Stopped, Trouble, peer_of
 from interop.private_keys import KeyMissing, KeyRing
+from interop.reading import ReadImage, Reading, Signature
+from pipeline.types import AttentionRegion
 from settings import get_settings
 from store.base.blobs import get_blobs
 from store.base.errors import BlobMissing, ServiceError
 from store.base.session import session_scope
-from store.base.tables import Bundle, Finding, Image, Study, StudyFinding
+from store.base.tables import Bundle, Finding, Image, Site, Study, StudyFinding
 from store.intake import received
 from store.intake.envelopes import Binding, EnvelopeUnreadable
 from store.queue import work
 from store.queue.work import Lease
 from store.reading import studies
+from store.reading.review_tables import Review
 from store.results import deliveries
 from store.results.deliveries import ENDED, DeliveryState, ObjectKind
 from store.results.delivery_tables import Delivery, Destination
-from vocabulary.dicom import derived_uid
+from vocabulary.dicom import COMPREHENSIVE_3D_SR, derived_uid
+from vocabulary.states import Answer as ReadersAnswer
 from vocabulary.states import Triage
 
 log = logging.getLogger("fractureai.deliver")
 
 LONGEST_PAUSE = 3600.0
+#: Kinds of objects that show pictures.
+_PICTURES = frozenset({ObjectKind.SC, ObjectKind.SUMMARY})
 #: After so long an object that cannot be sent fails; a person may try it again.
 GIVE_UP_SECONDS = 3 * 86_400.0
 #: Seconds until an archive is asked whether it has what it took, when it does not show it at once.
@@ -130,8 +137,10 @@ def _open(session: Session, lease: Lease) -> tuple[Delivery, Destination] | None
 
 
 def _step(delivery: Delivery, destination: Destination) -> _Outcome:
-    made = _make(delivery)
     peer = peer_of(destination, get_settings())
+    if ObjectKind(delivery.kind).is_report and delivery.sha256 is None:
+        delivery = _decided(delivery, peer)
+    made = _make(delivery)
     if delivery.state == DeliveryState.SENT:
         answer = peer.has(made.sought)
         if answer is Answer.YES:
@@ -147,7 +156,7 @@ def _step(delivery: Delivery, destination: Destination) -> _Outcome:
                 DeliveryState.IDENTITY_CONFLICT, "the archive has the study under another patient"
             )
     with session_scope() as session:  # known as ours before it leaves
-        received.note_made(session, delivery.site_id, delivery.sop_uid, objects.CLASSES[delivery.kind])
+        received.note_made(session, delivery.site_id, delivery.instance_uid, _class_of(delivery))
     peer.send(made.data)
     promised = _ask_commitment(peer, delivery)
     if promised is Answer.YES:
@@ -173,7 +182,28 @@ def _ask_commitment(peer: Peer, delivery: Delivery) -> Answer:
         if kept is not None:
             # `sent` before it is asked: the answer may come on another association at once
             kept.transaction_uid, kept.state = transaction, DeliveryState.SENT.value
-    return peer.commit(objects.CLASSES[delivery.kind], delivery.sop_uid, transaction)
+    return peer.commit(_class_of(delivery), delivery.instance_uid, transaction)
+
+
+def _class_of(delivery: Delivery) -> str:
+    return delivery.sop_class or objects.CLASSES[delivery.kind]
+
+
+def _decided(delivery: Delivery, peer: Peer) -> Delivery:
+    """Choose a report's class, as its archive takes it, and what it replaces there; both stay so.
+
+    Raises
+    ------
+    Trouble, Stopped
+    """
+    if delivery.sop_class is not None:
+        return delivery
+    sop_class = COMPREHENSIVE_3D_SR if peer.takes(COMPREHENSIVE_3D_SR) else _class_of(delivery)
+    with session_scope() as session:
+        kept = session.get_one(Delivery, delivery.id)
+        earlier = deliveries.earlier_report(session, kept)
+        kept.sop_class, kept.predecessor_id = sop_class, earlier.id if earlier else None
+        return kept
 
 
 def _write_down(lease: Lease, outcome: _Outcome) -> None:
@@ -217,8 +247,10 @@ def _make(delivery: Delivery) -> _Made:
         latest = studies.latest_finding(session, study.id, finding.bundle)
         if state.basis != finding.basis or latest is None or latest.basis != finding.basis:
             raise _Outdated
-        if delivery.kind == ObjectKind.PDF and latest.id != finding.id:
+        if ObjectKind(delivery.kind).is_of_version and latest.id != finding.id:
             raise _Outdated
+        signature = _signature(session, finding, state.images)
+        earlier = session.get(Delivery, delivery.predecessor_id) if delivery.predecessor_id else None
         images = [i for i in state.images if i.finding_id is not None and i.sop_uid]
         ids = [image.finding_id for image in images]
         said = {f.id: f for f in session.scalars(select(Finding).where(Finding.id.in_(ids)))}
@@ -229,12 +261,12 @@ def _make(delivery: Delivery) -> _Made:
         binding = Binding(image.site_id, image.study_uid, image.id)
         identity = ring.open(blobs.get(image.envelope_key), binding)
         key = image.overlay_key or image.display_key
-        picture = blobs.get(key) if key and delivery.kind == ObjectKind.SC else b""
+        picture = blobs.get(key) if key and delivery.kind in _PICTURES else b""
         read.append(_read_image(image, said[image.finding_id], bundle, identity, picture))  # type: ignore[index]
     own = [each for each in read if each.sop_uid == _source_uid(delivery)] or read[:1]
     if not own:
         raise ValueError("no image")
-    reading = objects.Reading(
+    reading = Reading(
         study_uid=study.study_uid,
         bundle=bundle.name,
         bundle_hash=bundle.sha256,
@@ -244,11 +276,31 @@ def _make(delivery: Delivery) -> _Made:
         made_at=finding.created_at.astimezone(UTC),
         images=tuple(read),
         pdf=blobs.get(finding.report_key or "") if delivery.kind == ObjectKind.PDF else None,
+        signature=signature,
+        earlier=(_class_of(earlier), earlier.instance_uid) if earlier else None,
     )
-    data = objects.make(reading, delivery.kind, delivery.sop_uid, own)
+    data = objects.make(reading, delivery.kind, _class_of(delivery), delivery.instance_uid, own)
     patient = str(own[0].source().get("PatientID", "") or "").strip()
-    sought = Sought(study.study_uid, reading.series_uid(delivery.kind), delivery.sop_uid, patient)
+    sought = Sought(study.study_uid, reading.series_uid(delivery.kind), delivery.instance_uid, patient)
     return _Made(data, sought)
+
+
+def _signature(session: Session, finding: StudyFinding, images: Sequence[Image]) -> Signature | None:
+    """Return what a reader signed of this version of the finding."""
+    if finding.review_id is None or finding.signed_at is None:
+        return None
+    review = session.get_one(Review, finding.review_id)
+    place, number = None, studies.numbers(images).get(review.image_id) if review.image_id else None
+    if number is not None and review.x is not None and review.y is not None:
+        place = number, review.x, review.y, review.width or 0, review.height or 0
+    return Signature(
+        reader=review.reader,
+        organization=session.get_one(Site, finding.site_id).name,
+        signed_at=finding.signed_at.astimezone(UTC),
+        answer=ReadersAnswer(review.answer),
+        comment=review.comment,
+        place=place,
+    )
 
 
 def _source_uid(delivery: Delivery) -> str:
@@ -256,12 +308,10 @@ def _source_uid(delivery: Delivery) -> str:
         return session.get_one(Image, delivery.image_id).sop_uid
 
 
-def _read_image(
-    image: Image, finding: Finding, bundle: Bundle, identity: bytes, picture: bytes
-) -> objects.ReadImage:
+def _read_image(image: Image, finding: Finding, bundle: Bundle, identity: bytes, picture: bytes) -> ReadImage:
     model = bundle.manifest.get("models", {}).get(finding.region, {})
     thresholds = model.get("thresholds", {}) if image.probability is not None else {}
-    return objects.ReadImage(
+    return ReadImage(
         number=image.number or 0,
         identity=identity,
         picture=picture,
@@ -272,4 +322,5 @@ def _read_image(
         probability=image.probability,
         low=thresholds.get("low"),
         high=thresholds.get("high"),
+        attention=tuple(AttentionRegion(**region) for region in image.attention_regions),
     )

@@ -93,6 +93,10 @@ class Peer(ABC):
         """Ask the archive to commit itself to keep an object (PS3.4, J)."""
         return Answer.UNKNOWN
 
+    def takes(self, sop_class: str) -> bool:
+        """Tell whether the archive says that it takes a class. Raises `Trouble`, `Stopped`."""
+        return False
+
     @abstractmethod
     def echo(self) -> None:
         """Ask whether it hears us. Raises `Trouble`, `Stopped`."""
@@ -144,6 +148,14 @@ class DimsePeer(Peer):
         if association.rejected_contexts:
             raise Refused("the archive does not take this class")
         raise Trouble("no association")
+
+    def takes(self, sop_class: str) -> bool:
+        """See `Peer.takes`: by what it accepts of an association."""
+        try:
+            self._associate(sop_class).release()
+        except Refused:
+            return False
+        return True
 
     def _tls(self) -> ssl.SSLContext:
         settings = self._settings

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from store.accounts.accounts import write_audit
 from store.base.errors import NotFound, ServiceError
@@ -29,11 +29,23 @@ class Protocol(StrEnum):
 
 
 class ObjectKind(StrEnum):
-    """What goes back: a Secondary Capture an image, a structured report and a PDF a study."""
+    """What goes back: a Secondary Capture an image; of a study a page that sums it up, reports and a PDF."""
 
     SC = "sc"
+    SUMMARY = "summary"
     SR = "sr"
+    SIGNED = "signed"  # what a reader signed, as a structured report
     PDF = "pdf"
+
+    @property
+    def is_report(self) -> bool:
+        """Whether it is a structured report, which exists in two classes."""
+        return self in {ObjectKind.SR, ObjectKind.SIGNED}
+
+    @property
+    def is_of_version(self) -> bool:
+        """Whether a version of the finding that stands on the same basis has another one."""
+        return self in {ObjectKind.PDF, ObjectKind.SIGNED}
 
 
 class DeliveryState(StrEnum):
@@ -197,7 +209,7 @@ def object_uid(
 
     A signed report stands on the same basis as the unsigned one and is another document.
     """
-    said = f"{basis}|{version}" if kind is ObjectKind.PDF else basis
+    said = f"{basis}|{version}" if kind.is_of_version else basis
     return derived_uid("object", study_uid, bundle_hash, kind.value, source_uid, said)
 
 
@@ -226,6 +238,8 @@ def queue(session: Session, batch: Batch, findings: Collection[StudyFinding]) ->
                 continue
             for kind in map(ObjectKind, destination.kinds):
                 if kind is ObjectKind.PDF and finding.report_key is None:
+                    continue
+                if kind is ObjectKind.SIGNED and finding.review_id is None:
                     continue
                 for image in images if kind is ObjectKind.SC else images[:1]:
                     uid = object_uid(
@@ -276,6 +290,26 @@ def _add(
     return 1
 
 
+def earlier_report(session: Session, delivery: Delivery) -> Delivery | None:
+    """Return the last report of the same kind that the archive has of the study, by the same bundle."""
+    this, other = aliased(StudyFinding), aliased(StudyFinding)
+    query = (
+        select(Delivery)
+        .join(other, other.id == Delivery.study_finding_id)
+        .join(this, this.id == delivery.study_finding_id)
+        .where(
+            Delivery.destination_id == delivery.destination_id,
+            Delivery.study_id == delivery.study_id,
+            Delivery.kind == delivery.kind,
+            Delivery.sha256.is_not(None),
+            other.bundle == this.bundle,
+            other.version < this.version,
+        )
+        .order_by(other.version.desc())
+    )
+    return session.scalars(query.limit(1)).first()
+
+
 def end(session: Session, delivery: Delivery, state: DeliveryState, detail: str = "") -> None:
     """Write down what became of an object."""
     delivery.state, delivery.detail = state.value, detail
@@ -297,9 +331,9 @@ def note_commitment(
     )
     n = 0
     for delivery in session.scalars(query.with_for_update()):
-        if delivery.sop_uid in done:
+        if delivery.instance_uid in done:
             end(session, delivery, DeliveryState.COMMITTED, "by storage commitment")
-        elif delivery.sop_uid in failed:
+        elif delivery.instance_uid in failed:
             end(session, delivery, DeliveryState.WAITING, "the archive does not commit itself to keep it")
         else:
             continue

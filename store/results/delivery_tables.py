@@ -10,6 +10,7 @@ from sqlalchemy import Boolean, ForeignKey, Index, String, UniqueConstraint, fun
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.base.tables import Base, id_column, now_column, site_column, zero_column
+from vocabulary.dicom import COMPREHENSIVE_3D_SR, derived_uid
 
 
 class Destination(Base):
@@ -62,6 +63,8 @@ class Delivery(Base):
     image_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"))
     kind: Mapped[str]
     sop_uid: Mapped[str] = mapped_column(String(64))
+    sop_class: Mapped[str | None] = mapped_column(String(64))  # of a report, once its archive was asked
+    predecessor_id: Mapped[uuid.UUID | None]  # the delivery of the report that it replaces
     state: Mapped[str] = mapped_column(server_default="waiting", default="waiting")
     attempts: Mapped[int] = zero_column()
     detail: Mapped[str] = mapped_column(server_default="", default="")
@@ -71,3 +74,8 @@ class Delivery(Base):
     tried_at: Mapped[datetime | None]
     sent_at: Mapped[datetime | None]
     committed_at: Mapped[datetime | None]
+
+    @property
+    def instance_uid(self) -> str:
+        """The SOP Instance UID as it is sent: an object in another class is another object."""
+        return derived_uid("3d", self.sop_uid) if self.sop_class == COMPREHENSIVE_3D_SR else self.sop_uid
