@@ -137,6 +137,8 @@ class Settings:
     gateway_tls_key: str = ""  # file with its private key
     gateway_tls_ca: str = ""  # file with the authorities whose client certificates it takes
     gateway_keys: str = ""  # folder of the private keys that open sealed identities; of what delivers alone
+    gateway_key_command: str = ""  # prints the private key named by its last argument: of a KMS, no folder
+    envelope_keep_days: float = 30.0  # of a sealed identity, after its study's last delivery; 0: for ever
     delivery_retry_seconds: float = 30.0  # before the second try at an object; then twice as long each time
     delivery_timeout_seconds: float = 60.0  # that an archive may take to answer
     # clients of the web process

@@ -304,6 +304,21 @@ def _bring_back(archive: Path, members: dict[str, dict[str, Any]]) -> None:
                     raise BackupError(f"{info.name} changed while it was brought back.")
 
 
+def _missing_private_keys(home: Path) -> list[str]:
+    """Return the names of the private keys that open what was restored and cannot be had here."""
+    from sqlalchemy import select
+
+    from interop.private_keys import KeyRing
+    from store.base.session import session_scope
+    from store.intake.gateway_tables import EnvelopeKey
+
+    settings = from_environ(os.environ)
+    ring = KeyRing(settings.gateway_keys or str(home / "gateway-keys"), settings.gateway_key_command)
+    with session_scope() as session:
+        names = session.scalars(select(EnvelopeKey.key_id).order_by(EnvelopeKey.created_at)).all()
+    return [name for name in names if not ring.has(name)]
+
+
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
@@ -392,7 +407,13 @@ def restore(*, archive: Path, secret_file: Path | None, force: bool, home: Path 
         if named == secret:
             write_private(folder / "secret_key", secret)
         migrate_database()
+        missing = _missing_private_keys(folder)
     files = sum(name.startswith(BLOBS) for name in manifest["members"])
     click.echo(f"Restored the database and {files} files. `fractureai fsck` checks them.")
+    if missing:
+        click.echo(
+            f"Results cannot go back to archives: the private keys {', '.join(missing)} are not here, which"
+            " no backup holds. Bring your copy of them to the folder that FRACTUREAI_GATEWAY_KEYS names."
+        )
     if named != secret:
         click.echo("Before you start: set FRACTUREAI_SECRET_KEY to the secret of the server that was saved.")

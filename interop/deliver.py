@@ -24,6 +24,7 @@ from store.base.session import session_scope
 from store.base.tables import Bundle, Finding, Image, Site, Study, StudyFinding
 from store.intake import received
 from store.intake.envelopes import Binding, EnvelopeUnreadable
+from store.operations import notices
 from store.queue import work
 from store.queue.work import Lease
 from store.reading import studies
@@ -224,6 +225,7 @@ def _write_down(lease: Lease, outcome: _Outcome) -> None:
         deliveries.end(session, delivery, state, outcome.detail)
         if outcome.stop:
             destination.stopped = outcome.detail
+            notices.destination_stopped(session, destination.site_id, destination.name, outcome.detail)
             log.error("destination %s is stopped: %s", destination.id, outcome.detail)
         if again is None:
             work.pass_stage(session, unit, None)
@@ -237,7 +239,7 @@ def _write_down(lease: Lease, outcome: _Outcome) -> None:
 
 def _make(delivery: Delivery) -> _Made:
     """Make an object of its study. Raises `_Outdated`, `KeyMissing`, `EnvelopeUnreadable`."""
-    ring = KeyRing(get_settings().gateway_keys)
+    ring = KeyRing(get_settings().gateway_keys, get_settings().gateway_key_command)
     blobs = get_blobs()
     with session_scope() as session:
         finding = session.get_one(StudyFinding, delivery.study_finding_id)
@@ -265,7 +267,7 @@ def _make(delivery: Delivery) -> _Made:
         read.append(_read_image(image, said[image.finding_id], bundle, identity, picture))  # type: ignore[index]
     own = [each for each in read if each.sop_uid == _source_uid(delivery)] or read[:1]
     if not own:
-        raise ValueError("no image")
+        raise Refused("the sealed identity was deleted: nothing can go back for this study any more")
     reading = Reading(
         study_uid=study.study_uid,
         bundle=bundle.name,

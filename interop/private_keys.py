@@ -1,8 +1,11 @@
-"""The private keys that open sealed identities: files that their owner alone reads, never in a backup."""
+"""The private keys that open sealed identities: files of their owner alone, or given out by a KMS."""
 
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -30,17 +33,74 @@ def make_key_pair(folder: Path) -> bytes:
     return public
 
 
+#: That a command may take to give a key out.
+COMMAND_SECONDS = 30.0
+
+
+@lru_cache(maxsize=64)
+def _given_out(command: str, name: str) -> bytes:
+    """Return the private key that a command prints, kept while the process lives. Raises `KeyMissing`."""
+    try:
+        done = subprocess.run(
+            [*shlex.split(command), name],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=COMMAND_SECONDS,
+            check=True,
+        )
+        return bytes.fromhex(done.stdout.decode("ascii").strip())
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # what it prints may hold the key
+        kind = type(error).__name__
+        raise KeyMissing(f"the command gives no private key {name} out ({kind})") from None
+
+
+def _is_open(path: Path) -> bool:
+    """Tell whether others may read a file; its group may where an orchestrator put it there."""
+    found = path.stat()
+    mine = found.st_uid == os.geteuid()
+    return bool(found.st_mode & (0o077 if mine else 0o037))
+
+
 class KeyRing:
-    """The private keys in a folder.
+    """The private keys in a folder, or behind a command.
 
     Parameters
     ----------
     folder
         Empty: there are none.
+    command
+        Of a KMS: prints the private key, in hexadecimal, whose name is its last argument. Empty: none.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, command: str = "") -> None:
         self._folder = Path(folder) if folder else None
+        self._command = command
+
+    def has(self, name: str) -> bool:
+        """Tell whether a private key can be had."""
+        try:
+            self._private(name)
+        except (KeyMissing, EnvelopeUnreadable):
+            return False
+        return True
+
+    def _private(self, name: str) -> bytes:
+        if self._command:
+            private = _given_out(self._command, name)
+        elif self._folder is None:
+            raise KeyMissing("FRACTUREAI_GATEWAY_KEYS names no folder")
+        else:
+            path = self._folder / f"{name}{_SUFFIX}"
+            try:
+                if _is_open(path):
+                    raise KeyMissing(f"others may read the private key {name}; chmod 400")
+                private = bytes.fromhex(path.read_text().strip())
+            except (OSError, ValueError) as error:
+                kind = type(error).__name__
+                raise KeyMissing(f"the private key {name} is not here ({kind})") from None
+        if len(private) != 32:
+            raise EnvelopeUnreadable
+        return private
 
     def open(self, sealed: bytes, binding: Binding) -> bytes:
         """Return what an envelope holds.
@@ -51,16 +111,4 @@ class KeyRing:
             Its key is not here, or others than its owner may read it.
         EnvelopeUnreadable
         """
-        name = sealed_to(sealed)
-        if self._folder is None:
-            raise KeyMissing("FRACTUREAI_GATEWAY_KEYS names no folder")
-        path = self._folder / f"{name}{_SUFFIX}"
-        try:
-            if path.stat().st_mode & 0o077:
-                raise KeyMissing(f"others may read the private key {name}; chmod 400")
-            private = bytes.fromhex(path.read_text().strip())
-        except (OSError, ValueError) as error:
-            raise KeyMissing(f"the private key {name} is not here ({type(error).__name__})") from None
-        if len(private) != 32:
-            raise EnvelopeUnreadable
-        return open_sealed(private, sealed, binding)
+        return open_sealed(self._private(sealed_to(sealed)), sealed, binding)

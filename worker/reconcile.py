@@ -33,7 +33,7 @@ from store.queue import work
 from store.queue.dispatch import dispatch
 from store.reading import full_depth, worklist
 from store.research import run_deletion
-from store.results import exports
+from store.results import deliveries, exports
 from vocabulary.states import BatchStatus
 from worker.flow import describe
 
@@ -122,6 +122,7 @@ TIDYING: dict[str, Callable[[], None]] = {
     "old rows": _forget_old,
     "drafts": _cancel_old_drafts,
     "incoming": uploads.delete_old,
+    "envelopes": deliveries.expire_envelopes,
 }
 
 

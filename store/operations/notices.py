@@ -44,11 +44,12 @@ class Event(StrEnum):
     POSITIVE_STUDY = "study.positive"
     AMENDED_STUDY = "study.amended"
     FINISHED_BATCH = "batch.finished"
+    STOPPED_DESTINATION = "destination.stopped"
     TEST = "test"
 
 
 #: What one can ask for; a test is asked for by its button.
-EVENTS = (Event.POSITIVE_STUDY, Event.AMENDED_STUDY, Event.FINISHED_BATCH)
+EVENTS = (Event.POSITIVE_STUDY, Event.AMENDED_STUDY, Event.FINISHED_BATCH, Event.STOPPED_DESTINATION)
 
 
 class NoticeState(StrEnum):
@@ -305,6 +306,14 @@ def finished_batch(session: Session, batch: Batch) -> None:
             "page": _link(f"/batches/{batch.id}"),
         }
         add(session, target, Event.FINISHED_BATCH, data, batch_id=batch.id)
+
+
+def destination_stopped(session: Session, site_id: uuid.UUID, name: str, why: str) -> None:
+    """Queue the notices that nothing goes to an archive any more until a person has looked."""
+    data = {"destination": name, "why": why, "page": _link("/admin/deliveries")}
+    for target in list_targets(session, site_id):
+        if Event.STOPPED_DESTINATION in target.events:
+            add(session, target, Event.STOPPED_DESTINATION, data)
 
 
 _BY_CREATION = Keyset((Notice.created_at, Notice.id), (moment, uuid.UUID), descending=True)

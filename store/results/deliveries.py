@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Sequence
+from datetime import timedelta
 from enum import StrEnum
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
+from settings import get_settings
 from store.accounts.accounts import write_audit
+from store.base.blobs import get_blobs
 from store.base.errors import NotFound, ServiceError
 from store.base.paging import Keyset, Page, moment
 from store.base.sealing import sealer
-from store.base.tables import Batch, Bundle, Image, Study, StudyFinding, Work, WorkKind, WorkState
+from store.base.session import session_scope
+from store.base.tables import ENDED_WORK, Batch, Bundle, Image, Study, StudyFinding, Work, WorkKind, WorkState
 from store.queue import work
 from store.results.delivery_tables import Delivery, Destination
 from vocabulary.dicom import derived_uid
@@ -382,6 +386,40 @@ def get_delivery(session: Session, site_id: uuid.UUID, delivery_id: uuid.UUID) -
     if found is None:
         raise NotFound
     return found
+
+
+def expire_envelopes(limit: int = 500) -> None:
+    """Delete sealed identities whose study has had its last delivery long ago, and of which nothing waits.
+
+    What failed or is held for a person still waits; what an archive took and cannot be asked for does not.
+    """
+    days = get_settings().envelope_keep_days
+    if not days:
+        return
+    of_study = select(Delivery.id).where(Delivery.study_id == Image.study_id)
+    waits = [DeliveryState.WAITING, DeliveryState.FAILED, DeliveryState.IDENTITY_CONFLICT]
+    last = func.greatest(Delivery.created_at, Delivery.sent_at, Delivery.committed_at)
+    recent = last > func.clock_timestamp() - timedelta(days=days)
+    unsettled = (Delivery.state == DeliveryState.SENT) & Delivery.id.in_(
+        select(Work.subject_id).where(Work.kind == WorkKind.DELIVER, Work.state.not_in(ENDED_WORK))
+    )
+    with session_scope() as session:
+        images = session.scalars(
+            select(Image)
+            .where(
+                Image.envelope_key.is_not(None),
+                of_study.exists(),
+                ~of_study.where(or_(Delivery.state.in_(waits), recent, unsettled)).exists(),
+            )
+            .order_by(Image.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        ).all()
+        keys = [image.envelope_key for image in images if image.envelope_key]
+        for image in images:
+            image.envelope_key = None
+    for key in keys:
+        get_blobs().delete(key)
 
 
 def retry(session: Session, delivery: Delivery, *, by: uuid.UUID | None = None) -> None:

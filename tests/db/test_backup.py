@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
 
 from cli import backup
 from cli.main import main
+from interop.private_keys import make_key_pair
+from settings import get_settings
 from store.base.blobs import BlobStore
 from store.base.session import session_scope
-from store.base.tables import Batch, Finding, Image
-from store.intake import batches
+from store.base.tables import Batch, Finding, Image, Site
+from store.intake import batches, envelopes
 from store.intake.batches import NewFile
 from store.operations.fsck import check
 from tests.reading import read_batch
@@ -159,6 +161,29 @@ def test_without_the_right_secret_nothing_is_restored(
     )
     assert right.exit_code == 0, right.output
     assert (tmp_path / "home" / "secret_key").read_text() == SECRET
+    assert "Results cannot go back" not in right.output
+
+
+def test_a_restore_without_the_private_key_says_that_nothing_can_go_back(
+    archive: Path, tmp_path: Path, settings_env: pytest.MonkeyPatch
+) -> None:
+    settings_env.setenv("FRACTUREAI_GATEWAY_KEYS", str(tmp_path / "keys"))
+    get_settings.cache_clear()
+    public = make_key_pair(tmp_path / "keys")
+    with session_scope() as session:
+        envelopes.add_key(session, session.scalars(select(Site.id)).first(), public)
+    other = tmp_path / "other.tar"
+    assert run("backup", other, "--home", tmp_path).exit_code == 0
+    (key,) = (tmp_path / "keys").iterdir()
+    assert key.read_text().strip().encode() not in other.read_bytes()
+    with_it = run("restore", other, "--home", tmp_path / "home", "--force")
+    assert with_it.exit_code == 0, with_it.output
+    assert "Results cannot go back" not in with_it.output
+    key.unlink()
+    without = run("restore", other, "--home", tmp_path / "home", "--force")
+    assert without.exit_code == 0, without.output
+    assert "Results cannot go back" in without.output
+    assert envelopes.key_id_of(public) in without.output
 
 
 def test_an_archive_of_an_earlier_version_is_restored_with_the_secret_in_it(

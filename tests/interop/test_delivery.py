@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +16,22 @@ import pydicom
 import pytest
 from sqlalchemy import select, text, update
 
+from cli.embedded import free_port
 from interop.deliver import deliver
 from interop.private_keys import KeyMissing, KeyRing, make_key_pair
 from settings import get_settings
+from store.accounts import accounts
+from store.accounts.accounts import Role
 from store.base.blobs import get_blobs
 from store.base.session import session_scope
-from store.base.tables import Batch, Image, StudyFinding, Work, WorkKind, WorkState
+from store.base.tables import Batch, Image, Notice, StudyFinding, Work, WorkKind, WorkState
 from store.intake import envelopes, gateway_peers, received
 from store.intake.dicom_header import split_file
 from store.intake.envelopes import Binding, EnvelopeUnreadable
 from store.intake.gateway_tables import GatewaySite
-from store.operations import fsck, retention
+from store.operations import fsck, notices, retention
 from store.queue import work
+from store.reading import reviews, study_view
 from store.results import deliveries
 from store.results.deliveries import ObjectKind, Protocol
 from store.results.delivery_tables import Delivery, Destination
@@ -33,6 +40,12 @@ from tests.interop.orthanc import AE_TITLE, Orthanc, running_orthanc
 from tests.running import wait_for
 from tests.worker.conftest import cache_folder, kept_folder, service_settings, site_id, untrained_bundle
 from tests.worker.test_reading import read
+from tests.worker.test_signing import sign_due
+from vocabulary.dicom import COMPREHENSIVE_3D_SR
+from vocabulary.dicom import COMPREHENSIVE_SR as SR
+from vocabulary.dicom import ENCAPSULATED_PDF as PDF
+from vocabulary.dicom import SECONDARY_CAPTURE as SC
+from vocabulary.states import Answer
 from worker import flow
 
 __all__ = ["cache_folder", "kept_folder", "service_settings", "site_id", "untrained_bundle"]
@@ -124,13 +137,13 @@ def committed() -> bool:
 def test_objects_lie_in_the_archive_under_the_patient_each_once(
     reading: Reading, archive: Orthanc, tmp_path: Path
 ):
-    assert states() == dict.fromkeys(("sc", "sr", "pdf"), ("waiting", ""))
+    assert states() == dict.fromkeys(("sc", "summary", "sr", "pdf"), ("waiting", ""))
     archive.put(reading.film)
     run_due()
     assert committed(), states()
     source = pydicom.dcmread(io.BytesIO(reading.film))
     first = archive.files()
-    assert len(first) == 4
+    assert len(first) == 5
     for uid, data in first.items():
         if uid == source.SOPInstanceUID:
             continue
@@ -146,6 +159,7 @@ def test_objects_lie_in_the_archive_under_the_patient_each_once(
         checked = subprocess.run(["/usr/bin/dciodvfy", path], capture_output=True, text=True, check=False)
         assert "Error" not in checked.stderr + checked.stdout, checked.stderr
         if ours.Modality == "SR":
+            assert ours.SOPClassUID == COMPREHENSIVE_3D_SR  # Orthanc says that it takes it
             dumped = subprocess.run(["/usr/bin/dsrdump", path], capture_output=True, check=True)
             assert b"PRELIMINARY" in dumped.stdout
             assert b"UNVERIFIED" in dumped.stdout
@@ -171,6 +185,29 @@ def test_objects_lie_in_the_archive_under_the_patient_each_once(
         assert arrival.kept is received.Kept.MADE_HERE
 
 
+def test_a_signed_reading_follows_as_a_report_of_its_own(reading: Reading, archive: Orthanc):
+    run_due()
+    study_id = reading.image.study_id
+    assert study_id is not None
+    with session_scope() as session:
+        reader = accounts.create_user(session, reading.site, "ana@localhost", role=Role.CLINICIAN)
+        reader.name = "Dr Ana Reader"
+        session.flush()
+        found = study_view.get_study(session, reading.site, study_id, trials=False)
+        place = reviews.Place(reading.image.id, 10, 20, 30, 40)
+        reviews.record(session, found, reader.id, Answer.PRESENT, comment="Fifth ray", place=place, sign=True)
+    sign_due()
+    run_due()
+    assert committed(), states()
+    objects = [pydicom.dcmread(io.BytesIO(data)) for data in archive.files().values()]
+    # the report and the PDF of the reader beside those of the AI; pictures and the AI's report as they were
+    assert sorted(each.SeriesNumber for each in objects) == [9001, 9002, 9003, 9003, 9004, 9005]
+    (signed,) = [each for each in objects if each.SeriesNumber == 9005]
+    assert (signed.VerificationFlag, signed.PreliminaryFlag) == ("VERIFIED", "FINAL")
+    assert str(signed.VerifyingObserverSequence[0].VerifyingObserverName) == "Dr Ana Reader^"
+    assert str(signed.PatientName) == NAME
+
+
 def test_by_dicomweb_too(
     site_id: uuid.UUID, archive: Orthanc, tmp_path: Path, service_settings: pytest.MonkeyPatch
 ):
@@ -180,7 +217,72 @@ def test_by_dicomweb_too(
     archive.put(reading.film)
     run_due()
     assert committed(), states()
-    assert len(archive.files()) == 4
+    assert len(archive.files()) == 5
+    with session_scope() as session:  # DICOMweb negotiates nothing: the class that every archive knows
+        assert session.scalars(select(Delivery.sop_class).where(Delivery.kind == "sr")).one() == SR
+
+
+def test_an_archive_that_takes_no_3d_report_gets_the_plain_one(
+    site_id: uuid.UUID, tmp_path: Path, service_settings: pytest.MonkeyPatch
+):
+    """DCMTK's storescp with a profile of its own: it takes what it is told, and cannot be asked."""
+    service_settings.setenv("FRACTUREAI_GATEWAY_KEYS", str(tmp_path / "keys"))
+    get_settings.cache_clear()
+    with taking(tmp_path, SC, SR, PDF) as port:
+        with session_scope() as session:
+            envelopes.add_key(session, site_id, make_key_pair(tmp_path / "keys"))
+            deliveries.add_destination(
+                session, site_id, "plain", Protocol.DIMSE, f"127.0.0.1:{port}",
+                called="PLAIN", calling="FRACTURES",
+            )  # fmt: skip
+        read(site_id, {"a.dcm": film("a study", longest=160)})
+        run_due()
+        assert {state for state, _ in states().values()} == {"sent"}, states()
+        kept = {each.SOPClassUID for each in map(pydicom.dcmread, (tmp_path / "taken").iterdir())}
+    assert kept == {SC, SR, PDF}
+
+
+_PROFILE = """
+[[TransferSyntaxes]]
+[Plain]
+TransferSyntax1 = LocalEndianExplicit
+[[PresentationContexts]]
+[Contexts]
+{contexts}
+[[Profiles]]
+[Default]
+PresentationContexts = Contexts
+"""
+
+
+@contextmanager
+def taking(folder: Path, *classes: str) -> Iterator[int]:
+    """Run DCMTK's storescp, which takes these classes alone and keeps them in `taken`."""
+    contexts = "\n".join(f"PresentationContext{n} = {uid}\\Plain" for n, uid in enumerate(classes, 1))
+    (folder / "profile.cfg").write_text(_PROFILE.format(contexts=contexts))
+    (folder / "taken").mkdir()
+    port = free_port()
+    command = [
+        "/usr/bin/storescp",
+        "-xf",
+        folder / "profile.cfg",
+        "Default",
+        "-od",
+        folder / "taken",
+        str(port),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            wait_for(lambda: listens(port), 60, "storescp")
+            yield port
+        finally:
+            process.kill()
+
+
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 def test_what_stands_in_the_way_now_and_what_for_good(reading: Reading, archive: Orthanc):
@@ -220,11 +322,16 @@ def test_another_patient_under_the_study_is_held_for_a_person(reading: Reading, 
 
 def test_an_archive_that_does_not_know_us_is_left_alone(reading: Reading, archive: Orthanc):
     with session_scope() as session:
+        event = [notices.Event.STOPPED_DESTINATION]
+        notices.add_target(session, reading.site, notices.Channel.WEBHOOK, "https://ris.example/", event)
         session.execute(update(Destination).values(called="NOBODY", address=f"127.0.0.1:{_rejecting()}"))
     run_due()
     with session_scope() as session:
         destination = session.scalars(select(Destination)).one()
         assert "rejected for good" in (destination.stopped or "")
+        told = session.scalars(select(Notice)).all()
+        assert {each.event for each in told} == {"destination.stopped"}
+        assert told[0].payload["data"]["destination"] == "archive"
     assert {state for state, _ in states().values()} == {"waiting"}
     with session_scope() as session:
         destination = session.scalars(select(Destination)).one()

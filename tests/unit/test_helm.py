@@ -157,6 +157,18 @@ def test_only_notices_deliveries_and_the_pages_reach_the_outside() -> None:
     assert backend == {"name": "demo-web", "port": {"name": "http"}}
 
 
+def test_the_private_keys_are_files_of_the_pod_that_delivers_alone() -> None:
+    assert "private-keys" not in yaml.safe_dump(rendered())
+    given = {"workers": {"deliveries": {"privateKeys": {"name": "keys-of-ours"}}}}
+    manifests = rendered(**given)
+    for each in manifests:
+        if not each["apiVersion"].startswith("keda.sh/"):
+            kubernetes_validate.validate(each, "1.37", strict=True)
+    having = {name: pod for name, pod in pods(manifests).items() if "keys-of-ours" in yaml.safe_dump(pod)}
+    assert having.keys() == {"demo-worker-deliveries"}
+    assert environment(having["demo-worker-deliveries"])["FRACTUREAI_GATEWAY_KEYS"] == "/keys"
+
+
 def test_gpu_workers_scale_from_nothing_by_what_waits() -> None:
     manifests = rendered("gpu-values.yaml")
     scaled = of_kind(manifests, "ScaledObject")

@@ -24,6 +24,7 @@ EVENT_WORDS = {
     Event.POSITIVE_STUDY: "a positive study",
     Event.AMENDED_STUDY: "a signed study that has changed",
     Event.FINISHED_BATCH: "a batch that has ended",
+    Event.STOPPED_DESTINATION: "an archive that takes no results any more",
     Event.TEST: "a test",
 }
 

@@ -18,7 +18,13 @@ from web.contract.base import Cursored
 
 delivery_pages = Blueprint("deliveries", __name__, url_prefix="/admin/deliveries")
 
-KIND_WORDS = {"sc": "picture", "sr": "structured report", "pdf": "PDF"}
+KIND_WORDS = {
+    "sc": "picture",
+    "summary": "summary page",
+    "sr": "structured report",
+    "signed": "signed reading",
+    "pdf": "PDF",
+}
 STATE_WORDS = {
     DeliveryState.WAITING: "waiting",
     DeliveryState.SENT: "taken, not confirmed",

@@ -28,6 +28,7 @@ _SUBJECTS = {
     Event.POSITIVE_STUDY: "A study needs to be looked at",
     Event.AMENDED_STUDY: "A signed study has changed and needs to be read again",
     Event.FINISHED_BATCH: "A batch has ended",
+    Event.STOPPED_DESTINATION: "An archive takes no results any more",
     Event.TEST: "A test notice",
 }
 
