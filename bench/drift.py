@@ -120,7 +120,9 @@ def main() -> None:
     args = parser.parse_args()
     for images in args.images:
         per_year, months = quiet(args.runs, images, args.seed)
-        print(f"\n{images} images a day; no change: {per_year:.2f} alarms a year, {months:.1%} of months quiet")
+        print(
+            f"\n{images} images a day; no change: {per_year:.2f} alarms a year, {months:.1%} of months quiet"
+        )
         for name, change in CHANGES.items():
             found = delays(change, args.runs, images, args.seed)
             missed = sum(delay > PATIENCE_DAYS for delay in found)

@@ -20,6 +20,7 @@ from web.intake.resumable import MethodOverride
 from web.openapi import API_BLUEPRINTS
 from web.operations.audit import audit_pages
 from web.operations.health import health
+from web.operations.monitoring import monitoring_pages
 from web.operations.notices import notice_pages
 from web.operations.retention import retention_pages
 from web.reading.viewer import viewer
@@ -36,6 +37,7 @@ BLUEPRINTS = (
     account,
     admin,
     audit_pages,
+    monitoring_pages,
     notice_pages,
     delivery_pages,
     retention_pages,

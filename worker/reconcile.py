@@ -28,7 +28,7 @@ from store.base.session import own_connection, session_scope
 from store.base.tables import ENDED_WORK, Batch, SignInToken, UserSession, Work, Worker
 from store.intake import batch_end, batches, received, uploads
 from store.intake.gateway_tables import ReceivedStudy
-from store.operations import monitoring, notices, retention
+from store.operations import drift, monitoring, notices, retention
 from store.queue import work
 from store.queue.dispatch import dispatch
 from store.reading import full_depth, worklist
@@ -123,6 +123,7 @@ TIDYING: dict[str, Callable[[], None]] = {
     "drafts": _cancel_old_drafts,
     "incoming": uploads.delete_old,
     "envelopes": deliveries.expire_envelopes,
+    "monitoring": drift.step,
 }
 
 

@@ -68,6 +68,13 @@ def _strengthen(site_id: uuid.UUID) -> Callable[[bytes], str]:
     return slow
 
 
+def station_hash(site_id: uuid.UUID, name: str) -> str:
+    """Return the site's keyed hash of a device's name or number; empty for none."""
+    if not name:
+        return ""
+    return hmac.new(_site_key(site_id, b"station:"), name.encode(), hashlib.sha256).hexdigest()[:16]
+
+
 def pseudonymiser(site_id: uuid.UUID) -> Callable[[str], str]:
     """Return the site's keyed hash for patient ids: scrypt (RFC 7914) of their HMAC-SHA256 (RFC 2104).
 

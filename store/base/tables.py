@@ -648,6 +648,7 @@ class Image(Base):
     pixels_key: Mapped[str | None]  # at full depth: made when somebody looks, deleted some time later
     pixels_sha256: Mapped[str | None] = mapped_column(String(64))
     pixels_at: Mapped[datetime | None]
+    device_id: Mapped[uuid.UUID | None]  # of what made it: `store.operations.drift_tables`
     envelope_key: Mapped[str | None]  # of the sealed identity: `store.intake.envelopes`
     width: Mapped[int | None]
     height: Mapped[int | None]

@@ -1,8 +1,8 @@
 """When a stream of findings is no longer what it was: cumulative sums of rates, and shifts of the score.
 
-Pure functions over the counts of a day. A CUSUM (Page, 1954; for proportions: Steiner et al., 2000) adds up how
-much better a day fits odds that have doubled, or halved, than those of the acceptance window. PSI (population
-stability index) compares how the last days' scores fall into the tenths of that window.
+Pure functions over the counts of a day. A CUSUM (Page, 1954; for proportions: Steiner et al., 2000) adds up
+how much better a day fits odds that have doubled, or halved, than those of the acceptance window. PSI
+(population stability index) compares how the last days' scores fall into the tenths of that window.
 """
 
 from __future__ import annotations
@@ -103,13 +103,13 @@ def cusum_step(score: float, k: int, n: int, p: float, odds: float) -> float:
 
 def tenths(logits: Sequence[int]) -> list[range]:
     """Return the bins that together hold about a tenth of the window each."""
-    wanted = sum(logits) / 10
-    groups, start, held = [], 0, 0
+    groups: list[range] = []
+    start, held, whole = 0, 0, sum(logits)
     for bin_, n in enumerate(logits):
         held += n
-        if held >= wanted and len(groups) < 9:
+        if held * 10 >= whole * (len(groups) + 1) and start <= bin_ and len(groups) < 9:
             groups.append(range(start, bin_ + 1))
-            start, held = bin_ + 1, 0
+            start = bin_ + 1
     return [*groups, range(start, len(logits))] if start < len(logits) else groups
 
 

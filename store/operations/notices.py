@@ -45,11 +45,18 @@ class Event(StrEnum):
     AMENDED_STUDY = "study.amended"
     FINISHED_BATCH = "batch.finished"
     STOPPED_DESTINATION = "destination.stopped"
+    MONITORING_ALARM = "monitoring.alarm"
     TEST = "test"
 
 
 #: What one can ask for; a test is asked for by its button.
-EVENTS = (Event.POSITIVE_STUDY, Event.AMENDED_STUDY, Event.FINISHED_BATCH, Event.STOPPED_DESTINATION)
+EVENTS = (
+    Event.POSITIVE_STUDY,
+    Event.AMENDED_STUDY,
+    Event.FINISHED_BATCH,
+    Event.STOPPED_DESTINATION,
+    Event.MONITORING_ALARM,
+)
 
 
 class NoticeState(StrEnum):
@@ -314,6 +321,14 @@ def destination_stopped(session: Session, site_id: uuid.UUID, name: str, why: st
     for target in list_targets(session, site_id):
         if Event.STOPPED_DESTINATION in target.events:
             add(session, target, Event.STOPPED_DESTINATION, data)
+
+
+def monitoring_alarm(session: Session, site_id: uuid.UUID, bundle: str, signals: list[str]) -> None:
+    """Queue the notices that what a bundle reads is no longer as it was; with the alarms' transaction."""
+    data = {"bundle": bundle, "signals": signals, "page": _link("/admin/monitoring")}
+    for target in list_targets(session, site_id):
+        if Event.MONITORING_ALARM in target.events:
+            add(session, target, Event.MONITORING_ALARM, data)
 
 
 _BY_CREATION = Keyset((Notice.created_at, Notice.id), (moment, uuid.UUID), descending=True)

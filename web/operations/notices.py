@@ -25,6 +25,7 @@ EVENT_WORDS = {
     Event.AMENDED_STUDY: "a signed study that has changed",
     Event.FINISHED_BATCH: "a batch that has ended",
     Event.STOPPED_DESTINATION: "an archive that takes no results any more",
+    Event.MONITORING_ALARM: "findings that are not as they were",
     Event.TEST: "a test",
 }
 

@@ -29,6 +29,7 @@ _SUBJECTS = {
     Event.AMENDED_STUDY: "A signed study has changed and needs to be read again",
     Event.FINISHED_BATCH: "A batch has ended",
     Event.STOPPED_DESTINATION: "An archive takes no results any more",
+    Event.MONITORING_ALARM: "Findings are no longer as they were",
     Event.TEST: "A test notice",
 }
 

@@ -24,6 +24,8 @@ from store.base.sealed_blobs import get_opened
 from store.base.session import session_scope
 from store.base.tables import Image, Work
 from store.intake import envelopes, received
+from store.intake.devices import device_of
+from store.operations import drift
 from store.queue import counters, work
 from store.queue.work import Lease
 from store.reading import studies
@@ -42,6 +44,7 @@ class _Prepared:
     display_sha256: str | None
     stored_sha256: str | None
     envelope: str | None = None
+    device: tuple[str, str, str] | None = None
 
 
 @cache
@@ -79,12 +82,13 @@ def _prepare_one(image: Image, decoding: _Decoding, written: Written) -> _Prepar
         stored, _ = written.put(picture_key(image, "original"), radiograph.stored, image)
     display, _ = written.put(picture_key(image, "display.jpg"), display_jpeg(radiograph.pixels), image)
     envelope = _seal_identity(image, radiograph, decoding.last_read, written)
-    return _Prepared(radiograph, display, stored, envelope)
+    device = device_of(image.site_id, decoding.last_read) if _came_as_dicom(image, radiograph) else None
+    return _Prepared(radiograph, display, stored, envelope, device)
 
 
 def _seal_identity(image: Image, radiograph: Radiograph, data: bytes, written: Written) -> str | None:
     """Seal what an object that goes back to the archive needs of its patient; return the envelope's key."""
-    if image.incoming_key is None or radiograph.media_type != "application/dicom":
+    if not _came_as_dicom(image, radiograph):
         return None
     with session_scope() as session:
         public = envelopes.current_key(session, image.site_id)
@@ -95,6 +99,11 @@ def _seal_identity(image: Image, radiograph: Radiograph, data: bytes, written: W
     key = picture_key(image, "envelope")
     written.put(key, envelopes.seal(public, plain, binding), image)
     return key
+
+
+def _came_as_dicom(image: Image, radiograph: Radiograph) -> bool:
+    """Tell whether the bytes are those that were sent, with all that their header said."""
+    return image.incoming_key is not None and radiograph.media_type == "application/dicom"
 
 
 def _is_made_here(image: Image, sop_uid: str) -> bool:
@@ -228,6 +237,7 @@ class Prepare(ChunkStage[_PreparedChunk]):
                     result.display_sha256,
                     result.stored_sha256,
                     result.envelope,
+                    result.device,
                 )
         if ids:
             scratch = f"{scratch_of(chunk.batch.id)}{chunk.lease.work_id}/{chunk.lease.token}.npz"
@@ -250,6 +260,7 @@ class Prepare(ChunkStage[_PreparedChunk]):
         """Keep what was prepared, reject what cannot be read, and make studies."""
         images, session, clinical = saving.images, saving.session, saving.chunk.run is None
         _drop_skipped(saving, result)
+        _note_devices(saving, result)
         for image in images:
             prepared = result.results[image.id]
             if isinstance(prepared, _Prepared):
@@ -300,6 +311,20 @@ def _drop_skipped(saving: Saving, result: _PreparedChunk) -> None:
     saving.counts["n_total"] -= len(skipped)
     saving.counts["n_bytes"] -= sum(image.size for image in skipped)
     saving.session.flush()
+
+
+def _note_devices(saving: Saving, result: _PreparedChunk) -> None:
+    """Write down which devices made the images."""
+    made = {id_: each.device for id_, each in result.results.items() if isinstance(each, _Prepared)}
+    found = [device for device in made.values() if device is not None]
+    if not found:
+        return
+    site_id = saving.chunk.lease.site_id
+    drift.note_devices(saving.session, site_id, found)
+    known = drift.device_ids(saving.session, site_id)
+    for image in saving.images:
+        if (device := made.get(image.id)) is not None:
+            image.device_id = known[device]
 
 
 def _keep_prepared(image: Image, prepared: _Prepared) -> None:

@@ -1,0 +1,53 @@
+"""The page of monitoring: an open window, a frozen one with its plots, alarms, and a new window."""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from bench.drift import Stream
+from store.accounts.accounts import Role
+from store.base.session import session_scope
+from store.base.tables import Site
+from store.operations import drift
+from tests.db.test_drift import drawn, stated
+from tests.web.world import make_world
+
+
+def test_a_window_its_plots_its_alarms_and_a_new_one(app: Any) -> None:
+    world = make_world(app, Role.ADMIN)
+    browser = world.browser(app.test_client())
+    assert "Nothing to see yet" in browser.client.get("/admin/monitoring").text
+    with session_scope() as session:
+        site = session.query(Site).filter(Site.default_bundle.is_not(None)).order_by(Site.created_at).first()
+        assert site is not None
+        site_id, bundle = site.id, site.default_bundle or ""
+    today = datetime.now(UTC).date()
+    stated(site_id, drawn(3), today - timedelta(days=41), bundle)
+    with session_scope() as session:
+        drift.watch(session, site_id, bundle, today)
+    page = browser.client.get("/admin/monitoring").text
+    assert "The acceptance window is open since" in page
+    assert "of 500 images with a score" in page
+    stated(
+        site_id,
+        [*drawn(37), *drawn(3, Stream(prevalence=0.4, device="b"))],
+        today - timedelta(days=1),
+        bundle,
+    )
+    with session_scope() as session:
+        drift.watch(session, site_id, bundle, today)
+    page = browser.client.get("/admin/monitoring").text
+    assert "Positive: more than before" in page
+    assert "A device that was not there before" in page
+    assert page.count('<svg class="plot days"') == 6
+    assert len(re.findall(r'<polyline points="[\d., ]+"', page)) == 6
+    assert "It does not say that findings are wrong" in page
+    assert "style=" not in page.partition("<main")[2]
+    if folder := os.environ.get("FRACTUREAI_TEST_PAGES"):
+        Path(folder, "monitoring.html").write_text(page)
+    assert browser.post("/admin/monitoring/restart").status_code == 303
+    assert "The acceptance window is open since" in browser.client.get("/admin/monitoring").text

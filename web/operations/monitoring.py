@@ -1,0 +1,131 @@
+"""Monitoring for administrators: rates, sums and scores of the bundle that serves, drawn on the server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from flask import Blueprint, redirect, render_template, url_for
+from werkzeug.wrappers import Response
+
+from store.accounts.accounts import Permission
+from store.base.session import session_scope
+from store.operations import drift, drift_statistics
+from store.operations.drift_statistics import LIMIT, PSI_LIMIT, RATES, expected
+from web.auth.identity import identity, needs
+
+monitoring_pages = Blueprint("monitoring", __name__, url_prefix="/admin/monitoring")
+
+RATE_WORDS = {
+    "positive": "Positive",
+    "doubt": "In doubt",
+    "not_assessable": "Not assessable",
+    "rejected": "Rejected",
+}
+SIGNAL_WORDS = {
+    **{f"{rate} up": f"{word}: more than before" for rate, word in RATE_WORDS.items()},
+    **{f"{rate} down": f"{word}: fewer than before" for rate, word in RATE_WORDS.items()},
+    "score": "The scores have shifted",
+    "device": "A device that was not there before",
+}
+WIDTH, HEIGHT, EDGE = 640, 120, 4
+DEVICE_DAYS = 30
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A line over days, as points of a picture `WIDTH` x `HEIGHT`.
+
+    Attributes
+    ----------
+    lines
+        Points of each unbroken stretch, as SVG has them.
+    marks
+        Heights of dashed lines, each with what it means.
+    top
+        The value at the upper edge.
+    """
+
+    title: str
+    said: str
+    lines: list[str]
+    marks: list[tuple[float, str]]
+    top: str
+
+
+def _plot(
+    title: str, values: Sequence[float | None], marks: Sequence[tuple[float, str]], *, share: bool
+) -> Plot:
+    known = [value for value in values if value is not None]
+    top = max([*known, *(mark for mark, _ in marks), 1e-9]) * 1.1
+    form = "{:.0%}" if share else "{:.2g}"
+
+    def height(value: float) -> float:
+        return round(HEIGHT - EDGE - value / top * (HEIGHT - 2 * EDGE), 1)
+
+    lines: list[list[str]] = [[]]
+    for n, value in enumerate(values):
+        if value is None:
+            lines.append([])
+        else:
+            x = round(EDGE + n * (WIDTH - 2 * EDGE) / max(1, len(values) - 1), 1)
+            lines[-1].append(f"{x},{height(value)}")
+    # a day by itself is a short stroke, since a line needs two ends
+    drawn = [" ".join(points if len(points) > 1 else [points[0], points[0]]) for points in lines if points]
+    said = f"{title}: " + (f"{form.format(known[-1])} on the last day" if known else "no days yet")
+    return Plot(title, said, drawn, [(height(mark), words) for mark, words in marks], form.format(top))
+
+
+def _plots(days: Sequence[drift.Watched], baseline: drift_statistics.Counts | None) -> list[Plot]:
+    plots = []
+    for rate in RATES:
+        shares = [k / n if n else None for k, n in (day.counts.of(rate) for day in days)]
+        marks = [(expected(baseline, rate), "acceptance window")] if baseline else []
+        plots.append(_plot(f"{RATE_WORDS[rate]}, share a day", shares, marks, share=True))
+    if baseline:
+        worst = [max(day.sums.values()) if day.sums else None for day in days]
+        plots.append(_plot("Cumulative sum, the largest", worst, [(LIMIT, "alarm")], share=False))
+        shifts = [day.shift for day in days]
+        plots.append(_plot("Shift of the scores (PSI)", shifts, [(PSI_LIMIT, "alarm")], share=False))
+    return plots
+
+
+@monitoring_pages.get("")
+@needs(Permission.ADMINISTER)
+def show() -> str:
+    """Show whether what the bundle says of the site's images is still as it was accepted."""
+    site_id = identity().site_id
+    since = datetime.now(UTC).date() - timedelta(days=DEVICE_DAYS)
+    with session_scope() as session:
+        baseline = drift.latest_baseline(session, site_id)
+        if baseline is None:
+            return render_template("operations/monitoring.html", baseline=None)
+        days = drift.watched_days(session, baseline)
+        frozen = drift_statistics.Counts(**baseline.counts) if baseline.frozen_on else None
+        taken = drift_statistics.total(day.counts for day in days)
+        return render_template(
+            "operations/monitoring.html",
+            baseline=baseline,
+            frozen=frozen,
+            taken=taken,
+            needed=(drift_statistics.WINDOW_IMAGES, drift_statistics.WINDOW_DAYS),
+            plots=_plots(days, frozen),
+            days=days[-14:],
+            rates=RATE_WORDS,
+            devices=drift.by_device(session, site_id, baseline.bundle, since),
+            regions=drift.by_region(session, site_id, baseline.bundle, since),
+            weeks=drift.weeks(session, site_id, baseline.bundle),
+            alarms=drift.alarms(session, site_id),
+            signals=SIGNAL_WORDS,
+            size=(WIDTH, HEIGHT),
+        )
+
+
+@monitoring_pages.post("/restart")
+@needs(Permission.ADMINISTER)
+def restart() -> Response:
+    """Take what comes from tomorrow on as the acceptance window."""
+    with session_scope() as session:
+        drift.restart(session, identity().site_id, by=identity().user_id)
+    return redirect(url_for("monitoring.show"), 303)
