@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,12 @@ def _receive() -> None:
     interruptible()
     receivers = [
         subprocess.Popen(
-            [sys.executable, "-m", "interop.gateway"],
+            [sys.executable, "-m", module],
             cwd=ROOT,
             start_new_session=True,
             preexec_fn=dies_with_us(),  # noqa: PLW1509 - calls prctl and getppid, takes no lock
         )
-        for _ in range(settings.gateway_processes)
+        for module in ["interop.gateway"] * settings.gateway_processes + ["interop.poller"]
     ]
     try:
         while all(receiver.poll() is None for receiver in receivers):
@@ -155,6 +156,93 @@ def key(keys: Path | None, home: Path | None, site: str | None) -> None:
         public = make_key_pair(folder)
         envelopes.add_key(session, found.id, public)
     click.echo(f"Sealed from now on. The private key: {folder / envelopes.key_id_of(public)}.key")
+
+
+@gateway.command("poll")
+@click.argument("name")
+@click.argument("address")
+@click.option(
+    "--since", type=click.DateTime(["%Y-%m-%d"]), help="Day of the oldest studies.  [default: today]"
+)
+@click.option(
+    "--where",
+    "filters",
+    multiple=True,
+    help="What the studies must have, such as ModalitiesInStudy=DX; several times.",
+)
+@click.option(
+    "--every", "seconds", type=float, default=60.0, show_default=True, help="Seconds between two rounds."
+)
+@click.option(
+    "--overlap",
+    "overlap_days",
+    type=int,
+    default=2,
+    show_default=True,
+    help="Days before the last complete one that are asked for again: for images that come late.",
+)
+@click.option(
+    "--authorization-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file with the Authorization header.",
+)
+@site_options
+@client_command
+def poll(
+    name: str,
+    address: str,
+    since: datetime | None,
+    filters: tuple[str, ...],
+    seconds: float,
+    overlap_days: int,
+    authorization_file: Path | None,
+    home: Path | None,
+    site: str | None,
+) -> None:
+    """Fetch new studies from an archive's DICOMweb service (QIDO-RS, WADO-RS) at ADDRESS."""
+    with on_site(home, site) as (session, found):
+        from store.intake import poll_sources
+
+        poll_sources.add(
+            session,
+            found.id,
+            name,
+            address,
+            since=(since or datetime.now(UTC)).date(),
+            filters=filters,
+            authorization=authorization_file.read_text().strip() if authorization_file else "",
+            seconds=seconds,
+            overlap_days=overlap_days,
+        )
+    click.echo(f"New studies are fetched from {name}.")
+
+
+@gateway.command("unpoll")
+@click.argument("name")
+@site_options
+@client_command
+def unpoll(name: str, home: Path | None, site: str | None) -> None:
+    """Fetch nothing more from an archive."""
+    with on_site(home, site) as (session, found):
+        from store.intake import poll_sources
+
+        poll_sources.remove(session, found.id, name)
+    click.echo(f"Nothing more is fetched from {name}.")
+
+
+@gateway.command("polls")
+@site_options
+@client_command
+def list_polls(home: Path | None, site: str | None) -> None:
+    """List the archives from which new studies are fetched, and how far."""
+    with on_site(home, site) as (session, found):
+        from store.intake import poll_sources
+
+        rows = [
+            (each.name, each.address, ", ".join(each.filters), f"{each.cursor_day}", each.error or "")
+            for each in poll_sources.list_sources(session, found.id)
+        ]
+    print_rows(open_console(), ("name", "address", "where", "complete to", ""), rows)
 
 
 @gateway.command("list")

@@ -187,6 +187,7 @@ def processes(
         front,
         child("reconcile", [*python, "worker.reconcile"]),
         *(child(f"gateway-{n + 1}", [*python, "interop.gateway"], **ONE_THREAD) for n in range(receivers)),
+        *([child("poller", [*python, "interop.poller"], **ONE_THREAD)] if receivers else []),
     ]
     if not workers:
         one = {**ONE_THREAD, "FRACTUREAI_SCORER_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1"}

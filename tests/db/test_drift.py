@@ -56,14 +56,8 @@ def test_a_day_is_counted_as_its_images_ended(site: uuid.UUID) -> None:
     device = uuid.uuid4()
     with session_scope() as session:
         read = session.scalars(select(Image).where(Image.status == "done").order_by(Image.path)).all()
-        said = (
-            ("positive", 3.0),
-            ("positive", 99.0),
-            ("doubt", 0.1),
-            ("negative", -99.0),
-            ("not_assessable", 1.0),
-        )
-        for image, (triage, logit) in zip(read, said, strict=True):
+        triages = ("positive", "positive", "doubt", "negative", "not_assessable")
+        for image, triage, logit in zip(read, triages, (3.0, 99.0, 0.1, -99.0, 1.0), strict=True):
             image.triage, image.region, image.device_id = triage, "hand", device
             session.get_one(Finding, image.finding_id).logit = logit
         session.flush()

@@ -96,6 +96,10 @@ class Orthanc:
         """Give it a file."""
         httpx.post(f"http://127.0.0.1:{self.http}/instances", content=data, timeout=20).raise_for_status()
 
+    def remove(self, path: str) -> None:
+        """Delete a study or an instance by its place."""
+        httpx.delete(f"http://127.0.0.1:{self.http}{path}", timeout=20).raise_for_status()
+
     def delete(self, uid: str) -> None:
         """Delete an instance."""
         for instance in self.get("/instances"):

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+
 from bench.drift import Stream
 from store.accounts.accounts import Role
 from store.base.session import session_scope
@@ -22,8 +24,7 @@ def test_a_window_its_plots_its_alarms_and_a_new_one(app: Any) -> None:
     browser = world.browser(app.test_client())
     assert "Nothing to see yet" in browser.client.get("/admin/monitoring").text
     with session_scope() as session:
-        site = session.query(Site).filter(Site.default_bundle.is_not(None)).order_by(Site.created_at).first()
-        assert site is not None
+        site = session.scalars(select(Site).where(Site.name == world.marker)).one()
         site_id, bundle = site.id, site.default_bundle or ""
     today = datetime.now(UTC).date()
     stated(site_id, drawn(3), today - timedelta(days=41), bundle)

@@ -1,0 +1,271 @@
+"""Asks archives for new studies by DICOMweb (QIDO-RS, WADO-RS) and keeps what they have as the receiver does.
+
+Run as ``python -m interop.poller``. A round asks for the studies of all days from some before the cursor to
+today; the cursor moves when all of them are kept. Whatever ends a round, the next one begins where it began,
+and what is here already is not fetched again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import httpx
+from sqlalchemy.exc import SQLAlchemyError
+
+from settings import Settings, get_settings, start_log
+from store.base.errors import ServiceError
+from store.base.seldom import log_seldom
+from store.base.session import session_scope
+from store.intake import poll_sources, received
+from store.intake.dicom_header import UID, HeaderUnreadable, split_file
+from store.intake.poll_sources import PollSource
+from store.intake.received import ObjectRefused, Source
+from vocabulary.dicom import TAKEN_CLASSES
+
+log = logging.getLogger("fractureai.poller")
+
+#: Studies, or instances, of one answer.
+PAGE = 100
+#: Seconds between two looks for an archive that is due.
+LOOK_SECONDS = 2.0
+#: Of what a query finds: study, series and instance.
+_KEYS = ("0020000D", "0020000E", "00080018")
+_FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+
+
+class PollFailed(Exception):
+    """The archive does not answer as it should; the message quotes nothing of what it said."""
+
+
+def _first(item: dict[str, Any], tag: str) -> str:
+    values = item.get(tag, {}).get("Value") or [""]
+    return str(values[0]).strip()
+
+
+class Poll:
+    """One round at one archive.
+
+    Parameters
+    ----------
+    client
+        With the address of its DICOMweb service, and its headers.
+    """
+
+    def __init__(self, source: PollSource, client: httpx.Client, settings: Settings) -> None:
+        self._source, self._client, self._settings = source, client, settings
+        self._as = Source(source.site_id, source.name)
+        self.kept = 0
+
+    def run(self) -> None:
+        """Fetch what is new, and move the cursor. Raises `PollFailed`, `ServiceError`, `SQLAlchemyError`."""
+        source = self._source
+        with session_scope() as session:
+            to, before = poll_sources.today(session), poll_sources.fetched(session, source)
+        since = source.cursor_day - timedelta(days=source.overlap_days)
+        for study in self._studies(since, to):
+            uid, n = _first(study, "0020000D"), int(_first(study, "00201208") or 0)
+            if not UID.fullmatch(uid) or (n and before.get(uid) == n):
+                continue
+            fetched = self._fetch_study(uid)
+            with session_scope() as session:
+                day = _day_of(_first(study, "00080020"))
+                poll_sources.note_fetched(session, source.id, uid, day, n or fetched)
+        with session_scope() as session:
+            # what arrives later today is of today again: that day is asked for once more
+            poll_sources.note_round(session, source.id, to=to - timedelta(days=1))
+
+    def _query(self, path: str, parameters: dict[str, str]) -> list[dict[str, Any]]:
+        """Return all that a query finds.
+
+        Archives may change the order between two pages, so that one is met twice and another not at all: what
+        takes several pages is asked for until a whole pass finds nothing new.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        while True:
+            before, pages = len(found), 0
+            for page in self._pages(path, parameters):
+                pages += 1
+                found |= {json.dumps([_first(each, tag) for tag in _KEYS]): each for each in page}
+            if pages < 2 or len(found) == before:
+                return list(found.values())
+
+    def _pages(self, path: str, parameters: dict[str, str]) -> Iterator[list[dict[str, Any]]]:
+        last: list[dict[str, Any]] = []
+        offset = 0
+        while True:
+            page = {**parameters, "limit": str(PAGE), "offset": str(offset)}
+            answer = self._get(path, page, "application/dicom+json")
+            try:
+                found = answer.json() if answer.status_code == 200 else []
+            except ValueError:
+                raise PollFailed("an answer that is no JSON") from None
+            if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+                raise PollFailed("an answer that is no list")
+            if not found or found == last:  # the same once more: the archive knows no offset
+                return
+            yield found
+            last = found
+            offset += len(found)  # an archive may answer fewer than it is asked for
+
+    def _get(self, path: str, parameters: dict[str, str], accept: str) -> httpx.Response:
+        try:
+            answer = self._client.get(path, params=parameters, headers={"Accept": accept})
+        except httpx.HTTPError as error:
+            raise PollFailed(f"no answer: {type(error).__name__}") from None
+        if answer.status_code not in {200, 204}:
+            raise PollFailed(f"the archive answers {answer.status_code}")
+        return answer
+
+    def _studies(self, since: date, to: date) -> list[dict[str, Any]]:
+        wanted = {"StudyDate": f"{since:%Y%m%d}-{to:%Y%m%d}", "includefield": "00201208"}
+        wanted |= {name: value for name, _, value in (each.partition("=") for each in self._source.filters)}
+        return self._query("/studies", wanted)
+
+    def _fetch_study(self, study_uid: str) -> int:
+        """Fetch the images of a study that are not here; return how many instances it has."""
+        n, wanted = 0, []
+        for item in self._query(f"/studies/{study_uid}/instances", {}):
+            n += 1
+            uids = _first(item, "0020000E"), _first(item, "00080018")
+            if _first(item, "00080016") in TAKEN_CLASSES and all(map(UID.fullmatch, uids)):
+                wanted.append(uids)
+        studies: set[uuid.UUID] = set()
+        try:
+            for start in range(0, len(wanted), PAGE):
+                part = wanted[start : start + PAGE]
+                with session_scope() as session:
+                    sop_uids = [sop_uid for _, sop_uid in part]
+                    known = poll_sources.known_objects(session, self._source.site_id, sop_uids)
+                for series_uid, sop_uid in part:
+                    if sop_uid not in known:
+                        place = f"/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}"
+                        self._keep(self._file(place), study_uid, studies)
+        finally:
+            received.sending_ended(self._source.site_id, studies)
+        return n
+
+    def _file(self, path: str) -> bytes:
+        """Return the one file of a WADO-RS answer (PS3.18, 8.6.1.2)."""
+        most = self._settings.max_file_bytes + (1 << 16)
+        body = bytearray()
+        try:
+            with self._client.stream("GET", path, headers={"Accept": _FILE}) as answer:
+                if answer.status_code != 200:
+                    raise PollFailed(f"the archive answers {answer.status_code}")
+                kind = answer.headers.get("Content-Type", "")
+                for piece in answer.iter_bytes():
+                    body += piece
+                    if len(body) > most:
+                        raise PollFailed("an object that is larger than a file may be")
+        except httpx.HTTPError as error:
+            raise PollFailed(f"no answer: {type(error).__name__}") from None
+        return _only_part(bytes(body), kind)
+
+    def _keep(self, data: bytes, study_uid: str, studies: set[uuid.UUID]) -> None:
+        try:
+            found = split_file(data)
+            arrival = received.keep(
+                self._as,
+                found.dataset,
+                found.syntax,
+                sop_class=found.sop_class,
+                sop_uid=found.sop_uid,
+                study_uid=study_uid,
+            )
+        except HeaderUnreadable:
+            log.warning("an object from %s is refused: no DICOM", self._source.name)
+            return
+        except ObjectRefused as refused:
+            log.warning("an object from %s is refused: %s", self._source.name, refused.refusal.value)
+            return
+        self.kept += arrival.kept is received.Kept.NEW
+        if arrival.study is not None:
+            studies.add(arrival.study)
+
+
+def _day_of(text: str) -> date | None:
+    try:
+        return datetime.strptime(text, "%Y%m%d").date()
+    except ValueError:
+        return None
+
+
+def _only_part(body: bytes, content_type: str) -> bytes:
+    """Return the first part of a ``multipart/related`` body (RFC 2387), or the body where it is none."""
+    if not content_type.lower().startswith("multipart/"):
+        return body
+    match = re.search(r'boundary="?([^";]+)"?', content_type, re.IGNORECASE)
+    if match is None:
+        raise PollFailed("an answer without a boundary")
+    mark = b"--" + match.group(1).encode("latin-1", "replace")
+    begin = body.find(mark)
+    head = body.find(b"\r\n\r\n", begin)
+    end = body.find(b"\r\n" + mark, head)
+    if min(begin, head, end) < 0:
+        raise PollFailed("an answer that ends early")
+    return body[head + 4 : end]
+
+
+def poll_once() -> bool:
+    """Do the round of an archive that is due; return whether there was one."""
+    settings = get_settings()
+    with session_scope() as session:
+        source = poll_sources.take_due(session)
+    if source is None:
+        return False
+    authorization = poll_sources.authorization_of(source)
+    headers = {"Authorization": authorization} if authorization else {}
+    timeout = settings.delivery_timeout_seconds
+    error = ""
+    with httpx.Client(base_url=source.address, headers=headers, timeout=timeout) as client:
+        poll = Poll(source, client, settings)
+        try:
+            poll.run()
+        except PollFailed as failure:
+            error = str(failure)
+        except SQLAlchemyError:
+            raise
+        except ServiceError as failure:  # no room, a quota: the next round tries again
+            error = failure.code
+        except Exception as failure:  # its text may quote what the archive said
+            error = type(failure).__name__
+    if error:
+        log_seldom(log, logging.WARNING, f"{source.id} {error}", "asking %s failed: %s", source.name, error)
+        with session_scope() as session:
+            poll_sources.note_round(session, source.id, to=None, error=error)
+    elif poll.kept:
+        log.info("%d objects from %s", poll.kept, source.name)
+    return True
+
+
+def main() -> None:
+    """Ask until SIGTERM or SIGINT."""
+    settings = get_settings().require("database_url", "broker_url", "blob_url", "secret_key")
+    start_log(settings)
+    for name in ("httpx", "httpcore"):  # they log addresses with what is asked for
+        logging.getLogger(name).setLevel(logging.WARNING)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    while not stop.is_set():
+        try:
+            found = poll_once()
+        except SQLAlchemyError as error:
+            log_seldom(
+                log, logging.WARNING, "database", "the database does not answer: %s", type(error).__name__
+            )
+            found = False
+        if not found:
+            stop.wait(LOOK_SECONDS)
+
+
+if __name__ == "__main__":
+    main()
