@@ -17,7 +17,13 @@ from pipeline.dicom.terms import (
 from store.intake.dicom_header import DEFLATED
 from store.intake.received import Refusal
 from tests.conftest import ROOT
-from vocabulary.dicom import IMPLEMENTATION_UID, REFUSED_CLASSES, RETURNED_CLASSES, TAKEN_CLASSES
+from vocabulary.dicom import (
+    COMPREHENSIVE_3D_SR,
+    IMPLEMENTATION_UID,
+    REFUSED_CLASSES,
+    RETURNED_CLASSES,
+    TAKEN_CLASSES,
+)
 
 TEXT = (ROOT / "docs" / "dicom-conformance.md").read_text()
 
@@ -35,7 +41,7 @@ def test_what_is_received_is_what_is_offered() -> None:
 
 
 def test_what_is_sent_is_what_is_made() -> None:
-    assert rows("SCU").keys() == {*objects.CLASSES.values(), COMMITMENT}
+    assert rows("SCU").keys() == {*objects.CLASSES.values(), COMPREHENSIVE_3D_SR, COMMITMENT}
 
 
 def test_every_status_is_told() -> None:
