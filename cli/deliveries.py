@@ -49,12 +49,13 @@ def _list_destinations(home: Path | None, name: str | None) -> None:
 @click.argument("name")
 @click.argument("address")
 @click.option("--called", default="", help="AE title of the archive: DICOM; without, DICOMweb.")
+@click.option("--fhir", is_flag=True, help="A FHIR R4 server, and the address of its base.")
 @click.option("--calling", default="", help="AE title by which we call.")
 @click.option("--tls", is_flag=True, help="Over TLS, with the certificates of FRACTUREAI_GATEWAY_TLS_*.")
 @click.option(
     "--authorization-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="DICOMweb: a file with the Authorization header.",
+    help="DICOMweb and FHIR: a file with the Authorization header.",
 )
 @click.option("--kind", "kinds", multiple=True, type=KINDS, help="What goes there.  [default: all]")
 @click.option("--triage", multiple=True, type=TRIAGE, help="Only studies that came out so.  [default: all]")
@@ -66,6 +67,7 @@ def add_destination(
     name: str,
     address: str,
     called: str,
+    fhir: bool,
     calling: str,
     tls: bool,
     authorization_file: Path | None,
@@ -76,7 +78,7 @@ def add_destination(
     home: Path | None,
     site: str | None,
 ) -> None:
-    """Send a site's results to an archive: host:port with AE titles, or the address of a DICOMweb service."""
+    """Send a site's results to an archive: host:port with AE titles, or the address of a service."""
     with on_site(home, site) as (session, found):
         from store.results import deliveries
         from store.results.deliveries import ObjectKind, Protocol
@@ -86,13 +88,13 @@ def add_destination(
             session,
             found.id,
             name,
-            Protocol.DIMSE if called else Protocol.STOW,
+            Protocol.FHIR if fhir else Protocol.DIMSE if called else Protocol.STOW,
             address,
             called=called,
             calling=calling,
             tls=tls,
             authorization=authorization_file.read_text().strip() if authorization_file else "",
-            kinds=[ObjectKind(kind) for kind in kinds] or list(ObjectKind),
+            kinds=[ObjectKind(kind) for kind in kinds],
             triage=[Triage(each) for each in triage],
             bundle=bundle,
             check_patient=not no_patient_check,

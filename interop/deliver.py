@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
+from urllib.parse import quote
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,9 +31,10 @@ from store.queue import work
 from store.queue.work import Lease
 from store.reading import studies
 from store.reading.review_tables import Review
-from store.results import deliveries
+from store.results import deliveries, fhir_resources
 from store.results.deliveries import ENDED, DeliveryState, ObjectKind
 from store.results.delivery_tables import Delivery, Destination
+from store.results.fhir_resources import Reported, ReportedImage
 from vocabulary.dicom import COMPREHENSIVE_3D_SR, derived_uid
 from vocabulary.states import Answer as ReadersAnswer
 from vocabulary.states import Triage
@@ -39,6 +42,8 @@ from vocabulary.states import Triage
 log = logging.getLogger("fractureai.deliver")
 
 LONGEST_PAUSE = 3600.0
+#: Kinds of objects that hold the report.
+_WITH_PDF = frozenset({ObjectKind.PDF, ObjectKind.FHIR})
 #: Kinds of objects that show pictures.
 _PICTURES = frozenset({ObjectKind.SC, ObjectKind.SUMMARY})
 #: After so long an object that cannot be sent fails; a person may try it again.
@@ -156,8 +161,9 @@ def _step(delivery: Delivery, destination: Destination) -> _Outcome:
             return _Outcome(
                 DeliveryState.IDENTITY_CONFLICT, "the archive has the study under another patient"
             )
-    with session_scope() as session:  # known as ours before it leaves
-        received.note_made(session, delivery.site_id, delivery.instance_uid, _class_of(delivery))
+    if delivery.kind != ObjectKind.FHIR:  # known as ours before it leaves
+        with session_scope() as session:
+            received.note_made(session, delivery.site_id, delivery.instance_uid, _class_of(delivery))
     peer.send(made.data)
     promised = _ask_commitment(peer, delivery)
     if promised is Answer.YES:
@@ -187,7 +193,7 @@ def _ask_commitment(peer: Peer, delivery: Delivery) -> Answer:
 
 
 def _class_of(delivery: Delivery) -> str:
-    return delivery.sop_class or objects.CLASSES[delivery.kind]
+    return delivery.sop_class or objects.CLASSES.get(delivery.kind, "")
 
 
 def _decided(delivery: Delivery, peer: Peer) -> Delivery:
@@ -277,14 +283,45 @@ def _make(delivery: Delivery) -> _Made:
         triage=Triage(finding.triage),
         made_at=finding.created_at.astimezone(UTC),
         images=tuple(read),
-        pdf=blobs.get(finding.report_key or "") if delivery.kind == ObjectKind.PDF else None,
+        pdf=blobs.get(finding.report_key) if finding.report_key and delivery.kind in _WITH_PDF else None,
         signature=signature,
         earlier=(_class_of(earlier), earlier.instance_uid) if earlier else None,
     )
-    data = objects.make(reading, delivery.kind, _class_of(delivery), delivery.instance_uid, own)
     patient = str(own[0].source().get("PatientID", "") or "").strip()
+    if delivery.kind == ObjectKind.FHIR:
+        told = _reported(finding, study, reading, patient)
+        data = json.dumps(fhir_resources.transaction(told), sort_keys=True).encode()
+        return _Made(data, Sought(study.study_uid, "", told.uid, patient))
+    data = objects.make(reading, delivery.kind, _class_of(delivery), delivery.instance_uid, own)
     sought = Sought(study.study_uid, reading.series_uid(delivery.kind), delivery.instance_uid, patient)
     return _Made(data, sought)
+
+
+def _reported(finding: StudyFinding, study: Study, reading: Reading, patient: str) -> Reported:
+    """Return a reading as FHIR resources tell it, under the patient's own id."""
+    issuer = str(reading.images[0].source().get("IssuerOfPatientID", "") or "").strip()
+    system = f"{fhir_resources.SYSTEM}:patient-id" + (f":{quote(issuer, safe='')}" if issuer else "")
+    return Reported(
+        id=finding.id,
+        study_uid=study.study_uid,
+        accession=study.accession,
+        patient=patient,
+        patient_system=system,
+        bundle=reading.bundle,
+        bundle_hash=reading.bundle_hash,
+        label_meaning=reading.label_meaning,
+        version=reading.version,
+        triage=reading.triage,
+        made_at=reading.made_at,
+        images=[
+            ReportedImage(i.number, i.sop_uid, i.region, i.laterality, i.triage, i.probability)
+            for i in reading.images
+            if i.triage is not None
+        ],
+        signed_by=finding.signed_by or "",
+        signed_at=finding.signed_at.astimezone(UTC) if finding.signed_at else None,
+        pdf=reading.pdf,
+    )
 
 
 def _signature(session: Session, finding: StudyFinding, images: Sequence[Image]) -> Signature | None:

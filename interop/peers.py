@@ -106,6 +106,8 @@ def peer_of(destination: Destination, settings: Settings) -> Peer:
     """Return the archive behind a destination."""
     if destination.protocol == Protocol.STOW:
         return DicomWebPeer(destination, settings)
+    if destination.protocol == Protocol.FHIR:
+        return FhirPeer(destination, settings)
     return DimsePeer(destination, settings)
 
 
@@ -264,10 +266,8 @@ class DimsePeer(Peer):
 # DICOMweb
 
 
-class DicomWebPeer(Peer):
-    """An archive that speaks DICOMweb: STOW-RS to send, QIDO-RS to ask."""
-
-    _BOUNDARY = "fractureai-5f0c4a1b9e7d"
+class HttpPeer(Peer):
+    """Whoever is spoken to by HTTP."""
 
     def __init__(self, destination: Destination, settings: Settings) -> None:
         self._address = destination.address
@@ -289,6 +289,12 @@ class DicomWebPeer(Peer):
         if answer.status_code == 429 or answer.status_code >= 500:
             raise Trouble(f"the archive answers {answer.status_code}")
         return answer
+
+
+class DicomWebPeer(HttpPeer):
+    """An archive that speaks DICOMweb: STOW-RS to send, QIDO-RS to ask."""
+
+    _BOUNDARY = "fractureai-5f0c4a1b9e7d"
 
     def _query(self, path: str, **parameters: str) -> list[dict[str, Any]] | None:
         try:
@@ -349,3 +355,42 @@ class DicomWebPeer(Peer):
             return Answer.UNKNOWN
         uids = {str((each.get("00080018", {}).get("Value") or [""])[0]) for each in found}
         return Answer.YES if sought.sop_uid in uids else Answer.NO
+
+
+# FHIR
+
+
+class FhirPeer(HttpPeer):
+    """A FHIR R4 server: a transaction to send, a search to ask."""
+
+    _TYPE = "application/fhir+json"
+
+    def echo(self) -> None:
+        """See `Peer.echo`: its capabilities."""
+        if self._ask("GET", "/metadata", headers={"Accept": self._TYPE}).status_code != 200:
+            raise Trouble("no answer to a question for its capabilities")
+
+    def send(self, data: bytes) -> None:
+        """See `Peer.send`: what is there already is not made again."""
+        answer = self._ask(
+            "POST", "", content=data, headers={"Content-Type": self._TYPE, "Accept": self._TYPE}
+        )
+        if answer.status_code not in {200, 201}:
+            raise Refused(f"HTTP {answer.status_code}")
+
+    def patients(self, sought: Sought) -> set[str] | None:
+        """See `Peer.patients`: the resources name their patient themselves."""
+        return None
+
+    def has(self, sought: Sought) -> Answer:
+        """See `Peer.has`: a search for the report by its identifier."""
+        wanted = {"identifier": f"urn:dicom:uid|urn:oid:{sought.sop_uid}", "_summary": "count"}
+        try:
+            answer = self._ask("GET", "/DiagnosticReport", params=wanted, headers={"Accept": self._TYPE})
+            found = answer.json()
+        except (Trouble, ValueError):
+            return Answer.UNKNOWN
+        total = found.get("total") if isinstance(found, dict) and answer.status_code == 200 else None
+        if not isinstance(total, int):
+            return Answer.UNKNOWN
+        return Answer.YES if total else Answer.NO

@@ -71,6 +71,7 @@ if [ "${1:-}" = test ] || [ "${1:-}" = faults ]; then
     command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing="$missing chromium"
     # a clock that jumps, a pooler between us and the database
     if [ "$1" = faults ]; then
+        [ -e /usr/share/java/pixelmed.jar ] || missing="$missing pixelmed-apps"  # another verifier of DICOM reports
         ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || missing="$missing libfaketime"
         [ -x /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
     fi

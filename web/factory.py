@@ -26,6 +26,7 @@ from web.operations.retention import retention_pages
 from web.reading.viewer import viewer
 from web.research import pages as research_pages
 from web.results.deliveries import delivery_pages
+from web.results.fhir import fhir_api
 
 #: What holds pages, and addresses that the description of the API does not tell of.
 BLUEPRINTS = (
@@ -40,6 +41,7 @@ BLUEPRINTS = (
     monitoring_pages,
     notice_pages,
     delivery_pages,
+    fhir_api,
     retention_pages,
 )
 

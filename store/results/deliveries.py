@@ -30,6 +30,7 @@ class Protocol(StrEnum):
 
     DIMSE = "dimse"
     STOW = "stow"
+    FHIR = "fhir"
 
 
 class ObjectKind(StrEnum):
@@ -40,6 +41,7 @@ class ObjectKind(StrEnum):
     SR = "sr"
     SIGNED = "signed"  # what a reader signed, as a structured report
     PDF = "pdf"
+    FHIR = "fhir"  # of a study, as resources; it goes to FHIR servers alone
 
     @property
     def is_report(self) -> bool:
@@ -49,7 +51,11 @@ class ObjectKind(StrEnum):
     @property
     def is_of_version(self) -> bool:
         """Whether a version of the finding that stands on the same basis has another one."""
-        return self in {ObjectKind.PDF, ObjectKind.SIGNED}
+        return self in {ObjectKind.PDF, ObjectKind.SIGNED, ObjectKind.FHIR}
+
+
+#: What goes to archives.
+DICOM_KINDS = tuple(kind for kind in ObjectKind if kind is not ObjectKind.FHIR)
 
 
 class DeliveryState(StrEnum):
@@ -107,7 +113,7 @@ def add_destination(
     calling: str = "",
     tls: bool = False,
     authorization: str = "",
-    kinds: Sequence[ObjectKind] = tuple(ObjectKind),
+    kinds: Sequence[ObjectKind] = (),
     triage: Sequence[Triage] = (),
     bundle: str | None = None,
     check_patient: bool = True,
@@ -118,7 +124,9 @@ def add_destination(
     Parameters
     ----------
     authorization
-        Of DICOMweb: the value of the header of that name; it is kept sealed.
+        Of DICOMweb and FHIR: the value of the header of that name; it is kept sealed.
+    kinds
+        None: all that such a destination takes.
     triage, bundle
         Only studies that came out so, only what this bundle says.
     check_patient
@@ -136,8 +144,9 @@ def add_destination(
             raise InvalidDestination("both AE titles have 1 to 16 letters")
     elif not address.startswith(("https://", "http://")):
         raise InvalidDestination("the address begins with https://")
-    if not kinds:
-        raise InvalidDestination("no kind of object")
+    takes = (ObjectKind.FHIR,) if protocol is Protocol.FHIR else DICOM_KINDS
+    if not set(kinds) <= set(takes):
+        raise InvalidDestination("an archive takes no resources, and a FHIR server nothing else")
     destination = Destination(
         site_id=site_id,
         name=name,
@@ -147,7 +156,7 @@ def add_destination(
         calling=calling,
         tls=tls,
         secret=sealer(b"destinations").encrypt(authorization.encode()).decode() if authorization else None,
-        kinds=[kind.value for kind in kinds],
+        kinds=[kind.value for kind in kinds or takes],
         triage=[each.value for each in triage],
         bundle=bundle,
         check_patient=check_patient,

@@ -110,7 +110,7 @@ def make_delivery(world: World) -> None:
         )
         session.add(row)
         session.flush()
-        world.ids |= {"delivery_id": row.id, "study_uid": "1.2.3"}
+        world.ids |= {"delivery_id": row.id, "study_uid": "1.2.3", "finding_id": finding.id}
 
 
 def make_research(world: World) -> None:

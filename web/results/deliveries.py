@@ -24,6 +24,7 @@ KIND_WORDS = {
     "sr": "structured report",
     "signed": "signed reading",
     "pdf": "PDF",
+    "fhir": "FHIR resources",
 }
 STATE_WORDS = {
     DeliveryState.WAITING: "waiting",
