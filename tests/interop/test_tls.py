@@ -53,6 +53,7 @@ def make_certificates(folder: Path, *names: str) -> None:
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(subject)]), critical=False)
         )
 
     root = ec.generate_private_key(ec.SECP256R1())
