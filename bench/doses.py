@@ -82,11 +82,21 @@ def changes() -> dict[str, Callable[[UInt8Array], bytes]]:
         )
     found["inverted export"] = lambda p: plain(np.invert(p))
     found["inverted object"] = lambda p: dicom(np.invert(p))
+    found["inverted export, in a black frame"] = lambda p: plain(np.pad(np.invert(p), 20))
+    for times in (2, 4, 8):
+        found[f"darker, {times} times, in a white frame"] = lambda p, t=times: plain(
+            np.pad((p / t).astype(np.uint8), 20, constant_values=255)
+        )
     found["black and white"] = lambda p: plain(np.where(p > p.mean(), 255, 0).astype(np.uint8))
     found["cut: half of the rows stated"] = lambda p: dicom(p, Rows=p.shape[0] // 2)
     found["cut: file ends at half"] = lambda p: dicom(p)[: p.size]
     found["squashed in width, stated"] = lambda p: squashed(p, across=True)
     found["squashed in height, stated"] = lambda p: squashed(p, across=False)
+    for side, across in (("width", True), ("height", False)):
+        for times in (1.25, 1.5, 2):
+            found[f"squashed in {side}, {times} times, not stated"] = lambda p, t=times, a=across: plain(
+                cv2.resize(p, None, fx=1 / t if a else 1, fy=1 if a else 1 / t, interpolation=cv2.INTER_AREA)
+            )
     return found
 
 
@@ -110,13 +120,12 @@ def read(scorer: Scorer, files: Sequence[bytes], *, unflagged: bool = False) -> 
     return said
 
 
-def _judge(scorer: Scorer, films: Sequence[tuple[int, Radiograph]], said: list[str]) -> None:
+def ways(scorer: Scorer, films: Sequence[Radiograph]) -> list[Route]:
+    """Return by which model each film is read, if at all; the header's word on the body part is not asked."""
     bundle = scorer.bundle
-    stack = np.stack([model_input(film.pixels, bundle.region_input_size) for _, film in films])
-    scores = scorer.classify(stack)
-    groups: defaultdict[str, list[tuple[int, Radiograph, Route]]] = defaultdict(list)
-    for row, distance, (number, film) in zip(scores.probabilities, scores.distances, films, strict=True):
-        way = route(
+    scores = scorer.classify(np.stack([model_input(film.pixels, bundle.region_input_size) for film in films]))
+    return [
+        route(
             dict(zip(bundle.regions, map(float, row), strict=True)),
             float(distance),
             bundle.routing,
@@ -125,6 +134,14 @@ def _judge(scorer: Scorer, films: Sequence[tuple[int, Radiograph]], said: list[s
             picture=film.flags,
             families=bundle.families,
         )
+        for row, distance, film in zip(scores.probabilities, scores.distances, films, strict=True)
+    ]
+
+
+def _judge(scorer: Scorer, films: Sequence[tuple[int, Radiograph]], said: list[str]) -> None:
+    bundle = scorer.bundle
+    groups: defaultdict[str, list[tuple[int, Radiograph, Route]]] = defaultdict(list)
+    for way, (number, film) in zip(ways(scorer, [film for _, film in films]), films, strict=True):
         if way.not_assessable is not None:
             said[number] = Triage.NOT_ASSESSABLE.value
             continue

@@ -23,6 +23,8 @@ Counts = npt.NDArray[np.int64]
 
 #: The shorter side that a picture must have, in pixels.
 MIN_SIDE = 64
+#: Longer side to the shorter one from which a picture may be squashed.
+MAX_ELONGATION = 1.6
 #: The longer side, in pixels, at which a picture is judged.
 _SIDE = 384
 #: Grey levels between the 1st and the 99th percentile. Below the first the picture is blank, below the second
@@ -45,6 +47,8 @@ PERHAPS_RIDGES, PERHAPS_MEDIAN, PERHAPS_FAINT_RIDGES = -0.1, 130, 0.05
 #: No inverted film has a middle pixel as dark as this.
 NEVER_INVERTED_MEDIAN = 100
 _RIDGE_SIDE = 256
+#: Grey levels by which a line of a frame around a film may vary, and the least side of a film within one.
+_EVEN_LINE, _MIN_FRAMED = 8, 32
 #: Pixels of a large picture that are counted for its entropy and its clipped share, in even steps.
 _SAMPLE = 60_000
 _LEVELS = np.arange(256)
@@ -52,6 +56,9 @@ _RIDGE = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
 #: Share of pixels whose colour is not the tint of their brightness, and how far off they must be.
 MAX_COLOURED = 0.10
 COLOUR_DISTANCE = 16.0
+#: Of grey through a wrong colour transform: levels that rounding leaves, share of pixels that show it, and
+#: share of those that must not be clipped.
+_COLOUR_ERROR, _COLOUR_SHARE, _MIN_UNCLIPPED = 6, 0.9, 0.05
 #: A page: this share of the pixels is paper ...
 MIN_PAPER = 0.6
 PAPER_GREY = 200
@@ -73,12 +80,37 @@ def require_size(width: int, height: int, max_pixels: int) -> None:
         raise Rejected(Reason.TOO_SMALL, f"{width} x {height}")
 
 
+def elongated(picture: npt.NDArray[Any]) -> tuple[Reason, ...]:
+    """Flag a picture whose proportions few films have, where nothing states those of its pixels."""
+    height, width = picture.shape[:2]
+    return (Reason.ELONGATED_PICTURE,) if max(height, width) > MAX_ELONGATION * min(height, width) else ()
+
+
 @dataclass(frozen=True)
 class Judged:
-    """A picture's greys at the size at which pictures are judged, and how often each of 256 levels occurs."""
+    """A picture's greys at the size at which pictures are judged, without an even frame around it.
+
+    Attributes
+    ----------
+    grey
+        uint8, shape (h, w).
+    levels
+        How often each of 256 levels occurs in it.
+    frame
+        Where it begins and ends in the picture, as shares of its height and of its width.
+    """
 
     grey: UInt8Array
     levels: Counts
+    frame: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 1.0)
+
+    def cut(self, picture: UInt8Array) -> UInt8Array:
+        """Return the same part of a picture of any size."""
+        height, width = picture.shape[:2]
+        top, bottom, left, right = self.frame
+        return picture[
+            round(top * height) : round(bottom * height), round(left * width) : round(right * width)
+        ]
 
 
 def require_radiograph(picture: npt.NDArray[Any]) -> Judged:
@@ -102,12 +134,46 @@ def require_radiograph(picture: npt.NDArray[Any]) -> Judged:
     grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False) if small.ndim == 3 else small
     if small.ndim == 3 and coloured_share(small) > MAX_COLOURED:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a picture in colour")
+    if small.ndim == 3 and is_wrongly_transformed(small):
+        raise Rejected(Reason.NOT_A_RADIOGRAPH, "grey whose colours are coded otherwise than stated")
     levels = histogram(grey)
     if contrast(levels) < BLANK_CONTRAST:
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a blank picture")
     if looks_like_a_page(grey, levels):
         raise Rejected(Reason.NOT_A_RADIOGRAPH, "a page of text")
-    return Judged(grey, levels)
+    return unframed(grey, levels)
+
+
+def unframed(grey: UInt8Array, levels: Counts) -> Judged:
+    """Leave out lines at the edges that are even from end to end: a frame, or what lies beside the beam.
+
+    Within a white frame a dark film would seem to have contrast, and within a black one an inverted film a
+    dark background.
+    """
+    top, bottom, left, right = 0, grey.shape[0], 0, grey.shape[1]
+    for _ in range(2):  # a frame at two sides alone is even once the other two are gone
+        first, behind = _frame_ends(grey[top:bottom, left:right])
+        top, bottom = top + first, top + behind
+        first, behind = _frame_ends(grey[top:bottom, left:right].T)
+        left, right = left + first, left + behind
+    if (bottom - top, right - left) == grey.shape or min(bottom - top, right - left) < _MIN_FRAMED:
+        return Judged(grey, levels)
+    film = np.ascontiguousarray(grey[top:bottom, left:right])
+    height, width = grey.shape
+    return Judged(film, histogram(film), (top / height, bottom / height, left / width, right / width))
+
+
+def _frame_ends(lines: UInt8Array) -> tuple[int, int]:
+    """Return the first line behind a frame of one grey, and the first of the frame behind the last line."""
+    even, level = np.ptp(lines, axis=1) <= _EVEN_LINE, lines.mean(axis=1)
+
+    def thickness(even: npt.NDArray[np.bool_], level: npt.NDArray[Any]) -> int:
+        other = np.flatnonzero(~even | (np.abs(level - level[0]) > _EVEN_LINE))
+        found = int(other[0]) if other.size else len(level)
+        return found + 1 if found else 0  # the line between frame and film is a mixture of both
+
+    first, last = thickness(even, level), thickness(even[::-1], level[::-1])
+    return (first, len(lines) - last) if first + last + _MIN_FRAMED <= len(lines) else (0, len(lines))
 
 
 def _reduced(picture: npt.NDArray[Any]) -> UInt8Array:
@@ -150,8 +216,9 @@ def grade(pixels: UInt8Array, judged: Judged) -> Graded:
         steps.append(RenderingStep(RenderingCode.INVERTED))
     elif inverted is Inversion.PERHAPS:
         flags.append(Reason.PERHAPS_INVERTED)
-    step = max(1, round((pixels.size / _SAMPLE) ** 0.5))
-    sample = pixels[::step, ::step]  # not averaged: pictures of black and white alone stay so
+    film = judged.cut(pixels)
+    step = max(1, round((film.size / _SAMPLE) ** 0.5))
+    sample = film[::step, ::step]  # not averaged: pictures of black and white alone stay so
     counts = histogram(sample)
     clipped = (counts[:3].sum() + counts[WHITE:].sum()) / sample.size
     if counts[WHITE:].sum() > MAX_WHITE * sample.size and white_share(sample) > MAX_WHITE:
@@ -271,6 +338,28 @@ def coloured_share(picture: UInt8Array) -> float:
     hue /= max(float(np.linalg.norm(hue)), 1e-6)
     tint = np.maximum(tint @ hue, 0)[:, None] * hue  # one hue for all brightnesses
     return float(np.mean(np.linalg.norm(chroma - tint[bins], axis=1) > COLOUR_DISTANCE))
+
+
+def is_wrongly_transformed(picture: UInt8Array) -> bool:
+    """Tell whether a picture is grey that was taken for YCbCr, or YCbCr of grey that was taken for RGB.
+
+    No film base and no monitor gives such tints. Where nothing is clipped, the transform can be undone.
+
+    Parameters
+    ----------
+    picture
+        uint8 array of shape (h, w, 3), blue-green-red.
+    """
+    colours = picture.reshape(-1, 3)
+    as_coded = np.abs(colours[:, :2].astype(np.int16) - 128).max(axis=1) <= _COLOUR_ERROR
+    if float(as_coded.mean()) > _COLOUR_SHARE and float(np.ptp(colours[:, 2])) > _COLOUR_ERROR:
+        return True
+    whole = colours[((colours > 0) & (colours < 255)).all(axis=1)]
+    if len(whole) < _MIN_UNCLIPPED * len(colours):
+        return False
+    coded = cv2.cvtColor(whole[None], cv2.COLOR_BGR2YCrCb)[0]
+    grey = np.ptp(coded, axis=1) <= _COLOUR_ERROR
+    return float(grey.mean()) > _COLOUR_SHARE and float(np.ptp(coded[:, 0])) > 4 * _COLOUR_ERROR
 
 
 def looks_like_a_page(grey: UInt8Array, levels: Counts) -> bool:

@@ -23,6 +23,7 @@ PICTURE_FLAGS = frozenset(
         Reason.HEADER_CONTRADICTS_PICTURE,
         Reason.DAMAGED_PICTURE_DATA,
         Reason.NON_SQUARE_PIXELS,
+        Reason.ELONGATED_PICTURE,
     }
 )
 #: With one of these an image is never reported negative.

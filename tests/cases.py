@@ -19,7 +19,7 @@ import numpy as np
 
 from models.bundle import load_bundle
 from models.scorer import Scorer, open_scorer
-from pipeline.decode.picture import decode
+from pipeline.decode import decode
 from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.triage import calibrate, may_be_negative, triage

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     FILE_TOO_LARGE = "file_too_large"
     TOO_EXPENSIVE_TO_DECODE = "too_expensive_to_decode"
     TIFF_PIXEL_FORMAT = "tiff_pixel_format"
+    UNSUPPORTED_CODING = "unsupported_coding"
     ANIMATED = "animated"
     NOT_A_RADIOGRAPH = "not_a_radiograph"
     DUPLICATE_IN_STUDY = "duplicate_in_study"
@@ -73,6 +74,7 @@ class Reason(StrEnum):
     HEADER_CONTRADICTS_PICTURE = "header_contradicts_picture"
     DAMAGED_PICTURE_DATA = "damaged_picture_data"
     NON_SQUARE_PIXELS = "non_square_pixels"
+    ELONGATED_PICTURE = "elongated_picture"
     NEGATIVE_NOT_VALIDATED = "negative_not_validated"
     # failed: our fault
     PROCESSING_ERROR = "processing_error"
@@ -121,10 +123,15 @@ REASONS: Mapping[Reason, ReasonText] = {
         " limit.",
     ),
     Reason.TIFF_PIXEL_FORMAT: ReasonText(
-        "The pixels of the TIFF are floating-point, signed or 32-bit numbers, CMYK, or 16 bits with"
-        " transparency.",
+        "The pixels of the TIFF are floating-point, signed, 4-, 12- or 32-bit numbers, CMYK, or 16 bits with"
+        " transparency, or it does not say whether high values are bright or dark.",
         "Save it in grey with 8 or 16 bits and no transparency, as PNG, TIFF or DICOM; exporting it the same"
         " way again does not help.",
+    ),
+    Reason.UNSUPPORTED_CODING: ReasonText(
+        "The picture is packed in a way that is not read here: JPEG of other than 8 bits, JPEG-LS, or a rare"
+        " compression of TIFF.",
+        "Save it as PNG, or as TIFF without compression; exporting it the same way again does not help.",
     ),
     Reason.ANIMATED: ReasonText(
         "The file holds several pictures.", "Send each picture as a file of its own."
@@ -290,8 +297,14 @@ REASONS: Mapping[Reason, ReasonText] = {
         "Check the picture shown against the original; send the file again from there.",
     ),
     Reason.NON_SQUARE_PIXELS: ReasonText(
-        "The file says that its pixels are not square, as a picture squashed to one side has them.",
+        "The file says that its pixels are not square, as a picture squashed to one side has them, or says"
+        " two things about them.",
         "Check the proportions of the picture shown.",
+    ),
+    Reason.ELONGATED_PICTURE: ReasonText(
+        "The picture is far longer than it is wide, and its file does not say that its pixels are square: it"
+        " may be squashed.",
+        "Check the proportions of the picture shown; send the DICOM object, which states them.",
     ),
     Reason.NEGATIVE_NOT_VALIDATED: ReasonText(
         "Below the lower threshold, but too few known cases show that the AI finds them in this body part: it"

@@ -39,6 +39,10 @@ _JPEG_PROGRESSIVE = frozenset({0xC2, 0xCA})
 JPEG_SEQUENTIAL, ALL_AT_ONCE = frozenset({0xC0, 0xC1, 0xC9}), b"\0\x3f\0"
 _TIFF_PLACES = frozenset({273, 279, 324, 325})  # where strips and tiles lie, and how long they are
 _TIFF_FIELDS = _TIFF_PLACES | {254, 256, 257, 258, 259, 262, 274, 277, 284, 317, 322, 323, 338, 339}
+#: Compressions that libtiff undoes here (TIFF 6.0): none, fax, LZW, JPEG, deflate, PackBits.
+_TIFF_CODINGS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
+#: Where the resolution across and down stands, and the type of its values: two numbers, one over the other.
+_RESOLUTIONS, _RATIONAL = (282, 283), 5
 #: Compressions of strips that are undone here: none, and deflate by its two numbers.
 _PLAIN, _DEFLATED = 1, (8, 32946)
 #: Extra Samples: a transparency that the colours are not yet multiplied by.
@@ -75,6 +79,8 @@ class Container:
         The decoder leaves the colours of this TIFF as they are under a transparency.
     pixel_aspect
         Height of a pixel as a multiple of its width, as the file states it.
+    damaged
+        The file breaks off behind this picture, or points beyond its end.
     """
 
     media_type: str
@@ -88,6 +94,7 @@ class Container:
     coded: bytes | None = None
     straight_alpha: bool = False
     pixel_aspect: float = 1.0
+    damaged: bool = False
 
 
 def _stated(exif: int, xmp: int) -> tuple[int, str]:
@@ -267,8 +274,11 @@ def _jpeg(data: bytes) -> Container:
             aspect = _aspect(*struct.unpack_from(">HH", body, 8))
         elif marker in JPEG_START_OF_FRAME:
             precision, height, width, components = struct.unpack_from(">BHHB", body)
-            if size or precision != 8 or components not in {1, 3, 4} or len(body) != 6 + 3 * components:
-                raise _corrupt("JPEG that is not one frame of 8-bit grey, colour or CMYK")
+            if precision != 8 or marker == 0xF7 or not height:
+                layout = "JPEG-LS" if marker == 0xF7 else f"JPEG of {precision} bits, {width} x {height}"
+                raise Rejected(Reason.UNSUPPORTED_CODING, layout)
+            if size or components not in {1, 3, 4} or len(body) != 6 + 3 * components:
+                raise _corrupt("JPEG that is not one frame of grey, colour or CMYK")
             size = width, height
             if marker in _JPEG_PROGRESSIVE:
                 unsent = {(body[6 + 3 * n], k): 99 for n in range(components) for k in range(64)}
@@ -280,7 +290,7 @@ def _jpeg(data: bytes) -> Container:
             for n in range(body[0] if unsent else 0):  # a sequential scan sends all, whatever it states
                 for k in range(first, min(last, 63) + 1):
                     unsent[body[1 + 2 * n], k] = steps & 15
-        elif marker == 0xE1 and body[:6] == b"Exif\0\0" and not exif:
+        elif marker == 0xE1 and body[:5] == b"Exif\0" and not exif:  # any byte may follow
             exif = from_exif([body[6:]])
         elif marker == 0xE1 and body[:28] == b"http://ns.adobe.com/xap/1.0/" and not xmp:
             xmp = from_xmp(body)
@@ -314,6 +324,8 @@ class _Tiff:
         self.first = self._read("Q" if self.big else "I", 8 if self.big else 4)[0]
         #: Where the values of a field stand, by directory and tag.
         self.places: dict[tuple[int, int], int] = {}
+        #: Height of a pixel as a multiple of its width, by directory.
+        self.aspects: dict[int, float] = {}
 
     def _read(self, kinds: str, position: int) -> tuple[int, ...]:
         return struct.unpack_from(self.order + kinds, self.data, position)
@@ -336,8 +348,15 @@ class _Tiff:
         if position + entries * width > len(self.data):
             raise Rejected(Reason.TRUNCATED, "TIFF ends inside a directory")
         fields: dict[int, tuple[int, ...]] = {}
+        resolutions: dict[int, float] = {}
         for entry in range(position, position + entries * width, width):
             tag, kind, count = self._read("HHQ" if self.big else "HHI", entry)
+            if tag in _RESOLUTIONS and kind == _RATIONAL and count == 1:
+                where = entry + width - inline
+                where = where if inline == 8 else self._read("I", where)[0]
+                if where + 8 <= len(self.data):
+                    over, under = self._read("II", where)
+                    resolutions[tag] = over / under if under else 0.0
             letter = _TIFF_TYPES.get(kind)
             if letter is None or tag not in _TIFF_FIELDS:
                 continue
@@ -352,8 +371,9 @@ class _Tiff:
                 raise Rejected(Reason.TRUNCATED, "TIFF ends inside a field")
             fields[tag] = self._read(f"{count}{letter}", where)
             self.places[at, tag] = where
+        self.aspects[at] = _aspect(*(resolutions.get(tag, 0.0) for tag in _RESOLUTIONS))
         behind = position + entries * width
-        if behind == len(self.data):  # some writers leave out that there is no other one
+        if behind + (8 if self.big else 4) > len(self.data):  # some writers leave out that there is no other
             return fields, 0
         (following,) = self._read("Q" if self.big else "I", behind)
         return fields, following
@@ -395,7 +415,10 @@ def _tiff(data: bytes) -> Container:
     tiff = _Tiff(data)
     fields: dict[int, tuple[int, ...]] = {}
     at, main, pictures, seen = tiff.first, 0, 0, set[int]()
+    damaged = False
     while at and pictures < 2:
+        if damaged := pictures > 0 and at >= len(data):
+            break
         if at in seen or len(seen) > 100:
             raise _corrupt("TIFF whose directories run in a circle")
         seen.add(at)
@@ -411,7 +434,9 @@ def _tiff(data: bytes) -> Container:
         return (fields.get(tag) or (default,))[0]
 
     width, height, samples = one(256, 0), one(257, 0), one(277, 1)
-    bits, photometric = fields.get(258) or (1,), one(262, 1)
+    bits, photometric = fields.get(258) or (1,), one(262, -1)
+    if one(259, _PLAIN) not in _TIFF_CODINGS:
+        raise Rejected(Reason.UNSUPPORTED_CODING, f"TIFF of compression {one(259, _PLAIN)}")
     plain = one(259, 1) in {_PLAIN, *_DEFLATED} and one(284, 1) == one(317, 1) == 1 and 322 not in fields
     # the decoder would cut 16 bits to 8
     alpha = samples == 2 and photometric in {0, 1} and (bits[0] == 8 or (bits[0] == 16 and plain))
@@ -419,6 +444,7 @@ def _tiff(data: bytes) -> Container:
         not (samples in {1, 3, 4} or alpha)
         or len(set(bits)) != 1
         or bits[0] not in {1, 4, 8, 16}
+        or (bits[0] == 4 and photometric != 3)
         or photometric not in {0, 1, 2, 3, 6}
         or set(fields.get(339, ())) - {1}
         or (bits[0] == 16 and (photometric == 3 or (samples > 1 and one(284, 1) == 2)))
@@ -458,6 +484,8 @@ def _tiff(data: bytes) -> Container:
         inverted=inverted,
         coded=coded,
         straight_alpha=straight_alpha,
+        pixel_aspect=tiff.aspects.get(main, 1.0),
+        damaged=damaged,
     )
 
 

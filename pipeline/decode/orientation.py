@@ -16,6 +16,8 @@ _ORIENTATION = 274
 #: Types of the field as TIFF 6.0 names them: BYTE, SHORT, LONG, and their signed brothers.
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 _XMP = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\s*[\"'<]")
+#: A profile in text: its name, of one word or two, its length, and its bytes as hexadecimal digits.
+_PROFILE = re.compile(rb"\s*[^\n]*\n\s*\d+\s*\n(.*)", re.DOTALL)
 #: More is no metadata of a radiograph.
 _MAX_TEXT = 1 << 20
 
@@ -37,8 +39,9 @@ def _in_block(block: bytes) -> int:
             tag, kind, count = struct.unpack_from(f"{order}HHI", block, place)
             if tag == _ORIENTATION and magic == 42 and kind in _TYPES and count:
                 # the value is short enough to stand in the entry, whatever count is stated
-                (value,) = struct.unpack_from(order + _TYPES[kind], block, place + 8)
-                return value if 1 <= value <= 8 else 0
+                value: int = struct.unpack_from(order + _TYPES[kind], block, place + 8)[0]
+                if 1 <= value <= 8:
+                    return value
     except struct.error:
         pass
     return 0
@@ -53,8 +56,8 @@ def from_xmp(packet: bytes) -> int:
 def from_png_text(kind: bytes, body: bytes) -> int:
     """Return the orientation that a text chunk of a PNG states (tEXt, zTXt, iTXt), or 0.
 
-    Known are the XMP of the XMP specification, and the profiles that ImageMagick writes as lines of
-    hexadecimal digits, ``Raw profile type exif``, ``APP1`` and ``xmp``.
+    Known are the XMP of the XMP specification, and the profiles that ImageMagick and ExifTool write as lines
+    of hexadecimal digits, ``Raw profile type exif``, ``APP1`` and ``xmp``.
     """
     keyword, _, rest = body.partition(b"\0")
     try:
@@ -71,8 +74,9 @@ def from_png_text(kind: bytes, body: bytes) -> int:
         return from_xmp(text)
     if keyword.lower() not in {b"raw profile type exif", b"raw profile type app1", b"raw profile type xmp"}:
         return 0
+    lines = _PROFILE.match(text)
     try:
-        profile = bytes.fromhex(b"".join(text.split()[2:]).decode("ascii"))
+        profile = bytes.fromhex(lines[1].decode("ascii")) if lines else b""
     except ValueError:  # UnicodeDecodeError is one
         return 0
     if profile.startswith(b"Exif\0\0") or profile[:2] in {b"II", b"MM"}:

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from pipeline.decode.complaints import codecs, tell_damage
 from pipeline.decode.containers import Container, describe, gif_pictures
-from pipeline.decode.stripped import strip_jpeg, unpack_png
+from pipeline.decode.stripped import strip_jpeg, unpack_png, with_transform
 from pipeline.depth import FullDepth, Window
 from pipeline.dicom import decode_dicom
-from pipeline.quality import Graded, grade, require_radiograph, require_size
+from pipeline.dicom.stream import is_grey
+from pipeline.quality import Graded, elongated, grade, require_radiograph, require_size
 from pipeline.types import Radiograph, Rejected, RenderingStep, StudyFacts
 from pipeline.window import colour8, flatten, grey8, percentile_range
 from vocabulary.media import SNIFF_BYTES, sniff
@@ -91,7 +92,10 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int, *, at_full
     coded = unpacked or clean or container.coded or data
     codecs.heard()
     picture = _opencv(coded)
-    damaged = tell_damage(codecs.heard(), coded)
+    damaged = tell_damage(codecs.heard(), coded) or container.damaged
+    coloured = ""
+    if container.media_type == "image/jpeg" and clean and picture.ndim == 3 and picture.shape[2] == 3:
+        picture, clean, coloured = _settled(picture, clean)
     if set(picture.shape[:2]) != {container.width, container.height}:
         raise Rejected(Reason.CORRUPT, "decoded to another size than its header says")
     if container.inverted:
@@ -119,9 +123,12 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int, *, at_full
         flags.append(Reason.PARTIAL_PICTURE)
     if abs(container.pixel_aspect - 1) > MAX_ASPECT_ERROR:
         flags.append(Reason.NON_SQUARE_PIXELS)
+    flags += elongated(pixels)
     steps = []
     if hidden_by_alpha:
         steps.append(RenderingStep(RenderingCode.ALPHA_IGNORED))
+    if coloured:
+        steps.append(RenderingStep(RenderingCode.COLOUR_FROM_STREAM, coloured))
     if shown.ndim == 3:
         steps.append(RenderingStep(RenderingCode.COLOUR_TO_GREY))
     code = RenderingCode.VALUES_AS_CODED if shown.dtype == np.uint8 else RenderingCode.PERCENTILE_WINDOW
@@ -141,6 +148,20 @@ def _at_full_depth(shown: npt.NDArray[Any], graded: Graded) -> FullDepth:
     windows = Window("As the AI read it", low, high), Window("All values", 0.0, 65535.0)
     deep = FullDepth(np.asarray(values, np.uint16), 16, windows)
     return deep.inverted() if Reason.INVERTED_PICTURE in graded.flags else deep
+
+
+def _settled(picture: npt.NDArray[Any], stream: bytes) -> tuple[npt.NDArray[Any], bytes, str]:
+    """Return a JPEG's picture, its stream, and how its colours are coded where its mark says otherwise.
+
+    A picture that has colours as it is marked, and none in the other reading, is marked wrongly.
+    """
+    if is_grey(picture):
+        return picture, stream, ""
+    for transform, name in ((0, "RGB"), (1, "YBR")):
+        marked = with_transform(stream, transform)
+        if is_grey(other := _opencv(marked)):
+            return other, marked, name
+    return picture, stream, ""
 
 
 def _opencv(coded: bytes) -> npt.NDArray[Any]:

@@ -96,6 +96,16 @@ def strip_jpeg(data: bytes) -> bytes:
     return b"".join((*stream, b"\xff\xd9"))
 
 
+def with_transform(frame: bytes, transform: int) -> bytes:
+    """Return a JPEG stream that says by an Adobe segment alone how its colours are coded (T.872, 6.5.3)."""
+    segments = [b"\xff\xd8\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])]
+    for segment in jpeg_segments(frame):
+        if segment.marker not in {0xE0, 0xEE}:
+            head = struct.pack(">BBH", 0xFF, segment.marker, len(segment.body) + 2)
+            segments.append(head + segment.body + segment.scan)
+    return b"".join(segments) + b"\xff\xd9"
+
+
 def _quantisation_tables(body: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at < len(body):

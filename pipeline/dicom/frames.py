@@ -19,7 +19,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 from pipeline.decode.complaints import codecs, tell_damage
 from pipeline.decode.containers import JPEG_START_OF_FRAME, MAX_JPEG_SCANS, jpeg_segments
 from pipeline.decode.gdcm_frames import decode_frame
-from pipeline.decode.stripped import strip_jpeg, strip_jpeg_2000
+from pipeline.decode.stripped import strip_jpeg, strip_jpeg_2000, with_transform
 from pipeline.dicom.stream import MIN_BEYOND, by_plane, colour_of, cut_native, is_grey, locate, put_right
 from pipeline.dicom.terms import (
     JPEG_2000_SYNTAXES,
@@ -43,7 +43,8 @@ def require_pixel_module(clean: Dataset, max_pixels: int) -> None:
     for word, default in (("SamplesPerPixel", 1), ("PixelRepresentation", 0)):
         clean.setdefault(word, default)
     if "BitsStored" not in clean:
-        clean.BitsStored = clean.get("BitsAllocated")
+        high = clean.get("HighBit")
+        clean.BitsStored = high + 1 if isinstance(high, int) else clean.get("BitsAllocated")
     if "HighBit" not in clean and clean.BitsStored:
         clean.HighBit = clean.BitsStored - 1
     numbers = [clean.get(word) for word in NEEDED]
@@ -362,25 +363,15 @@ def _decode_lossy(frame: bytes, clean: Dataset) -> tuple[npt.NDArray[Any], list[
     label = clean.PhotometricInterpretation
     stated = frame
     if b"Adobe" not in frame[:1024]:  # say what the header says of the colours
-        stated = _with_transform(frame, 0 if label == "RGB" else 1)
+        stated = with_transform(frame, 0 if label == "RGB" else 1)
     picture = _opencv(stated)[..., ::-1]
     if is_grey(picture):
         return picture, []
     for transform, name in ((0, "RGB"), (1, "YBR")):
-        other = _opencv(_with_transform(frame, transform))[..., ::-1]
+        other = _opencv(with_transform(frame, transform))[..., ::-1]
         if is_grey(other):
             return other, [RenderingStep(RenderingCode.COLOUR_FROM_STREAM, name)]
     return picture, []
-
-
-def _with_transform(frame: bytes, transform: int) -> bytes:
-    """Return a JPEG stream that says by an Adobe segment alone how its colours are coded (T.872, 6.5.3)."""
-    segments = [b"\xff\xd8\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])]
-    for segment in jpeg_segments(frame):
-        if segment.marker not in {0xE0, 0xEE}:
-            head = struct.pack(">BBH", 0xFF, segment.marker, len(segment.body) + 2)
-            segments.append(head + segment.body + segment.scan)
-    return b"".join(segments) + b"\xff\xd9"
 
 
 def _opencv(frame: bytes) -> npt.NDArray[Any]:

@@ -19,7 +19,7 @@ from pipeline.depth import FullDepth, from_tables
 from pipeline.dicom.header import element_values
 from pipeline.dicom.stream import wraps
 from pipeline.dicom.terms import NATIVE
-from pipeline.quality import Counts, contrast, entropy, percentiles
+from pipeline.quality import WHITE, Counts, contrast, entropy, percentiles
 from pipeline.types import Rejected, RenderingStep, UInt8Array
 from pipeline.window import CLIPPED_PERCENT, dicom_window, stretch
 from vocabulary.reasons import Reason
@@ -28,6 +28,8 @@ from vocabulary.rendering import RenderingCode
 #: Share of the contrast, and of the entropy, of the values' own window that one of the header must leave.
 MIN_SHARE_OF_CONTRAST = 0.45
 MIN_SHARE_OF_ENTROPY = 0.4
+#: Share of the pixels that a window may leave white beyond those that the values' own window does.
+MAX_WHITE_BEYOND = 0.25
 #: Padding is believed if the values beside it lie further from it than this share of the picture's range ...
 MIN_PADDING_STEP = 0.05
 #: ... and if it leaves at least this share of the pixels.
@@ -174,26 +176,28 @@ def _voi(
     """Return the values through the first VOI LUT or window of the header that shows the picture.
 
     One that cannot be applied is passed over; so is one that leaves much less of the picture than the
-    values' own window does, which is flagged, as are VOI LUTs of which none can be applied.
+    values' own window does, which is flagged, as are VOI LUTs and windows of which none can be applied.
     """
+    bright = slice(0, 3) if clean.PhotometricInterpretation == "MONOCHROME1" else slice(WHITE, 256)
     own = stretch(values, *_range(values, seen))
     shown = _levels(own, seen)
+    most_white = shown[bright].sum() + MAX_WHITE_BEYOND * shown.sum()
     least_contrast = MIN_SHARE_OF_CONTRAST * contrast(shown)
     least_entropy = MIN_SHARE_OF_ENTROPY * entropy(shown)
     passed_over = False
     for step, table in _header_windows(values, clean):
         shown = _levels(table, seen)
-        if contrast(shown) >= least_contrast and entropy(shown) >= least_entropy:
+        leaves_greys = contrast(shown) >= least_contrast and entropy(shown) >= least_entropy
+        if leaves_greys and shown[bright].sum() <= most_white:
             steps.append(step)
             return table, (Reason.WINDOW_REPLACED,) if passed_over else ()
         passed_over = True
     if passed_over:
         steps.append(RenderingStep(RenderingCode.WINDOW_REPLACED))
         return own, (Reason.WINDOW_REPLACED,)
-    flags: tuple[Reason, ...] = ()
-    if clean.get("VOILUTSequence"):
-        steps.append(RenderingStep(RenderingCode.VALUE_DROPPED, "VOILUTSequence"))
-        flags = (Reason.HEADER_VALUE_UNREADABLE,)
+    unusable = [word for word in ("VOILUTSequence", "WindowWidth") if element_values(clean, word)]
+    steps += [RenderingStep(RenderingCode.VALUE_DROPPED, word) for word in unusable]
+    flags = (Reason.HEADER_VALUE_UNREADABLE,) if unusable else ()
     steps.append(RenderingStep(RenderingCode.PERCENTILE_WINDOW))
     return own, flags
 

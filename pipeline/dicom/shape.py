@@ -7,7 +7,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from pipeline.dicom.header import element_values
-from pipeline.quality import Graded
+from pipeline.quality import Graded, elongated
 from pipeline.types import RenderingStep, UInt8Array
 from vocabulary.reasons import Reason
 from vocabulary.rendering import RenderingCode
@@ -24,24 +24,25 @@ def square(pixels: UInt8Array, header: Dataset) -> Graded:
 
     What is measured in the picture then, such as attention regions, is measured in the resampled one.
     """
-    for word in _STATED:
-        sides = element_values(header, word)
+    ratios: dict[str, float] = {}  # height of a pixel to its width
+    for stated in _STATED:
+        sides = element_values(header, stated)
         if len(sides) == 2 and all(isinstance(s, int | float) and s > 0 for s in sides):
-            break
-    else:
-        return Graded(pixels)
-    ratio = float(sides[0]) / float(sides[1])  # height of a pixel to its width
-    if max(ratio, 1 / ratio) <= _SQUARE:
-        return Graded(pixels)
-    if max(ratio, 1 / ratio) > _ABSURD:
-        return Graded(pixels, (Reason.NON_SQUARE_PIXELS,))
+            ratios[stated] = float(sides[0]) / float(sides[1])
+    if not ratios:
+        return Graded(pixels, elongated(pixels))
+    word, ratio = next(iter(ratios.items()))
+    apart = max(ratios.values()) / min(ratios.values()) > _SQUARE
+    flags = (Reason.NON_SQUARE_PIXELS,) if apart or max(ratio, 1 / ratio) > _ABSURD else ()
+    if max(ratio, 1 / ratio) <= _SQUARE or max(ratio, 1 / ratio) > _ABSURD:
+        return Graded(pixels, flags)
     height, width = pixels.shape
     if ratio > 1:
         height = round(height * ratio)
     else:
         width = round(width / ratio)
     resized = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR), pixels.dtype)
-    return Graded(resized, (), (RenderingStep(RenderingCode.SQUARE_PIXELS, word),))
+    return Graded(resized, flags, (RenderingStep(RenderingCode.SQUARE_PIXELS, word),))
 
 
 def spacing(header: Dataset) -> tuple[tuple[float, float] | None, str]:

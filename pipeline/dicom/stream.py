@@ -22,6 +22,7 @@ from vocabulary.rendering import RenderingCode
 
 ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _JPEG, _JPEG_2000, _JP2 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP"
+_SIGNATURES = (_JPEG, _JPEG_2000, _JP2)
 _JPEG_BASELINE, _JPEG_EXTENDED = UID("1.2.840.10008.1.2.4.50"), UID("1.2.840.10008.1.2.4.51")
 _JPEG_LOSSLESS, _JPEG_LS = UID("1.2.840.10008.1.2.4.57"), UID("1.2.840.10008.1.2.4.80")
 _JPEG_2000_SYNTAX = UID("1.2.840.10008.1.2.4.91")
@@ -119,7 +120,8 @@ def _begins_like_rle(frame: bytes) -> bool:
 def first_frame(value: bytes) -> bytes:
     """Join the fragments of a single frame (PS3.5 A.4); one that ends inside a fragment is truncated.
 
-    The sequence delimiter may be missing: what counts is that the frame is whole, which its own end tells.
+    The sequence delimiter may be missing: what counts is that the frame is whole, which its own end tells. So
+    may the offset table, where the first fragment begins as a frame does. Of two frames none is believed.
     """
     fragments: list[bytes] = []
     position, first = 0, True
@@ -129,9 +131,16 @@ def first_frame(value: bytes) -> bytes:
         if len(fragment) < length:
             raise Rejected(Reason.TRUNCATED, "pixel data end inside a fragment")
         position += 8 + length
-        if first:  # the basic offset table; one frame needs none
+        if first and not fragment.startswith(_SIGNATURES):  # the basic offset table; one frame needs none
             first = False
             continue
+        first = False
+        if fragments and (
+            fragment.startswith(_SIGNATURES)
+            if fragments[0].startswith(_SIGNATURES)
+            else _begins_like_rle(fragment) and _begins_like_rle(fragments[0])
+        ):
+            raise Rejected(Reason.DICOM_CONTRADICTION, "several frames, and the header says one")
         fragments.append(fragment)
     if not fragments:
         raise Rejected(Reason.TRUNCATED, "pixel data without a fragment")
@@ -234,8 +243,11 @@ def wraps(index: npt.NDArray[np.uint16], stored: npt.NDArray[np.int32]) -> bool:
 
 
 def by_plane(planes: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
-    """Tell whether three channels are one in another arrangement than the stated one."""
-    exact = [float(np.mean(np.ptp(_sample(p), axis=2) == 0)) for p in (planes, other)]
+    """Tell whether three channels are grey, in RGB or YBR, in another arrangement than the stated one."""
+    exact = []
+    for sample in map(_sample, (planes, other)):
+        as_rgb, as_ybr = np.ptp(sample, axis=2) == 0, (sample[..., 1:] == 128).all(axis=2)
+        exact.append(max(float(as_rgb.mean()), float(as_ybr.mean())))
     return exact[1] > _GREY_SHARE > exact[0]
 
 

@@ -14,11 +14,14 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from pipeline.decode.picture import decode
+from pipeline.decode.stripped import with_transform
 from pipeline.types import Radiograph, Rejected
 from tests.tiffs import entry, tiff
 from vocabulary.reasons import Reason
+from vocabulary.rendering import RenderingCode
 
 MAX_PIXELS = 100_000_000
 
@@ -168,8 +171,9 @@ DIFFERENCES = {"photometric": "minisblack", "compression": "zlib", "predictor": 
         {"dtype": np.uint32},
         {"photometric": "separated", "shape": (96, 128, 4)},
         {"shape": (96, 128, 2), "dtype": np.uint16, "planarconfig": "contig", **DIFFERENCES},
+        {"photometric": "cielab", "shape": (96, 128, 3)},
     ],
-    ids=["float", "int16", "uint32", "CMYK", "16 bits and alpha, differences"],
+    ids=["float", "int16", "uint32", "CMYK", "16 bits and alpha, differences", "CIELab"],
 )
 def test_tiff_pixels_that_are_not_read_have_a_reason_of_their_own(
     options: dict[str, object], tmp_path: Path
@@ -177,6 +181,78 @@ def test_tiff_pixels_that_are_not_read_have_a_reason_of_their_own(
     shape, dtype = options.pop("shape", (96, 128)), options.pop("dtype", np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", np.ones(shape, dtype), **options)  # type: ignore[call-overload]
     assert refusal((tmp_path / "a.tif").read_bytes()) is Reason.TIFF_PIXEL_FORMAT
+
+
+def by_hand(*, without: int = 0, behind: bytes = bytes(4), **changed: int) -> bytes:
+    """A grey TIFF of one strip, without a field, or with other values, and what ends its directory."""
+    height, width = grey().shape
+    values = {
+        256: width,
+        257: height,
+        258: 8,
+        259: 1,
+        262: 1,
+        273: 8,
+        277: 1,
+        278: height,
+        279: height * width,
+    }
+    values |= {int(tag.removeprefix("tag")): value for tag, value in changed.items()}
+    values.pop(without, None)
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(values.items())]
+    head = struct.pack("<2sHI", b"II", 42, 8 + height * width) + grey().tobytes()
+    return head + struct.pack("<H", len(entries)) + b"".join(entries) + behind
+
+
+def test_tiff_of_four_bits_or_of_no_photometric_interpretation() -> None:
+    np.testing.assert_array_equal(read(by_hand()).pixels, grey())
+    assert refusal(by_hand(tag258=4)) is Reason.TIFF_PIXEL_FORMAT
+    assert refusal(by_hand(without=262)) is Reason.TIFF_PIXEL_FORMAT
+
+
+@pytest.mark.parametrize("coding", [6, 34712, 34887, 34892, 50000, 50002])
+def test_a_rare_compression_of_a_tiff_has_a_reason_of_its_own(coding: int) -> None:
+    assert refusal(by_hand(tag259=coding)) is Reason.UNSUPPORTED_CODING
+
+
+@pytest.mark.parametrize(("behind", "damaged"), [(b"", False), (b"\0\0", False), (b"\xff" * 4, True)])
+def test_a_tiff_that_ends_behind_its_picture(behind: bytes, damaged: bool) -> None:
+    result = read(by_hand(behind=behind))
+    np.testing.assert_array_equal(result.pixels, grey())
+    assert (Reason.DAMAGED_PICTURE_DATA in result.flags) == damaged
+
+
+@pytest.mark.parametrize("options", [{}, {"byteorder": ">"}, {"bigtiff": True}])
+def test_the_resolution_of_a_tiff_tells_pixels_that_are_not_square(options: dict[str, Any]) -> None:
+    even = file_of(grey(), photometric="minisblack", resolution=(100, 100), **options)
+    squashed = file_of(grey(), photometric="minisblack", resolution=(200, 100), **options)
+    assert Reason.NON_SQUARE_PIXELS not in read(even).flags
+    assert Reason.NON_SQUARE_PIXELS in read(squashed).flags
+
+
+def test_jpeg_of_other_than_8_bits_and_jpeg_ls_have_a_reason_of_their_own() -> None:
+    data = jpeg()
+    at = data.index(b"\xff\xc0")
+    assert refusal(data[: at + 4] + b"\x0c" + data[at + 5 :]) is Reason.UNSUPPORTED_CODING
+    assert (
+        refusal(data[: at + 5] + b"\0\0" + data[at + 7 :]) is Reason.UNSUPPORTED_CODING
+    )  # height told later
+    assert refusal(data[: at + 1] + b"\xf7" + data[at + 2 :]) is Reason.UNSUPPORTED_CODING
+
+
+@pytest.mark.parametrize("coded", ["RGB", "YCbCr"])
+@pytest.mark.parametrize("marked", [0, 1])
+def test_grey_settles_how_the_colours_of_a_jpeg_are_coded(coded: str, marked: int) -> None:
+    planes = grey(), np.full_like(grey(), 128), np.full_like(grey(), 128)
+    three = Image.merge("YCbCr", [Image.fromarray(p) for p in ((grey(),) * 3 if coded == "RGB" else planes)])
+    with io.BytesIO() as file:
+        three.save(file, "JPEG", quality=98, subsampling=0)
+        data = with_transform(file.getvalue(), marked)
+    result = read(data)
+    assert np.abs(result.pixels.astype(int) - grey()).max() <= 4
+    np.testing.assert_array_equal(read(result.stored).pixels, result.pixels)
+    settled = RenderingCode.COLOUR_FROM_STREAM in [step.code for step in result.rendering]
+    assert settled == ((coded == "RGB") == bool(marked))
 
 
 @pytest.mark.parametrize("alpha", [0, 65535])

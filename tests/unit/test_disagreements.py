@@ -14,7 +14,7 @@ from openjpeg.utils import decode as jpeg_2000_decode
 from openjpeg.utils import encode_array as encode_jpeg_2000
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -202,6 +202,32 @@ def test_values_of_8_bits_beyond_the_stored_ones_are_flagged_and_kept_as_they_we
     assert Reason.HEADER_CONTRADICTS_PICTURE in result.flags
 
 
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, RLELossless])
+@pytest.mark.parametrize("fragments", [1, 3])
+def test_two_frames_of_which_the_header_says_nothing_are_refused(film, syntax, fragments):
+    if syntax == RLELossless:
+        coded = rle_frame(packed_bits(film >> 8), packed_bits(film & 255))
+    else:
+        coded = jpeg_2000(film)
+    dataset = pydicom.dcmread(io.BytesIO(make_dicom(film, syntax, coded=coded, **WINDOW)))
+    assert read(file_of(dataset)).flags == ()
+    dataset.PixelData = encapsulate([coded, coded], fragments_per_frame=fragments)
+    assert refusal(file_of(dataset)) is Reason.DICOM_CONTRADICTION
+
+
+def test_fragments_without_an_offset_table(film, shown):
+    coded = jpeg_2000(film)
+    dataset = pydicom.dcmread(io.BytesIO(make_dicom(film, JPEG2000Lossless, coded=coded, **WINDOW)))
+    dataset.PixelData = encapsulate([coded], has_bot=False)[8:]
+    np.testing.assert_array_equal(read(file_of(dataset)).pixels, shown)
+
+
+def file_of(dataset):
+    file = io.BytesIO()
+    dataset.save_as(file)
+    return file.getvalue()
+
+
 # --- colours --------------------------------------------------------------------------------------
 
 
@@ -306,6 +332,28 @@ def test_a_bad_first_window_does_not_hide_the_good_one(film, shown):
     assert RenderingStep(RenderingCode.HEADER_WINDOW, "2") in result.rendering
 
 
+@pytest.mark.parametrize("width", [-4096, 0])
+def test_a_window_that_cannot_be_applied_is_flagged_where_there_is_no_other(film, width):
+    result = same_again(read(make_dicom(film, WindowCenter=2048, WindowWidth=width)))
+    np.testing.assert_array_equal(result.pixels, read(make_dicom(film)).pixels)
+    assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
+
+
+@pytest.mark.parametrize("label", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_window_that_leaves_bone_white_is_replaced_and_flagged(film, label):
+    def flags(share):
+        """What is said of a window under which this share of the pixels is white."""
+        top = float(np.percentile(film, 100 - 100 * share))
+        header = {"WindowCenter": top / 2, "WindowWidth": top}
+        if label == "MONOCHROME1":
+            header["WindowCenter"] = 4095 - top / 2
+        values = 4095 - film if label == "MONOCHROME1" else film
+        return same_again(read(make_dicom(values, PhotometricInterpretation=label, **header))).flags
+
+    assert Reason.WINDOW_REPLACED not in flags(0.2)
+    assert Reason.WINDOW_REPLACED in flags(0.3)
+
+
 @pytest.mark.parametrize("times", [3, 8, 16])
 def test_a_window_far_too_wide_is_replaced_and_flagged(film, times):
     result = same_again(read(make_dicom(film, WindowCenter=2048 * times, WindowWidth=4096 * times)))
@@ -332,6 +380,30 @@ def test_an_absurd_spacing_is_flagged_and_one_of_nothing_is_none(film, shown):
     assert result.flags == (Reason.NON_SQUARE_PIXELS,)
     np.testing.assert_array_equal(result.pixels, shown)
     assert read(make_dicom(film, PixelSpacing=[0, 0], **WINDOW)).flags == ()
+
+
+@pytest.mark.parametrize("second", ["ImagerPixelSpacing", "PixelAspectRatio"])
+def test_two_statements_about_the_shape_of_a_pixel_are_flagged(film, shown, second):
+    agreed = read(make_dicom(film[::2], PixelSpacing=[0.2, 0.1], **{second: [2, 1]}, **WINDOW))
+    assert (agreed.pixels.shape, agreed.flags) == (shown.shape, ())
+    contradicted = read(make_dicom(film[::2], PixelSpacing=[0.1, 0.1], **{second: [2, 1]}, **WINDOW))
+    assert contradicted.flags == (Reason.NON_SQUARE_PIXELS,)
+
+
+def test_a_film_far_wider_than_high_is_flagged_unless_its_pixels_are_said_to_be_square(film):
+    squashed = film[::3]
+    assert read(make_dicom(squashed, **WINDOW)).flags == (Reason.ELONGATED_PICTURE,)
+    assert read(make_dicom(squashed, PixelSpacing=[0.1, 0.1], **WINDOW)).flags == ()
+    plain = cv2.imencode(".png", (squashed // 16).astype(np.uint8))[1].tobytes()
+    assert read(plain).flags == (Reason.ELONGATED_PICTURE,)
+
+
+def test_high_bit_tells_the_depth_where_bits_stored_is_missing(film, shown):
+    dataset = pydicom.dcmread(io.BytesIO(make_dicom(film, **WINDOW)))
+    del dataset.BitsStored
+    result = same_again(read(file_of(dataset)))
+    np.testing.assert_array_equal(result.pixels, shown)
+    assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
 
 
 def test_an_icon_is_not_the_picture(film):

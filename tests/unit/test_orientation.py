@@ -66,6 +66,8 @@ def test_exif_as_programs_write_it(value, order, how):
 def test_the_first_block_that_states_an_orientation_counts():
     assert from_exif([b"II*\0\x08\0\0\0\0\0", block(0), block(9), block(6), block(3)]) == 6
     assert from_exif([block(1), block(6)]) == 1
+    entries = struct.pack("<HHHIHHHHIHH", 2, 274, 3, 1, 0, 0, 274, 3, 1, 6, 0)
+    assert from_exif([b"II*\0\x08\0\0\0" + entries]) == 6  # of two fields, too
     assert from_exif([b"", b"II*\0", block(6)[:14], b"XX" + block(6)[2:]]) == 0
 
 
@@ -92,6 +94,8 @@ def test_text_of_a_png(value):
         (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw_profile("exif", exif(value)))),
         (b"zTXt", b"Raw profile type APP1\0\0" + zlib.compress(raw_profile("app1", XAP + xmp(value)))),
         (b"zTXt", b"Raw profile type xmp\0\0" + zlib.compress(raw_profile("xmp", xmp(value)))),
+        # ExifTool
+        (b"tEXt", b"Raw profile type APP1\0" + raw_profile("generic profile", b"Exif\0\0" + exif(value))),
         (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(value)),
         (b"iTXt", b"XML:com.adobe.xmp\0\1\0en\0word\0" + zlib.compress(xmp(value, element=True))),
     }
@@ -126,6 +130,7 @@ def test_exif_counts_before_xmp_in_a_jpeg_whichever_stands_first():
         (b"Exif\0\0" + exif(6), XAP + xmp(3)),
         (XAP + xmp(3), b"Exif\0\0" + exif(6)),
         (b"Exif\0\0" + block(0), b"Exif\0\0" + exif(6)),
+        (b"Exif\0\xff" + exif(6), XAP + xmp(3)),
     ):
         data = with_jpeg_segment(with_jpeg_segment(jpeg, 0xE1, second), 0xE1, first)
         np.testing.assert_array_equal(read(data).pixels, UPRIGHT[6](plain))

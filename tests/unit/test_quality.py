@@ -9,6 +9,7 @@ import pytest
 from phantoms.film import make_phantom
 from pipeline.quality import (
     coloured_share,
+    elongated,
     entropy,
     grade,
     histogram,
@@ -16,6 +17,7 @@ from pipeline.quality import (
     percentiles,
     require_radiograph,
     require_size,
+    unframed,
     white_share,
 )
 from pipeline.triage import may_be_negative
@@ -186,6 +188,47 @@ def test_a_picture_with_much_white_is_never_negative_but_for_white_borders():
     bordered[:40] = bordered[:, -40:] = 255
     assert Reason.SATURATED_PICTURE not in graded(bordered).flags
     assert white_share(np.array([[255, 0, 0], [255, 255, 255], [0, 0, 0]], np.uint8)) == 1 / 6
+
+
+@pytest.mark.parametrize("width", [10, 60])
+@pytest.mark.parametrize("grey", [0, 60, 255])
+def test_a_frame_around_a_film_does_not_hide_that_it_is_inverted_or_dark(width, grey):
+    film = make_phantom(2, "hand").pixels
+    framed = np.pad(255 - film, width, constant_values=grey)
+    result = graded(framed)
+    assert result.flags == (Reason.INVERTED_PICTURE,)
+    np.testing.assert_array_equal(result.pixels, 255 - framed)
+    assert Reason.TOO_LITTLE_CONTRAST in graded(np.pad(film // 8, width, constant_values=grey)).flags
+    assert graded(np.pad(film, width, constant_values=grey)).flags == ()
+
+
+def test_what_is_cut_off_as_a_frame_by_hand():
+    picture = np.arange(64 * 64).reshape(64, 64) % 251
+    framed = np.pad(picture.astype(np.uint8), ((3, 5), (7, 0)), constant_values=9)
+    judged = unframed(framed, histogram(framed))
+    np.testing.assert_array_equal(judged.grey, picture[1:-1, 1:])  # without the lines that touch the frame
+    np.testing.assert_array_equal(judged.cut(framed), picture[1:-1, 1:])
+    np.testing.assert_array_equal(judged.cut(framed.repeat(2, 0).repeat(2, 1))[::2, ::2], picture[1:-1, 1:])
+    blank = np.full((100, 100), 7, np.uint8)
+    assert unframed(blank, histogram(blank)).grey.shape == blank.shape
+    evenly_dark = np.pad(np.full((50, 50), 3, np.uint8), 20, constant_values=255)
+    assert np.ptp(unframed(evenly_dark, histogram(evenly_dark)).grey) == 0
+
+
+def test_grey_through_a_wrong_colour_transform_is_refused():
+    grey = make_phantom(2, "hand").pixels
+    empty = np.full_like(grey, 128)
+    assert refused(np.dstack([empty, empty, grey]))  # YCbCr of grey, taken for RGB
+    as_ycbcr = np.dstack([grey, grey, grey])  # RGB of grey, taken for YCbCr
+    assert refused(cv2.cvtColor(as_ycbcr, cv2.COLOR_YCrCb2BGR))
+
+
+def test_a_picture_far_longer_than_wide_may_be_squashed():
+    film = np.zeros((160, 100), np.uint8)
+    assert elongated(film) == elongated(film.T) == ()
+    for squashed in (film[:, :99], film.T[:99]):
+        assert elongated(squashed) == (Reason.ELONGATED_PICTURE,)
+        assert not may_be_negative(elongated(squashed))
 
 
 def test_entropy_by_hand():

@@ -2,10 +2,11 @@
 
 import pytest
 
-from pipeline.triage import NEVER_NEGATIVE, calibrate, may_be_negative, triage, withheld
+from pipeline.study import ImageOutcome, study_finding
+from pipeline.triage import NEVER_NEGATIVE, PICTURE_FLAGS, calibrate, may_be_negative, triage, withheld
 from pipeline.types import Platt, Thresholds
 from vocabulary.reasons import Reason
-from vocabulary.states import Triage
+from vocabulary.states import ImageStatus, Triage
 
 CUT = Thresholds(low=0.2, high=0.6)
 
@@ -71,6 +72,19 @@ def test_thresholds_out_of_order_are_refused():
 def test_what_forbids_negative_is_one_list(flag):
     assert not may_be_negative([flag, Reason.POOLED_MODEL])
     assert may_be_negative([Reason.POOLED_MODEL, Reason.BURNED_IN_FLAG])
+
+
+@pytest.mark.parametrize("flag", sorted(PICTURE_FLAGS))
+@pytest.mark.parametrize("probability", [0.0, 0.1, 0.1999])
+def test_no_flag_of_a_picture_leaves_an_image_or_its_study_negative(flag, probability):
+    assert triage(probability, CUT) is Triage.NEGATIVE
+    said = triage(probability, CUT, never_negative=not may_be_negative([flag]))
+    assert said is Triage.DOUBT
+    good = ImageOutcome(ImageStatus.DONE, Triage.NEGATIVE, probability)
+    for triaged in (said, Triage.NEGATIVE):
+        flagged = ImageOutcome(ImageStatus.DONE, triaged, probability, (flag,))
+        assert study_finding([good, flagged]).triage is Triage.DOUBT
+    assert study_finding([good, good]).triage is Triage.NEGATIVE
 
 
 def test_only_what_would_have_been_negative_is_flagged_as_not_validated():
