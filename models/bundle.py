@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.earned import negative_of
+from pipeline.routing import route
+from pipeline.triage import PICTURE_FLAGS
 from pipeline.types import (
     PlaceRules,
     Platt,
     RegionModel,
+    Route,
     RoutingRules,
     Thresholds,
 )
+from vocabulary.reasons import Reason
 
 #: What is written. Format 1 has no families, heads, evidence or suspected places.
 FORMAT = 2
@@ -33,6 +37,17 @@ class BundleError(ValueError):
 
 class UnknownFormat(BundleError):
     """A newer version wrote the bundle; that one can read it."""
+
+
+class Stated(Protocol):
+    """What header and manifest say of an image; '' where they are silent."""
+
+    @property
+    def body_part(self) -> str: ...  # noqa: D102
+    @property
+    def view(self) -> str: ...  # noqa: D102
+    @property
+    def modality(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -127,6 +142,32 @@ class Bundle:
     def model_for(self, region: str) -> RegionModel | None:
         """Return how a region is read, or None if this bundle does not read it."""
         return self.models.get(region)
+
+    def route(
+        self, probabilities: Mapping[str, float], distance: float, stated: Stated, flags: Iterable[Reason]
+    ) -> Route:
+        """Decide which network reads an image, or why none does.
+
+        Parameters
+        ----------
+        probabilities, distance
+            What the region network says: by region, and how far the picture is from what it knows.
+        stated
+            What header and manifest say of the image.
+        flags
+            Of the picture.
+        """
+        return route(
+            probabilities,
+            distance,
+            self.routing,
+            body_part=stated.body_part,
+            view=stated.view,
+            modality=stated.modality,
+            picture=sorted(PICTURE_FLAGS & set(flags)),
+            regions=tuple(region for region in self.regions if self.model_for(region)),
+            families=self.families,
+        )
 
 
 def _member(folder: Path, entry: Mapping[str, Any]) -> Path:

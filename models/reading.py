@@ -5,7 +5,7 @@ The stages of the service do the same in chunks; a test holds the two together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -15,10 +15,9 @@ from models.bundle import Bundle, load_bundle
 from models.scorer import Scorer, open_scorer
 from pipeline.boxes import suspected_places
 from pipeline.decode import decode
-from pipeline.explain import attention_regions, body_mask, heat_map, overlay_jpeg, share_on_body
+from pipeline.explain import attention_regions, body_mask, heat_map, on_body, overlay_jpeg
 from pipeline.preprocess import display_jpeg, model_input
-from pipeline.routing import route
-from pipeline.triage import PICTURE_FLAGS, calibrate, may_be_negative, triage, withheld
+from pipeline.triage import calibrate, judge
 from pipeline.types import (
     AttentionRegion,
     Finding,
@@ -27,7 +26,6 @@ from pipeline.types import (
     RegionModel,
     Route,
     SuspectedBox,
-    UInt8Array,
 )
 from vocabulary.reasons import Reason
 from vocabulary.states import Triage
@@ -90,21 +88,11 @@ class Reader:
         return self._looked_at(radiograph, display, way, probabilities, model)
 
     def _route(self, radiograph: Radiograph) -> tuple[Route, dict[str, float]]:
-        bundle, facts = self.bundle, radiograph.facts
+        bundle = self.bundle
         scores = self._scorer.classify(model_input(radiograph.pixels, bundle.region_input_size)[None])
         probabilities = dict(zip(bundle.regions, map(float, scores.probabilities[0]), strict=True))
-        way = route(
-            probabilities,
-            float(scores.distances[0]),
-            bundle.routing,
-            body_part=facts.body_part,
-            view=facts.view,
-            modality=facts.modality,
-            picture=sorted(PICTURE_FLAGS & set(radiograph.flags)),
-            regions=tuple(region for region in bundle.regions if bundle.model_for(region)),
-            families=bundle.families,
-        )
-        return way, probabilities
+        distance = float(scores.distances[0])
+        return bundle.route(probabilities, distance, radiograph.facts, radiograph.flags), probabilities
 
     def _looked_at(
         self,
@@ -119,10 +107,7 @@ class Reader:
         scores = self._scorer.detect(model.network, model_input(radiograph.pixels, size)[None])
         probability = calibrate(float(scores.logits[0]), model.calibration)
         flags = {*radiograph.flags, *way.flags}
-        if model.pooled:
-            flags.add(Reason.POOLED_MODEL)
-        flags |= withheld(probability, model.thresholds, may_say_negative=model.may_say_negative)
-        said = triage(probability, model.thresholds, never_negative=not may_be_negative(flags))
+        said, flags = judge(probability, model, flags, may_say_negative=model.may_say_negative)
         grey = np.asarray(cv2.imdecode(np.frombuffer(display, np.uint8), cv2.IMREAD_GRAYSCALE), np.uint8)
         body, marked, cam = body_mask(grey), said is not Triage.NEGATIVE, scores.cams[0]
         width, height = radiograph.width, radiograph.height
@@ -133,17 +118,12 @@ class Reader:
             if self.bundle.places is not None and scores.evidence.shape[1]:
                 found = suspected_places(scores.evidence[0], width, height, self.bundle.places)
                 boxes = (place.in_pixels(width, height) for place in found)
-                places = tuple(box for box in boxes if _on_body(body, box, width, height))
+                places = tuple(box for box in boxes if on_body(body, asdict(box), width, height))
         finding = Finding(
             way.region, way.probability, probabilities, probability, said, _ordered(flags), regions, places
         )
         overlay = overlay_jpeg(grey, cam, marked=marked, body=body)
         return Reading(radiograph, finding, heat_map(cam, width=width, height=height), display, overlay)
-
-
-def _on_body(body: UInt8Array, box: SuspectedBox, width: int, height: int) -> bool:
-    share = share_on_body(body, box.x / width, box.y / height, box.width / width, box.height / height)
-    return share >= 0.5
 
 
 def _ordered(flags: set[Reason]) -> tuple[Reason, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -132,6 +133,18 @@ def share_on_body(body: UInt8Array, left: float, top: float, width: float, heigh
     x, y = int(left * columns), int(top * rows)
     right, bottom = max(x + 1, round((left + width) * columns)), max(y + 1, round((top + height) * rows))
     return float(body[y:bottom, x:right].mean())
+
+
+def on_body(body: UInt8Array, place: Mapping[str, Any], width: int, height: int) -> bool:
+    """Tell whether at least half of a box lies on the body.
+
+    Parameters
+    ----------
+    place
+        `x`, `y`, `width` and `height` in pixels of a picture of `width` by `height`.
+    """
+    shares = (place["x"] / width, place["y"] / height, place["width"] / width, place["height"] / height)
+    return share_on_body(body, *shares) >= 0.5
 
 
 def attention_regions(

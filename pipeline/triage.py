@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pipeline.types import Platt, Thresholds
+from pipeline.types import Platt, RegionModel, Thresholds
 from vocabulary.reasons import Reason
 from vocabulary.states import Triage
 
@@ -93,3 +93,24 @@ def triage(probability: float, thresholds: Thresholds, *, never_negative: bool =
     if probability >= thresholds.low or never_negative:
         return Triage.DOUBT
     return Triage.NEGATIVE
+
+
+def judge(
+    probability: float, model: RegionModel, flags: Iterable[Reason], *, may_say_negative: bool
+) -> tuple[Triage, set[Reason]]:
+    """Return what is said of an image, and its flags with those that come of saying it.
+
+    Parameters
+    ----------
+    probability
+        Calibrated, 0-1.
+    flags
+        Of the picture and of its way to the network; that *negative* was withheld before does not count.
+    may_say_negative
+        As `withheld` takes it.
+    """
+    kept = set(flags) - {Reason.NEGATIVE_NOT_VALIDATED}
+    if model.pooled:
+        kept.add(Reason.POOLED_MODEL)
+    kept |= withheld(probability, model.thresholds, may_say_negative=may_say_negative)
+    return triage(probability, model.thresholds, never_negative=not may_be_negative(kept)), kept

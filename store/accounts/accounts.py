@@ -11,7 +11,7 @@ import secrets
 import uuid
 from collections.abc import Collection
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from cryptography.fernet import InvalidToken
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from settings import get_settings
 from store.accounts.account_mails import AccountEvent, tell
@@ -434,21 +434,21 @@ def identify_key(session: Session, key: str) -> Identity | None:
         return None
     api_key, user, is_unnoted = row
     if is_unnoted:
-        session.execute(
-            update(ApiKey)
-            .where(ApiKey.id == api_key.id, unnoted)
-            .values(last_used_at=func.now())
-            .execution_options(synchronize_session=False)
-        )
+        _note_now(session, ApiKey.last_used_at, ApiKey.id == api_key.id, unnoted)
+    known = _identity_of(user)
+    permissions = known.permissions.intersection(map(Permission, api_key.scope))
+    return replace(known, permissions=permissions, key_id=api_key.id)
+
+
+def _note_now(session: Session, column: InstrumentedAttribute[Any], *mine: ColumnElement[bool]) -> None:
+    """Write the time into a row's column."""
+    noted = update(column.class_).where(*mine).values({column: func.now()})
+    session.execute(noted.execution_options(synchronize_session=False))
+
+
+def _identity_of(user: User) -> Identity:
     role = Role(user.role)
-    return Identity(
-        user.site_id,
-        user.id,
-        role,
-        user.email,
-        PERMISSIONS[role].intersection(map(Permission, api_key.scope)),
-        key_id=api_key.id,
-    )
+    return Identity(user.site_id, user.id, role, user.email, PERMISSIONS[role])
 
 
 # one-time links and sessions
@@ -564,23 +564,10 @@ def identify_session(session: Session, token: str, *, idle_hours: float) -> Iden
         return None
     opened, user, is_unnoted, demanded = row
     if is_unnoted:
-        session.execute(
-            update(UserSession)
-            .where(UserSession.id == opened.id, unnoted)
-            .values(last_seen_at=func.now())
-            .execution_options(synchronize_session=False)
-        )
-    role = Role(user.role)
-    return Identity(
-        user.site_id,
-        user.id,
-        role,
-        user.email,
-        PERMISSIONS[role],
-        opened.csrf_token,
-        user.name,
-        must_enrol=role in demanded and not opened.second_factor and user.totp_secret is None,
-    )
+        _note_now(session, UserSession.last_seen_at, UserSession.id == opened.id, unnoted)
+    known = _identity_of(user)
+    owes = known.role in demanded and not opened.second_factor and user.totp_secret is None
+    return replace(known, csrf_token=opened.csrf_token, name=user.name, must_enrol=owes)
 
 
 def awaiting_code(session: Session, token: str) -> User | None:

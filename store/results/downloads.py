@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import IO, Any
 from uuid import UUID
@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 
 from settings import VERSION
 from store.base.blobs import get_blobs
-from store.base.days import parse_day
 from store.base.errors import BlobMissing
 from store.base.session import get_engine
 from store.base.tables import Batch, Bundle
@@ -37,7 +36,7 @@ from store.results.results import (
 )
 from store.results.safe_names import cell
 from store.results.zips import PIECE, Sink, ZipStream, file_pieces
-from vocabulary.states import TERMINAL_BATCH_STATUSES, ImageStatus, Triage
+from vocabulary.states import TERMINAL_BATCH_STATUSES, Triage
 from vocabulary.times import instant
 
 NOTICE = "AI output, to be verified by a clinician. Not a medical device."
@@ -91,6 +90,11 @@ class ExportRequest:
     ----------
     bom
         Whether CSV begins with the mark by which Excel knows UTF-8; other programs may show it.
+
+    Raises
+    ------
+    InvalidExportRequest
+        The days are out of order, or a merged PDF is not of one batch.
     """
 
     selection: Selection
@@ -99,42 +103,43 @@ class ExportRequest:
     parts: tuple[Part, ...] = DEFAULT_PARTS
     bom: bool = False
 
+    def __post_init__(self) -> None:
+        chosen = self.selection
+        if chosen.since and chosen.until and chosen.since > chosen.until:
+            raise InvalidExportRequest("since must not be after until")
+        if self.format is Format.PDF and chosen.batch_id is None:
+            raise InvalidExportRequest("a merged PDF is made of one batch: name it as 'batch'")
+
     @classmethod
-    def parse(cls, site_id: UUID, said: Mapping[str, Any], *, trials: bool) -> ExportRequest:
-        """Read a request from JSON or a form.
+    def of_document(cls, site_id: UUID, kept: Mapping[str, Any], *, trials: bool) -> ExportRequest:
+        """Return the request that `document` wrote.
 
         Parameters
         ----------
         trials
-            Whether batches of bundles on trial may be among what is chosen; never said by `said`.
-
-        Raises
-        ------
-        InvalidExportRequest
-            Naming the member that cannot be used.
+            Whether batches of bundles on trial may be among what is chosen; the document does not say it.
         """
-        unknown = set(said) - {"format", "columns", "parts", "bom", *_FILTERS}
-        if unknown:
-            raise InvalidExportRequest(f"unknown member {min(unknown)[:40]!r}")
-        try:
-            kind = Format(said.get("format", ""))
-        except ValueError:
-            raise InvalidExportRequest(f"format must be one of {', '.join(Format)}") from None
-        chosen = {name: _filter(name, said[name]) for name in _FILTERS if said.get(name) not in (None, "")}
-        selection = Selection(site_id, chosen.pop("batch", None), **chosen, trials=trials)
-        if selection.since and selection.until and selection.since > selection.until:
-            raise InvalidExportRequest("since must not be after until")
-        if kind is Format.PDF and selection.batch_id is None:
-            raise InvalidExportRequest("a merged PDF is made of one batch: name it as 'batch'")
-        columns = _several("columns", said.get("columns"), tuple(COLUMNS)) or RESULT_COLUMNS
-        parts = _several("parts", said.get("parts"), tuple(Part)) or DEFAULT_PARTS
-        bom = said.get("bom", False)
-        if not isinstance(bom, bool):
-            raise InvalidExportRequest("bom must be true or false")
-        return cls(selection, kind, columns, tuple(Part(part) for part in parts), bom)
+        since, until = (date.fromisoformat(kept[day]) if day in kept else None for day in ("since", "until"))
+        selection = Selection(
+            site_id,
+            UUID(kept["batch"]) if "batch" in kept else None,
+            kept.get("status"),
+            kept.get("triage"),
+            kept.get("region"),
+            since,
+            until,
+            trials=trials,
+        )
+        return cls(
+            selection,
+            Format(kept["format"]),
+            tuple(kept["columns"]),
+            tuple(map(Part, kept["parts"])),
+            kept.get("bom", False),
+        )
 
     def document(self) -> dict[str, Any]:
-        """Return the request as JSON that `parse` reads."""
+        """Return the request as JSON that `of_document` reads."""
         chosen = asdict(self.selection)
         for name in ("site_id", "trials"):
             chosen.pop(name)
@@ -153,56 +158,6 @@ class ExportRequest:
             days = [day.isoformat() for day in (self.selection.since, self.selection.until) if day]
             scope = "-to-".join(days) or "all"
         return f"fractureai-{scope}-{'reports' if self.format is Format.PDF else 'results'}.{self.format}"
-
-
-def _word(allowed: Sequence[str]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"must be one of {', '.join(allowed)}")
-        return text
-
-    return parse
-
-
-def _id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise ValueError("must be a batch's id") from None
-
-
-def _region(text: str) -> str:
-    if len(text) > 40:
-        raise ValueError("must be a region's name")
-    return text.lower()
-
-
-_FILTERS: dict[str, Callable[[str], Any]] = {
-    "batch": _id,
-    "status": _word(tuple(ImageStatus)),
-    "triage": _word(tuple(Triage)),
-    "region": _region,
-    "since": parse_day,
-    "until": parse_day,
-}
-
-
-def _filter(name: str, value: object) -> Any:
-    try:
-        return _FILTERS[name](str(value))
-    except ValueError as error:
-        raise InvalidExportRequest(f"{name}: {error}") from None
-
-
-def _several(name: str, said: object, allowed: Sequence[str]) -> tuple[str, ...]:
-    if said is None:
-        return ()
-    if not isinstance(said, list) or not all(isinstance(word, str) for word in said):
-        raise InvalidExportRequest(f"{name} must be a list of words")
-    for word in said:
-        if word not in allowed:
-            raise InvalidExportRequest(f"{name}: {word[:40]!r} is none of {', '.join(allowed)}")
-    return tuple(dict.fromkeys(said))
 
 
 @dataclass

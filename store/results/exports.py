@@ -270,7 +270,7 @@ def delete_holding(session: Session, site_id: uuid.UUID, image_ids: Collection[u
     """
     gone = []
     for export in session.scalars(select(Export).where(Export.site_id == site_id)):
-        wished = ExportRequest.parse(site_id, export.wish, trials=True).selection
+        wished = ExportRequest.of_document(site_id, export.wish, trials=True).selection
         widest = replace(wished, status=None, triage=None, region=None)
         held = select(Image.id).join(Batch, Batch.id == Image.batch_id)
         held = held.where(*widest.conditions(), Image.id.in_(image_ids)).limit(1)

@@ -45,9 +45,20 @@ def _trials() -> bool:
 
 
 def _export_request(said: NewExport | ResultsQuery) -> ExportRequest:
-    chosen = said.model_dump(mode="json", exclude_none=True)
+    selection = Selection(
+        identity().site_id,
+        said.batch,
+        status=said.status and said.status.value,
+        triage=said.triage and said.triage.value,
+        region=(said.region or "").lower() or None,
+        since=said.since,
+        until=said.until,
+        trials=_trials(),
+    )
+    columns = tuple(dict.fromkeys(said.columns or RESULT_COLUMNS))
+    parts = tuple(dict.fromkeys(said.parts or DEFAULT_PARTS))
     try:
-        return ExportRequest.parse(identity().site_id, chosen, trials=_trials())
+        return ExportRequest(selection, said.format, columns, parts, bool(said.bom))
     except InvalidExportRequest as error:
         raise (InvalidQuery if request.method == "GET" else InvalidRequest)(str(error)) from None
 

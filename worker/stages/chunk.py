@@ -60,10 +60,11 @@ class Chunk:
         return {row.sha256: row for row in rows}
 
 
-def load_chunk(lease: Lease) -> Chunk:
-    """Load the unit that is held under the lease."""
+def load_chunk(lease: Lease, images: list[Image] | None = None) -> Chunk:
+    """Load the unit that is held under the lease; `images` are its images if they were looked up already."""
     with session_scope() as session:
-        images = work.images_of(session, lease.work_id)
+        if images is None:
+            images = work.images_of(session, lease.work_id)
         batch = session.get_one(Batch, lease.batch_id)
         run = rescoring.run_of(session, batch)
     bundles = tuple(kept_bundle(name) for name in rescoring.bundles_of(batch, run))

@@ -8,8 +8,6 @@ from typing import Any
 from sqlalchemy.dialects.postgresql import insert
 
 from models.bundle import Bundle
-from pipeline.routing import route
-from pipeline.triage import PICTURE_FLAGS
 from store.base.session import session_scope
 from store.base.tables import Finding
 from vocabulary.reasons import Reason
@@ -34,17 +32,7 @@ def _new_findings(chunk: Chunk, bundle: Bundle) -> list[dict[str, Any]]:
     rows = []
     for image, row, distance in zip(todo, scores.probabilities, scores.distances, strict=True):
         probabilities = {region: float(p) for region, p in zip(bundle.regions, row, strict=True)}
-        way = route(
-            probabilities,
-            float(distance),
-            bundle.routing,
-            body_part=image.body_part,
-            view=image.view,
-            modality=image.modality,
-            picture=sorted(PICTURE_FLAGS & {Reason(flag) for flag in image.flags}),
-            regions=tuple(r for r in bundle.regions if bundle.model_for(r) is not None),
-            families=bundle.families,
-        )
+        way = bundle.route(probabilities, float(distance), image, map(Reason, image.flags))
         rows.append(
             {
                 "id": uuid.uuid4(),

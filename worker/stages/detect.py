@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from models.bundle import Bundle
 from models.scorer import FractureScores
 from pipeline.boxes import suspected_places
-from pipeline.triage import calibrate, may_be_negative, triage, withheld
+from pipeline.triage import calibrate, judge, may_be_negative, triage
 from pipeline.types import Float16Array, RegionModel
 from store.base.session import session_scope
 from store.base.tables import Finding, Image
@@ -156,14 +156,8 @@ def _apply_finding(image: Image, finding: Finding, bundle: Bundle, may_say_negat
         image.triage, image.probability = Triage.NOT_ASSESSABLE.value, None
     elif finding.probability is not None:
         reader = _reader(bundle, finding.region)
-        if reader.pooled:
-            flags.add(Reason.POOLED_MODEL)
-        flags.discard(Reason.NEGATIVE_NOT_VALIDATED)  # read again, it may have been earned meanwhile
-        flags |= withheld(
-            finding.probability, reader.thresholds, may_say_negative=finding.region in may_say_negative
+        said, flags = judge(
+            finding.probability, reader, flags, may_say_negative=finding.region in may_say_negative
         )
-        image.probability = finding.probability
-        image.triage = triage(
-            finding.probability, reader.thresholds, never_negative=not may_be_negative(flags)
-        ).value
+        image.probability, image.triage = finding.probability, said.value
     image.flags = sorted(flag.value for flag in flags)

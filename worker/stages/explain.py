@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from sqlalchemy import select
 
-from pipeline.explain import attention_regions, body_mask, heat_png, overlay_jpeg, share_on_body
+from pipeline.explain import attention_regions, body_mask, heat_png, on_body, overlay_jpeg
 from pipeline.types import AttentionRegion, UInt8Array
 from store.base.blobs import get_blobs
 from store.base.session import session_scope
@@ -77,16 +77,7 @@ def _look(images: Iterable[Image], findings: Mapping[str, Finding], *, draw: boo
             width, height = image.width, image.height
             regions[image.id] = attention_regions(cam, width=width, height=height, body=body)
             places[image.id] = [
-                place
-                for place in finding.suspected_places or ()
-                if share_on_body(
-                    body,
-                    place["x"] / width,
-                    place["y"] / height,
-                    place["width"] / width,
-                    place["height"] / height,
-                )
-                >= 0.5
+                place for place in finding.suspected_places or () if on_body(body, place, width, height)
             ]
         if draw:
             picture = overlay_jpeg(grey, cam, marked=marked, body=body)

@@ -203,14 +203,15 @@ class Prepare(ChunkStage[_PreparedChunk]):
 
     name = Stage.PREPARE
 
-    def begin(self, lease: Lease) -> None:
-        """Mark batch and images as running."""
+    def begin(self, lease: Lease) -> list[Image]:
+        """Mark batch and images as running; return the images."""
         with held(lease) as (session, unit):
             images = work.images_of(session, unit.id)
             work.start_batch(session, lease.batch_id)
             with counters.counted(session, lease.batch_id, images):
                 for image in images:
                     image.status = ImageStatus.RUNNING.value
+        return images
 
     def compute(self, chunk: Chunk) -> _PreparedChunk:
         """Prepare one image after the other, while the site has its share and the batch is wanted."""

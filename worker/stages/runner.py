@@ -62,8 +62,9 @@ class ChunkStage(Generic[R]):
 
     name: ClassVar[Stage]
 
-    def begin(self, lease: Lease) -> None:
-        """Do what has to be done before the chunk is loaded."""
+    def begin(self, lease: Lease) -> list[Image] | None:
+        """Do what has to be done before the chunk is loaded; return its images if they were looked up."""
+        return None
 
     def compute(self, chunk: Chunk) -> R:
         """Do the stage's work; no transaction is open."""
@@ -101,8 +102,7 @@ def run_stage(stage: ChunkStage[R], lease: Lease) -> bool:
     StaleLease
         The unit is another worker's, or its batch has ended: nothing was written.
     """
-    stage.begin(lease)
-    chunk = load_chunk(lease)
+    chunk = load_chunk(lease, stage.begin(lease))
     result = stage.compute(chunk)
     outcome, goes_on = Outcome.SAVED, False
     try:
