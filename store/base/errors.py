@@ -18,12 +18,15 @@ class ServiceError(Exception):
         What to do next.
     waiting
         What to do while a batch waits because of it.
+    about
+        The field of a form that it is about, if it is about one.
     """
 
     code = "internal_error"
     status = 500
     title = "Something went wrong on our side."
     advice = "Try again; if it stays, tell the operator."
+    about = ""
     waiting = "Tell the operator; the batch goes on by itself when it is mended, and nothing is lost."
 
     def __init__(self, detail: str = "") -> None:

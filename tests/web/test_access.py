@@ -86,7 +86,7 @@ def lines_of(app: Any) -> list[Line]:
     return sorted(lines, key=lambda line: line.destroys)
 
 
-SETTINGS = Settings(database_url="-", broker_url="-", blob_url="-")
+SETTINGS = Settings(database_url="-", broker_url="-", blob_url="-", secret_key="-" * 40)
 LINES = lines_of(create_app(SETTINGS))
 
 

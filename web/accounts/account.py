@@ -34,6 +34,7 @@ from web.auth.sign_in import local_address
 from web.base import cookies
 from web.base.config import current_settings
 from web.base.errors import InvalidRequest, NothingKept, SessionWasOver, TooManyAttempts
+from web.base.forms import form_on
 
 account = Blueprint("account", __name__, url_prefix="/account")
 
@@ -77,6 +78,7 @@ def show() -> str:
 
 @account.post("/keys")
 @is_personal
+@form_on("account.show")
 def create_key() -> str:
     """Make an API key; it is shown this once."""
     confirm_lately()
@@ -102,6 +104,7 @@ def create_key() -> str:
 
 @account.post("/keys/<uuid:key_id>/revoke")
 @is_personal
+@form_on("account.show")
 def revoke_key(key_id: uuid.UUID) -> Response:
     """Make a key useless."""
     with session_scope() as session:
@@ -111,6 +114,7 @@ def revoke_key(key_id: uuid.UUID) -> Response:
 
 @account.post("/sessions/<uuid:session_id>/end")
 @is_personal
+@form_on("account.show")
 def end_session(session_id: uuid.UUID) -> Response:
     """Sign one of the person's browsers out."""
     with session_scope() as session:
@@ -133,6 +137,7 @@ def ask_password() -> str | Response:
 @account.post("/confirm")
 @before_second_factor
 @is_personal
+@form_on("account.ask_password")
 def take_password() -> Response:
     """Note that the person gave their password again; it counts for some minutes."""
     if not request.form.get("password"):
@@ -145,6 +150,7 @@ def take_password() -> Response:
 
 @account.post("/password")
 @is_personal
+@form_on("account.show")
 def change_password() -> str:
     """Set the person's password; their other browsers are signed out."""
     if request.form.get("password") != request.form.get("again"):
@@ -197,6 +203,7 @@ def show_second_factor() -> FlaskResponse:
 @account.post("/second-factor")
 @before_second_factor
 @is_personal
+@form_on("account.show_second_factor")
 def set_second_factor() -> FlaskResponse:
     """Set the second factor, confirmed by its first code; shows recovery codes once."""
     confirm_lately()
@@ -215,6 +222,7 @@ def set_second_factor() -> FlaskResponse:
 
 @account.post("/second-factor/remove")
 @is_personal
+@form_on("account.show_second_factor")
 def remove_second_factor() -> Response:
     """Remove the second factor; takes a code of it."""
     confirm_lately()

@@ -16,6 +16,7 @@ from web.accounts.account import PERMISSION_WORDS
 from web.accounts.actions import act_on_person, invite_person, revoke_key_of_site
 from web.auth.identity import confirm_lately, identity, needs, require_person
 from web.base.binding import parse_form
+from web.base.forms import form_on
 from web.contract.people import NewName, NewPerson, NewRole, SecondFactorRoles
 
 admin = Blueprint("admin", __name__, url_prefix="/admin")
@@ -52,6 +53,7 @@ def list_people() -> str:
 
 @admin.post("/people")
 @needs(Permission.ADMINISTER, person=True)
+@form_on("admin.list_people")
 def invite() -> str:
     """Invite somebody; the one-time link is shown this once."""
     user, link = invite_person(parse_form(NewPerson, request.form))
@@ -62,6 +64,7 @@ def invite() -> str:
     "/people/<uuid:user_id>/<any(role,name,link,disable,enable,'sign-out','reset-second-factor'):action>"
 )
 @needs(Permission.ADMINISTER, person=True)
+@form_on("admin.list_people")
 def change_person(user_id: uuid.UUID, action: str) -> Response | str:
     """Change a person's role or name, make a link for a new password, disable, enable, or sign them out."""
     with session_scope() as session:
@@ -75,6 +78,7 @@ def change_person(user_id: uuid.UUID, action: str) -> Response | str:
 
 @admin.post("/second-factor")
 @needs(Permission.ADMINISTER, person=True)
+@form_on("admin.list_people", roles="role")
 def demand_second_factor() -> Response:
     """Set of which roles the site demands a second factor."""
     require_person()
@@ -103,6 +107,7 @@ def list_keys() -> str:
 
 @admin.post("/keys/<uuid:key_id>/revoke")
 @needs(Permission.ADMINISTER, person=True)
+@form_on("admin.list_keys")
 def revoke_key(key_id: uuid.UUID) -> Response:
     """Make anybody's key useless."""
     revoke_key_of_site(key_id)

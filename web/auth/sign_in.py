@@ -31,6 +31,7 @@ from web.base.errors import (
     CsrfFailed,
     TooManyAttempts,
 )
+from web.base.forms import form_on
 
 #: Links by mail in a quarter of an hour, to one address.
 MAX_LINKS = 3
@@ -142,6 +143,7 @@ def _try(email: str) -> list[int]:
 
 @auth.post("/sign-in")
 @is_public
+@form_on("auth.sign_in")
 def sign_in_send() -> BaseResponse:
     """Sign in by password or by a one-time link's token."""
     _check_twin()
@@ -200,6 +202,7 @@ def ask_code() -> BaseResponse:
 
 @auth.post("/sign-in/code")
 @is_public
+@form_on("auth.ask_code")
 def take_code() -> BaseResponse:
     """Finish signing in by a code of the authenticator app, or by a recovery code."""
     _check_twin()
@@ -247,6 +250,7 @@ def forgotten() -> BaseResponse:
 
 @auth.post("/sign-in/forgotten")
 @is_public
+@form_on("auth.forgotten")
 def forgotten_send() -> BaseResponse:
     """Have a link mailed, if anybody has the address; the answer is the same if nobody has.
 

@@ -20,6 +20,7 @@ from vocabulary.words import (
     answer_words,
 )
 from web.auth.identity import identity, needs
+from web.base.forms import form_on
 from web.bundles.actions import operate
 from web.bundles.markdown import render
 
@@ -71,6 +72,7 @@ def show_bundle(name: str) -> str:
 
 @pages.post("/bundles/<any(promote,rollback,shadow):action>")
 @needs(Permission.ADMINISTER)
+@form_on("bundles.list_bundles")
 def operate_bundle_by_form(action: str) -> BaseResponse:
     """Promote a bundle, go back to the one before, or set the shadow bundle, from the bundles' page."""
     operate(action, request.form.get("bundle", ""))

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from flask import Blueprint, current_app, redirect, render_template, request, url_for
+from flask import Blueprint, current_app, g, redirect, render_template, request, url_for
+from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
 
 from store.accounts.accounts import Permission
@@ -24,6 +25,7 @@ from vocabulary.states import (
 from web.auth.identity import check_csrf, checks_csrf, identity, is_personal, needs
 from web.base.binding import parse_form, read_query
 from web.base.config import current_settings
+from web.base.forms import form_on
 from web.base.pacing import PAGE, is_watched
 from web.base.request_args import without_empty_fields
 from web.contract.base import Cursored
@@ -97,6 +99,7 @@ def _take_form(
     """
     settings = current_settings()
     fields: dict[str, str] = {}
+    g.typed_fields = MultiDict()
     intake: Intake | None = None
     with ExitStack() as opened:
         for part in parts:
@@ -104,6 +107,7 @@ def _take_form(
                 if part.name in FILE_FIELDS:
                     raise unknown_field(part.name)
                 fields[part.name] = part.value
+                g.typed_fields.add(part.name, part.value)
                 continue
             if intake is None:
                 check_csrf(fields.get("csrf", ""))
@@ -128,6 +132,7 @@ def _after_upload(batch_id: uuid.UUID, fields: dict[str, str]) -> Response:
 @pages.post("/batches")
 @needs(Permission.SUBMIT)
 @checks_csrf
+@form_on("batches.new_batch")
 def create_batch() -> Response:
     """Make a batch out of one form: its options, then its files."""
     return _after_upload(*_take_form(multipart_parts(), None))
@@ -136,6 +141,7 @@ def create_batch() -> Response:
 @pages.post("/batches/<uuid:batch_id>/files")
 @needs(Permission.SUBMIT)
 @checks_csrf
+@form_on("batches.show_batch")
 def add_files(batch_id: uuid.UUID) -> Response:
     """Add files to a draft."""
     with session_scope() as session:
@@ -193,6 +199,7 @@ def show_batch(batch_id: uuid.UUID) -> Response:
 
 @pages.post("/batches/<uuid:batch_id>/<any(submit,cancel,pause,resume,retry):action>")
 @needs(Permission.SUBMIT)
+@form_on("batches.show_batch", images="image")
 def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
     """Do what a button says: for the whole batch, or to retry for the images that were ticked."""
     chosen = request.form.getlist("image") if action == "retry" else []
@@ -205,6 +212,7 @@ def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
 
 @pages.post("/batches/<uuid:batch_id>/priority")
 @needs(Permission.SUBMIT)
+@form_on("batches.show_batch")
 def set_priority(batch_id: uuid.UUID) -> Response:
     """Change how soon a batch is read."""
     with session_scope() as session:

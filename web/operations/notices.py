@@ -14,6 +14,7 @@ from store.operations.notices import EVENTS, Event
 from web.auth.identity import identity, needs
 from web.base.binding import parse_form, read_query
 from web.base.config import current_settings
+from web.base.forms import form_on
 from web.contract.base import Cursored
 from web.contract.notices import NoticeTargetBody
 from web.operations.actions import add_target, change_target
@@ -57,6 +58,7 @@ def show() -> str:
 
 @notice_pages.post("")
 @needs(Permission.ADMINISTER)
+@form_on("notices.show")
 def add() -> str:
     """Add a target; the secret that signs its webhooks is shown this once."""
     fields = {**request.form, "events": request.form.getlist("event")}
@@ -66,6 +68,7 @@ def add() -> str:
 
 @notice_pages.post("/<uuid:target_id>/<any(test,remove):action>")
 @needs(Permission.ADMINISTER)
+@form_on("notices.show")
 def change(target_id: uuid.UUID, action: str) -> Response:
     """Send a test notice, or send nothing more."""
     change_target(target_id, action)

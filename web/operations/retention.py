@@ -19,6 +19,7 @@ from web.auth.identity import identity, needs
 from web.base.binding import parse_form, read_query
 from web.base.config import current_settings
 from web.base.errors import InvalidRequest
+from web.base.forms import form_on
 from web.base.request_args import without_empty_fields
 from web.contract.base import Body, Digits
 from web.contract.retention import Erasure, Find, NewQuota, NewRetention
@@ -71,6 +72,7 @@ def show() -> str:
 
 @retention_pages.post("")
 @needs(Permission.ADMINISTER)
+@form_on("retention.show")
 def change() -> Response:
     """Set how long originals and results are kept."""
     fields = {name: request.form.get(name, "").strip() or None for name in NewRetention.model_fields}
@@ -80,6 +82,7 @@ def change() -> Response:
 
 @retention_pages.post("/quota")
 @needs(Permission.ADMINISTER)
+@form_on("retention.show")
 def change_quota() -> Response:
     """Set how much may be uploaded."""
     text = request.form.get("gigabytes", "").strip() or None
@@ -90,6 +93,7 @@ def change_quota() -> Response:
 
 @retention_pages.post("/erase")
 @needs(Permission.ADMINISTER)
+@form_on("retention.show")
 def erase() -> Response:
     """Erase the studies chosen, everywhere."""
     if request.form.get("sure") != "yes":

@@ -34,6 +34,7 @@ from web.base.binding import (
     read_query,
 )
 from web.base.errors import ConfirmationFailed, ConfirmationNeeded, SessionWasOver, TooManyAttempts
+from web.base.forms import form_on
 from web.base.request_args import without_empty_fields
 from web.base.sending import send_blob
 from web.contract.base import API
@@ -174,6 +175,7 @@ def _study_page(
 
 @area.post("/studies/<uuid:study_id>/reviews")
 @needs(Permission.REVIEW)
+@form_on("studies.show_study")
 def send_review(study_id: uuid.UUID) -> BaseResponse:
     """Record what the form says; then show the study again, or the next one of the list."""
     with session_scope() as session:

@@ -21,6 +21,7 @@ from store.research import research_tables as tables
 from store.research.research_tables import RunKind
 from web.auth.identity import audit, identity, needs
 from web.base.binding import parse_form
+from web.base.forms import form_on
 from web.base.pacing import PAGE, is_watched
 from web.contract.research import MARGIN, Comparison, Dataset, NewComparison, NewRun, Run, RunSummary
 from web.research.actions import (
@@ -71,6 +72,7 @@ def show_dataset(dataset_id: uuid.UUID) -> str:
 
 @pages.post("/research/runs")
 @needs(Permission.RESEARCH)
+@form_on("research.show_dataset", at=lambda: {"dataset_id": uuid.UUID(request.form.get("dataset", ""))})
 def start_run_by_form() -> BaseResponse:
     """Start a run from the form."""
     form = request.form
@@ -117,6 +119,7 @@ def show_run(run_id: uuid.UUID) -> str | Response:
 
 @pages.post("/research/runs/<uuid:run_id>/delete")
 @needs(Permission.RESEARCH)
+@form_on("research.show_run")
 def delete_run_by_form(run_id: uuid.UUID) -> BaseResponse:
     """Delete a run from its page."""
     forget_run(run_id)
@@ -125,6 +128,7 @@ def delete_run_by_form(run_id: uuid.UUID) -> BaseResponse:
 
 @pages.post("/research/datasets/<uuid:dataset_id>/delete")
 @needs(Permission.RESEARCH)
+@form_on("research.show_dataset")
 def delete_dataset_by_form(dataset_id: uuid.UUID) -> BaseResponse:
     """Forget a data set from its page."""
     forget_dataset(dataset_id)
@@ -147,6 +151,7 @@ def _actions(batch: Batch | None) -> list[str]:
 
 @pages.post("/research/runs/<uuid:run_id>/<any(cancel,pause,resume,retry):action>")
 @needs(Permission.RESEARCH)
+@form_on("research.show_run")
 def act_by_form(run_id: uuid.UUID, action: str) -> BaseResponse:
     """Cancel, pause, resume or retry a run from its page."""
     act(run_id, action)
@@ -211,6 +216,7 @@ def heat_squares(
 
 @pages.post("/research/comparisons")
 @needs(Permission.RESEARCH)
+@form_on("research.show_run", at=lambda: {"run_id": uuid.UUID(request.form.get("a", "").partition(" ")[0])})
 def compare_by_form() -> BaseResponse:
     """Start a comparison from a run's page."""
     form = request.form

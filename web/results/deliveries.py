@@ -14,6 +14,7 @@ from store.results import deliveries
 from store.results.deliveries import DeliveryState
 from web.auth.identity import identity, needs
 from web.base.binding import read_query
+from web.base.forms import form_on
 from web.contract.base import Cursored
 
 delivery_pages = Blueprint("deliveries", __name__, url_prefix="/admin/deliveries")
@@ -59,6 +60,7 @@ def show() -> str:
 
 @delivery_pages.post("/<uuid:delivery_id>/<any(retry,suppress):action>")
 @needs(Permission.ADMINISTER)
+@form_on("deliveries.show")
 def change(delivery_id: uuid.UUID, action: str) -> Response:
     """Send an object again, or never."""
     known = identity()

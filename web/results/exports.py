@@ -21,6 +21,7 @@ from store.results.results import COLUMNS, RESULT_COLUMNS, Selection
 from web.auth.identity import audit, identity, needs
 from web.base.binding import ETAG, LOCATION, Reply, operation, parse_form, read_body, read_query, send
 from web.base.errors import InvalidQuery, InvalidRequest
+from web.base.forms import form_on
 from web.base.pacing import PAGE, is_watched
 from web.contract.base import API, Query
 from web.contract.exports import Export, Exports, NewExport, ResultsQuery, TableQuery
@@ -270,6 +271,7 @@ def page() -> str:
 
 @downloads.post("/downloads")
 @needs(Permission.READ)
+@form_on("downloads.page")
 def download() -> Response:
     """Send what the form asks for at once if it is small, else have it prepared."""
     several = {name: request.form.getlist(name) for name in ("columns", "parts")}
@@ -286,6 +288,7 @@ def download() -> Response:
 
 @downloads.post("/downloads/<uuid:export_id>/cancel")
 @needs(Permission.READ)
+@form_on("downloads.page")
 def cancel(export_id: uuid.UUID) -> Response:
     """Do what the button says."""
     _cancel(export_id)
