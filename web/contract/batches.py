@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, create_model, field_validator
 
 from store.base import tables
 from store.base.blobs import storage_problem
@@ -89,23 +89,18 @@ class BatchCounts(Document):
     skipped: Count
 
 
-class TriageCounts(Document):
-    """Images by triage."""
-
-    positive: Count
-    doubt: Count
-    negative: Count
-    not_assessable: Count
-
-
-class StageCounts(Document):
-    """Images that have passed the stage, or have ended."""
-
-    prepare: Count
-    classify: Count
-    detect: Count
-    explain: Count
-    report: Count
+TriageCounts = create_model(
+    "TriageCounts",
+    __base__=Document,
+    __doc__="Images by triage.",
+    **{triage.value: (Count, ...) for triage in Triage},
+)
+StageCounts = create_model(
+    "StageCounts",
+    __base__=Document,
+    __doc__="Images that have passed the stage, or have ended.",
+    **{stage.value: (Count, ...) for stage in STAGES},
+)
 
 
 class ManifestMatch(Document):
