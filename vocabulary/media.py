@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+#: What a file of each kind is called, at the end of its name.
+EXTENSIONS = {
+    "image/jpeg": "jpg",
+    "image/png": "png",
+    "image/tiff": "tif",
+    "image/webp": "webp",
+    "application/dicom": "dcm",
+    "application/pdf": "pdf",
+}
+
 #: How many of a file's first bytes `sniff` looks at.
 SNIFF_BYTES = 136
 

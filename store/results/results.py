@@ -20,6 +20,7 @@ from store.bundles.words import families, label_meaning, thresholds
 from store.reading.worklist import Rank
 from store.reading.worklist_tables import WorklistRow
 from store.results.safe_names import MemberNames, one_part
+from vocabulary.media import EXTENSIONS
 from vocabulary.reasons import REASONS, Reason
 from vocabulary.states import ImageStatus, Triage
 from vocabulary.words import finding_words, shown_flags
@@ -27,13 +28,6 @@ from vocabulary.words import finding_words, shown_flags
 #: Rows that are read at a time.
 FETCH = 1000
 _NOT_DONE = frozenset({ImageStatus.REJECTED, ImageStatus.FAILED, ImageStatus.CANCELLED})
-_EXTENSIONS = {
-    "image/jpeg": "jpg",
-    "image/png": "png",
-    "image/tiff": "tif",
-    "image/webp": "webp",
-    "application/dicom": "dcm",
-}
 
 
 @dataclass(frozen=True)
@@ -391,7 +385,7 @@ def iter_lines(selection: Selection, *, with_lists: bool = False) -> Iterator[Li
         if row.report_key is not None:
             wish = folder + (one_part(row.accession) or row.path)
             report, is_new = names.report(row.report_key, row.n_images or 1, wish)
-        extension = _EXTENSIONS.get(row.media_type or "", "bin")
+        extension = EXTENSIONS.get(row.media_type or "", "bin")
         yield Line(
             row,
             words[row.bundle],

@@ -10,16 +10,7 @@ from flask import Response, request
 
 from store.base.blobs import get_blobs
 from store.base.errors import NotFound
-
-EXTENSIONS = {
-    "image/jpeg": "jpg",
-    "image/png": "png",
-    "image/tiff": "tif",
-    "image/webp": "webp",
-    "application/dicom": "dcm",
-    "application/pdf": "pdf",
-}
-
+from vocabulary.media import EXTENSIONS
 
 #: What a browser may show in its window; everything else is saved to disk.
 _SHOWN = frozenset({"image/jpeg", "image/png", "application/pdf"})

@@ -18,6 +18,7 @@ from store.intake import batches
 from store.intake.batches import ImageRow
 from store.queue import dispatch
 from store.reading import full_depth
+from vocabulary.media import EXTENSIONS
 from web.auth.identity import audit, identity, needs
 from web.base.binding import (
     ETAG,
@@ -25,7 +26,7 @@ from web.base.binding import (
     Reply,
     operation,
 )
-from web.base.sending import EXTENSIONS, send_blob
+from web.base.sending import send_blob
 from web.contract.base import API
 from web.contract.images import Image
 from web.intake.actions import sees_findings
