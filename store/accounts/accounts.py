@@ -38,7 +38,7 @@ CODE_MINUTES = 10.0
 class PasswordTooShort(ServiceError):
     """A new password has too few, or far too many, characters."""
 
-    code, status = "password_too_short", 422
+    code, status, about = "password_too_short", 422, "password"
     title = f"A password has {MIN_PASSWORD} to {MAX_PASSWORD} characters."
     advice = "Choose a longer one; a sentence is easy to remember."
 
@@ -46,7 +46,7 @@ class PasswordTooShort(ServiceError):
 class PasswordTooCommon(ServiceError):
     """A new password is one that guessers try early."""
 
-    code, status = "password_too_common", 422
+    code, status, about = "password_too_common", 422, "password"
     title = "This password is too easy to guess: it is a common one, or made of few words or signs."
     advice = "Choose another; a sentence that nobody else would write is easy to remember."
 

@@ -38,7 +38,7 @@ _EMAIL = re.compile(r"[^@\s<>\"',;]{1,64}@[^@\s<>\"',;]{1,190}")
 class EmailInvalid(ServiceError):
     """Somebody is invited under what is no e-mail address."""
 
-    code, status = "email_invalid", 422
+    code, status, about = "email_invalid", 422, "email"
     title = "This is not an e-mail address."
     advice = "Write it as name@hospital.example."
 
@@ -46,7 +46,7 @@ class EmailInvalid(ServiceError):
 class EmailTaken(ServiceError):
     """The site has a person with this address."""
 
-    code, status = "email_taken", 409
+    code, status, about = "email_taken", 409, "email"
     title = "There is a person with this address already."
     advice = "Change that person's role, or make a new sign-in link for them."
 

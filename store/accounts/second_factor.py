@@ -29,7 +29,7 @@ _PURPOSE = b"second factors"
 class CodeWrong(ServiceError):
     """A code of the authenticator app, or a recovery code, that is not the right one now."""
 
-    code, status = "code_wrong", 422
+    code, status, about = "code_wrong", 422, "code"
     title = "This code is not right, or was used already."
     advice = "Wait for the next code of your authenticator app; its clock must be right to half a minute."
 

@@ -22,11 +22,11 @@ SHOWN_NOWHERE = {"auth.sign_out", "viewer.keep_viewer"}
 WRONG = {
     "/batches/{batch_id}/priority": {"priority": "soonest"},
     "/studies/{study_id}/reviews": {"answer": "agree", "comment": "x" * 5000},
-    "/account/keys": {"name": "of \"mine\" & <b>", "days": "a while", "scope": "read"},
+    "/account/keys": {"name": "of \"mine\" & <b>", "life": "12", "scope": "read"},
     "/account/password": {"password": "short", "again": "short"},
     "/admin/people": {"email": "no address <here>", "role": "staff", "name": "N. N."},
     "/admin/people/{user_id}/role": {"role": "king"},
-    "/admin/notices": {"channel": "email", "address": "nowhere", "events": "finished_batch"},
+    "/admin/notices": {"channel": "email", "address": "nowhere", "event": "finished_batch"},
     "/admin/retention": {"keep_originals_days": "few", "keep_results_days": "90"},
     "/admin/retention/quota": {"gigabytes": "a lot"},
     "/research/comparisons": {"margin": "wide"},

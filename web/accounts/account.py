@@ -84,15 +84,15 @@ def create_key() -> str:
     confirm_lately()
     name, life = request.form.get("name", "").strip(), request.form.get("life", "")
     if not 1 <= len(name) <= 100:
-        raise InvalidRequest("a key needs a name of 1 to 100 characters")
+        raise InvalidRequest([("name", "a key needs a name of 1 to 100 characters")])
     if life not in LIVES:
-        raise InvalidRequest("choose how long the key lives")
+        raise InvalidRequest([("life", "choose how long the key lives")])
     try:
         scope = {Permission(word) for word in request.form.getlist("scope")}
     except ValueError:
-        raise InvalidRequest("a scope is one of the permissions offered") from None
+        raise InvalidRequest([("scope", "a scope is one of the permissions offered")]) from None
     if not scope:
-        raise InvalidRequest("choose what the key may do")
+        raise InvalidRequest([("scope", "choose what the key may do")])
     ends = datetime.now(UTC) + timedelta(days=int(life)) if life else None
     with session_scope() as session:
         user = session.get_one(User, identity().user_id)
@@ -154,14 +154,14 @@ def take_password() -> Response:
 def change_password() -> str:
     """Set the person's password; their other browsers are signed out."""
     if request.form.get("password") != request.form.get("again"):
-        raise InvalidRequest("the two passwords differ")
+        raise InvalidRequest([("again", "the two passwords differ")])
     with session_scope() as session:
         user = session.get_one(User, identity().user_id)
     if user.provider_subject and (user.role_from_provider or not user.password_hash):
         raise SignsInElsewhere
     if user.password_hash:
         if not request.form.get("old"):
-            raise InvalidRequest("give the present password, too")
+            raise InvalidRequest([("old", "give the present password, too")])
         confirm_identity(request.form["old"])
     else:
         confirm_lately()

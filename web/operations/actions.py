@@ -26,9 +26,9 @@ def _address(channel: Channel, text: str) -> str:
     text = text.strip()
     if channel is Channel.EMAIL:
         if not current_settings().smtp_host:
-            raise InvalidRequest("this server has no mail server set")
+            raise InvalidRequest([("address", "this server has no mail server set")])
         if not _EMAIL.fullmatch(text):
-            raise InvalidRequest("this is not an e-mail address")
+            raise InvalidRequest([("address", "this is not an e-mail address")])
         return text
     schemes = {"https", "http"} if current_settings().notice_private_addresses else {"https"}
     try:

@@ -58,7 +58,7 @@ def show() -> str:
 
 @notice_pages.post("")
 @needs(Permission.ADMINISTER)
-@form_on("notices.show")
+@form_on("notices.show", events="event")
 def add() -> str:
     """Add a target; the secret that signs its webhooks is shown this once."""
     fields = {**request.form, "events": request.form.getlist("event")}

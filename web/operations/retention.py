@@ -97,7 +97,7 @@ def change_quota() -> Response:
 def erase() -> Response:
     """Erase the studies chosen, everywhere."""
     if request.form.get("sure") != "yes":
-        raise InvalidRequest("tick that you are sure")
+        raise InvalidRequest([("sure", "tick that you are sure")])
     fields = {"studies": request.form.getlist("study"), "named": request.form.get("named", "")}
     erased, images = erase_studies(parse_form(Erasure, fields))
     return redirect(url_for("retention.show", erased=erased, images=images), 303)
