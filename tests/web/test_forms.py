@@ -20,7 +20,6 @@ from web.factory import create_app
 SHOWN_NOWHERE = {"auth.sign_out", "viewer.keep_viewer"}
 #: Forms with nothing to type, of which a wrong one is sent by nobody.
 WRONG = {
-    "/batches/{batch_id}/priority": {"priority": "soonest"},
     "/studies/{study_id}/reviews": {"answer": "agree", "comment": "x" * 5000},
     "/account/keys": {"name": "of \"mine\" & <b>", "life": "12", "scope": "read"},
     "/account/password": {"password": "short", "again": "short"},
@@ -29,7 +28,7 @@ WRONG = {
     "/admin/notices": {"channel": "email", "address": "nowhere", "event": "finished_batch"},
     "/admin/retention": {"keep_originals_days": "few", "keep_results_days": "90"},
     "/admin/retention/quota": {"gigabytes": "a lot"},
-    "/research/comparisons": {"margin": "wide"},
+    "/research/runs": {"part": "x" * 300},
     "/downloads": {"format": "csv", "since": "2026-02-02", "until": "2026-01-01", "region": "hand"},
 }  # fmt: skip
 
@@ -90,6 +89,13 @@ def test_each_form_comes_back_with_what_was_typed(app: Any, site_key: str) -> No
     assert {path for path, _ in told} == {rule.format(**world.ids) for rule in WRONG}
     assert sum(marked for _, marked in told) >= 6
 
+    data = {"csrf": browser.csrf, "label": "night shift", "priority": "urgent"}
+    answer = browser.client.post("/batches", data=data, content_type="multipart/form-data")
+    form = form_at(answer.text, "/batches")
+    assert "Send at least one file" in unescape(form) or 'role="alert"' in form
+    assert stands(form, "label", "night shift")
+    assert stands(form, "priority", "urgent")
+
 
 def form_field(form: str, name: str) -> str:
     found = re.search(rf'<(?:input|select|textarea)\b[^>]*name="{name}"[^>]*>', form)
@@ -102,8 +108,10 @@ def stands(form: str, name: str, value: str) -> bool:
     if field.startswith("<select"):
         offered = re.search(rf"{re.escape(field)}(.*?)</select>", form, re.DOTALL)
         assert offered
-        chosen = re.search(rf'<option[^>]*value="{re.escape(value)}"[^>]*>', offered[1])
-        return chosen is None or " selected" in chosen[0]
+        options = re.findall(r"<option([^>]*)>([^<]*)", offered[1])
+        said = [(head, re.search(r'value="([^"]*)"', head), text.strip()) for head, text in options]
+        chosen = [head for head, stated, text in said if (stated[1] if stated else text) == value]
+        return not chosen or "selected" in chosen[0]
     if field.startswith("<textarea"):
         return value in unescape(form)
     if 'type="checkbox"' in field or 'type="radio"' in field:

@@ -23,7 +23,7 @@ def link_of(token: str) -> str:
     return f"{root}{url_for('auth.sign_in', token=token)}"
 
 
-def invite_person(said: NewPerson) -> tuple[User, str]:
+def invite_person(body: NewPerson) -> tuple[User, str]:
     """Invite somebody; return them and the address of their one-time link.
 
     Raises
@@ -31,12 +31,12 @@ def invite_person(said: NewPerson) -> tuple[User, str]:
     NeedsPerson, EmailInvalid, EmailTaken
     """
     require_person()
-    if said.role is Role.ADMIN:
+    if body.role is Role.ADMIN:
         confirm_lately()
-    name = " ".join(said.name.split())[:100]
+    name = " ".join(body.name.split())[:100]
     with session_scope() as session:
         user, token = people.invite(
-            session, identity().site_id, said.email, said.role, name=name, by=identity().user_id
+            session, identity().site_id, body.email, body.role, name=name, by=identity().user_id
         )
     return user, link_of(token)
 
@@ -58,7 +58,7 @@ _ACTIONS: dict[str, Callable[..., User]] = {
 }
 
 
-def act_on_person(user_id: uuid.UUID, action: str, said: NewRole | NewName | None) -> tuple[User, str]:
+def act_on_person(user_id: uuid.UUID, action: str, body: NewRole | NewName | None) -> tuple[User, str]:
     """Change a person; return them and, where `action` is ``link``, the address of the one-time link.
 
     Raises
@@ -74,10 +74,10 @@ def act_on_person(user_id: uuid.UUID, action: str, said: NewRole | NewName | Non
             confirm_lately()
         if action == "link":
             token = people.new_link(session, site_id, user_id, by=by)
-        elif isinstance(said, NewRole):
-            people.set_role(session, site_id, user_id, said.role, by=by)
-        elif isinstance(said, NewName):
-            people.rename(session, site_id, user_id, said.name, by=by)
+        elif isinstance(body, NewRole):
+            people.set_role(session, site_id, user_id, body.role, by=by)
+        elif isinstance(body, NewName):
+            people.rename(session, site_id, user_id, body.name, by=by)
         else:
             _ACTIONS[action](session, site_id, user_id, by=by)
     return user, link_of(token) if token else ""

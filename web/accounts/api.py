@@ -58,8 +58,8 @@ def list_people() -> People:
 @needs(Permission.ADMINISTER, person=True)
 def invite() -> Person:
     """Invite somebody; the answer alone holds the one-time link."""
-    said = read_body(NewPerson)
-    return _changed(*invite_person(said))
+    body = read_body(NewPerson)
+    return _changed(*invite_person(body))
 
 
 @api.get("/people/<uuid:user_id>")

@@ -61,7 +61,7 @@ def form_on(
 def _read(at: Callable[[], Mapping[str, Any]], error: ServiceError) -> Mapping[str, Any]:
     try:
         return at()
-    except ValueError:  # what no page of ours sends
+    except (ValueError, ServiceError):  # what no page of ours sends
         raise error from None
 
 

@@ -12,15 +12,15 @@ from web.contract.research import (
 
 def operate(action: str, name: str) -> Serving:
     """Promote a bundle, roll back, or set the shadow, audited; return what serves now."""
-    who = identity()
+    user = identity()
     with session_scope() as session:
         if action == "shadow":
-            promotions.set_shadow(session, who.site_id, name or None)
+            promotions.set_shadow(session, user.site_id, name or None)
         elif action == "promote":
-            promotions.promote(session, who.site_id, who.user_id, name)
+            promotions.promote(session, user.site_id, user.user_id, name)
         else:
-            name = promotions.roll_back(session, who.site_id, who.user_id, name or None)
+            name = promotions.roll_back(session, user.site_id, user.user_id, name or None)
         audit(session, f"bundle_{action}", name)
-        serving = promotions.serving(session, who.site_id)
-        back = promotions.rollback_target(session, who.site_id)
+        serving = promotions.serving(session, user.site_id)
+        back = promotions.rollback_target(session, user.site_id)
     return Serving(default=serving.default_bundle, shadow=serving.shadow_bundle, rollback_to=back)

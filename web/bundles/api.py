@@ -112,7 +112,7 @@ def list_negatives(bundle: str) -> Negatives:
 @needs(Permission.ADMINISTER)
 def unlock_negative(bundle: str, region: str) -> Negatives:
     """Let a bundle call a body part negative here, on the site's own figures."""
-    said = read_body(NewValidation)
+    body = read_body(NewValidation)
     with session_scope() as session:
         validations.unlock(
             session,
@@ -120,9 +120,9 @@ def unlock_negative(bundle: str, region: str) -> Negatives:
             identity().user_id,
             bundle,
             region,
-            validations.PartFigures(**picked(said, *FIGURES)),
-            sha256=said.sha256,
-            dataset=said.dataset,
+            validations.PartFigures(**picked(body, *FIGURES)),
+            sha256=body.sha256,
+            dataset=body.dataset,
         )
     return _negatives(bundle)
 

@@ -29,22 +29,22 @@ from web.contract.images import Image, ImageFilters
 
 
 def make_batch(
-    session: Session, said: NewBatch, *, idempotency_key: str | None = None
+    session: Session, body: NewBatch, *, idempotency_key: str | None = None
 ) -> tuple[tables.Batch, bool]:
     """Make the batch of the one who asks, or find the one that the key made before."""
-    who = identity()
-    wish = json.dumps([said.label, said.bundle or None, said.priority, said.report, said.heatmap])
+    user = identity()
+    fingerprint = json.dumps([body.label, body.bundle or None, body.priority, body.report, body.heatmap])
     batch, created = batches.create_batch(
         session,
-        site_id=who.site_id,
-        user_id=who.user_id,
-        label=said.label,
-        bundle=said.bundle or None,
-        priority=said.priority,
-        with_report=said.report,
-        with_heatmap=said.heatmap,
+        site_id=user.site_id,
+        user_id=user.user_id,
+        label=body.label,
+        bundle=body.bundle or None,
+        priority=body.priority,
+        with_report=body.report,
+        with_heatmap=body.heatmap,
         idempotency_key=idempotency_key,
-        request_hash=hashlib.sha256(wish.encode()).hexdigest(),
+        request_hash=hashlib.sha256(fingerprint.encode()).hexdigest(),
     )
     if created:
         audit(session, "batch_created", batch.id)
@@ -108,9 +108,9 @@ def act(batch_id: uuid.UUID, action: str, **how: Any) -> tables.Batch:
     return batch
 
 
-def change_priority(batch_id: uuid.UUID, said: NewPriority) -> None:
+def change_priority(batch_id: uuid.UUID, body: NewPriority) -> None:
     """Set a batch's priority. Raises `NotFound`, `WrongState`."""
     with session_scope() as session:
         batches.get_batch(session, identity().site_id, batch_id)  # a run's batch is not steered here
-        batch = batches.set_priority(session, batch_id, identity().site_id, said.priority)
+        batch = batches.set_priority(session, batch_id, identity().site_id, body.priority)
         audit(session, "batch_priority", batch.id)

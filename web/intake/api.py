@@ -92,9 +92,9 @@ def create_batch() -> Response:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,200}", key):
         raise InvalidRequest("Idempotency-Key must be 1 to 200 visible ASCII characters")
-    said = read_body(NewBatch)
+    body = read_body(NewBatch)
     with session_scope() as session:
-        batch, created = make_batch(session, said, idempotency_key=key)
+        batch, created = make_batch(session, body, idempotency_key=key)
         response = _batch_answer(session, batch, 201)
     response.headers["Location"] = f"{API}/batches/{batch.id}"
     if not created:
@@ -199,8 +199,8 @@ _ACTED: Mapping[int, Reply] = {202: Reply("The batch.", Batch, ETAG)}
 @needs(Permission.SUBMIT)
 def act_on_batch(batch_id: uuid.UUID, action: str) -> Response:
     """Submit, cancel, pause, resume or retry a batch."""
-    said = read_body(_TAKEN[action]) if action in _TAKEN else None
-    batch = act(batch_id, action, **(said.model_dump(exclude_unset=True) if said else {}))
+    body = read_body(_TAKEN[action]) if action in _TAKEN else None
+    batch = act(batch_id, action, **(body.model_dump(exclude_unset=True) if body else {}))
     with session_scope() as session:
         return _batch_answer(session, batch, 202)
 

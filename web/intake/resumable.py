@@ -60,11 +60,11 @@ def known(batch_id: uuid.UUID) -> KnownFiles:
 
     Of other batches, and of other sites, nothing is told.
     """
-    said = read_body(AskedFiles)
-    wanted = [(_path(file.filename), file.sha256) for file in said.files]
+    body = read_body(AskedFiles)
+    wanted = [(_path(file.filename), file.sha256) for file in body.files]
     with session_scope() as session:
         found = uploads.known_files(session, identity().site_id, batch_id, wanted)
-        quotas.require_room(session, identity().site_id, said.bytes)
+        quotas.require_room(session, identity().site_id, body.bytes)
     return KnownFiles(files=[KnownFile.of(file) for file in found])
 
 

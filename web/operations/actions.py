@@ -43,17 +43,17 @@ def _address(channel: Channel, text: str) -> str:
     return text
 
 
-def add_target(said: NoticeTargetBody) -> tuple[NoticeTarget, str]:
+def add_target(body: NoticeTargetBody) -> tuple[NoticeTarget, str]:
     """Add a target as a person or a program names it; return it and the secret that signs its webhooks.
 
     Raises
     ------
     InvalidRequest, TooManyTargets
     """
-    address = _address(said.channel, said.address)
+    address = _address(body.channel, body.address)
     with session_scope() as session:
         target, secret = notices.add_target(
-            session, identity().site_id, said.channel, address, set(said.events)
+            session, identity().site_id, body.channel, address, set(body.events)
         )
         write_audit(
             session,
@@ -61,7 +61,7 @@ def add_target(said: NoticeTargetBody) -> tuple[NoticeTarget, str]:
             identity().user_id,
             "notice_target_added",
             target.id,
-            channel=said.channel.value,
+            channel=body.channel.value,
             host=urlsplit(address).hostname or address,
         )
     return target, secret
@@ -79,9 +79,9 @@ def change_target(target_id: uuid.UUID, action: str) -> None:
     dispatch.dispatch()
 
 
-def set_times(said: NewRetention) -> None:
+def set_times(body: NewRetention) -> None:
     """Set how many days originals and results are kept; None is for ever."""
-    times = said.model_dump()
+    times = body.model_dump()
     with session_scope() as session:
         site = session.get_one(Site, identity().site_id)
         for name, days in times.items():
@@ -89,15 +89,15 @@ def set_times(said: NewRetention) -> None:
         write_audit(session, site.id, identity().user_id, "retention_changed", **times)
 
 
-def set_quota(said: NewQuota) -> None:
+def set_quota(body: NewQuota) -> None:
     """Set how many bytes the site may hold in uploads; None leaves it to the server's setting."""
-    n_bytes = said.own_bytes
+    n_bytes = body.own_bytes
     with session_scope() as session:
         session.get_one(Site, identity().site_id).quota_bytes = n_bytes
         write_audit(session, identity().site_id, identity().user_id, "quota_changed", bytes=n_bytes)
 
 
-def erase_studies(said: Erasure) -> tuple[int, int]:
+def erase_studies(body: Erasure) -> tuple[int, int]:
     """Erase studies everywhere, and images of no study that are named by accession number or UID.
 
     Returns
@@ -109,8 +109,8 @@ def erase_studies(said: Erasure) -> tuple[int, int]:
     ------
     ConfirmationNeeded, ConfirmationFailed, NotFound, StudyInUse, StudyOnHold
     """
-    study_ids = sorted(set(said.studies))
-    confirm_lately(said.password)
+    study_ids = sorted(set(body.studies))
+    confirm_lately(body.password)
     user = identity()
-    n = retention.erase_studies(user.site_id, study_ids, by=user.user_id, named=said.named)
+    n = retention.erase_studies(user.site_id, study_ids, by=user.user_id, named=body.named)
     return len(study_ids), n

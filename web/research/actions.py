@@ -17,35 +17,35 @@ from web.contract.research import (
 )
 
 
-def start(session: Session, said: NewRun) -> tables.Run:
+def start(session: Session, body: NewRun) -> tables.Run:
     """Start the run that was asked for, audited; call `dispatch` after the commit."""
     run = runs.start_run(
         session,
         identity().site_id,
         identity().user_id,
-        datasets.get_dataset(session, identity().site_id, said.dataset),
-        said.bundles,
-        part=said.part,
-        label=said.label,
-        priority=said.priority,
-        with_heatmap=said.heatmap,
-        with_report=said.report,
-        with_routing=said.routing,
+        datasets.get_dataset(session, identity().site_id, body.dataset),
+        body.bundles,
+        part=body.part,
+        label=body.label,
+        priority=body.priority,
+        with_heatmap=body.heatmap,
+        with_report=body.report,
+        with_routing=body.routing,
     )
     audit(session, "run_started", run.id)
     return run
 
 
-def compare(session: Session, said: NewComparison) -> tables.Comparison:
+def compare(session: Session, body: NewComparison) -> tables.Comparison:
     """Start the comparison that was asked for, audited; call `dispatch` after the commit."""
-    a, b = (runs.get_run(session, identity().site_id, run_id) for run_id in (said.run_a, said.run_b))
+    a, b = (runs.get_run(session, identity().site_id, run_id) for run_id in (body.run_a, body.run_b))
     made = runs.start_comparison(
         session,
         identity().site_id,
         identity().user_id,
-        (a, said.bundle_a),
-        (b, said.bundle_b),
-        said.margin,
+        (a, body.bundle_a),
+        (b, body.bundle_b),
+        body.margin,
     )
     audit(session, "comparison_started", made.id)
     return made

@@ -91,9 +91,9 @@ def list_runs() -> Runs:
 @needs(Permission.RESEARCH)
 def start_run() -> Response:
     """Start to score a data set."""
-    said = read_body(NewRun)
+    body = read_body(NewRun)
     with session_scope() as session:
-        run = start(session, said)
+        run = start(session, body)
         session.flush()
         document = Run.of(run, runs.batch_of(session, run))
     dispatch.dispatch()
@@ -222,9 +222,9 @@ def list_comparisons() -> Comparisons:
 @needs(Permission.RESEARCH)
 def start_comparison() -> Comparison:
     """Start to compare two bundles of evaluated runs."""
-    said = read_body(NewComparison)
+    body = read_body(NewComparison)
     with session_scope() as session:
-        made = compare(session, said)
+        made = compare(session, body)
         session.refresh(made)
     dispatch.dispatch()
     return Comparison.of(made)

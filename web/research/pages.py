@@ -70,16 +70,21 @@ def show_dataset(dataset_id: uuid.UUID) -> str:
     return render_template("research/dataset.html", dataset=document, wrong=wrong, bundles=names, used=used)
 
 
+def _dataset_of_form() -> uuid.UUID:
+    with session_scope() as session:
+        return datasets.get_dataset(session, identity().site_id, request.form.get("dataset", "")).id
+
+
 @pages.post("/research/runs")
 @needs(Permission.RESEARCH)
-@form_on("research.show_dataset", at=lambda: {"dataset_id": uuid.UUID(request.form.get("dataset", ""))})
+@form_on("research.show_dataset", at=lambda: {"dataset_id": _dataset_of_form()})
 def start_run_by_form() -> BaseResponse:
     """Start a run from the form."""
     form = request.form
     ticked = {name: name in form for name in ("heatmap", "report", "routing")}
-    said = parse_form(NewRun, {**form, "bundles": form.getlist("bundles"), **ticked})
+    body = parse_form(NewRun, {**form, "bundles": form.getlist("bundles"), **ticked})
     with session_scope() as session:
-        run = start(session, said)
+        run = start(session, body)
     dispatch.dispatch()
     return redirect(url_for("research.show_run", run_id=run.id), 303)
 
@@ -223,9 +228,9 @@ def compare_by_form() -> BaseResponse:
     sides = {}
     for side in ("a", "b"):
         sides[f"run_{side}"], _, sides[f"bundle_{side}"] = form.get(side, "").partition(" ")
-    said = parse_form(NewComparison, {"margin": form.get("margin", MARGIN), **sides})
+    body = parse_form(NewComparison, {"margin": form.get("margin", MARGIN), **sides})
     with session_scope() as session:
-        made = compare(session, said)
+        made = compare(session, body)
     dispatch.dispatch()
     return redirect(url_for("research.show_comparison", comparison_id=made.id), 303)
 
