@@ -28,8 +28,9 @@ from pipeline.metrics import auc
 from pipeline.preprocess import model_input
 from pipeline.triage import triage
 from training.datasets import AUTO, Example, load_pixels, open_dataset, read_split
-from training.evaluate import chosen_part, read_all
+from training.evaluate import chosen_part
 from training.figures import unit_of
+from training.readings import read_all
 
 WHOLE, TRUNKS = "int8", "int8, region network and heads in float32"
 MISSING = "needs NNCF: .venv/bin/python -m pip install nncf"

@@ -32,10 +32,10 @@ from pipeline.preprocess import model_input
 from pipeline.triage import calibrate
 from pipeline.types import Float32Array, UInt8Array
 from training.datasets import Example, open_dataset, phantom_examples
-from training.evaluate import read_all
 from training.experiment import OTHER, load_experiment, shared_data
 from training.figures import unit_of
 from training.fit import region_targets
+from training.readings import read_all
 from training.train import HELD_OUT_SEED, Data
 
 TRUNK = "pooled"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,9 +11,7 @@ import numpy as np
 from pipeline import metrics
 from pipeline.explain import attention_regions, body_mask, heat_map
 from pipeline.types import UInt8Array
-
-if TYPE_CHECKING:
-    from training.evaluate import Reading
+from training.readings import Reading
 
 #: Random places that an attention box is put in, for the overlap that chance gives.
 _PLACES = 100

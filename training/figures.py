@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +14,7 @@ from pipeline.metrics import BoolArray, FloatArray
 from pipeline.types import UInt8Array
 from training.attention import attention_figures
 from training.datasets import Example
-
-if TYPE_CHECKING:
-    from training.evaluate import Reading
-
+from training.readings import Reading
 
 #: What FracAtlas calls the family of the arm.
 _FAMILY_TAGS = {"arm": "hand"}

@@ -18,7 +18,7 @@ from pipeline.metrics import BoolArray, FloatArray
 from pipeline.preprocess import display_pixels
 from pipeline.types import UInt8Array
 from training.attention import BY_CHANCE
-from training.evaluate import Reading
+from training.readings import Reading
 
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 _INK = "#17456b"

@@ -41,11 +41,11 @@ from training.datasets import (
     scan,
     write_split,
 )
-from training.evaluate import Reading, read_all
 from training.experiment import OTHER, Experiment, NetworkPlan, load_experiment, shared_data
 from training.export import BundleContent, TrainedNetwork, save_compact, write_bundle
 from training.figures import figures_of, summary
 from training.fit import Batches, Pictures, Validation, curves, fit, region_targets
+from training.readings import Reading, read_all
 
 #: A region with fewer fractures in validation is cut where all regions together are.
 MIN_FRACTURES = 50

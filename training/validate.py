@@ -10,7 +10,8 @@ from models.bundle import Bundle, load_bundle
 from models.scorer import open_scorer
 from pipeline.earned import PartFigures
 from training.datasets import AUTO, hashed, load_pixels, open_dataset
-from training.evaluate import Reading, chosen_part, read_all
+from training.evaluate import chosen_part
+from training.readings import Reading, read_all
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ def test_a_header_is_held_against_the_family():
 
 def test_a_part_is_right_where_the_data_names_its_family():
     from training.datasets import Example
-    from training.evaluate import Reading
     from training.figures import region_right
+    from training.readings import Reading
 
     def right(region, *tags):
         example = Example("a", None, tags, False, "", "")

@@ -9,9 +9,9 @@ import pytest
 from pipeline.types import Route
 from training.attention import attention_figures, best_overlap
 from training.datasets import Example, phantom_examples
-from training.evaluate import Reading, read_all
 from training.experiment import ROOT
 from training.figures import figures_of, summary
+from training.readings import Reading, read_all
 
 UPPER_LEFT = np.float32([[0, 0], [0.5, 0], [0.5, 0.5], [0, 0.5]])
 

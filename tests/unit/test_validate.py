@@ -10,7 +10,7 @@ from typing import Any, cast
 from models.bundle import Bundle
 from pipeline.types import Platt, RegionModel, Route, Thresholds
 from training.datasets import Example
-from training.evaluate import Reading
+from training.readings import Reading
 from training.validate import count_parts
 from vocabulary.reasons import Reason
 
