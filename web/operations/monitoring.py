@@ -14,6 +14,7 @@ from store.base.session import session_scope
 from store.operations import drift, drift_statistics
 from store.operations.drift_statistics import LIMIT, PSI_LIMIT, RATES, expected
 from web.auth.identity import identity, needs
+from web.base.forms import form_on
 
 monitoring_pages = Blueprint("monitoring", __name__, url_prefix="/admin/monitoring")
 
@@ -124,6 +125,7 @@ def show() -> str:
 
 @monitoring_pages.post("/restart")
 @needs(Permission.ADMINISTER)
+@form_on("monitoring.show")
 def restart() -> Response:
     """Take what comes from tomorrow on as the acceptance window."""
     with session_scope() as session:
