@@ -6,7 +6,7 @@ import uuid
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Boolean, ForeignKey, Index, Integer, SmallInteger, Text, text
+from sqlalchemy import Boolean, ForeignKey, Index, Integer, SmallInteger, text
 from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -89,15 +89,3 @@ class WorklistWords(Base):
         ForeignKey("worklist.study_id", ondelete="CASCADE"), primary_key=True
     )
     words: Mapped[str] = mapped_column(TSVECTOR)
-
-
-class WorklistTerm(Base):
-    """What workers of earlier versions write until they are replaced; a trigger makes words of it."""
-
-    __tablename__ = "worklist_terms"
-    __table_args__ = (Index("ix_worklist_terms_site_term", "site_id", "term", "study_id"),)
-    study_id: Mapped[uuid.UUID] = mapped_column(
-        ForeignKey("worklist.study_id", ondelete="CASCADE"), primary_key=True
-    )
-    term: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
-    site_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sites.id"))

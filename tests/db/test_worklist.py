@@ -199,17 +199,6 @@ def test_the_words_of_every_batch_that_showed_a_study_are_kept(site: uuid.UUID, 
         assert paths(site, Filters(search=search)) == ["second/b.dcm"]
 
 
-def test_what_a_worker_of_an_earlier_version_writes_is_found(site: uuid.UUID, blobs: object) -> None:
-    read(site, {"a.png": POSITIVE, "b.png": POSITIVE})
-    with session_scope() as session:
-        session.execute(text("DELETE FROM worklist_words"))
-        terms = "SELECT study_id, unnest(ARRAY['wards/' || path, 'acc-1']), site_id FROM worklist"
-        for _ in range(2):
-            session.execute(text(f"INSERT INTO worklist_terms {terms} ON CONFLICT DO NOTHING"))
-    assert paths(site, Filters(search="acc wards b.png")) == ["b.png"]
-    assert sorted(paths(site, Filters(search="1"))) == ["a.png", "b.png"]
-
-
 def test_a_bundle_that_is_not_the_sites_own_gives_no_work(site: uuid.UUID, blobs: object) -> None:
     with session_scope() as session:
         session.add(Bundle(name="trial", sha256="1" * 64, manifest={"name": "trial"}, files={}))
