@@ -60,7 +60,7 @@ def test_mura_is_registered_as_published(site, copy):
     assert {row.part for row in found} == {"train", "valid"}
     assert all(row.sha256 and row.study.startswith("MURA-v1.1/") for row in found)
     with session_scope() as session:
-        labels = dict(session.execute(select(DatasetLabel.image_id, DatasetLabel.value)).tuples().all())
+        labels = dict(session.execute(select(DatasetLabel.image_id, DatasetLabel.value)).all())
     assert labels == {row.id: "_positive" in row.path for row in found}
 
 
