@@ -20,7 +20,16 @@ from pipeline.decode.complaints import codecs, tell_damage
 from pipeline.decode.containers import JPEG_START_OF_FRAME, MAX_JPEG_SCANS, jpeg_segments
 from pipeline.decode.gdcm_frames import decode_frame
 from pipeline.decode.stripped import strip_jpeg, strip_jpeg_2000, with_transform
-from pipeline.dicom.stream import MIN_BEYOND, by_plane, colour_of, cut_native, is_grey, locate, put_right
+from pipeline.dicom.stream import (
+    MAX_BEYOND,
+    MIN_BEYOND,
+    by_plane,
+    colour_of,
+    cut_native,
+    is_grey,
+    locate,
+    put_right,
+)
 from pipeline.dicom.terms import (
     JPEG_2000_SYNTAXES,
     JPEG_SYNTAXES,
@@ -105,6 +114,8 @@ def stored_values(value: bytes, coded_as: str, clean: Dataset) -> Decoded:
             )
             flags, steps = flags + odd, steps + more
             coded = words.astype(order + "u2").tobytes() if more else coded
+        elif _beyond_below(coded, clean, stream.syntax) > MAX_BEYOND:
+            flags += (Reason.HEADER_CONTRADICTS_PICTURE,)
         kept = _without_unused_bits(coded, clean)
         clean.add_new("PixelData", "OB" if coded_as == "OB" else "OW", kept + b"\0" * (length % 2))
         if clean.SamplesPerPixel == 3 and not subsampled:
@@ -229,6 +240,14 @@ def _believe_depth(values: npt.NDArray[Any], precision: int, clean: Dataset) -> 
     clean.BitsStored, clean.HighBit = precision, precision - 1
     clean.BitsAllocated = 8 if precision <= 8 else 16
     return True
+
+
+def _beyond_below(coded: bytes, clean: Dataset, syntax: UID) -> float:
+    """Share of native values with bits below the stored ones: High Bit, or Bits Stored, is wrong then."""
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    words = np.frombuffer(coded, f"{order}u{clean.BitsAllocated // 8}")
+    below = (1 << clean.HighBit + 1 - clean.BitsStored) - 1
+    return np.count_nonzero(words & below) / max(words.size, 1)
 
 
 def _without_unused_bits(coded: bytes, clean: Dataset) -> bytes:

@@ -406,6 +406,15 @@ def test_high_bit_tells_the_depth_where_bits_stored_is_missing(film, shown):
     assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
 
 
+def test_bits_below_the_stored_ones_are_flagged(film, shown):
+    high = read(make_dicom(film << 4, HighBit=15, **WINDOW))
+    np.testing.assert_array_equal(high.pixels, shown)
+    assert high.flags == ()
+    values = film + np.random.default_rng(0).integers(0, 16, film.shape, np.uint16)
+    for header in ({"HighBit": 15}, {"BitsStored": 7, "HighBit": 11}):
+        assert Reason.HEADER_CONTRADICTS_PICTURE in read(make_dicom(values, **header)).flags
+
+
 def test_an_icon_is_not_the_picture(film):
     icon = pydicom.Dataset()
     icon.Rows = icon.Columns = 64
