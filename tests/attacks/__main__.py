@@ -22,14 +22,15 @@ from tests.attacks.target import Target
     "--other-key", default="", help="API key of another site, which the first one tries to hold up."
 )
 @click.option("--link", default="", help="A one-time link to sign in that nobody has used; it is used up.")
+@click.option("--dicom", default="", help="host:port of the DICOM receiver.")
 @click.option("--clients", default=80, show_default=True, help="Slow clients at one time.")
 @click.option("--only", default="", help="Only attacks whose title matches this pattern.")
 @click.option("--without-workers", is_flag=True, help="Skip attacks that wait for a worker to read a file.")
 def main(
-    url: str, key: str, other_key: str, link: str, clients: int, only: str, without_workers: bool
+    url: str, key: str, other_key: str, link: str, dicom: str, clients: int, only: str, without_workers: bool
 ) -> None:
     """Attack the server at URL; exit with 1 if it did not refuse everything."""
-    target = Target(url.rstrip("/"), key, clients, other_key, link).measured()
+    target = Target(url.rstrip("/"), key, clients, other_key, link, dicom).measured()
     failed = 0
     for attack in ATTACKS:
         if not re.search(only, attack.title):

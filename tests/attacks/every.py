@@ -1,6 +1,6 @@
 """Every attack, file by file."""
 
-from tests.attacks import access, accounts, connections, decoders, forms, limits, parameters, webhooks
+from tests.attacks import access, accounts, connections, decoders, dicom, forms, limits, parameters, webhooks
 from tests.attacks.target import ATTACKS
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "accounts",
     "connections",
     "decoders",
+    "dicom",
     "forms",
     "limits",
     "parameters",

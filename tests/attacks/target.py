@@ -31,6 +31,7 @@ class Target:
     clients: int = 80  # slow ones at one time
     other_key: str = ""  # of another site of the server
     link: str = ""  # a one-time link to sign in
+    dicom: str = ""  # host:port of its DICOM receiver
     promptly: float = PROMPTLY
 
     def client(self, *, known: bool = True, other: bool = False, seconds: float = 120.0) -> httpx.Client:
@@ -115,6 +116,7 @@ class Attack:
     needs_workers: bool
     needs_other: bool
     needs_link: bool
+    needs_dicom: bool
 
     def lacks(self, target: Target, *, workers: bool) -> bool:
         """Tell whether it cannot be tried on a server of which no more is known."""
@@ -123,6 +125,7 @@ class Attack:
             or (self.needs_workers and not workers)
             or (self.needs_other and not (target.key and target.other_key))
             or (self.needs_link and not target.link)
+            or (self.needs_dicom and not target.dicom)
         )
 
 
@@ -136,11 +139,13 @@ def attack(
     needs_workers: bool = False,
     needs_other: bool = False,
     needs_link: bool = False,
+    needs_dicom: bool = False,
 ) -> Callable[[Callable[[Target], str]], Callable[[Target], str]]:
     """Put a function into the list of attacks."""
 
     def add(run: Callable[[Target], str]) -> Callable[[Target], str]:
-        ATTACKS.append(Attack(title, run, needs_key, needs_workers, needs_other, needs_link))
+        needs = (needs_key, needs_workers, needs_other, needs_link, needs_dicom)
+        ATTACKS.append(Attack(title, run, *needs))
         return run
 
     return add

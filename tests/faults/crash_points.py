@@ -6,6 +6,8 @@ Then, for each of them, the same step runs again from the same state in a child 
 it, and in another that ends just after it. Time passes, recovery runs, whoever asked asks again, each message
 that was not acknowledged comes again, and the oracle looks at what is left.
 
+A second journey (``--journey dicom``, see `dicom_journey`) comes by DICOM and goes back to an archive.
+
 Everything is real but the clock and the worker's loop: a forked child takes messages out of Valkey by kombu
 and runs them as Celery's worker does, acknowledgement included, so that one process holds every point.
 """
@@ -42,12 +44,15 @@ from flask import Flask
 
 from cli.embedded import Servers, embedded
 from tests.conftest import ROOT
+from tests.faults import dicom_journey
 from tests.running import SHORT
 
 if TYPE_CHECKING:
     from store.base.tables import Image
 
 KILLED = 77
+#: Of a snapshot: what the archive has.
+ARCHIVE = "of-the-archive"
 PRELOADED = (
     *(
         "web.factory",
@@ -59,7 +64,7 @@ PRELOADED = (
     ),
     *("store.operations.fsck", "pipeline.report.render", "phantoms.film", "phantoms.files", "tests.running"),
 )
-OURS = tuple(f"{ROOT}/{name}/" for name in ("store", "worker", "web"))
+OURS = tuple(f"{ROOT}/{name}/" for name in ("store", "worker", "web", "interop"))
 ROUNDS = 60
 
 
@@ -92,6 +97,7 @@ class Points:
         """Wrap every function that makes something durable."""
         from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
+        from interop.peers import DimsePeer
         from store.queue.broker import Channel, QoS
 
         self.pid = os.getpid()
@@ -111,6 +117,7 @@ class Points:
         wrap(PGDialect_psycopg, "do_commit", "commit")
         wrap(Channel, "_put", "publish")
         wrap(QoS, "ack", "acknowledgement")
+        wrap(DimsePeer, "send", "exchange")
         wrap(os, "fsync", "write", lambda fd: os.readlink(f"/proc/self/fd/{fd}"))
         wrap(os, "rename", "rename", str)
         wrap(os, "unlink", "deletion", str)
@@ -142,6 +149,10 @@ class World:
     servers: Servers
     blobs: Path
     files: dict[str, bytes]
+    journey: Journey
+    archive: Path  # what results were sent to, and where its process listens
+    archive_port: int
+    keys: Path
     known: dict[str, Any] = field(default_factory=dict)
 
     def database(self) -> str:
@@ -176,6 +187,7 @@ def take_snapshot(world: World, name: str) -> Snapshot:
     )
     blobs = world.blobs.with_name(f"blobs-{name}")
     shutil.copytree(world.blobs, blobs)
+    shutil.copytree(world.archive, blobs / ARCHIVE)
     with redis.Redis.from_url(world.servers.broker_url) as broker:
         messages = {key: broker.dump(key) for key in broker.keys("*")}
     return Snapshot(name, blobs, messages, copy.deepcopy(world.known))
@@ -190,7 +202,10 @@ def restore(world: World, snapshot: Snapshot) -> None:
         f'CREATE DATABASE "{name}" TEMPLATE "{snapshot.name}"',
     )
     shutil.rmtree(world.blobs)
-    shutil.copytree(snapshot.blobs, world.blobs)
+    shutil.copytree(snapshot.blobs, world.blobs, ignore=shutil.ignore_patterns(ARCHIVE))
+    for path in world.archive.iterdir():
+        path.unlink()
+    shutil.copytree(snapshot.blobs / ARCHIVE, world.archive, dirs_exist_ok=True)
     with redis.Redis.from_url(world.servers.broker_url) as broker:
         broker.flushall()
         for key, value in snapshot.messages.items():
@@ -345,8 +360,8 @@ def erase(client: Client) -> None:
 # the worker
 
 
-def take_messages(until: str | None = None) -> int:
-    """Take what lies in the queues and run it as a worker does; return how many messages that were."""
+def take_messages(until: str | None = None, *, leave: str = "") -> int:
+    """Take what lies in the queues, but one to `leave`, and run it as a worker does; return how many."""
     from store.queue.dispatch import KIND_QUEUES, QUEUES
     from worker.acknowledging import Request
     from worker.tasks import app
@@ -354,7 +369,7 @@ def take_messages(until: str | None = None) -> int:
     taken = 0
     with app.connection_for_read() as connection:
         channel = connection.default_channel
-        for queue in sorted({*QUEUES.values(), *KIND_QUEUES.values()}):
+        for queue in sorted({*QUEUES.values(), *KIND_QUEUES.values()} - {leave}):
             while (message := channel.basic_get(queue)) is not None:
                 taken += 1
                 task = app.tasks[message.headers["task"]]
@@ -387,6 +402,7 @@ def let_time_pass(world: World) -> None:
                 " WHERE state NOT IN ('done', 'cancelled', 'failed')"
             )
         )
+        dicom_journey.let_time_pass(session)
 
 
 def work_until_done(world: World) -> None:
@@ -395,10 +411,12 @@ def work_until_done(world: World) -> None:
 
     from store.base.session import session_scope
     from store.base.tables import ENDED_WORK, Work
+    from store.intake import received
     from worker import reconcile
 
     for _ in range(ROUNDS):
         let_time_pass(world)
+        received.complete_due()
         reconcile.recover()
         take_messages()
         with session_scope() as session:
@@ -441,12 +459,16 @@ def check(world: World, done: str) -> list[str]:
     repaired = fsck.check(repair_orphans=True)
     stray = [f"{repaired.deleted} bytes of no row"] if repaired.deleted else []
     assert not repaired.problems, repaired.problems
+    if world.journey.name == "dicom":
+        dicom_journey.check(world, done)
+        if done == "erase":
+            return stray
     with session_scope() as session:
         batch = session.get_one(Batch, uuid.UUID(world.known["batch"]))
         images = session.scalars(select(Image).where(Image.batch_id == batch.id)).all()
         attempts = session.scalar(select(func.max(Work.attempt))) or 0
         assert attempts <= 1, f"{attempts} attempts after one death"
-    if done in {"finish", "export"}:  # a signed report is one more than the oracle of reading knows
+    if done in {"finish", "export", "pixels"}:  # a signed report is one more than the oracle of reading knows
         assert_sound(batch)
     if done == "submit":
         differences = _differences(world, images)
@@ -508,21 +530,50 @@ class Step:
     asked: bool
 
 
-def journey() -> list[Step]:
-    """Return the steps in their order."""
-    stages = ("prepare", "classify", "detect", "explain", "report", "finish")
+@dataclass(frozen=True)
+class Journey:
+    """A way through the service, and what is sent on it."""
+
+    name: str
+    steps: Callable[[], list[Step]]
+    files: Callable[[], dict[str, bytes]]
+
+
+def taking(task: str, *, leave: str = "") -> Step:
+    """Return the step in which a worker takes messages until one of this task is done."""
+    return Step(task, lambda _: _ignore(take_messages(f"fractureai.{task}", leave=leave)), asked=False)
+
+
+def _ignore(_: object) -> None: ...
+
+
+STAGE_TASKS = ("prepare", "classify", "detect", "explain", "report", "finish")
+
+
+def http_steps() -> list[Step]:
+    """Return the steps of what comes by HTTP, in their order."""
     return [
         Step("upload", upload, asked=True),
         Step("resumable", resumable, asked=True),
         Step("submit", submit, asked=True),
-        *(
-            Step(name, lambda _, n=name: take_messages(until=f"fractureai.{n}"), asked=False)
-            for name in stages
-        ),  # type: ignore[misc]
+        *map(taking, STAGE_TASKS),
         Step("ask for an export", export, asked=True),
-        Step("export", lambda _: take_messages(until="fractureai.export"), asked=False),  # type: ignore[arg-type, return-value]
+        taking("export"),
         Step("ask to sign", sign, asked=True),
-        Step("sign", lambda _: take_messages(until="fractureai.sign"), asked=False),  # type: ignore[arg-type, return-value]
+        taking("sign"),
+        Step("erase", erase, asked=True),
+    ]
+
+
+def dicom_steps() -> list[Step]:
+    """Return the steps of what comes by DICOM and goes back."""
+    return [
+        Step("receive", dicom_journey.receive, asked=True),
+        Step("complete", dicom_journey.complete, asked=False),
+        *(taking(name, leave="deliveries") for name in STAGE_TASKS),
+        Step("deliver", lambda _: _ignore(take_messages()), asked=False),
+        Step("ask for pixels", dicom_journey.look, asked=True),
+        taking("pixels"),
         Step("erase", erase, asked=True),
     ]
 
@@ -535,6 +586,8 @@ GOES_ON_TO = {
     "ask to sign": "sign",
     "export": "export",
     "sign": "sign",
+    "ask for pixels": "pixels",
+    "pixels": "pixels",
     "erase": "erase",
 }
 
@@ -577,6 +630,8 @@ def set_up(world: World) -> None:
             "idempotency": str(uuid.uuid4()),
             "bundle": json.loads((bundle / "manifest.json").read_text())["name"],
         }
+    if world.journey.name == "dicom":
+        dicom_journey.set_up(world)
 
 
 def untrained_bundle() -> Path:
@@ -601,12 +656,20 @@ def pictures() -> dict[str, bytes]:
     }
 
 
+JOURNEYS = {
+    "http": Journey("http", http_steps, pictures),
+    "dicom": Journey("dicom", dicom_steps, dicom_journey.films),
+}
+
+
 @contextmanager
-def world_of(home: Path) -> Iterator[World]:
+def world_of(home: Path, journey: Journey) -> Iterator[World]:
     """Run the servers, with every time-out long: time passes when we say so."""
     from pipeline.report import render
 
-    with embedded(home) as (servers, _):
+    archive = home / "archive"
+    archive.mkdir()
+    with embedded(home) as (servers, _), dicom_journey.running_archive(archive) as port:
         os.environ.update(SHORT)
         os.environ.update(
             servers.environment(),
@@ -619,6 +682,7 @@ def world_of(home: Path) -> Iterator[World]:
             FRACTUREAI_DECODE_WALL_SECONDS="3600",
             FRACTUREAI_CACHE_DIR=str(untrained_bundle().parent / "cache"),  # with its converted network
             FRACTUREAI_LOG_LEVEL="CRITICAL",
+            FRACTUREAI_GATEWAY_KEYS=str(home / "keys"),
         )
         with psycopg.connect(servers.database_owner_url, autocommit=True) as owner:
             owner.execute("ALTER SYSTEM SET fsync = off")  # processes die here, the machine does not
@@ -628,7 +692,7 @@ def world_of(home: Path) -> Iterator[World]:
         render.warm_up()
         _web()
         gc.freeze()
-        yield World(servers, home / "blobs", pictures())
+        yield World(servers, home / "blobs", journey.files(), journey, archive, port, home / "keys")
 
 
 @dataclass
@@ -714,7 +778,7 @@ class Results:
 
     def table(self, found: Mapping[str, Sequence[str]]) -> str:
         """Return a table of the points on the way, by step and kind, and of what the deaths came to."""
-        kinds = ("commit", "write", "rename", "deletion", "publish", "acknowledgement")
+        kinds = ("commit", "write", "rename", "deletion", "publish", "acknowledgement", "exchange")
         lines = [
             "| Step | "
             + " | ".join(kinds)
@@ -767,7 +831,7 @@ def explore(
     if status:
         raise RuntimeError(said)
     world.known = said
-    steps, found = journey(), dict[str, list[str]]()
+    steps, found = world.journey.steps(), dict[str, list[str]]()
     skipped = 0
     for step in steps:
         snapshot = take_snapshot(world, f"before_{step.name.replace(' ', '_')}")
@@ -806,6 +870,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--journey", choices=list(JOURNEYS), default="http")
     parser.add_argument("--only", nargs="*", default=(), help="names of steps")
     parser.add_argument("--every", type=int, default=1, help="take one death in so many")
     parser.add_argument("--places", action="store_true", help="of points in one place, only the first")
@@ -817,7 +882,7 @@ def main() -> int:
     home = Path(tempfile.mkdtemp(prefix="fractureai-crash-"))
     home.chmod(0o711)
     try:
-        with world_of(home) as world:
+        with world_of(home, JOURNEYS[asked.journey]) as world:
             explore(
                 world,
                 results,
