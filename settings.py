@@ -140,7 +140,7 @@ class Settings:
     gateway_key_command: str = ""  # prints the private key named by its last argument: of a KMS, no folder
     envelope_keep_days: float = 30.0  # of a sealed identity, after its study's last delivery; 0: for ever
     delivery_retry_seconds: float = 30.0  # before the second try at an object; then twice as long each time
-    delivery_timeout_seconds: float = 60.0  # that an archive may take to answer
+    delivery_timeout_seconds: float = 60.0  # of one exchange with an archive; more for a large object
     # clients of the web process
     request_head_seconds: float = 10.0  # for the head of a request, and to begin a small body
     client_stall_seconds: float = 30.0  # that a client may stand still in a body or an answer

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.accounts import on_site, site_options
 from cli.client import UsageProblem, client_command
 from cli.output import open_console, print_rows
+
+if TYPE_CHECKING:
+    from store.results.delivery_tables import Destination
 
 KINDS = click.Choice(["sc", "summary", "sr", "signed", "pdf"])
 TRIAGE = click.Choice(["positive", "doubt", "negative", "not_assessable"])
@@ -37,12 +41,21 @@ def _list_destinations(home: Path | None, name: str | None) -> None:
                 ", ".join(each.kinds),
                 ", ".join(each.triage) or "all",
                 each.bundle or "any",
-                f"stopped: {each.stopped}" if each.stopped else "",
+                _standing(each),
             )
             for each in deliveries.list_destinations(session, site.id)
         ]
     heads = ("name", "protocol", "address", "objects", "studies", "bundle", "")
     print_rows(open_console(), heads, rows)
+
+
+def _standing(destination: Destination) -> str:
+    """Return what stands in the way of a destination, in a few words."""
+    if destination.stopped:
+        return f"stopped: {destination.stopped}"
+    if destination.failures:
+        return f"resting: {destination.last_error}, {destination.failures} in a row"
+    return ""
 
 
 @destinations.command("add")

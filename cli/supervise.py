@@ -39,7 +39,7 @@ WEB_OPTIONS = (
 #: A report takes two thirds of an image's processor time: one process for them would leave a core idle.
 REPORTS_A_DECODER = 2
 #: What waits for others, and what takes long: on workers of their own, so that no reading waits behind it.
-NOTICE_SLOTS = 2
+NOTICE_SLOTS = DELIVERY_SLOTS = 2
 EXPORT_SLOTS = 1
 #: One worker is free for urgent work, whatever the others do; it scores on the processor, the GPU is theirs.
 URGENT_QUEUES = "cpu,gpu,report"
@@ -200,7 +200,7 @@ def processes(
         worker("notices", NOTICE_SLOTS, **ONE_THREAD),
         worker("exports", EXPORT_SLOTS, **ONE_THREAD),
         worker("urgent", 1, queues=URGENT_QUEUES, **URGENT),
-        *([worker("deliveries", 1, **ONE_THREAD, **keys)] if receivers else []),
+        *([worker("deliveries", DELIVERY_SLOTS, **ONE_THREAD, **keys)] if receivers else []),
     ]
 
 

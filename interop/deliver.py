@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from urllib.parse import quote
 
+from billiard.exceptions import SoftTimeLimitExceeded  # type: ignore[import-untyped]
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -27,7 +28,7 @@ from store.base.tables import Bundle, Finding, Image, Site, Study, StudyFinding
 from store.intake import received
 from store.intake.envelopes import Binding, EnvelopeUnreadable
 from store.operations import notices
-from store.queue import work
+from store.queue import resting, work
 from store.queue.work import Lease
 from store.reading import studies
 from store.reading.review_tables import Review
@@ -80,29 +81,40 @@ def deliver(lease: Lease) -> bool:
             work.pass_stage(session, unit, None)
             return False
         delivery, destination = found
-        if destination.stopped:
-            work.postpone(session, lease, LONGEST_PAUSE)
+        wait = (
+            LONGEST_PAUSE if destination.stopped else resting.seconds_to_wait(session, destination, _most())
+        )
+        if wait:
+            work.postpone(session, lease, wait)
             return False
         delivery.attempts += 1
         delivery.tried_at = func.clock_timestamp()
+    state = DeliveryState(delivery.state)
     try:
         outcome = _step(delivery, destination)
-    except (Trouble, KeyMissing, BlobMissing) as error:
-        outcome = _Outcome(DeliveryState(delivery.state), str(error), again=_pause(delivery.attempts))
+    except Trouble as error:
+        outcome = _Outcome(state, str(error), again=_pause(delivery.attempts), heard=False)
+    except SoftTimeLimitExceeded:
+        outcome = _Outcome(state, "no answer in time", again=_pause(delivery.attempts), heard=False)
+    except (KeyMissing, BlobMissing) as error:
+        outcome = _Outcome(state, str(error), again=_pause(delivery.attempts), heard=None)
     except Stopped as error:
-        outcome = _Outcome(DeliveryState(delivery.state), str(error), again=LONGEST_PAUSE, stop=True)
+        outcome = _Outcome(state, str(error), again=LONGEST_PAUSE, stop=True)
     except (Refused, ValueError) as error:
         why = str(error) if isinstance(error, Refused) else "it cannot be made of this reading"
         outcome = _Outcome(DeliveryState.FAILED, why)
     except EnvelopeUnreadable:
-        outcome = _Outcome(DeliveryState.FAILED, "the sealed identity does not open: it was altered or moved")
+        why = "the sealed identity does not open: it was altered or moved"
+        outcome = _Outcome(DeliveryState.FAILED, why, heard=None)
     except (SQLAlchemyError, ServiceError, work.StaleLease):
         raise
     except _Outdated:
-        outcome = _Outcome(DeliveryState.SUPPRESSED, "a newer version of the reading has replaced it")
+        why = "a newer version of the reading has replaced it"
+        outcome = _Outcome(DeliveryState.SUPPRESSED, why, heard=None)
     except Exception as error:  # its text may quote the patient: it reaches no log
         log.error("delivery %s: %s", lease.subject_id, type(error).__name__)  # noqa: TRY400
-        outcome = _Outcome(DeliveryState.FAILED, f"an error of ours: {type(error).__name__}")
+        why = f"an error of ours: {type(error).__name__}"
+        outcome = _Outcome(DeliveryState.FAILED, why, heard=None)
     _write_down(lease, outcome)
     return False
 
@@ -117,12 +129,15 @@ class _Outcome:
         Seconds until the next one; None: there is none.
     stop
         Nothing more goes to the destination until a person has looked.
+    heard
+        Whether the archive answered: one that did not rests. None: it was not asked.
     """
 
     state: DeliveryState
     detail: str = ""
     again: float | None = None
     stop: bool = False
+    heard: bool | None = True
     sha256: str | None = None
 
 
@@ -130,14 +145,38 @@ def _pause(attempts: int) -> float:
     return float(min(LONGEST_PAUSE, get_settings().delivery_retry_seconds * 2.0 ** min(attempts - 1, 20)))
 
 
+def _most() -> float:
+    """Return for how many seconds one step may last: a few exchanges, and then a word in the database."""
+    return 6 * get_settings().delivery_timeout_seconds
+
+
 def _open(session: Session, lease: Lease) -> tuple[Delivery, Destination] | None:
-    """Return the object and where it goes, unless there is nothing more to do."""
-    delivery = session.scalar(select(Delivery).where(Delivery.id == lease.subject_id).with_for_update())
-    if delivery is None or delivery.state in ENDED:
+    """Return the object and where it goes, both locked, unless there is nothing more to do."""
+    found = _locked(session, lease)
+    if found is None:
         return None
-    destination = session.get_one(Destination, delivery.destination_id)
+    delivery, destination = found
     if destination.removed_at is not None:
         deliveries.end(session, delivery, DeliveryState.SUPPRESSED, "the destination was removed")
+        return None
+    return found
+
+
+def _locked(session: Session, lease: Lease) -> tuple[Delivery, Destination] | None:
+    """Lock the destination, then the object; None when there is nothing more to do with it."""
+    destination_id = session.scalar(select(Delivery.destination_id).where(Delivery.id == lease.subject_id))
+    if destination_id is None:
+        return None
+    destination = session.get_one(
+        Destination, destination_id, with_for_update={"key_share": True}, populate_existing=True
+    )
+    delivery = session.scalar(
+        select(Delivery)
+        .where(Delivery.id == lease.subject_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    if delivery is None or delivery.state in ENDED:
         return None
     return delivery, destination
 
@@ -170,7 +209,11 @@ def _step(delivery: Delivery, destination: Destination) -> _Outcome:
         return _Outcome(DeliveryState.COMMITTED, "by storage commitment", sha256=made.sha256)
     if promised is Answer.NO:
         raise Trouble("the archive does not commit itself to keep it")
-    answer = peer.has(made.sought)
+    try:
+        answer = peer.has(made.sought)
+    except Trouble as error:  # it was taken: it is asked for later, not sent again
+        told = f"the archive took it; {error}"
+        return _Outcome(DeliveryState.SENT, told, again=ASK_AGAIN, heard=False, sha256=made.sha256)
     if answer is Answer.YES:
         return _Outcome(DeliveryState.COMMITTED, "found by a query", sha256=made.sha256)
     if promised is Answer.LATER:
@@ -216,11 +259,11 @@ def _decided(delivery: Delivery, peer: Peer) -> Delivery:
 def _write_down(lease: Lease, outcome: _Outcome) -> None:
     with session_scope() as session:
         unit = work.hold(session, lease)
-        delivery = session.scalar(select(Delivery).where(Delivery.id == lease.subject_id).with_for_update())
-        if delivery is None or delivery.state in ENDED:  # suppressed, or erased, meanwhile
+        found = _locked(session, lease)
+        if found is None:  # suppressed, or erased, meanwhile
             work.pass_stage(session, unit, None)
             return
-        destination = session.get_one(Destination, delivery.destination_id)
+        delivery, destination = found
         age = session.scalar(select(func.extract("epoch", func.clock_timestamp() - delivery.created_at)))
         state, again = outcome.state, outcome.again
         if again is not None and float(age or 0) > GIVE_UP_SECONDS:
@@ -235,7 +278,13 @@ def _write_down(lease: Lease, outcome: _Outcome) -> None:
             log.error("destination %s is stopped: %s", destination.id, outcome.detail)
         if again is None:
             work.pass_stage(session, unit, None)
-        else:
+        if outcome.heard:
+            deliveries.wake(session, destination)
+        elif outcome.heard is False:
+            rest = _pause(destination.failures + 1)
+            deliveries.let_rest(session, destination, outcome.detail, rest, _most())
+            again = None if again is None else max(again, rest)
+        if again is not None:
             work.postpone(session, lease, again)
     log.info("delivery %s: %s %s", lease.subject_id, outcome.state.value, outcome.detail)
 

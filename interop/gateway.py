@@ -40,9 +40,9 @@ log = logging.getLogger("fractureai.gateway")
 SUCCESS, OUT_OF_RESOURCES, PROCESSING_FAILURE = 0x0000, 0xA700, 0x0110
 IMPLEMENTATION_VERSION = "FRACTUREAI"
 #: A-ASSOCIATE-RJ: result, source, reason (PS3.8, 9.3.4).
-CALLED_UNKNOWN, CALLING_UNKNOWN, NOT_NOW = (1, 1, 7), (1, 1, 3), (2, 3, 1)
+CALLED_UNKNOWN, CALLING_UNKNOWN, NOT_NOW, TOO_MANY = (1, 1, 7), (1, 1, 3), (2, 3, 1), (2, 3, 2)
 ANYWHERE = "0.0.0.0"  # noqa: S104 - callers are known by AE title, address and certificate
-#: That a connection may take for the handshake of TLS.
+#: That a connection may take until it has said who it is, the handshake of TLS included.
 HANDSHAKE_SECONDS = 10.0
 
 
@@ -99,11 +99,13 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._sendings: WeakKeyDictionary[Association, _Sending] = WeakKeyDictionary()
+        self._letting_in = threading.Lock()
         _config.LOG_HANDLER_LEVEL = "none"
         # what it says may quote a peer, and so a patient
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
         entity = ApplicationEntity("FRACTUREAI")
-        entity.maximum_associations = settings.gateway_associations
+        # pynetdicom's own bound counts those, too, whom nobody knows yet: ours is in `_let_in`
+        entity.maximum_associations = 4 * settings.gateway_associations
         entity.maximum_pdu_size = settings.gateway_pdu_bytes
         entity.network_timeout = settings.gateway_idle_seconds
         entity.acse_timeout = entity.dimse_timeout = settings.gateway_idle_seconds
@@ -158,7 +160,9 @@ class Gateway:
         refused: tuple[int, int, int] | None = None
         try:
             with session_scope() as session:
-                self._sendings[association] = _Sending(admit(session, caller))
+                sending = _Sending(admit(session, caller))
+            if not self._let_in(association, sending):
+                refused = TOO_MANY
         except CalledUnknown:
             refused = CALLED_UNKNOWN
         except CallingUnknown:
@@ -179,8 +183,19 @@ class Gateway:
             association.acse.send_reject(*refused)
             association.is_rejected = True
             association.kill()
+            self._server.is_known(association)
             return
         association.acceptor.ae_title = caller.called
+        self._server.is_known(association)
+
+    def _let_in(self, association: Association, sending: _Sending) -> bool:
+        """Count an association among those that are open; tell whether there was room."""
+        with self._letting_in:
+            is_open = sum(each.is_alive() for each in list(self._sendings))
+            if is_open >= self._settings.gateway_associations:
+                return False
+            self._sendings[association] = sending
+        return True
 
     def _arriving(self, event: evt.Event) -> None:
         """End an association that sends more than an object may have, before memory holds it."""
@@ -233,6 +248,7 @@ class Gateway:
 
     def _ended(self, event: evt.Event) -> None:
         """Tell the store that nothing more comes on an association."""
+        self._server.is_known(event.assoc)
         sending = self._sendings.get(event.assoc)
         if sending is None or not sending.studies:
             return

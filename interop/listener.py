@@ -10,7 +10,11 @@ import logging
 import socket
 import ssl
 import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
@@ -18,6 +22,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
+from store.base.deadline import Deadline
 from store.base.seldom import log_seldom
 
 log = logging.getLogger("fractureai.gateway")
@@ -26,25 +31,81 @@ log = logging.getLogger("fractureai.gateway")
 SHORTEST_BOUND = 1 << 16
 
 
+def bound_pdus(line: AssociationSocket, most: int, seconds: float) -> None:
+    """Have a connection end when a PDU claims to be too long, or takes too long to come.
+
+    Parameters
+    ----------
+    most
+        Bytes of a PDU that carries data.
+    seconds
+        For one PDU, from its first byte to its last; a socket's own time-out begins anew with each byte.
+    """
+    bound = max(most, SHORTEST_BOUND) + 64
+
+    def read_bounded(nr_bytes: int) -> bytearray:
+        if nr_bytes > bound:
+            raise OSError("a PDU that is too long")
+        sock = line.socket
+        if sock is None:
+            raise OSError("the connection is closed")
+        data, until = bytearray(), time.monotonic() + seconds
+        try:
+            while len(data) < nr_bytes:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("a PDU that takes too long")
+                sock.settimeout(left)
+                piece = sock.recv(min(nr_bytes - len(data), 1 << 16))
+                if not piece:
+                    break
+                data += piece
+        finally:
+            sock.settimeout(seconds)  # for what is sent
+        return data
+
+    line.recv = read_bounded  # type: ignore[method-assign]
+
+
 class Handler(RequestHandler):
     """Makes an association of a connection; it reads no PDU that is longer than was agreed on."""
 
     def _create_association(self) -> Association:
         association = super()._create_association()
         line = cast(AssociationSocket, association.dul.socket)
-        read, most = line.recv, max(self.server.ae.maximum_pdu_size, SHORTEST_BOUND) + 64
-
-        def read_bounded(nr_bytes: int) -> bytearray:
-            if nr_bytes > most:
-                raise OSError("a PDU that is too long")
-            return read(nr_bytes)
-
-        line.recv = read_bounded  # type: ignore[method-assign]
+        bound_pdus(line, self.server.ae.maximum_pdu_size, self.server.ae.network_timeout or 60.0)
+        cast(GatewayServer, self.server).began(association, self.client_address)
         return association
+
+
+@dataclass
+class _Stranger:
+    """A connection that has not yet said who it is."""
+
+    line: socket.socket  # a handle of its own: TLS takes the first one out of its socket
+    deadline: Deadline
+
+    @classmethod
+    def of(cls, sock: socket.socket, seconds: float) -> _Stranger:
+        line, deadline = sock.dup(), Deadline(seconds)
+        deadline.__enter__()
+        deadline.watch(lambda: line)
+        return cls(line, deadline)
+
+    def let_go(self, *, close: bool = False) -> None:
+        """Stop watching it."""
+        self.deadline.__exit__(None, None, None)
+        with suppress(OSError):
+            if close:
+                self.line.shutdown(socket.SHUT_RDWR)
+        self.line.close()
 
 
 class GatewayServer(ThreadedAssociationServer):
     """Accepts connections, some of one process at a time; several processes may share the port.
+
+    Who has not said in time who it is, is cut off; where there is no room, the oldest of those is. So
+    strangers keep nobody out.
 
     Parameters
     ----------
@@ -53,7 +114,7 @@ class GatewayServer(ThreadedAssociationServer):
     most
         Connections at one time, those included that have not yet said who they are.
     handshake_seconds
-        That a connection may take for the handshake.
+        That a connection may take for the handshake of TLS and the request for an association together.
     """
 
     daemon_threads = True
@@ -72,8 +133,9 @@ class GatewayServer(ThreadedAssociationServer):
     ) -> None:
         self._tls = tls
         self._most = most
-        self._handshakes = 0
         self._counting = threading.Lock()
+        self._strangers: dict[Any, _Stranger] = {}  # by address and port, the oldest first
+        self._associations: WeakKeyDictionary[Association, Any] = WeakKeyDictionary()
         self._handshake_seconds = handshake_seconds
         super().__init__(
             entity, address, entity.ae_title, contexts, evt_handlers=evt_handlers, request_handler=Handler
@@ -89,13 +151,18 @@ class GatewayServer(ThreadedAssociationServer):
         return cast(socket.socket, self.socket).accept()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Refuse what is too much."""
+        """Make room for a connection; refuse it where all are of those whom we know."""
         with self._counting:
-            if len(self.active_associations) + self._handshakes < self._most:
-                self._handshakes += 1
-                return True
-        log_seldom(log, logging.WARNING, "connections", "too many connections: some are closed")
-        return False
+            for address in [who for who, stranger in self._strangers.items() if stranger.deadline.over]:
+                self._strangers.pop(address).let_go()
+            known = [each for each in self.active_associations if each not in self._associations]
+            if len(known) + len(self._strangers) >= self._most:
+                log_seldom(log, logging.WARNING, "connections", "too many connections: some are closed")
+                if not self._strangers:
+                    return False
+                self._strangers.pop(next(iter(self._strangers))).let_go(close=True)
+            self._strangers[client_address] = _Stranger.of(request, self._handshake_seconds)
+        return True
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Shake hands, then let the association begin."""
@@ -103,11 +170,26 @@ class GatewayServer(ThreadedAssociationServer):
             if self._tls is not None:
                 request.settimeout(self._handshake_seconds)
                 request = self._tls.wrap_socket(request, server_side=True)
-                request.settimeout(self.ae.network_timeout)
             self.finish_request(request, client_address)
         except (OSError, RuntimeError) as error:
             log.warning("a connection from %s ended early: %s", client_address[0], type(error).__name__)
+            self._let_go(client_address)
             self.shutdown_request(request)
-        finally:
-            with self._counting:
-                self._handshakes -= 1
+
+    def began(self, association: Association, client_address: Any) -> None:
+        """Remember whose association it is that begins."""
+        with self._counting:
+            self._associations[association] = client_address
+
+    def is_known(self, association: Association) -> None:
+        """Hear that an association was let in, or has ended: its connection is watched no more."""
+        with self._counting:
+            client_address = self._associations.pop(association, None)
+        if client_address is not None:
+            self._let_go(client_address)
+
+    def _let_go(self, client_address: Any) -> None:
+        with self._counting:
+            stranger = self._strangers.pop(client_address, None)
+        if stranger is not None:
+            stranger.let_go()

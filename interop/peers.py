@@ -7,7 +7,8 @@ import logging
 import ssl
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -20,8 +21,12 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ABORT_RQ
+from pynetdicom.transport import AddressInformation, AssociationSocket
 
+from interop.listener import bound_pdus
 from settings import Settings
+from store.base.deadline import Deadline
 from store.results.deliveries import Protocol, authorization_of
 from store.results.delivery_tables import Destination
 from vocabulary.dicom import IMPLEMENTATION_UID
@@ -32,6 +37,10 @@ COMMITMENT, COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.
 #: That one waits for the answer on the same association.
 COMMITMENT_SECONDS = 1.0
 _PENDING = (0xFF00, 0xFF01)
+#: What an archive may answer to a question for one study or one object: identifiers, and bytes by HTTP.
+MOST_FOUND, MOST_ANSWERED = 1000, 4 << 20
+#: Bytes a second below which an object is not sent to its end.
+SLOWEST = 64 << 10
 
 
 def committed_of(information: Dataset) -> tuple[set[str], set[str]]:
@@ -79,7 +88,10 @@ class Peer(ABC):
 
     @abstractmethod
     def patients(self, sought: Sought) -> set[str] | None:
-        """Return the patient ids that the archive has for the study; None where it cannot be asked."""
+        """Return the patient ids that the archive has for the study; None where it answers no questions.
+
+        Raises `Trouble`, `Stopped`.
+        """
 
     @abstractmethod
     def send(self, data: bytes) -> None:
@@ -87,7 +99,7 @@ class Peer(ABC):
 
     @abstractmethod
     def has(self, sought: Sought) -> Answer:
-        """Ask whether it has an object."""
+        """Ask whether it has an object. Raises `Trouble`, `Stopped`."""
 
     def commit(self, sop_class: str, sop_uid: str, transaction_uid: str) -> Answer:
         """Ask the archive to commit itself to keep an object (PS3.4, J)."""
@@ -102,6 +114,11 @@ class Peer(ABC):
         """Ask whether it hears us. Raises `Trouble`, `Stopped`."""
 
 
+def _is_passing(status: int) -> bool:
+    """Tell whether a status says that the same may go well another time."""
+    return status & 0xFF00 == 0xA700 or status == 0x0110
+
+
 def peer_of(destination: Destination, settings: Settings) -> Peer:
     """Return the archive behind a destination."""
     if destination.protocol == Protocol.STOW:
@@ -114,6 +131,22 @@ def peer_of(destination: Destination, settings: Settings) -> Peer:
 # DIMSE
 
 
+class _Caller(ApplicationEntity):
+    """Asks for associations whose sockets a deadline shuts down: some waits of pynetdicom have no end."""
+
+    def __init__(self, title: str, deadline: Deadline) -> None:
+        super().__init__(title)
+        self._deadline = deadline
+
+    def _create_socket(
+        self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
+    ) -> AssociationSocket:
+        line = super()._create_socket(assoc, address, tls_args)
+        bound_pdus(line, self.maximum_pdu_size, self.network_timeout or 60.0)
+        self._deadline.watch(lambda: line.socket)
+        return line
+
+
 class DimsePeer(Peer):
     """An archive that speaks the DICOM message service."""
 
@@ -123,8 +156,38 @@ class DimsePeer(Peer):
         _config.LOG_HANDLER_LEVEL = "none"
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it may quote the peer
 
-    def _associate(self, *contexts: str, handlers: Sequence[evt.EventHandlerType] = ()) -> Association:
-        entity = ApplicationEntity(self._destination.calling)
+    @contextmanager
+    def _association(
+        self, *contexts: str, size: int = 0, handlers: Sequence[evt.EventHandlerType] = ()
+    ) -> Iterator[Association]:
+        """Give an association for one exchange, which ends in time however slowly the archive goes on.
+
+        Parameters
+        ----------
+        size
+            Bytes that are sent.
+
+        Raises
+        ------
+        Trouble, Refused, Stopped
+        """
+        deadline = Deadline(self._settings.delivery_timeout_seconds + size / SLOWEST)
+        try:
+            with deadline:
+                association = self._associate(deadline, contexts, handlers)
+                try:
+                    yield association
+                finally:
+                    association.release()
+        except TimeoutError:
+            raise Trouble("no answer in time") from None
+        if deadline.over:
+            raise Trouble("no answer in time")
+
+    def _associate(
+        self, deadline: Deadline, contexts: Sequence[str], handlers: Sequence[evt.EventHandlerType]
+    ) -> Association:
+        entity = _Caller(self._destination.calling, deadline)
         entity.implementation_class_uid = IMPLEMENTATION_UID
         timeout = self._settings.delivery_timeout_seconds
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout
@@ -154,7 +217,8 @@ class DimsePeer(Peer):
     def takes(self, sop_class: str) -> bool:
         """See `Peer.takes`: by what it accepts of an association."""
         try:
-            self._associate(sop_class).release()
+            with self._association(sop_class):
+                pass
         except Refused:
             return False
         return True
@@ -168,49 +232,55 @@ class DimsePeer(Peer):
 
     def echo(self) -> None:
         """See `Peer.echo`."""
-        association = self._associate(VERIFICATION)
-        try:
+        with self._association(VERIFICATION) as association:
             status = association.send_c_echo()
-        finally:
-            association.release()
         if status.get("Status") != 0x0000:
             raise Trouble("no answer to C-ECHO")
 
     def send(self, data: bytes) -> None:
         """See `Peer.send`."""
         dataset: FileDataset = dcmread(io.BytesIO(data))
-        association = self._associate(str(dataset.SOPClassUID))
-        try:
-            status = association.send_c_store(dataset).get("Status")
-        except ValueError:  # no accepted context
-            raise Refused("the archive does not take this class") from None
-        finally:
-            association.release()
+        with self._association(str(dataset.SOPClassUID), size=len(data)) as association:
+            try:
+                status = association.send_c_store(dataset).get("Status")
+            except ValueError:  # no accepted context
+                raise Refused("the archive does not take this class") from None
         if status is None:
             raise Trouble("no answer to C-STORE")
         if status == 0x0000 or status & 0xF000 == 0xB000:
             return
-        if status & 0xFF00 == 0xA700 or status == 0x0110:
+        if _is_passing(status):
             raise Trouble(f"status 0x{status:04X}")
         raise Refused(f"status 0x{status:04X}")
 
     def _find(self, wanted: Dataset) -> list[Dataset] | None:
-        try:
-            association = self._associate(STUDY_ROOT_FIND)
-        except (Trouble, Refused):
-            return None
+        """Return what an archive finds; None where it answers no questions. Raises `Trouble`, `Stopped`."""
         found: list[Dataset] = []
+        aborted = threading.Event()
+
+        def hear(event: evt.Event) -> None:
+            if isinstance(event.pdu, A_ABORT_RQ):
+                aborted.set()
+
         try:
-            for status, identifier in association.send_c_find(wanted, STUDY_ROOT_FIND):
-                code = status.get("Status") if status else None
-                if code is None or (code not in _PENDING and code != 0x0000):
-                    return None
-                if code in _PENDING and identifier is not None:
-                    found.append(identifier)
-        except ValueError:
+            with self._association(STUDY_ROOT_FIND, handlers=[(evt.EVT_PDU_RECV, hear)]) as association:
+                for status, identifier in association.send_c_find(wanted, STUDY_ROOT_FIND):
+                    code = status.get("Status") if status else None
+                    if code is None:
+                        if aborted.is_set():  # so archives answer whom they do not let ask
+                            return None
+                        raise Trouble("no answer to C-FIND")
+                    if code in _PENDING:
+                        if len(found) == MOST_FOUND:
+                            raise Trouble("the archive finds more than was asked for")
+                        if identifier is not None:
+                            found.append(identifier)
+                    elif _is_passing(code):
+                        raise Trouble(f"status 0x{code:04X}")
+                    elif code != 0x0000:
+                        return None
+        except (Refused, ValueError):  # it does not take questions
             return None
-        finally:
-            association.release()
         return found
 
     def commit(self, sop_class: str, sop_uid: str, transaction_uid: str) -> Answer:
@@ -229,18 +299,13 @@ class DimsePeer(Peer):
         wanted.TransactionUID = UID(transaction_uid)
         wanted.ReferencedSOPSequence = DicomSequence([reference])
         try:
-            association = self._associate(COMMITMENT, handlers=[(evt.EVT_N_EVENT_REPORT, hear)])
-        except (Trouble, Refused):
-            return Answer.UNKNOWN
-        try:
-            status, _ = association.send_n_action(wanted, 1, COMMITMENT, COMMITMENT_INSTANCE)
-            if status.get("Status") != 0x0000:
-                return Answer.UNKNOWN
-            told.wait(COMMITMENT_SECONDS)
-        except ValueError:
-            return Answer.UNKNOWN
-        finally:
-            association.release()
+            with self._association(COMMITMENT, handlers=[(evt.EVT_N_EVENT_REPORT, hear)]) as association:
+                status, _ = association.send_n_action(wanted, 1, COMMITMENT, COMMITMENT_INSTANCE)
+                if status.get("Status") != 0x0000:
+                    return Answer.UNKNOWN
+                told.wait(COMMITMENT_SECONDS)
+        except (Trouble, Refused, ValueError):
+            return heard[0] if heard else Answer.UNKNOWN
         return heard[0] if heard else Answer.LATER
 
     def patients(self, sought: Sought) -> set[str] | None:
@@ -278,12 +343,35 @@ class HttpPeer(Peer):
 
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         headers = {**self._headers, **more.pop("headers", {})}
-        try:
-            answer = httpx.request(
-                method, self._address + path, headers=headers, timeout=self._timeout, **more
-            )
-        except httpx.HTTPError as error:
-            raise Trouble(f"no answer: {type(error).__name__}") from None
+        size = len(more.get("content", b""))
+        deadline = Deadline(self._timeout + size / SLOWEST)
+        body = bytearray()
+        with ExitStack() as at_end:
+
+            def watch(name: str, info: dict[str, Any]) -> None:
+                if name == "connection.connect_tcp.complete":
+                    # another handle of the connection: TLS takes the first one out of its socket
+                    line = info["return_value"].get_extra_info("socket").dup()
+                    at_end.callback(line.close)
+                    deadline.watch(lambda: line)
+
+            try:
+                with (
+                    deadline,
+                    httpx.Client(timeout=self._timeout) as client,
+                    client.stream(
+                        method, self._address + path, headers=headers, extensions={"trace": watch}, **more
+                    ) as answer,
+                ):
+                    for piece in answer.iter_bytes():
+                        body += piece
+                        if len(body) > MOST_ANSWERED:
+                            raise Trouble("the answer is too long")
+            except (httpx.HTTPError, OSError) as error:
+                raise Trouble(f"no answer: {type(error).__name__}") from None
+        if deadline.over:
+            raise Trouble("no answer in time")
+        answer = httpx.Response(answer.status_code, content=bytes(body))
         if answer.status_code in {401, 403}:
             raise Stopped(f"the archive answers {answer.status_code}")
         if answer.status_code == 429 or answer.status_code >= 500:
@@ -297,10 +385,8 @@ class DicomWebPeer(HttpPeer):
     _BOUNDARY = "fractureai-5f0c4a1b9e7d"
 
     def _query(self, path: str, **parameters: str) -> list[dict[str, Any]] | None:
-        try:
-            answer = self._ask("GET", path, params=parameters, headers={"Accept": "application/dicom+json"})
-        except Trouble:
-            return None
+        """Return what an archive finds; None where it answers no questions. Raises `Trouble`, `Stopped`."""
+        answer = self._ask("GET", path, params=parameters, headers={"Accept": "application/dicom+json"})
         if answer.status_code in {204, 404}:
             return []
         if answer.status_code != 200:
@@ -336,7 +422,7 @@ class DicomWebPeer(HttpPeer):
             return
         reasons = [int(code) for item in failed for code in item.get("00081197", {}).get("Value", [])]
         said = ", ".join(f"0x{reason:04X}" for reason in reasons) or f"HTTP {answer.status_code}"
-        if any(reason & 0xFF00 == 0xA700 or reason == 0x0110 for reason in reasons):
+        if any(map(_is_passing, reasons)):
             raise Trouble(said)
         raise Refused(said)
 
@@ -388,7 +474,7 @@ class FhirPeer(HttpPeer):
         try:
             answer = self._ask("GET", "/DiagnosticReport", params=wanted, headers={"Accept": self._TYPE})
             found = answer.json()
-        except (Trouble, ValueError):
+        except ValueError:
             return Answer.UNKNOWN
         total = found.get("total") if isinstance(found, dict) and answer.status_code == 200 else None
         if not isinstance(total, int):

@@ -124,6 +124,8 @@ TIDYING: dict[str, Callable[[], None]] = {
     "incoming": uploads.delete_old,
     "envelopes": deliveries.expire_envelopes,
     "monitoring": drift.step,
+    "notices": notices.fail_abandoned,
+    "deliveries": deliveries.fail_abandoned,
 }
 
 

@@ -26,6 +26,8 @@ _LONG_VRS = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN
 #: Of an inflated data set; what files it stands in front.
 _INFLATED = 1 << 20
 _LONGEST_VALUE = 1024
+#: Elements, items and delimiters that are stepped over: a header has hundreds, a file made for it a million.
+_MOST_STEPS = 100_000
 
 
 class HeaderUnreadable(ValueError):
@@ -45,6 +47,7 @@ class _Walk:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+        self._left = _MOST_STEPS
         if len(data) < 8:
             raise HeaderUnreadable
         # whatever the transfer syntax says: there is no other way to read the bytes (PS3.5, 7.1)
@@ -54,7 +57,8 @@ class _Walk:
 
     def tag_and_length(self, at: int) -> tuple[int, int]:
         """Read what has no value representation: an item or a delimiter."""
-        if at + 8 > len(self.data):
+        self._left -= 1
+        if at + 8 > len(self.data) or self._left < 0:
             raise HeaderUnreadable
         group, element, length = struct.unpack_from(self.order + "HHI", self.data, at)
         return group << 16 | element, length

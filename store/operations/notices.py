@@ -22,9 +22,10 @@ from settings import get_settings
 from store.base.errors import NotFound, ServiceError
 from store.base.paging import Keyset, Page, moment
 from store.base.sealing import sealer
+from store.base.session import session_scope
 from store.base.tables import Batch, Notice, NoticeTarget, Work, WorkKind, WorkState
 from store.intake import quotas
-from store.queue import work
+from store.queue import resting, work
 from vocabulary.states import Triage
 
 MAX_TARGETS = 20
@@ -159,43 +160,15 @@ def remove_target(session: Session, target: NoticeTarget) -> None:
 # a target that fails rests, and all that is for it waits
 
 
-def seconds_to_wait(session: Session, target: NoticeTarget, most: float) -> float:
-    """Return 0 when a notice may be sent to the target now, else for how many seconds it rests.
-
-    A target that failed is tried by one notice at a time: whoever gets 0 tries it, for at most `most`
-    seconds, while the others wait until after that.
-    """
-    now = session.scalars(select(func.clock_timestamp())).one()
-    if not target.failures:
-        return 0.0
-    if target.rest_until is not None and target.rest_until > now:
-        return float((target.rest_until - now).total_seconds()) + most
-    target.rest_until = now + timedelta(seconds=most)
-    return 0.0
-
-
 def let_rest(session: Session, target: NoticeTarget, error: str, pause: float, most: float) -> None:
-    """Note that a try failed: nothing goes to the target for `pause` seconds, then one notice tries it.
-
-    The longest waiting one is that; the others are due `most` seconds later, should it be lost.
-    """
-    now = session.scalars(select(func.clock_timestamp())).one()
-    target.failures += 1
-    target.last_error = error
-    target.rest_until = now + timedelta(seconds=pause)
-    waiting = _waiting_units(target)
-    first = session.scalar(waiting.order_by(Notice.tried_at.asc().nulls_first(), Notice.created_at).limit(1))
-    _make_due(session, waiting, target.rest_until + timedelta(seconds=most))
-    if first is not None:
-        _make_due(session, waiting.where(Work.id == first), target.rest_until)
+    """Note that a try failed; the notice that has waited longest tries it next."""
+    units = _waiting_units(target).order_by(Notice.tried_at.asc().nulls_first(), Notice.created_at)
+    resting.let_rest(session, target, units, error, pause, most)
 
 
 def wake(session: Session, target: NoticeTarget) -> None:
-    """Note that the target took a notice: what waited for it is due now."""
-    if not target.failures:
-        return
-    target.failures, target.rest_until, target.last_error = 0, None, None
-    _make_due(session, _waiting_units(target).where(Notice.attempts == 0), func.clock_timestamp())
+    """Note that the target took a notice: what was not tried yet is due now."""
+    resting.wake(session, target, _waiting_units(target).where(Notice.attempts == 0))
 
 
 def _waiting_units(target: NoticeTarget) -> Select[uuid.UUID]:
@@ -208,15 +181,6 @@ def _waiting_units(target: NoticeTarget) -> Select[uuid.UUID]:
             Work.kind == WorkKind.NOTICE,
             Work.state == WorkState.DUE,
         )
-    )
-
-
-def _make_due(session: Session, units: Select[uuid.UUID], at: Any) -> None:
-    session.execute(
-        update(Work)
-        .where(Work.id.in_(units.order_by(None)), Work.state == WorkState.DUE)
-        .values(due_at=at)
-        .execution_options(synchronize_session=False)
     )
 
 
@@ -349,6 +313,17 @@ def list_notices(
         for notice, target, due_at in session.execute(_BY_CREATION.after(query, cursor).limit(limit + 1))
     ]
     return _BY_CREATION.page(rows, limit, lambda row: row[0])
+
+
+def fail_abandoned() -> None:
+    """Fail what waits although its work has failed: tries that lost their worker, something away for days."""
+    with session_scope() as session:
+        session.execute(
+            update(Notice)
+            .where(Notice.state == NoticeState.WAITING, work.is_abandoned(WorkKind.NOTICE, Notice.id))
+            .values(state=NoticeState.FAILED.value, error="it was tried in vain")
+            .execution_options(synchronize_session=False)
+        )
 
 
 def forget_old(session: Session) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -104,6 +104,17 @@ def cancel_units(session: Session, subject_id: uuid.UUID) -> None:
             finished_at=func.clock_timestamp(),
         )
         .execution_options(synchronize_session=False)
+    )
+
+
+def is_abandoned(kind: WorkKind, subject_id: Any) -> ColumnElement[bool]:
+    """Return the condition that the work for a row has failed, and that there is none which goes on.
+
+    What such a row says of itself is then no longer true: whoever owns it ends it.
+    """
+    mine = (Work.subject_id == subject_id, Work.kind == kind)
+    return exists().where(*mine, Work.state == WorkState.FAILED) & ~exists().where(
+        *mine, Work.state.not_in(ENDED_WORK)
     )
 
 

@@ -6,8 +6,9 @@ import uuid
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from enum import StrEnum
+from urllib.parse import urlsplit
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
@@ -19,7 +20,7 @@ from store.base.paging import Keyset, Page, moment
 from store.base.sealing import sealer
 from store.base.session import session_scope
 from store.base.tables import ENDED_WORK, Batch, Bundle, Image, Study, StudyFinding, Work, WorkKind, WorkState
-from store.queue import work
+from store.queue import resting, work
 from store.results.delivery_tables import Delivery, Destination
 from vocabulary.dicom import derived_uid
 from vocabulary.states import Triage
@@ -144,6 +145,8 @@ def add_destination(
             raise InvalidDestination("both AE titles have 1 to 16 letters")
     elif not address.startswith(("https://", "http://")):
         raise InvalidDestination("the address begins with https://")
+    elif "@" in urlsplit(address).netloc:  # it would be shown and written down with every address
+        raise InvalidDestination("the address holds no password; --authorization-file does")
     takes = (ObjectKind.FHIR,) if protocol is Protocol.FHIR else DICOM_KINDS
     if not set(kinds) <= set(takes):
         raise InvalidDestination("an archive takes no resources, and a FHIR server nothing else")
@@ -202,14 +205,35 @@ def remove_destination(session: Session, destination: Destination, *, by: uuid.U
 
 def resume(session: Session, destination: Destination) -> None:
     """Let a destination that was stopped have what waits for it."""
-    destination.stopped = None
-    waiting = select(Delivery.id).where(
-        Delivery.destination_id == destination.id, Delivery.state == DeliveryState.WAITING
-    )
+    destination.stopped = destination.rest_until = destination.last_error = None
+    destination.failures = 0
     session.flush()
-    units = select(Work).where(Work.subject_id.in_(waiting), Work.state == WorkState.DUE)
-    for unit in session.scalars(units.with_for_update(skip_locked=True)):
-        unit.due_at = func.clock_timestamp()
+    resting.make_due(session, _waiting_units(destination), func.clock_timestamp())
+
+
+def _waiting_units(destination: Destination) -> Select[uuid.UUID]:
+    """Return what nobody has taken of what goes there, in the order in which it is tried."""
+    return (
+        select(Work.id)
+        .join(Delivery, Delivery.id == Work.subject_id)
+        .where(
+            Delivery.destination_id == destination.id,
+            Delivery.state.not_in(ENDED),
+            Work.kind == WorkKind.DELIVER,
+            Work.state == WorkState.DUE,
+        )
+        .order_by(Delivery.tried_at.asc().nulls_first(), Delivery.created_at)
+    )
+
+
+def let_rest(session: Session, destination: Destination, error: str, pause: float, most: float) -> None:
+    """Note that an archive did not answer; what has waited longest tries it next."""
+    resting.let_rest(session, destination, _waiting_units(destination), error, pause, most)
+
+
+def wake(session: Session, destination: Destination) -> None:
+    """Note that an archive answered: what was not tried yet is due now."""
+    resting.wake(session, destination, _waiting_units(destination).where(Delivery.attempts == 0))
 
 
 # deliveries
@@ -355,6 +379,20 @@ def note_commitment(
         for each in session.scalars(unit.with_for_update(skip_locked=True)):
             each.due_at = func.clock_timestamp()
     return n
+
+
+def fail_abandoned() -> None:
+    """Fail what waits although its work has failed: tries that lost their worker, something away for days."""
+    with session_scope() as session:
+        session.execute(
+            update(Delivery)
+            .where(
+                Delivery.state.not_in(ENDED),
+                work.is_abandoned(WorkKind.DELIVER, Delivery.id),
+            )
+            .values(state=DeliveryState.FAILED.value, detail="it was tried in vain")
+            .execution_options(synchronize_session=False)
+        )
 
 
 _BY_CREATION = Keyset((Delivery.created_at, Delivery.id), (moment, uuid.UUID), descending=True)

@@ -34,6 +34,9 @@ class Destination(Base):
     triage: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
     bundle: Mapped[str | None]
     check_patient: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
+    failures: Mapped[int] = zero_column()  # tries in a row that failed
+    rest_until: Mapped[datetime | None]  # nothing is sent there before
+    last_error: Mapped[str | None]
     stopped: Mapped[str | None]  # why nothing is sent there until a person lets it
     created_at: Mapped[datetime] = now_column()
     removed_at: Mapped[datetime | None]

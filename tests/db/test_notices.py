@@ -28,12 +28,12 @@ from store.base.tables import Batch, Image, Notice, NoticeTarget, StudyFinding, 
 from store.intake import batches
 from store.operations import notices
 from store.operations.notices import Channel, Event
-from store.queue import dispatch
+from store.queue import dispatch, work
 from store.reading.studies import NewFinding, assign, save_findings, study_states
 from tests.db.conftest import new_files
 from vocabulary.reasons import Reason
 from vocabulary.states import Triage
-from worker import flow, stages
+from worker import flow, reconcile, stages
 from worker.base import outbound
 from worker.base.outbound import Refused
 from worker.operations import notices as worker_notices
@@ -416,6 +416,18 @@ def test_a_mail_server_that_drips_bytes_is_left_in_time(
         deliver()
         assert time.monotonic() - began < 10, "without a deadline it never ends"
     assert row(notice).error == "no answer: TimeoutError"
+
+
+def test_a_notice_whose_work_has_failed_waits_no_more(receiver: Receiver, site: uuid.UUID) -> None:
+    """As when each try loses its worker: nobody would ever send it, and the page said that it waits."""
+    target, _ = add_target(site, receiver.url)
+    failed, waiting, again = send_test(target), send_test(target), send_test(target)
+    with session_scope() as session:
+        session.execute(update(Work).where(Work.subject_id.in_([failed, again])).values(state="failed"))
+        work.add_unit(session, WorkKind.NOTICE, site_id=site, subject_id=again)
+    reconcile.tidy()
+    assert [row(each).state for each in (failed, waiting, again)] == ["failed", "waiting", "waiting"]
+    assert row(failed).error
 
 
 def test_every_address_of_a_name_is_tried(

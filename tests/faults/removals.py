@@ -45,7 +45,7 @@ REMOVALS = (
     ),
     Removal(
         "deadline",
-        "worker/base/outbound.py",
+        "store/base/deadline.py",
         "        self._timer.start()\n",
         "",
         "tests/db/test_notices.py::test_a_receiver_that_drips_bytes_is_left_in_time[endless lines]",

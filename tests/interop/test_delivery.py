@@ -115,9 +115,10 @@ def reading(
 
 
 def run_due() -> None:
-    """Run every unit of delivery that is not over, whenever it is due."""
+    """Run every unit of delivery that is not over, whenever it is due, as if archives had rested enough."""
     waiting = (WorkState.DUE, WorkState.PUBLISHED)
     with session_scope() as session:
+        session.execute(update(Destination).values(rest_until=None))
         units = session.scalars(
             select(Work.id).where(Work.kind == WorkKind.DELIVER, Work.state.in_(waiting))
         ).all()
@@ -289,10 +290,19 @@ def test_what_stands_in_the_way_now_and_what_for_good(reading: Reading, archive:
     archive.stop()
     run_due()
     assert {state for state, _ in states().values()} == {"waiting"}
-    assert "no association" in states()["sc"][1]
+    # one object has tried it, the others wait: each would hold the worker for as long
+    assert sorted(detail for _, detail in states().values()) == ["", "", "no association"]
+    with session_scope() as session:
+        resting = session.scalars(select(Destination)).one()
+        assert (resting.failures, resting.last_error) == (1, "no association")
+        assert sorted(session.scalars(select(Delivery.attempts))) == [0, 0, 1]
+        dues = session.scalars(select(Work.due_at).where(Work.kind == WorkKind.DELIVER))
+        assert resting.rest_until <= min(dues)
     archive.start()
     run_due()
     assert committed()
+    with session_scope() as session:
+        assert session.scalars(select(Destination.failures)).one() == 0
 
 
 def test_an_instance_that_vanishes_before_it_is_found_is_sent_again(reading: Reading, archive: Orthanc):

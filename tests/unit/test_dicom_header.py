@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import zlib
 
 import pydicom
@@ -119,3 +120,14 @@ def test_rules(rule: str):
     else:
         with pytest.raises(InvalidUrgentRule):
             UrgentRule.parse(rule)
+
+
+def test_a_file_made_of_millions_of_empty_items_is_given_up_soon() -> None:
+    """Else the process that takes it in, which serves everybody, steps over them for a minute."""
+    items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 1_000_000
+    end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    sequence = struct.pack("<HHI", 0x0009, 0x1001, 0xFFFFFFFF) + items + end
+    elements = struct.pack("<HHI", 0x0009, 0x1001, 0) * 1_000_000
+    for data in (sequence, elements):
+        with pytest.raises(HeaderUnreadable):
+            read_header(data, "1.2.840.10008.1.2", {STUDY_UID})

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from settings import Settings
-from worker.base.outbound import Deadline, connect, look_up
+from store.base.deadline import Deadline
+from worker.base.outbound import connect, look_up
 
 #: A mail takes several questions and answers; a webhook one.
 EXCHANGES = 3

@@ -15,7 +15,7 @@ from store.base.session import session_scope
 from store.base.tables import Notice, NoticeTarget, Work
 from store.operations import notices
 from store.operations.notices import Channel, Event, NoticeState
-from store.queue import work
+from store.queue import resting, work
 from store.queue.work import Lease
 from worker.base.mail import EXCHANGES, Outcome, send_mail
 from worker.base.outbound import Refused, post
@@ -56,7 +56,7 @@ def send(lease: Lease) -> bool:
             return False
         outcome = _refused(session, notice, target, settings)
         if outcome is None:
-            wait = notices.seconds_to_wait(session, target, _longest(settings))
+            wait = resting.seconds_to_wait(session, target, _longest(settings))
             if wait:
                 work.postpone(session, lease, wait)
                 return False
