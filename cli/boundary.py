@@ -54,6 +54,11 @@ def _sentence_of(error: Exception) -> tuple[str, int]:
             "lacks it; a server has it: pip install 'fractureai[cpu]'.",
             USAGE,
         )
+    if "settings" in sys.modules:
+        from settings import SettingsError
+
+        if isinstance(error, SettingsError):
+            return str(error), USAGE
     if isinstance(error, sqlite3.Error):
         return f"The file in which this command remembers its work cannot be used: {error}.", OUR_ERROR
     if "sqlalchemy" in sys.modules:

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from cli.child import end_with_parent
-from cli.client import Client
+from cli.client import Client, UsageProblem
 from cli.embedded import EmbeddedError
 from cli.output import open_console
 from cli.prepare import ROOT, issue_admin_access
@@ -125,5 +125,5 @@ def demo(
     except KeyboardInterrupt:
         console.print("\nStopped.")
     except EmbeddedError as error:
-        raise click.ClickException(f"{error} [{error.code}]") from None
+        raise UsageProblem(f"{error} [{error.code}]") from None
     leave(0 if finished else 1)

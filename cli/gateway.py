@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from cli.accounts import on_site, site_options
-from cli.client import client_command
+from cli.boundary import OUR_ERROR, USAGE
+from cli.client import UsageProblem, client_command
 from cli.output import open_console, print_rows
 
 #: That the receivers have to end.
@@ -42,7 +43,7 @@ def _receive() -> None:
     try:
         settings = get_settings().require("database_url", "broker_url", "blob_url", "secret_key")
     except SettingsError as error:
-        raise click.ClickException(str(error)) from None
+        raise UsageProblem(str(error)) from None
     interruptible()
     receivers = [
         subprocess.Popen(
@@ -56,8 +57,10 @@ def _receive() -> None:
     try:
         while all(receiver.poll() is None for receiver in receivers):
             time.sleep(0.2)
-        status = 1
-        click.echo("A receiver ended by itself.", err=True)
+        told = USAGE in {receiver.poll() for receiver in receivers}  # by a sentence of its own
+        status = USAGE if told else OUR_ERROR
+        if not told:
+            click.echo("A receiver ended by itself.", err=True)
     except KeyboardInterrupt:
         status = 0
     for receiver in receivers:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from cli.client import UsageProblem
+
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLES = ROOT / "models" / "bundles"
 ADMIN = "admin@localhost"
@@ -25,7 +27,7 @@ def migrate_database() -> None:
 
     Raises
     ------
-    click.ClickException
+    UsageProblem
         They are of a version that this one does not know.
     """
     from alembic import command
@@ -41,7 +43,7 @@ def migrate_database() -> None:
     except CommandError as error:
         if not isinstance(error.__cause__, ResolutionError):
             raise
-        raise click.ClickException(
+        raise UsageProblem(
             "This database belongs to a later version of FractureAI, or to one from before 0.1.0."
             " Run the version that made it, or begin with an empty database."
         ) from error

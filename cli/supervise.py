@@ -19,6 +19,7 @@ from typing import NoReturn
 import click
 
 from cli.child import Child, stop_all
+from cli.client import UsageProblem
 from cli.embedded import EmbeddedError, embedded, set_defaults, write_private
 from cli.home import default_home
 from cli.prepare import ROOT, Access, issue_admin_access, prepare
@@ -345,4 +346,4 @@ def up(
         click.echo("\nStopped.")
         leave(0)
     except EmbeddedError as error:
-        raise click.ClickException(f"{error} [{error.code}]") from None
+        raise UsageProblem(f"{error} [{error.code}]") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import ssl
+import sys
 import threading
 import uuid
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ CALLED_UNKNOWN, CALLING_UNKNOWN, NOT_NOW, TOO_MANY = (1, 1, 7), (1, 1, 3), (2, 3
 ANYWHERE = "0.0.0.0"  # noqa: S104 - callers are known by AE title, address and certificate
 #: That a connection may take until it has said who it is, the handshake of TLS included.
 HANDSHAKE_SECONDS = 10.0
+#: The status of a command that was not meant so, as those of `fractureai` have it.
+CANNOT_START = 2
 
 
 @dataclass
@@ -259,11 +262,24 @@ class Gateway:
             log.warning("the end of an association was not noted: %s", type(error).__name__)
 
 
+def _prepared() -> Gateway:
+    """Return a receiver, or end with a sentence and the status of what the operator can mend."""
+    try:
+        settings = get_settings().require("database_url", "broker_url", "blob_url", "secret_key")
+        start_log(settings)
+        return Gateway(settings)
+    except SettingsError as error:
+        told = str(error)
+    except OSError as error:
+        host, port = settings.gateway_host or ANYWHERE, settings.gateway_port
+        told = f"Cannot listen on {host}:{port}: {error.strerror or error}."
+    print(f"Error: {told}", file=sys.stderr)
+    raise SystemExit(CANNOT_START)
+
+
 def main() -> None:
     """Receive until SIGTERM or SIGINT."""
-    settings = get_settings().require("database_url", "broker_url", "blob_url", "secret_key")
-    start_log(settings)
-    gateway = Gateway(settings)
+    gateway = _prepared()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import http.server
 import os
 import socket
@@ -26,6 +27,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 
 from cli.client import Client, ServerUnreachable, UsageProblem, require_plain
 from cli.main import LazyGroup
+from settings import SettingsError
 from tests.conftest import ROOT
 
 
@@ -52,6 +54,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, BaseEx
         (sqlite3.OperationalError("database or disk is full"), 70, "disk is full"),
         (OperationalError("select 1", {}, Exception("connection refused\nmore")), 3, "connection refused."),
         (ArgumentError("Could not parse SQLAlchemy URL"), 3, "Could not parse"),
+        (SettingsError("chunk_size must be 1 to 64"), 2, "chunk_size must be 1 to 64"),
         (KeyError("patient.png"), 70, "failed (KeyError)"),
     ],
 )
@@ -68,6 +71,36 @@ def test_each_kind_of_error_is_told(
     if log.exists():
         assert "in fail" in log.read_text()
         assert "patient" not in log.read_text()
+
+
+def test_no_command_ends_as_if_images_had_been_rejected() -> None:
+    """click's own exception ends with 1, which says that some images were rejected."""
+    for path in (ROOT / "cli").glob("*.py"):
+        raised = [node.exc for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Raise)]
+        assert not [each for each in raised if "ClickException" in ast.unparse(each or ast.Constant(0))], path
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"TLS_CERT": "/nowhere"}, "go together"),
+        ({"TLS_CERT": "/nowhere", "TLS_KEY": "/nowhere", "TLS_CA": "/nowhere"}, "cannot be used"),
+        ({"HOST": "192.0.2.1"}, "Cannot listen on 192.0.2.1"),
+        ({"ASSOCIATIONS": "0"}, "must be at least 1"),
+    ],
+)
+def test_a_receiver_that_cannot_start_says_why(settings: dict[str, str], said: str) -> None:
+    servers = {
+        "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x",
+        "BROKER_URL": "redis://127.0.0.1:1/0",
+        "BLOB_URL": "file:///nowhere",
+        "SECRET_KEY": "x" * 40,
+        **{f"GATEWAY_{name}": value for name, value in settings.items()},
+    }
+    done = run("gateway", **{f"FRACTUREAI_{name}": value for name, value in servers.items()})
+    assert done.returncode == 2
+    assert said in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
