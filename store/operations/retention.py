@@ -37,6 +37,7 @@ from store.base.tables import (
     WorkKind,
     WorkState,
 )
+from store.intake.gateway_tables import ReceivedObject, ReceivedStudy
 from store.operations.fsck import COUNTERS
 from store.reading import studies
 from store.research.research_tables import Run, RunKind, RunPicture
@@ -370,6 +371,13 @@ def _strays(
         Image.accession.in_(words.accessions),
         Image.study_uid.in_(words.uids),
         Image.sop_uid.in_(words.uids),
+        # what came by DICOM is known by its UIDs before anybody has read it
+        Image.id.in_(
+            select(ReceivedObject.image_id).where(
+                ReceivedObject.site_id == site_id, ReceivedObject.sop_uid.in_(words.uids)
+            )
+        ),
+        Image.batch_id.in_(_received(site_id, words)),
     )
     other = aliased(Image)
     elsewhere = exists().where(  # the same bytes, read in a study that stays
@@ -390,6 +398,13 @@ def _strays(
     strangers = Image.patient_hash.not_in({"", *words.patients}) if words.patients else false()
     query = select(Image).where(Image.site_id == site_id, mine, stray, ~strangers)
     return list(session.scalars(query.order_by(Image.id)))
+
+
+def _received(site_id: uuid.UUID, words: _Words) -> Select[uuid.UUID | None]:
+    """Return the batches in which these studies came by DICOM: each of them holds one study."""
+    return select(ReceivedStudy.batch_id).where(
+        ReceivedStudy.site_id == site_id, ReceivedStudy.study_uid.in_(words.uids)
+    )
 
 
 def _trial_copies(session: Session, site_id: uuid.UUID, study_ids: Collection[uuid.UUID]) -> list[Image]:
@@ -481,6 +496,9 @@ def erase_studies(
         for key in exports.delete_holding(session, site_id, [*held, *stray_ids]):
             get_blobs().delete(key)
         n = erase(session, site_id, sorted(whole), stray_ids)
+        left = exists().where(Image.batch_id == ReceivedStudy.batch_id)
+        gone = (ReceivedStudy.site_id == site_id, ReceivedStudy.study_uid.in_(words.uids), ~left)
+        session.execute(delete(ReceivedStudy).where(*gone).execution_options(synchronize_session=False))
         for image_id in {*held, *stray_ids}:  # also what a worker wrote and, because of a cancel, never named
             for key in list(get_blobs().keys(f"images/{site_id}/{image_id}/")):
                 get_blobs().delete(key)

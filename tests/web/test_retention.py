@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Text, cast, func, select, text, update
 
+from phantoms.files import encode_phantom
+from phantoms.film import make_phantom
 from settings import get_settings
 from store.accounts import accounts
 from store.base.blobs import BlobStore, FolderStore, get_blobs
@@ -30,6 +32,9 @@ from store.base.tables import (
     Work,
     WorkKind,
 )
+from store.intake import gateway_peers, received
+from store.intake.dicom_header import split_file
+from store.intake.gateway_tables import ReceivedStudy
 from store.operations import fsck, notices, retention
 from store.operations.notices import Channel, Event
 from store.queue import work
@@ -382,6 +387,51 @@ def test_a_marker_in_every_state_and_place_goes(
         names = {row["filename"] for row in ask.get(f"/batches/{batch_id}/images").json["items"]}
         assert len(names) == 1
         assert all(name.startswith("bystander") for name in names)
+
+
+@pytest.mark.parametrize("named", ["study", "object"])
+@pytest.mark.parametrize("state", ["arriving", "queued", "cancelled", "read"])
+def test_what_came_by_dicom_goes_in_every_state(
+    browser: Browser, ask: Asker, blobs: BlobStore, state: str, named: str
+) -> None:
+    """Before a worker has read it, its UIDs stand in the receiver's tables alone."""
+    with session_scope() as session:
+        site = session.scalars(select(Site.id).where(Site.name == "General Hospital")).one()
+        gateway_peers.set_site(session, site, ae_title="FRACTURES", release=0)
+    uids = []
+    for study in ("theirs", "a bystander's"):
+        data = encode_phantom(make_phantom(1, "hand", longest=64), "dicom", study=study, number=1)
+        found = split_file(data)
+        arrival = received.keep(received.Source(site, "MODALITY"), found.dataset, found.syntax)
+        assert arrival.study is not None
+        with session_scope() as session:
+            uids.append((session.get_one(ReceivedStudy, arrival.study).study_uid, found.sop_uid))
+    if state != "arriving":
+        with session_scope() as session:
+            session.execute(update(ReceivedStudy).values(due_at=func.now()))
+        assert received.complete_due() == 2
+    with session_scope() as session:
+        came = session.scalars(select(ReceivedStudy).where(ReceivedStudy.study_uid == uids[0][0])).one()
+    if state == "read":
+        read_batch(str(came.batch_id), facts=lambda _: {"study_uid": uids[0][0], "sop_uid": uids[0][1]})
+    if state == "cancelled":
+        cancel(ask, str(came.batch_id))
+    with session_scope() as session:
+        studies_of = session.scalars(select(Image.study_id).where(Image.batch_id == came.batch_id)).all()
+    ids = [str(each) for each in studies_of if each]
+    wish: dict[str, Any] = {"named": uids[0][0] if named == "study" else uids[0][1], "sure": "yes"}
+    answer = browser.post("/admin/retention/erase", **wish, **({"study": ids} if ids else {}))
+    if state == "queued":
+        assert answer.status_code == 409, "a worker may have it in its hands"
+        return
+    assert answer.status_code == 303, answer.text
+    assert traces(blobs, *uids[0], *ids) == []
+    assert traces(blobs, *uids[1])
+    is_clean()
+    data = encode_phantom(make_phantom(1, "hand", longest=64), "dicom", study="theirs", number=1)
+    found = split_file(data)  # and should it be sent again, it is taken
+    kept = received.keep(received.Source(site, "MODALITY"), found.dataset, found.syntax).kept
+    assert kept is received.Kept.NEW
 
 
 def test_a_patient_without_a_study_is_erased_by_name(ask: Asker, stranger: Asker, blobs: BlobStore) -> None:
