@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from mmap import mmap
 
 from vocabulary.dicom import IMPLEMENTATION_UID
 
@@ -30,6 +31,10 @@ _LONGEST_VALUE = 1024
 _MOST_STEPS = 100_000
 
 
+#: Bytes that need not lie in memory of ours.
+Bytes = bytes | memoryview
+
+
 class HeaderUnreadable(ValueError):
     """The bytes are no data set, or end in the middle of one. Says nothing of what they hold."""
 
@@ -45,7 +50,7 @@ class _Element:
 class _Walk:
     """Steps over the elements of a data set."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Bytes) -> None:
         self.data = data
         self._left = _MOST_STEPS
         if len(data) < 8:
@@ -53,7 +58,8 @@ class _Walk:
         # whatever the transfer syntax says: there is no other way to read the bytes (PS3.5, 7.1)
         little = int.from_bytes(data[:2], "little") <= int.from_bytes(data[:2], "big")
         self.order = "<" if little else ">"
-        self.implicit = not (data[4:6].isalpha() and data[4:6].isupper())
+        word = bytes(data[4:6])
+        self.implicit = not (word.isalpha() and word.isupper())
 
     def tag_and_length(self, at: int) -> tuple[int, int]:
         """Read what has no value representation: an item or a delimiter."""
@@ -68,7 +74,7 @@ class _Walk:
         tag, length = self.tag_and_length(at)
         if implicit:
             return _Element(tag, "", length, at + 8)
-        vr = self.data[at + 4 : at + 6].decode("latin-1")
+        vr = bytes(self.data[at + 4 : at + 6]).decode("latin-1")
         if vr not in _LONG_VRS:
             return _Element(tag, vr, struct.unpack_from(self.order + "H", self.data, at + 6)[0], at + 8)
         if at + 12 > len(self.data):
@@ -106,7 +112,7 @@ class _Walk:
         return at
 
 
-def read_header(data: bytes, syntax: str, wanted: Collection[int]) -> dict[int, str]:
+def read_header(data: Bytes, syntax: str, wanted: Collection[int]) -> dict[int, str]:
     """Return the texts of the top-level elements `wanted` that are there, without padding.
 
     Parameters
@@ -126,7 +132,7 @@ def read_header(data: bytes, syntax: str, wanted: Collection[int]) -> dict[int, 
     return {tag: value.decode("latin-1").strip(" \0") for tag, value in values.items()}
 
 
-def _values(data: bytes, syntax: str, wanted: Collection[int]) -> dict[int, bytes]:
+def _values(data: Bytes, syntax: str, wanted: Collection[int]) -> dict[int, bytes]:
     if syntax == DEFLATED:
         try:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, _INFLATED)
@@ -139,12 +145,12 @@ def _values(data: bytes, syntax: str, wanted: Collection[int]) -> dict[int, byte
         if element.tag > last or element.tag >= _PIXEL_DATA:
             break
         if element.tag in wanted and element.length <= _LONGEST_VALUE:
-            found[element.tag] = data[element.at : element.at + element.length]
+            found[element.tag] = bytes(data[element.at : element.at + element.length])
         at = walk.after(element)
     return found
 
 
-def cut_out(data: bytes, syntax: str, wanted: Mapping[int, str]) -> bytes:
+def cut_out(data: Bytes, syntax: str, wanted: Mapping[int, str]) -> bytes:
     """Return top-level elements as a data set of their own, their values byte by byte as they were.
 
     Parameters
@@ -166,26 +172,28 @@ def cut_out(data: bytes, syntax: str, wanted: Mapping[int, str]) -> bytes:
 
 @dataclass(frozen=True)
 class DicomFile:
-    """A file taken apart: what its meta information says, and its data set."""
+    """A file taken apart: what its meta information says, and its data set, which is not copied."""
 
     sop_class: str
     sop_uid: str
     syntax: str
-    dataset: bytes
+    dataset: Bytes
 
 
-def split_file(data: bytes) -> DicomFile:
+def split_file(whole: bytes | mmap) -> DicomFile:
     """Take a file of PS3.10 apart. Raises `HeaderUnreadable`."""
-    if data[128:132] != b"DICM":
+    data = memoryview(whole)
+    if bytes(data[128:132]) != b"DICM":
         raise HeaderUnreadable
     at, texts = 132, {}
     walk = _Walk(b"\x02\x00\x00\x00UL\x04\x00")  # always explicit, little-endian
     walk.data = data
-    while data[at : at + 2] == b"\x02\x00":
+    while bytes(data[at : at + 2]) == b"\x02\x00":
         element = walk.element(at, implicit=False)
         if element.length > len(data):
             raise HeaderUnreadable
-        texts[element.tag] = data[element.at : element.at + element.length].decode("latin-1").strip(" \0")
+        text = bytes(data[element.at : element.at + element.length])
+        texts[element.tag] = text.decode("latin-1").strip(" \0")
         at = element.at + element.length
     return DicomFile(
         texts.get(0x00020002, ""), texts.get(0x00020003, ""), texts.get(0x00020010, ""), data[at:]

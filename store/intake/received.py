@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from io import BytesIO
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -34,6 +33,7 @@ from store.intake.dicom_header import (
     SOP_INSTANCE,
     STUDY_UID,
     UID,
+    Bytes,
     HeaderUnreadable,
     file_head,
     read_header,
@@ -109,7 +109,7 @@ class Arrival:
 
 def keep(
     source: Source,
-    dataset: bytes,
+    dataset: Bytes,
     syntax: str,
     *,
     sop_class: str | None = None,
@@ -192,14 +192,16 @@ def made_here(session: Session, site_id: uuid.UUID, sop_uids: Collection[str]) -
 class _Joined:
     """The head of a file and its data set as one stream, without a copy of the latter."""
 
-    def __init__(self, head: bytes, dataset: bytes) -> None:
-        self._parts = [BytesIO(head), BytesIO(dataset)]
+    def __init__(self, head: bytes, dataset: Bytes) -> None:
+        self._parts = [memoryview(head), memoryview(dataset)]
 
     def read(self, n: int = -1) -> bytes:
         """Return at most `n` bytes, none at the end."""
         while self._parts:
-            piece = self._parts[0].read(n)
+            part = self._parts[0]
+            piece = bytes(part if n < 0 else part[:n])
             if piece:
+                self._parts[0] = part[len(piece) :]
                 return piece
             self._parts.pop(0)
         return b""
@@ -212,7 +214,7 @@ class _Item:
     study_uid: str
     sop_uid: str
     head: bytes
-    dataset: bytes
+    dataset: Bytes
     urgent: bool
 
     @property

@@ -495,9 +495,11 @@ def erase_studies(
         held = session.scalars(select(Image.id).where(Image.study_id.in_(whole))).all()
         for key in exports.delete_holding(session, site_id, [*held, *stray_ids]):
             get_blobs().delete(key)
+        came = {image.batch_id for image in strays}
         n = erase(session, site_id, sorted(whole), stray_ids)
         left = exists().where(Image.batch_id == ReceivedStudy.batch_id)
-        gone = (ReceivedStudy.site_id == site_id, ReceivedStudy.study_uid.in_(words.uids), ~left)
+        theirs = ReceivedStudy.study_uid.in_(words.uids) | ReceivedStudy.batch_id.in_(came)
+        gone = (ReceivedStudy.site_id == site_id, theirs, ~left)
         session.execute(delete(ReceivedStudy).where(*gone).execution_options(synchronize_session=False))
         for image_id in {*held, *stray_ids}:  # also what a worker wrote and, because of a cancel, never named
             for key in list(get_blobs().keys(f"images/{site_id}/{image_id}/")):

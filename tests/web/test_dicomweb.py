@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import io
+import tracemalloc
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import select
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from phantoms.files import encode_phantom
 from phantoms.film import make_phantom
@@ -18,6 +21,7 @@ from store.base.tables import Batch, Image, Site
 from store.intake import gateway_peers, received
 from store.intake.dicom_header import split_file
 from tests.web.serving import Serving
+from web.intake.dicomweb import _Parts
 
 BOUNDARY = "a boundary of ours"
 TYPE = f'multipart/related; type="application/dicom"; boundary="{BOUNDARY}"'
@@ -94,8 +98,6 @@ def test_a_site_without_an_ae_title_takes_nothing(app: Any, site_key: str):
 
 @pytest.mark.parametrize("size", [1, 7, 1000, 65536])
 def test_pieces_of_any_size(app: Any, size: int):
-    from web.intake.dicomweb import _Parts
-
     class Slow:
         def __init__(self, data: bytes) -> None:
             self.left = data
@@ -105,8 +107,43 @@ def test_pieces_of_any_size(app: Any, size: int):
             return piece
 
     files = [film("one", 1)[:3000], b"", b"\r\n--a boundary of ou", b"--" + BOUNDARY.encode()]
-    found = list(_Parts(Slow(body(*files)), BOUNDARY.encode(), 1 << 20))
+    found = [bytes(part) for part in _Parts(Slow(body(*files)), BOUNDARY.encode(), 1 << 20)]
     assert found == files
+
+
+def test_a_large_object_leaves_the_memory_flat() -> None:
+    """The web's container has a gigabyte, and one object may have half of that."""
+    size, boundary = 48 << 20, BOUNDARY.encode()
+    head = b"--" + boundary + b"\r\nContent-Type: application/dicom\r\n\r\n"
+    last = b"\r\n--" + boundary + b"--\r\n"
+
+    class Body:
+        left = size // (1 << 16)
+        begun = ended = False
+
+        def read(self, n: int = -1, /) -> bytes:
+            if not self.begun:
+                self.begun = True
+                return head + bytes(128) + b"DICM"
+            if self.left:
+                self.left -= 1
+                return bytes(1 << 16)
+            self.ended, ended = True, self.ended
+            return b"" if ended else last
+
+    tracemalloc.start()
+    try:
+        (size_found,) = [len(split_file(part).dataset) for part in _Parts(Body(), boundary, 2 * size)]
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size_found == size
+    assert most < 4 << 20, f"{most >> 20} MiB"
+
+
+def test_a_part_that_is_too_large_is_refused() -> None:
+    with pytest.raises(RequestEntityTooLarge):
+        list(_Parts(io.BytesIO(body(bytes(3 << 20))), BOUNDARY.encode(), 2 << 20))
 
 
 def test_chunked_bodies(serving: Serving, reached: uuid.UUID):

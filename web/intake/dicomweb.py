@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from mmap import ACCESS_READ, mmap
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from flask import Blueprint, request
 from sqlalchemy.exc import SQLAlchemyError
@@ -32,6 +34,8 @@ _MAX_PREAMBLE = 1 << 16
 
 class _Parts:
     """The parts of a ``multipart/related`` body (RFC 2387), one after the other as they arrive.
+
+    A part lies in a temporary file, and is seen through memory that the system may take back.
 
     Parameters
     ----------
@@ -66,7 +70,24 @@ class _Parts:
         del self._buffer[: at + len(mark)]
         return taken
 
-    def __iter__(self) -> Iterator[bytes]:
+    def _spool(self, file: IO[bytes]) -> None:
+        """Move what comes before the next delimiter to a file. Raises as `_until` does."""
+        size = 0
+        while (at := self._buffer.find(self._delimiter)) < 0:
+            ready = max(0, len(self._buffer) - len(self._delimiter))
+            file.write(memoryview(self._buffer)[:ready])
+            del self._buffer[:ready]
+            size += ready
+            if size > self._most:
+                raise RequestEntityTooLarge
+            self._fill()
+        file.write(memoryview(self._buffer)[:at])
+        del self._buffer[: at + len(self._delimiter)]
+        if size + at > self._most:
+            raise RequestEntityTooLarge
+        file.flush()
+
+    def __iter__(self) -> Iterator[bytes | mmap]:
         self._until(self._delimiter, _MAX_PREAMBLE)
         while self._next_two() != b"--":
             self._until(b"\r\n", MAX_PART_HEADERS)  # the rest of the delimiter's line
@@ -74,7 +95,12 @@ class _Parts:
                 del self._buffer[:2]
             else:
                 self._until(b"\r\n\r\n", MAX_PART_HEADERS)
-            yield self._until(self._delimiter, self._most)
+            with TemporaryFile() as file:
+                self._spool(file)
+                if not file.tell():
+                    yield b""
+                    continue
+                yield mmap(file.fileno(), 0, access=ACCESS_READ)  # closed when nobody sees it any more
 
     def _next_two(self) -> bytes:
         while len(self._buffer) < 2:
@@ -82,7 +108,7 @@ class _Parts:
         return bytes(self._buffer[:2])
 
 
-def _objects() -> Iterator[bytes]:
+def _objects() -> Iterator[bytes | mmap]:
     """Yield the files of the request. Raises `UnsupportedMediaType`."""
     settings = current_settings()
     boundary = request.mimetype_params.get("boundary", "")
@@ -125,7 +151,9 @@ class _Told:
         return Response(json.dumps(told), status, content_type="application/dicom+json")
 
 
-def _keep(source: Source, data: bytes, study_uid: str | None, studies: set[uuid.UUID], told: _Told) -> None:
+def _keep(
+    source: Source, data: bytes | mmap, study_uid: str | None, studies: set[uuid.UUID], told: _Told
+) -> None:
     found: DicomFile | None = None
     failure: int | None = None
     try:
