@@ -23,7 +23,9 @@ pytestmark = pytest.mark.timeout(1200)
 ADDRESS = re.compile(r'sin6?_port=htons\((\d+)\).*?(?:inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)")')
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
-for name in ("settings", "cli", "web", "worker", "store", "models", "pipeline", "training", "bench"):
+for name in (
+    "settings", "cli", "web", "worker", "store", "interop", "models", "pipeline", "training", "bench"
+):
     package = importlib.import_module(name)
     for found in pkgutil.walk_packages(getattr(package, "__path__", []), name + "."):
         if not found.name.endswith("__main__"):
@@ -31,7 +33,7 @@ for name in ("settings", "cli", "web", "worker", "store", "models", "pipeline", 
                 importlib.import_module(found.name)
             except ImportError as error:
                 print("not imported:", found.name, error)
-import boto3, openvino.tools.ovc, tensorflow, pyarrow.parquet, weasyprint
+import boto3, highdicom, openvino.tools.ovc, pynetdicom, tensorflow, pyarrow.parquet, weasyprint
 """
 
 Trace = Callable[..., list[str]]
