@@ -186,7 +186,7 @@ class Gateway:
             association.acse.send_reject(*refused)
             association.is_rejected = True
             association.kill()
-            self._server.is_known(association)
+            self._server.has_ended(association)
             return
         association.acceptor.ae_title = caller.called
         self._server.is_known(association)
@@ -206,9 +206,17 @@ class Gateway:
         if sending is None or not isinstance(event.pdu, P_DATA_TF):
             return
         sending.pending += event.pdu.pdu_length
-        if sending.pending > self._settings.max_file_bytes + (1 << 20):
+        most = self._settings.max_file_bytes + (1 << 20)
+        if sending.pending > most:
             log.warning("an association from %s is ended: its object is too large", sending.source.name)
             event.assoc.abort(block=False)
+            return
+        held = {each: one.pending for each, one in list(self._sendings.items()) if each.is_alive()}
+        if sum(held.values()) > most:  # together they may have what one may have: its sender sends it again
+            largest = max(held, key=lambda each: held[each])
+            self._sendings[largest].pending = 0
+            log.warning("objects that arrive together are too large: the largest is put off")
+            largest.abort(block=False)
 
     def _store(self, event: evt.Event) -> int:
         """Keep an object, and say so."""
@@ -251,7 +259,7 @@ class Gateway:
 
     def _ended(self, event: evt.Event) -> None:
         """Tell the store that nothing more comes on an association."""
-        self._server.is_known(event.assoc)
+        self._server.has_ended(event.assoc)
         sending = self._sendings.get(event.assoc)
         if sending is None or not sending.studies:
             return

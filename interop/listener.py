@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
@@ -135,7 +135,8 @@ class GatewayServer(ThreadedAssociationServer):
         self._most = most
         self._counting = threading.Lock()
         self._strangers: dict[Any, _Stranger] = {}  # by address and port, the oldest first
-        self._associations: WeakKeyDictionary[Association, Any] = WeakKeyDictionary()
+        self._associations: WeakKeyDictionary[Association, Any] = WeakKeyDictionary()  # of strangers
+        self._known: WeakSet[Association] = WeakSet()
         self._handshake_seconds = handshake_seconds
         super().__init__(
             entity, address, entity.ae_title, contexts, evt_handlers=evt_handlers, request_handler=Handler
@@ -155,8 +156,7 @@ class GatewayServer(ThreadedAssociationServer):
         with self._counting:
             for address in [who for who, stranger in self._strangers.items() if stranger.deadline.over]:
                 self._strangers.pop(address).let_go()
-            known = [each for each in self.active_associations if each not in self._associations]
-            if len(known) + len(self._strangers) >= self._most:
+            if sum(each.is_alive() for each in self._known) + len(self._strangers) >= self._most:
                 log_seldom(log, logging.WARNING, "connections", "too many connections: some are closed")
                 if not self._strangers:
                     return False
@@ -182,11 +182,24 @@ class GatewayServer(ThreadedAssociationServer):
             self._associations[association] = client_address
 
     def is_known(self, association: Association) -> None:
-        """Hear that an association was let in, or has ended: its connection is watched no more."""
+        """Hear that an association was let in: its connection is watched no more."""
         with self._counting:
+            self._known.add(association)
             client_address = self._associations.pop(association, None)
-        if client_address is not None:
-            self._let_go(client_address)
+        self._let_go(client_address)
+
+    def has_ended(self, association: Association) -> None:
+        """Hear that a connection was closed, or refused.
+
+        Until its request has come, pynetdicom's thread waits on for its whole time-out, and each wait is a
+        thread: whoever connects and leaves a few hundred times a minute would take them all.
+        """
+        with self._counting:
+            self._known.discard(association)
+            client_address = self._associations.pop(association, None)
+        self._let_go(client_address)
+        if association.requestor.primitive is None:
+            association.dul.to_user_queue.put(None)
 
     def _let_go(self, client_address: Any) -> None:
         with self._counting:

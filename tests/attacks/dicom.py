@@ -94,9 +94,9 @@ def deliveries(target: Target) -> str:
         assert stranger.get("/admin/deliveries").status_code == 302
         for action in ("retry", "suppress"):
             path = f"/admin/deliveries/{uuid.uuid4()}/{action}"
-            assert stranger.post(path).status_code in {302, 401, 403}
-            assert client.post(path).status_code == 403
-    return "403"
+            told = stranger.post(path).status_code, client.post(path).status_code
+            assert set(told) <= {302, 303, 401, 403}, told
+    return f"{told}"
 
 
 # the receiver

@@ -81,6 +81,19 @@ def test_strangers_keep_nobody_out(small: Receiver) -> None:
         assert is_closed(lines[0]), "the oldest makes room"
 
 
+def test_who_comes_and_goes_leaves_no_thread(small: Receiver) -> None:
+    """A container has some hundred threads, and one that waits for a request did so for a minute."""
+    before = threading.active_count()
+    for n in range(60):
+        with socket.create_connection(("127.0.0.1", small.port)) as line:
+            line.sendall(BEGINNING[: n % 7])
+    assert echo(small).returncode == 0
+    until = time.monotonic() + 30
+    while threading.active_count() > before + 4 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert threading.active_count() <= before + 4
+
+
 def test_who_does_not_say_who_it_is_is_cut_off(
     receiver: Receiver, settings_env: pytest.MonkeyPatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,3 +131,27 @@ def test_who_stalls_in_the_middle_of_an_object_loses_its_place(small: Receiver) 
         thread.join()
         for one in held:
             one.abort()
+
+
+def test_large_objects_that_arrive_together_are_put_off_one_by_one(
+    receiver: Receiver, settings_env: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Twenty-four associations, each with an object of half a gigabyte, are more than a machine has."""
+    settings_env.setenv("FRACTUREAI_MAX_FILE_BYTES", str(1 << 20))
+    with receiving(settings_env, tmp_path) as found, ExitStack() as at_end:
+        entity = ApplicationEntity(CALLING)
+        entity.add_requested_context("1.2.840.10008.1.1")
+        held = [entity.associate("127.0.0.1", found.port, ae_title=CALLED) for _ in range(6)]
+        for one in held:
+            at_end.callback(one.abort)
+        piece = struct.pack(">IBB", 60_002, 1, 0) + bytes(60_000)  # of a data set that goes on
+        for _ in range(10):
+            for one in held:
+                with suppress(OSError, AttributeError):
+                    one.dul.socket.socket.sendall(struct.pack(">BBI", 4, 0, len(piece)) + piece)
+        until = time.monotonic() + 30
+        while all(one.is_established for one in held) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not all(one.is_established for one in held)
+        assert any(one.is_established for one in held)
+        assert echo(found).returncode == 0
