@@ -322,6 +322,30 @@ SITUATIONS = (
         NOTHING,
         "tests/web/test_http_wire.py::test_nothing_behind_an_ambiguous_request_is_taken_for_another",
     ),
+    Situation(
+        "an archive that results go to drips bytes",
+        "left at the deadline of the whole exchange",
+        "nothing: workers of their own, one free for other archives",
+        "tests/interop/test_stalled_archive.py::test_who_drips_bytes_is_left_in_time",
+    ),
+    Situation(
+        "an archive that results go to is away",
+        "it rests, longer each time; one object tries it",
+        NOTHING,
+        "tests/interop/test_delivery.py::test_what_stands_in_the_way_now_and_what_for_good",
+    ),
+    Situation(
+        "strangers hold connections to the DICOM receiver",
+        "the oldest gives way",
+        NOTHING,
+        "tests/interop/test_slow_strangers.py::test_strangers_keep_nobody_out",
+    ),
+    Situation(
+        "a modality stalls in the middle of an object",
+        "its association ends",
+        "a place, until then",
+        "tests/interop/test_slow_strangers.py::test_who_stalls_in_the_middle_of_an_object_loses_its_place",
+    ),
 )
 
 
