@@ -8,7 +8,7 @@ import ssl
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -24,6 +24,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
+from interop.asking import SLOWEST, TooLong, ask, new_client
 from interop.listener import bound_pdus
 from settings import Settings
 from store.base.deadline import Deadline
@@ -39,8 +40,6 @@ COMMITMENT_SECONDS = 1.0
 _PENDING = (0xFF00, 0xFF01)
 #: What an archive may answer to a question for one study or one object: identifiers, and bytes by HTTP.
 MOST_FOUND, MOST_ANSWERED = 1000, 4 << 20
-#: Bytes a second below which an object is not sent to its end.
-SLOWEST = 64 << 10
 
 
 def committed_of(information: Dataset) -> tuple[set[str], set[str]]:
@@ -343,35 +342,21 @@ class HttpPeer(Peer):
 
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         headers = {**self._headers, **more.pop("headers", {})}
-        size = len(more.get("content", b""))
-        deadline = Deadline(self._timeout + size / SLOWEST)
-        body = bytearray()
-        with ExitStack() as at_end:
-
-            def watch(name: str, info: dict[str, Any]) -> None:
-                if name == "connection.connect_tcp.complete":
-                    # another handle of the connection: TLS takes the first one out of its socket
-                    line = info["return_value"].get_extra_info("socket").dup()
-                    at_end.callback(line.close)
-                    deadline.watch(lambda: line)
-
-            try:
-                with (
-                    deadline,
-                    httpx.Client(timeout=self._timeout) as client,
-                    client.stream(
-                        method, self._address + path, headers=headers, extensions={"trace": watch}, **more
-                    ) as answer,
-                ):
-                    for piece in answer.iter_bytes():
-                        body += piece
-                        if len(body) > MOST_ANSWERED:
-                            raise Trouble("the answer is too long")
-            except (httpx.HTTPError, OSError) as error:
-                raise Trouble(f"no answer: {type(error).__name__}") from None
-        if deadline.over:
-            raise Trouble("no answer in time")
-        answer = httpx.Response(answer.status_code, content=bytes(body))
+        try:
+            with new_client(self._timeout) as client:
+                answer = ask(
+                    client,
+                    method,
+                    self._address + path,
+                    seconds=self._timeout,
+                    most=MOST_ANSWERED,
+                    headers=headers,
+                    **more,
+                )
+        except TooLong:
+            raise Trouble("the answer is too long") from None
+        except (httpx.HTTPError, OSError) as error:
+            raise Trouble(f"no answer: {type(error).__name__}") from None
         if answer.status_code in {401, 403}:
             raise Stopped(f"the archive answers {answer.status_code}")
         if answer.status_code == 429 or answer.status_code >= 500:

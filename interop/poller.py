@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
+from interop.asking import TooLong, ask, new_client
 from settings import Settings, get_settings, start_log
 from store.base.errors import ServiceError
 from store.base.seldom import log_seldom
@@ -34,6 +35,8 @@ log = logging.getLogger("fractureai.poller")
 
 #: Studies, or instances, of one answer.
 PAGE = 100
+#: What an archive may answer: bytes of a page, pages, and passes until nothing new is found.
+MOST_ANSWERED, MOST_PAGES, MOST_PASSES = 64 << 20, 10_000, 20
 #: Seconds between two looks for an archive that is due.
 LOOK_SECONDS = 2.0
 #: Of what a query finds: study, series and instance.
@@ -89,18 +92,19 @@ class Poll:
         takes several pages is asked for until a whole pass finds nothing new.
         """
         found: dict[str, dict[str, Any]] = {}
-        while True:
+        for _ in range(MOST_PASSES):
             before, pages = len(found), 0
             for page in self._pages(path, parameters):
                 pages += 1
                 found |= {json.dumps([_first(each, tag) for tag in _KEYS]): each for each in page}
             if pages < 2 or len(found) == before:
                 return list(found.values())
+        raise PollFailed("an answer that is another one each time")
 
     def _pages(self, path: str, parameters: dict[str, str]) -> Iterator[list[dict[str, Any]]]:
         last: list[dict[str, Any]] = []
         offset = 0
-        while True:
+        for _ in range(MOST_PAGES):
             page = {**parameters, "limit": str(PAGE), "offset": str(offset)}
             answer = self._get(path, page, "application/dicom+json")
             try:
@@ -114,12 +118,10 @@ class Poll:
             yield found
             last = found
             offset += len(found)  # an archive may answer fewer than it is asked for
+        raise PollFailed("an answer without end")
 
     def _get(self, path: str, parameters: dict[str, str], accept: str) -> httpx.Response:
-        try:
-            answer = self._client.get(path, params=parameters, headers={"Accept": accept})
-        except httpx.HTTPError as error:
-            raise PollFailed(f"no answer: {type(error).__name__}") from None
+        answer = self._ask(path, MOST_ANSWERED, accept, params=parameters)
         if answer.status_code not in {200, 204}:
             raise PollFailed(f"the archive answers {answer.status_code}")
         return answer
@@ -154,20 +156,22 @@ class Poll:
 
     def _file(self, path: str) -> bytes:
         """Return the one file of a WADO-RS answer (PS3.18, 8.6.1.2)."""
-        most = self._settings.max_file_bytes + (1 << 16)
-        body = bytearray()
+        answer = self._ask(path, self._settings.max_file_bytes + (1 << 16), _FILE)
+        if answer.status_code != 200:
+            raise PollFailed(f"the archive answers {answer.status_code}")
+        return _only_part(answer.content, answer.headers.get("Content-Type", ""))
+
+    def _ask(self, path: str, most: int, accept: str, **more: Any) -> httpx.Response:
+        """Ask in time: other archives wait meanwhile."""
+        seconds = self._settings.delivery_timeout_seconds
         try:
-            with self._client.stream("GET", path, headers={"Accept": _FILE}) as answer:
-                if answer.status_code != 200:
-                    raise PollFailed(f"the archive answers {answer.status_code}")
-                kind = answer.headers.get("Content-Type", "")
-                for piece in answer.iter_bytes():
-                    body += piece
-                    if len(body) > most:
-                        raise PollFailed("an object that is larger than a file may be")
-        except httpx.HTTPError as error:
+            return ask(
+                self._client, "GET", path, seconds=seconds, most=most, headers={"Accept": accept}, **more
+            )
+        except TooLong:
+            raise PollFailed("an answer that is longer than it may be") from None
+        except (httpx.HTTPError, OSError) as error:
             raise PollFailed(f"no answer: {type(error).__name__}") from None
-        return _only_part(bytes(body), kind)
 
     def _keep(self, data: bytes, study_uid: str, studies: set[uuid.UUID]) -> None:
         try:
@@ -225,7 +229,7 @@ def poll_once() -> bool:
     headers = {"Authorization": authorization} if authorization else {}
     timeout = settings.delivery_timeout_seconds
     error = ""
-    with httpx.Client(base_url=source.address, headers=headers, timeout=timeout) as client:
+    with new_client(timeout, base_url=source.address, headers=headers) as client:
         poll = Poll(source, client, settings)
         try:
             poll.run()

@@ -14,8 +14,11 @@ import pytest
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 
+from interop.asking import new_client
 from interop.peers import STUDY_ROOT_FIND, VERIFICATION, Peer, Sought, Trouble, peer_of
+from interop.poller import Poll, PollFailed
 from settings import get_settings
+from store.intake.poll_sources import PollSource
 from store.results.delivery_tables import Destination
 from tests.interop.conftest import film
 
@@ -143,6 +146,31 @@ def test_who_drips_bytes_is_left_in_time(
 ) -> None:
     with answering(talk) as port:
         assert_left_in_time(reach(port, scheme))
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        dripping(b"HTTP/1.1 200"),
+        dripping(b"X: y\r\n", b"HTTP/1.1 200 OK\r\n"),
+        dripping(b"[", b"HTTP/1.1 200 OK\r\n\r\n"),
+    ],
+    ids=["the status", "endless lines", "an endless body"],
+)
+def test_an_archive_that_is_asked_for_studies_and_drips_bytes_is_left_in_time(
+    talk: Callable[[socket.socket], None], reach: Callable[..., Peer]
+) -> None:
+    """One process asks all archives, of all sites."""
+    with answering(talk) as port, new_client(TIMEOUT, base_url=f"http://127.0.0.1:{port}") as client:
+        poll = Poll(PollSource(site_id=uuid.uuid4(), name="archive"), client, get_settings())
+        for question in (
+            lambda: poll._get("/studies", {}, "application/json"),
+            lambda: poll._file("/studies"),
+        ):
+            began = time.monotonic()
+            with pytest.raises(PollFailed):
+                question()
+            assert time.monotonic() - began < SOON
 
 
 def test_the_handshake_of_an_association_is_left_in_time(reach: Callable[..., Peer]) -> None:
