@@ -61,9 +61,9 @@ def is_closed(line: socket.socket) -> bool:
 def small(
     receiver: Receiver, settings_env: pytest.MonkeyPatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Receiver]:
-    """A receiver with room for few, in which one PDU may take two seconds."""
+    """A receiver with room for few, in which one PDU may take fifteen seconds."""
     monkeypatch.setattr(gateway, "HANDSHAKE_SECONDS", 600.0)
-    with receiving(settings_env, tmp_path, ASSOCIATIONS=str(PLACES), IDLE_SECONDS="2") as found:
+    with receiving(settings_env, tmp_path, ASSOCIATIONS=str(PLACES), IDLE_SECONDS="15") as found:
         yield found
 
 
@@ -122,7 +122,7 @@ def test_who_stalls_in_the_middle_of_an_object_loses_its_place(small: Receiver) 
     thread = threading.Thread(target=drip)
     thread.start()
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while echo(small).returncode and time.monotonic() < until:
             time.sleep(0.5)
         assert time.monotonic() < until

@@ -190,5 +190,6 @@ def test_an_urgent_image_is_read_while_another_site_sends_costly_files(
     assert {image.reason for image in images_of(hostile)} <= {
         "too_expensive_to_decode",
         "upload_deleted",
+        "cancelled_by_user",  # what a worker had in its hands
     }
     assert_sound(urgent)
