@@ -23,8 +23,8 @@ Counts = npt.NDArray[np.int64]
 
 #: The shorter side that a picture must have, in pixels.
 MIN_SIDE = 64
-#: Longer side to the shorter one from which a picture may be squashed.
-MAX_ELONGATION = 1.6
+#: Longer side to the shorter one from which a picture may be squashed: half a film of 24 x 30 is at 1.6.
+MAX_ELONGATION = 1.55
 #: The longer side, in pixels, at which a picture is judged.
 _SIDE = 384
 #: Grey levels between the 1st and the 99th percentile. Below the first the picture is blank, below the second
