@@ -588,6 +588,8 @@ class Image(Base):
         Index("ix_images_site_sha", "site_id", "sha256"),
         Index("ix_images_site_created", "site_id", "created_at"),
         Index("ix_images_pixels_at", "pixels_at", postgresql_where=text("pixels_key is not null")),
+        Index("ix_images_finished", "finished_at", postgresql_where=text("finished_at is not null")),
+        Index("ix_images_envelope", "id", postgresql_where=text("envelope_key is not null")),
         Index("ix_images_site_sop", "site_id", "sop_uid", postgresql_where=text("sop_uid <> ''")),
     )
     id: Mapped[uuid.UUID] = id_column()
