@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from store.base.session import session_scope
-from store.base.tables import Batch, Image, StudyFinding
+from store.base.tables import Audit, Batch, Image, StudyFinding
 from store.results import fhir_resources
 from store.results.fhir_resources import Reported, ReportedImage
 from tests.npm import npm_folder, run_script
@@ -69,6 +70,9 @@ def test_readings_are_searched_and_their_references_hold(
     get(ask, "/fhir/DiagnosticReport?_lastUpdated=yesterday", 422)
     get(ask, f"/fhir/Observation/{read[0]}-99", 404)
     get(ask, "/fhir/Device/nothing", 404)
+    with session_scope() as session:
+        seen = Counter(session.scalars(select(Audit.action).where(Audit.action.like("fhir_%"))))
+    assert seen == {"fhir_searched": 5, "fhir_viewed": 1 + len(report["result"])}
     # another site's are nobody's
     get(stranger, f"/fhir/DiagnosticReport/{read[0]}", 404)
     get(stranger, f"/fhir/{report['result'][0]['reference']}", 404)

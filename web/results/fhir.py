@@ -17,7 +17,7 @@ from settings import Settings
 from store.accounts.accounts import Permission
 from store.base.session import session_scope
 from store.results import fhir, fhir_resources
-from web.auth.identity import identity, needs
+from web.auth.identity import audit, identity, needs
 from web.base.binding import read_query
 from web.base.errors import InvalidQuery
 from web.contract.base import Query
@@ -83,6 +83,7 @@ def search_reports() -> Response:
             cursor=asked.cursor,
             limit=asked.count,
         )
+        audit(session, "fhir_searched", identity().site_id)
     place = f"{_base()}/DiagnosticReport"
     links = {"self": f"{place}?{urlencode(request.args)}" if request.args else place}
     if page.next_cursor:
@@ -95,7 +96,9 @@ def search_reports() -> Response:
 def get_report(finding_id: uuid.UUID) -> Response:
     """Answer a version of what is said of a study."""
     with session_scope() as session:
-        return _answer(fhir.get_report(session, identity().site_id, finding_id))
+        found = fhir.get_report(session, identity().site_id, finding_id)
+        audit(session, "fhir_viewed", finding_id)
+    return _answer(found)
 
 
 @fhir_api.get("/Observation/<uuid:finding_id>-<int:number>")
@@ -103,7 +106,9 @@ def get_report(finding_id: uuid.UUID) -> Response:
 def get_observation(finding_id: uuid.UUID, number: int) -> Response:
     """Answer what a version says of one image."""
     with session_scope() as session:
-        return _answer(fhir.get_observation(session, identity().site_id, finding_id, number))
+        found = fhir.get_observation(session, identity().site_id, finding_id, number)
+        audit(session, "fhir_viewed", finding_id)
+    return _answer(found)
 
 
 @fhir_api.get("/Device/<name>")
