@@ -24,6 +24,7 @@ status of HTTP's own is `http_` and its number. Why a single file was refused is
 
 def page() -> str:
     """Return the page of all errors, by status and code."""
+    import web.factory  # noqa: F401 - with all that raises errors
     from web.openapi import document
 
     rows = [
