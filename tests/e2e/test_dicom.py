@@ -77,11 +77,11 @@ def test_a_film_goes_in_and_its_results_lie_in_the_archive(home: Path, tmp_path:
             ]
             subprocess.run([*sender, film], check=True, capture_output=True)
             until = time.monotonic() + PATIENCE
-            while "3 committed" not in (told := fractureai("deliveries")):
+            while "4 committed" not in (told := fractureai("deliveries")):
                 assert time.monotonic() < until, told
                 time.sleep(2)
             files = archive.files()
-            assert len(files) == 4
+            assert len(files) == 5
             for data in files.values():
                 found = pydicom.dcmread(io.BytesIO(data))
                 assert found.PatientID == source.PatientID
