@@ -24,6 +24,8 @@ FEATURES = "features"
 PART = "part"
 #: Logits of each part being in view.
 VIEW = "view"
+#: Boxes that cells draw around a fracture.
+BOXES = "boxes"
 
 
 class WeightsNotFoundError(FileNotFoundError):
@@ -431,6 +433,41 @@ def reading_network(
         },
         name="reading",
     )
+
+
+#: Layers that boxes are drawn from, by architecture; strides 4 to 32.
+BOX_SOURCES = {
+    "efficientnet_b1_relu6": ("block2c_add", "block3c_add", "block5d_add", "block7b_add", ACTIVATION),
+    "custom_cnn": ("block_1_dropout", "block_2_dropout", "block_3_dropout", "block_4_dropout", ACTIVATION),
+}
+
+
+def box_kernel(side: int, grid: int) -> tuple[int, int, int]:
+    """Return kernel and stride with which boxes look at a map of this side, and how often a cell repeats."""
+    if side > grid:
+        return 4, side // grid, 1
+    coarser = grid // side
+    return 5 if coarser == 2 else 3, 1, coarser
+
+
+def with_boxes(network: Any, architecture: str, *, width: int = 128) -> Any:
+    """Return a reading network with one more output, `BOXES` (n, size / 8, size / 8, 5).
+
+    Each cell looks at its neighbours at every stride of the trunk, then says how sure it is of a fracture
+    around it and how far the sides of its box are (as FCOS does, Tian et al. 2019). Nothing else of the
+    network changes. See `pipeline.boxes.drawn_places`.
+    """
+    grid = network.get_layer(ACTIVATION).output.shape[1]
+    seen = []
+    for name in BOX_SOURCES[architecture]:
+        source = network.get_layer(name).output
+        kernel, stride, coarser = box_kernel(source.shape[1], grid)
+        x = layers.Conv2D(width, kernel, stride, "same", name=f"{BOXES}_{name}")(source)
+        seen.append(layers.UpSampling2D(coarser, name=f"{BOXES}_{name}_up")(x) if coarser > 1 else x)
+    x = layers.ReLU(name=f"{BOXES}_seen")(layers.Add(name=f"{BOXES}_joined")(seen))
+    x = layers.Conv2D(width, 1, activation="relu", name=f"{BOXES}_hidden")(x)
+    boxes = layers.Conv2D(5, 1, name=BOXES)(x)
+    return keras.Model(network.input, {**network.output, BOXES: boxes}, name=network.name)
 
 
 def region_network(

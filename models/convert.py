@@ -53,7 +53,7 @@ def self_test_images(size: int) -> UInt8Array:
 def read_expected(folder: Path) -> dict[str, Float32Array]:
     """Return what the bundle's own network says of the self-test images, kept beside a conversion.
 
-    Logits (n, k) by the output's name: `outputs.PART`, `outputs.LOGIT`, or both.
+    By the output's name, those of `outputs.CHECKED` that the network has.
     """
     with np.load(folder / "expected.npz", allow_pickle=False) as kept:
         return {name: np.asarray(kept[name], np.float32) for name in kept.files}
@@ -144,7 +144,7 @@ def _convert(bundle: Bundle, network: str, folder: Path) -> None:
     said = function(self_test_images(bundle.input_size(network)))
     np.savez(
         part / "expected.npz",
-        **{name: said[name].numpy() for name in (outputs.PART, outputs.LOGIT) if name in said},
+        **{name: rows.numpy() for name, rows in said.items() if name in outputs.CHECKED},
     )
     part.rename(folder)
 

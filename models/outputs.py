@@ -14,3 +14,7 @@ LOGIT = "logit"
 ATTENTION = "attention"
 #: Fracture logits cell by cell (n, h, w).
 LOCAL = "local"
+#: Boxes that cells draw around a fracture (n, h, w, 5), see `pipeline.boxes.drawn_places`.
+BOXES = "boxes"
+#: What a backend must say of the self-test images as the bundle's own network does.
+CHECKED = frozenset({PART, LOGIT, BOXES})

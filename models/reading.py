@@ -13,7 +13,6 @@ import numpy as np
 
 from models.bundle import Bundle, load_bundle
 from models.scorer import Scorer, open_scorer
-from pipeline.boxes import suspected_places
 from pipeline.decode import decode
 from pipeline.explain import attention_regions, body_mask, heat_map, on_body, overlay_jpeg
 from pipeline.preprocess import display_jpeg, model_input
@@ -115,10 +114,9 @@ class Reader:
         places: tuple[SuspectedBox, ...] = ()
         if marked:
             regions = attention_regions(cam, width=width, height=height, body=body)
-            if self.bundle.places is not None and scores.evidence.shape[1]:
-                found = suspected_places(scores.evidence[0], width, height, self.bundle.places)
-                boxes = (place.in_pixels(width, height) for place in found)
-                places = tuple(box for box in boxes if on_body(body, asdict(box), width, height))
+            found = scores.places(0, width, height, self.bundle.places) or ()
+            boxes = (place.in_pixels(width, height) for place in found)
+            places = tuple(box for box in boxes if on_body(body, asdict(box), width, height))
         finding = Finding(
             way.region, way.probability, probabilities, probability, said, _ordered(flags), regions, places
         )

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from models import outputs
 from models.bundle import Bundle
 from models.convert import CONVERSION_SECONDS, ConversionError, convert_apart, read_expected, self_test_images
-from pipeline.types import Float16Array, Float32Array, UInt8Array
+from pipeline.boxes import SuspectedPlace, drawn_places, suspected_places
+from pipeline.types import Float16Array, Float32Array, PlaceRules, UInt8Array
 
 #: TensorFlow's batches are padded to one of these, so that few shapes are ever compiled.
 BATCH_SIZES = (1, 4, 16, 32)
@@ -67,12 +68,32 @@ class FractureScores:
     evidence
         float16 (n, eh, ew), 0-1: how surely a cell belongs to a fracture, see `pipeline.boxes`; (n, 0, 0)
         where the network does not say.
+    boxes
+        float32 (n, bh, bw, 5): the boxes that cells draw, see `pipeline.boxes.drawn_places`; (n, 0, 0, 5)
+        where the network draws none.
     """
 
     logits: Float32Array
     cams: Float16Array
     spread: Float32Array
     evidence: Float16Array
+    boxes: Float32Array
+
+    def places(
+        self, number: int, width: int, height: int, rules: PlaceRules | None
+    ) -> tuple[SuspectedPlace, ...] | None:
+        """Return the suspected places of one image of this size; None where the bundle shows none.
+
+        The network's own boxes where it draws some, else those around its evidence map.
+        """
+        if rules is None:
+            return None
+        if self.boxes.shape[1]:
+            boxes, evidence, logit = self.boxes[number], self.evidence[number], float(self.logits[number])
+            return drawn_places(boxes, evidence, logit, width, height, rules)
+        if self.evidence.shape[1]:
+            return suspected_places(self.evidence[number], width, height, rules)
+        return None
 
 
 class Reference:
@@ -132,7 +153,7 @@ Forward = Callable[[UInt8Array], Mapping[str, Float32Array]]
 class _Memo:
     """What a network lately said of images, by their pixels: *classify* and *detect* ask the same of it."""
 
-    #: Some ten chunks; an image's answers take about 20 KB.
+    #: Some ten chunks; an image's answers take about 80 KB.
     IMAGES = 512
 
     def __init__(self) -> None:
@@ -208,22 +229,25 @@ class Scorer:
 
     def _look(self, network: str, stack: UInt8Array) -> FractureScores:
         """Return what a network says alone; a mirrored one reads both ways."""
-        logits, cams, evidence = self._head(network, stack)
+        logits, cams, evidence, boxes = self._head(network, stack)
         spread: Float32Array = np.zeros(len(stack), np.float32)
         if self.bundle.networks[network].mirrored:
-            others, maps, found = self._head(network, np.ascontiguousarray(stack[:, :, ::-1]))
+            others, maps, found, _ = self._head(network, np.ascontiguousarray(stack[:, :, ::-1]))
             spread = np.abs(logits - others)
             logits = (logits + others) / np.float32(2)
             cams = (cams + maps[:, :, ::-1]) / np.float32(2)
             evidence = (evidence + found[:, :, ::-1]) / np.float32(2)
-        return FractureScores(logits, cams.astype(np.float16), spread, evidence.astype(np.float16))
+        return FractureScores(logits, cams.astype(np.float16), spread, evidence.astype(np.float16), boxes)
 
-    def _head(self, network: str, stack: UInt8Array) -> tuple[Float32Array, Float32Array, Float32Array]:
-        """Return logits (n,), attention maps and evidence maps (n, h, w) of a network's head."""
+    def _head(
+        self, network: str, stack: UInt8Array
+    ) -> tuple[Float32Array, Float32Array, Float32Array, Float32Array]:
+        """Return logits (n,), attention and evidence maps (n, h, w) and boxes of a network's head."""
         out, head = self._run(network, stack), self.bundle.networks[network].head or 0
         local = out.get(outputs.LOCAL, np.zeros((len(stack), 0, 0), np.float32))
         evidence = (1 / (1 + np.exp(-local))).astype(np.float32)
-        return out[outputs.LOGIT][:, head], out[outputs.ATTENTION][..., head], evidence
+        boxes = out.get(outputs.BOXES, np.zeros((len(stack), 0, 0, 5), np.float32))
+        return out[outputs.LOGIT][:, head], out[outputs.ATTENTION][..., head], evidence, boxes
 
     def features(self, stack: UInt8Array) -> Float32Array:
         """Return the region network's features, float32 (n, d)."""
@@ -344,7 +368,7 @@ class _TensorFlow:
         # what the processor says of the self-test images, against the same graph as it will serve
         images = self_test_images(self.bundle.input_size(network))
         with tf.device("/CPU:0"):
-            said = {name: rows.numpy() for name, rows in function(images).items() if name in _CHECKED}
+            said = {n: rows.numpy() for n, rows in function(images).items() if n in outputs.CHECKED}
         _check(network, run(images), said, "TensorFlow in float32", TOLERANCE["float32"])
         return run
 
@@ -410,10 +434,6 @@ class _OpenVino:
         return run
 
 
-#: Outputs that the self-test compares.
-_CHECKED = frozenset({outputs.PART, outputs.LOGIT})
-
-
 def _check(
     network: str,
     out: Mapping[str, Float32Array],
@@ -441,7 +461,9 @@ def _check(
 
 
 def _probabilities(logits: Float32Array, output: str) -> Float32Array:
-    """Return float (n, k): the softmax of the part's logits, the logistic of any other."""
+    """Return the softmax of the part's logits, the logistic of any other, without the boxes' sides."""
+    if output == outputs.BOXES:
+        logits = logits[..., 0]
     if output != outputs.PART:
         return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
     exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -456,6 +478,7 @@ def _joined(own: FractureScores, other: FractureScores, weights: tuple[float, fl
         _joined_maps(own.cams, other.cams),
         2 * np.abs(one - two),
         own.evidence if own.evidence.shape[1] else other.evidence,
+        own.boxes if own.boxes.shape[1] else other.boxes,
     )
 
 

@@ -36,7 +36,9 @@ def traced(bundle: Bundle, network: str) -> Any:
 
         return tf.function(classify, input_signature=signature)
 
-    extra = sorted(given & {architectures.PART, architectures.VIEW, architectures.FEATURES})
+    extra = sorted(
+        given & {architectures.PART, architectures.VIEW, architectures.FEATURES, architectures.BOXES}
+    )
     names = (architectures.LOGIT, architectures.LOCAL, architectures.ACTIVATION, *extra)
     parts = keras.Model(model.input, [model.get_layer(name).output for name in names])
     attention = architectures.attention_map(model)

@@ -195,13 +195,16 @@ class RegionModel:
 class PlaceRules:
     """From which score on a suspected place is drawn, and from which it counts as positive.
 
-    Scores are the evidence map's, 0-1. `smallest` is the least share of the picture's longer side that a
-    place spans.
+    Scores are 0-1. `smallest` is the least share of the picture's longer side that a place of an evidence map
+    spans. `film` and `evidence` make the score of a box that a network draws, see
+    `pipeline.boxes.drawn_places`.
     """
 
     shown: float
     strong: float
     smallest: float = 0.02
+    film: float = 0.0
+    evidence: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -263,7 +266,7 @@ class AttentionRegion:
 class SuspectedBox:
     """Where a bundle that has earned it suspects a fracture, in original pixels.
 
-    `x`, `y` is the top left corner; `score` is the evidence map's peak inside, 0-1; `strong` says whether it
+    `x`, `y` is the top left corner; `score` is how sure the network is of it, 0-1; `strong` says whether it
     reaches `PlaceRules.strong`.
     """
 

@@ -44,6 +44,7 @@ from training.datasets.parts import FAMILY, PARTS
 from training.earned import cautious_thresholds
 from training.experiment import ROOT, load_config, shared_data
 from training.export import BundleContent, TrainedNetwork, write_bundle
+from training.places_figures import FilmPlaces, boxes_of, places_figures
 from training.reading import auc_within
 from training.reading_card import card, limits
 from training.reading_data import HEADS, OTHER, Film, Films, phantom_film, read_films
@@ -270,61 +271,20 @@ def refusals(reads: Sequence[Read]) -> dict[str, dict[str, float]]:
     }
 
 
-def places_figures(
-    reads: Sequence[Read], shown: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5)
-) -> dict[str, Any]:
-    """Return FROC points and AP50 of suspected places over films, normal ones too.
-
-    A fracture is found by a place whose centre lies in its box, or that overlaps it by 0.3 or more (for AP50:
-    0.5), each place used once.
-    """
-    candidates, boxes_total, films = [], 0, 0
-    for r in reads:
-        if r.film.source != "film" or r.evidence is None or not len(r.evidence):
-            continue
-        films += 1
-        truth = [(*p.min(axis=0), *p.max(axis=0)) for p in r.film.example.polygons]
-        boxes_total += len(truth)
-        height, width = r.shape
-        for place in suspected_places(r.evidence, width, height, PlaceRules(min(shown) / 4, 1.0)):
-            candidates.append((place.score, films, place, truth))
-    if not boxes_total:
-        return {"films": films}
-    found: dict[str, Any] = {"films": films, "fractures": boxes_total}
-    candidates.sort(key=lambda c: -c[0])
-    for rule, name in ((0.3, "froc"), (0.5, "ap50")):
-        used: set[tuple[int, int]] = set()
-        right = []
-        for _, film, place, truth in candidates:
-            overlaps = [_overlap(place, box, rule) for box in truth]
-            best = max(range(len(truth)), key=lambda i: overlaps[i], default=-1)
-            hit = best >= 0 and overlaps[best] >= rule and (film, best) not in used
-            if hit:
-                used.add((film, best))
-            right.append(hit)
-        hits, misses = np.cumsum(right), np.cumsum(~np.array(right, bool))
-        if name == "froc":
-            for rate in (0.25, 0.5, 1.0):
-                at = np.nonzero(misses <= rate * films)[0]
-                found[f"sensitivity at {rate:g} false places a film"] = (
-                    float(hits[at[-1]] / boxes_total) if len(at) else 0.0
-                )
-        else:
-            recall, precision = hits / boxes_total, hits / np.maximum(hits + misses, 1)
-            envelope = np.maximum.accumulate(precision[::-1])[::-1]
-            found["ap50"] = float(np.sum(np.diff(recall, prepend=0.0) * envelope))
-    return found
-
-
-def _overlap(place: Any, box: Sequence[float], rule: float) -> float:
-    left, top, right, bottom = box
-    x, y = place.left + place.width / 2, place.top + place.height / 2
-    wide = min(right, place.left + place.width) - max(left, place.left)
-    tall = min(bottom, place.top + place.height) - max(top, place.top)
-    joined = max(wide, 0) * max(tall, 0)
-    either = (right - left) * (bottom - top) + place.width * place.height - joined
-    centred = rule < 0.5 and left <= x <= right and top <= y <= bottom
-    return 1.0 if centred else joined / either
+def suspected(reads: Sequence[Read]) -> dict[str, Any]:
+    """Return the figures of the suspected places around the evidence maps, over all films."""
+    rules = PlaceRules(0.0, 1.0)
+    films = [
+        FilmPlaces(
+            r.film.example.group,
+            boxes_of(r.film.example.polygons),
+            suspected_places(r.evidence, r.shape[1], r.shape[0], rules),
+            r.shape,
+        )
+        for r in reads
+        if r.film.source == "film" and r.evidence is not None and len(r.evidence)
+    ]
+    return places_figures(films)
 
 
 def phantom_figures(
@@ -496,7 +456,7 @@ def build(
             "parts": parts_figures(halves[1]),
             "doubt": doubt(rows, models),
             "refused": refusals(halves[1]),
-            "places": places_figures(halves[1]),
+            "places": suspected(halves[1]),
             "styles": {
                 name: _style(scorer, films["val"], style, rules)
                 for name, style in {"as it is": None, **STYLES}.items()

@@ -151,7 +151,7 @@ def card(
         "",
         "### Suspected places, test",
         "",
-        *(f"- {key}: {value:.3g}" for key, value in figures["places"].items()),
+        *(f"- {key}: {_number(value)}" for key, value in figures["places"].items()),
         "",
         "### Held-out phantoms",
         "",
@@ -173,6 +173,10 @@ def _table(figures: Mapping[str, Any]) -> list[str]:
         cells = " | ".join(_shown(row[key]) if key in row else "" for key, _ in _COLUMNS)
         lines.append(f"| {part} | {row['images']} | {row['fractured']} | {cells} |")
     return lines
+
+
+def _number(figure: Any) -> str:
+    return _shown(figure) if isinstance(figure, Mapping) else f"{figure:.3g}"
 
 
 def _shown(figure: Mapping[str, Any]) -> str:

@@ -5,7 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.scorer import Reference, Scorer, open_scorer
+from models import outputs
+from models.convert import self_test_images
+from models.scorer import Reference, Scorer, ScorerError, _check, open_scorer
+from pipeline.boxes import drawn_places, suspected_places
 from pipeline.types import PlaceRules, Platt, RegionModel, RoutingRules, SensitivityEvidence, Thresholds
 from training.export import BundleContent, TrainedNetwork, write_bundle
 
@@ -23,9 +26,11 @@ def bundle(tmp_path_factory):
 
     keras.utils.set_random_seed(4)
     network = architectures.reading_network("custom_cnn", SIZE, len(PARTS), len(HEADS), width=8)
-    whole = network.get_layer("whole")
+    network = architectures.with_boxes(network, "custom_cnn", width=8)
     rng = np.random.default_rng(4)
-    whole.set_weights([rng.normal(0, 2, w.shape).astype(np.float32) for w in whole.get_weights()])
+    for name in ("whole", "boxes"):
+        layer = network.get_layer(name)
+        layer.set_weights([rng.normal(0, 2, w.shape).astype(np.float32) for w in layer.get_weights()])
     evidence = SensitivityEvidence(40, 39, 0.87, 0.93)
     readers = dict(zip(PARTS, (HEADS[1], HEADS[0], HEADS[0]), strict=True))
     models = {
@@ -89,6 +94,8 @@ def test_both_backends_say_the_same(scorers, stack):
         assert np.allclose(ours.cams, theirs.cams, atol=2e-3)
         assert np.allclose(ours.evidence, theirs.evidence, atol=2e-3)
         assert ours.evidence.shape == (5, SIZE // 8, SIZE // 8)
+        assert np.allclose(ours.boxes, theirs.boxes, atol=2e-3)
+        assert ours.boxes.shape == (5, SIZE // 8, SIZE // 8, 5)
         assert ours.evidence.min() >= 0
         assert ours.evidence.max() <= 1
 
@@ -98,6 +105,27 @@ def test_heads_differ_and_evidence_is_shared(scorers, stack):
     assert not np.allclose(first.logits, second.logits)
     assert not np.allclose(first.cams, second.cams)
     assert np.array_equal(first.evidence, second.evidence)
+
+
+def test_places_are_the_networks_own_boxes_as_the_rules_say(scorers, bundle, stack):
+    said = scorers[1].detect(HEADS[0], stack)
+    rules = PlaceRules(0.0, 0.5, film=1.0, evidence=0.5)
+    drawn = drawn_places(said.boxes[0], said.evidence[0], float(said.logits[0]), 90, 64, rules)
+    assert said.places(0, 90, 64, rules) == drawn
+    assert said.places(0, 90, 64, None) is None, "the bundle shows none"
+    older = replace(said, boxes=np.zeros((5, 0, 0, 5), np.float32))
+    assert older.places(0, 90, 64, rules) == suspected_places(older.evidence[0], 90, 64, rules)
+
+
+def test_a_backend_that_draws_other_boxes_does_not_serve(bundle, scorers):
+    images = self_test_images(SIZE)
+    said = scorers[1]._forwards[next(iter(scorers[1]._forwards))](images)
+    right = {name: np.array(rows) for name, rows in said.items() if name in outputs.CHECKED}
+    assert outputs.BOXES in right
+    _check(HEADS[0], said, right, "here", 1e-4)
+    right[outputs.BOXES][..., 0] += 1
+    with pytest.raises(ScorerError, match="disagrees"):
+        _check(HEADS[0], said, right, "here", 1e-4)
 
 
 def test_the_trunk_is_converted_once(scorers, stack):

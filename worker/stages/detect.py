@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 
 from models.bundle import Bundle
 from models.scorer import FractureScores
-from pipeline.boxes import suspected_places
 from pipeline.triage import calibrate, judge, may_be_negative, triage
 from pipeline.types import Float16Array, RegionModel
 from store.base.session import session_scope
@@ -36,10 +35,9 @@ class _Score:
 
 def _scored(image: Image, bundle: Bundle, answer: FractureScores, number: int) -> _Score:
     """Take the answer for one image, with its suspected places where the bundle draws them."""
-    places = None
-    if bundle.places is not None and answer.evidence.shape[1] and image.width and image.height:
-        found = suspected_places(answer.evidence[number], image.width, image.height, bundle.places)
-        places = [asdict(place.in_pixels(image.width, image.height)) for place in found]
+    places, width, height = None, image.width, image.height
+    if width and height and (found := answer.places(number, width, height, bundle.places)) is not None:
+        places = [asdict(place.in_pixels(width, height)) for place in found]
     return _Score(float(answer.logits[number]), answer.cams[number], places)
 
 
