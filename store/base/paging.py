@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -103,6 +104,21 @@ def moment(text: str) -> datetime:
     if when.tzinfo is None or not FIRST <= when.date() <= LAST:
         raise ValueError(text)
     return when
+
+
+def share(text: str) -> float:
+    """Read a finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def words(text: str) -> str:
+    """Read a text that the database takes."""
+    if "\x00" in text or not text.isprintable():
+        raise ValueError(text)
+    return text
 
 
 def whole(bits: int) -> Callable[[str], int]:

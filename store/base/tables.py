@@ -290,6 +290,8 @@ class UserSession(Base):
     confirmed_at: Mapped[datetime | None]  # when the identity provider last confirmed the person anew
     proved_at: Mapped[datetime] = now_column()  # when the person last signed in or gave their password here
     expires_at: Mapped[datetime]
+    # what was last done on the worklist, until the next page has offered to undo it
+    last_done: Mapped[dict[str, Any] | None]
 
 
 class Audit(Base):

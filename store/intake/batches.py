@@ -614,6 +614,26 @@ def can_retry(session: Session, batch: Batch) -> bool:
     return session.scalar(some.limit(1)) is not None
 
 
+def ended_of_studies(
+    session: Session, site_id: uuid.UUID, study_ids: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, list[uuid.UUID]]:
+    """Return the images of these studies that failed or were cancelled, by their batch."""
+    query = (
+        select(Image.batch_id, Image.id)
+        .join(Batch, Batch.id == Image.batch_id)
+        .where(
+            Image.site_id == site_id,
+            Image.study_id.in_(study_ids),
+            Image.status.in_(RETRIED),
+            Batch.run_id.is_(None),
+        )
+    )
+    found: dict[uuid.UUID, list[uuid.UUID]] = {}
+    for batch_id, image_id in session.execute(query):
+        found.setdefault(batch_id, []).append(image_id)
+    return found
+
+
 def retry(
     session: Session, batch_id: uuid.UUID, site_id: uuid.UUID, images: Sequence[uuid.UUID] | None = None
 ) -> Batch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, Integer, func
+from sqlalchemy import ColumnElement, ForeignKey, Index, Integer, exists, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.base.tables import Base
@@ -42,3 +42,18 @@ class Review(Base):
     width: Mapped[int | None] = mapped_column(Integer)
     height: Mapped[int | None] = mapped_column(Integer)
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class ReviewWithdrawal(Base):
+    """That a reader took an answer back: it counts no longer, and stays in the history."""
+
+    __tablename__ = "review_withdrawals"
+    review_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("reviews.id", ondelete="CASCADE"), primary_key=True
+    )
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+def counts() -> ColumnElement[bool]:
+    """Return the condition that a review was not taken back."""
+    return ~exists().where(ReviewWithdrawal.review_id == Review.id)

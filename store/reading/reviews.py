@@ -7,19 +7,19 @@ import io
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import Row, Select, func, select, update
+from sqlalchemy import Row, Select, case, func, select, update
 from sqlalchemy.orm import Session
 
-from store.base.errors import ServiceError
+from store.base.errors import NotFound, ServiceError
 from store.base.session import get_engine
 from store.base.tables import Batch, Bundle, Image, Priority, StudyFinding, User, Work, WorkKind, WorkState
 from store.bundles.words import label_meaning
 from store.queue import work
 from store.reading import studies
-from store.reading.review_tables import Review
+from store.reading.review_tables import Review, ReviewWithdrawal, counts
 from store.reading.study_view import StudyReading
 from store.reading.worklist import Rank
 from store.reading.worklist_tables import WorklistRow
@@ -42,6 +42,18 @@ class NothingToSign(ServiceError):
     code, status = "nothing_to_sign", 409
     title = "This study has no report that could be signed: the AI read none of its images."
     advice = "Record your answer without signing, and report the study in your own system."
+
+
+class TooLate(ServiceError):
+    """An answer that can no longer be taken back."""
+
+    code, status = "too_late_to_take_back", 409
+    title = "This answer can no longer be taken back."
+    advice = "Open the study and record another answer: the newest one counts."
+
+
+#: How long a reader may take an answer back; afterwards another answer corrects it.
+TAKE_BACK_WITHIN = timedelta(minutes=10)
 
 
 class PlaceOutside(ServiceError):
@@ -143,6 +155,7 @@ def record(
         review.x, review.y, review.width, review.height = place.x, place.y, place.width, place.height
     session.add(review)
     session.flush()
+    waits = WorklistRow.rank < int(Rank.REVIEWED)
     session.execute(
         update(WorklistRow)
         .where(
@@ -151,6 +164,8 @@ def record(
             WorklistRow.basis == review.basis,
         )
         .values(
+            before_rank=case((waits, WorklistRow.rank), else_=WorklistRow.before_rank),
+            before_since=case((waits, WorklistRow.since), else_=WorklistRow.before_since),
             rank=int(Rank.REVIEWED),
             since=func.clock_timestamp(),
             reviewed_at=func.clock_timestamp(),
@@ -171,6 +186,80 @@ def record(
     return review
 
 
+def find(session: Session, site_id: uuid.UUID, review_id: uuid.UUID) -> Review | None:
+    """Return an answer of the site, if there is one."""
+    return session.scalar(select(Review).where(Review.id == review_id, Review.site_id == site_id))
+
+
+def can_be_taken_back(session: Session, review: Review, user_id: uuid.UUID) -> bool:
+    """Tell whether the person may still take an answer back: it is their last one, fresh, and not signed."""
+    later = select(Review.id).where(
+        Review.study_id == review.study_id,
+        Review.bundle == review.bundle,
+        Review.created_at > review.created_at,
+    )
+    signed = select(Work.id).where(Work.subject_id == review.id)
+    fresh = select(func.clock_timestamp() - review.created_at < TAKE_BACK_WITHIN)
+    return (
+        review.user_id == user_id
+        and session.get(ReviewWithdrawal, review.id) is None
+        and session.scalar(later.limit(1)) is None
+        and session.scalar(signed.limit(1)) is None
+        and bool(session.scalar(fresh))
+    )
+
+
+def take_back(session: Session, site_id: uuid.UUID, review_id: uuid.UUID, user_id: uuid.UUID) -> Review:
+    """Take an answer back: the study waits again where it stood, or as its answer before says.
+
+    Raises
+    ------
+    NotFound
+        The site has no such answer.
+    TooLate
+        It is not the person's last one, is signed or being signed, or is older than `TAKE_BACK_WITHIN`.
+    """
+    review = find(session, site_id, review_id)
+    if review is None:
+        raise NotFound
+    studies.lock_studies(session, [review.study_id])
+    if not can_be_taken_back(session, review, user_id):
+        raise TooLate
+    session.add(ReviewWithdrawal(review_id=review.id))
+    session.flush()
+    of_row = (
+        WorklistRow.study_id == review.study_id,
+        WorklistRow.bundle == review.bundle,
+        WorklistRow.basis == review.basis,
+    )
+    before = session.scalar(
+        select(Review)
+        .where(
+            Review.study_id == review.study_id,
+            Review.bundle == review.bundle,
+            Review.basis == review.basis,
+            counts(),
+        )
+        .order_by(Review.created_at.desc())
+        .limit(1)
+    )
+    changed = update(WorklistRow).where(*of_row).execution_options(synchronize_session=False)
+    if before is not None:
+        session.execute(changed.values(answer=before.answer, reviewed_at=before.created_at))
+    else:
+        session.execute(
+            changed.where(WorklistRow.before_rank.is_not(None)).values(
+                rank=WorklistRow.before_rank,
+                since=WorklistRow.before_since,
+                before_rank=None,
+                before_since=None,
+                reviewed_at=None,
+                answer=None,
+            )
+        )
+    return review
+
+
 @dataclass(frozen=True)
 class ReviewEntry:
     """A review as the history shows it.
@@ -185,12 +274,13 @@ class ReviewEntry:
     agreement: Agreement
     signing: str | None
     signed_at: datetime | None
+    withdrawn: bool = False
 
 
 def history(session: Session, study_id: uuid.UUID, bundle: str) -> list[ReviewEntry]:
     """Return what readers said of a study as this bundle read it, the newest first."""
     query = (
-        select(Review, StudyFinding.signed_at, Work.state)
+        select(Review, StudyFinding.signed_at, Work.state, ~counts())
         .outerjoin(StudyFinding, StudyFinding.review_id == Review.id)
         .outerjoin(Work, Work.subject_id == Review.id)
         .where(Review.study_id == study_id, Review.bundle == bundle)
@@ -198,14 +288,15 @@ def history(session: Session, study_id: uuid.UUID, bundle: str) -> list[ReviewEn
         .limit(100)
     )
     found = []
-    for review, signed_at, state in session.execute(query):
+    for review, signed_at, state, withdrawn in session.execute(query):
         signing = None
         if signed_at is not None:
             signing = "signed"
         elif state is not None:
             over = state in {WorkState.DONE, WorkState.FAILED, WorkState.CANCELLED}
             signing = "failed" if over else "waits"
-        found.append(ReviewEntry(review, agreement(review.answer, review.triage), signing, signed_at))
+        stands = agreement(review.answer, review.triage)
+        found.append(ReviewEntry(review, stands, signing, signed_at, withdrawn))
     return found
 
 
@@ -233,7 +324,7 @@ def _last_answers(site_id: uuid.UUID, bundle: str) -> Select[uuid.UUID]:
     place = func.row_number().over(partition_by=Review.study_id, order_by=Review.created_at.desc())
     ranked = (
         select(Review.id, place.label("place"))
-        .where(Review.site_id == site_id, Review.bundle == bundle)
+        .where(Review.site_id == site_id, Review.bundle == bundle, counts())
         .subquery()
     )
     return select(ranked.c.id).where(ranked.c.place == 1)

@@ -66,6 +66,11 @@ class StudyReading:
         return images[worst_of(readings)]
 
 
+def title(found: StudyReading) -> str:
+    """Return what a study is called: its accession number, or its first file."""
+    return found.study.accession or (found.images[0].image.path if found.images else str(found.study.id))
+
+
 def get_study(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, *, trials: bool) -> StudyReading:
     """Return a study of the site.
 

@@ -10,16 +10,19 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
-from enum import IntEnum
+from enum import IntEnum, StrEnum
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Integer,
     Select,
     any_,
     case,
     func,
     literal,
     literal_column,
+    null,
     select,
     text,
     union_all,
@@ -29,11 +32,13 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 from sqlalchemy.orm import Session, aliased
 
 from settings import get_settings
-from store.base.paging import Keyset, Page, moment
+from store.accounts.accounts import Identity
+from store.base.errors import NotFound, ServiceError
+from store.base.paging import Keyset, Page, moment, share, words
 from store.base.session import session_scope
-from store.base.tables import Batch, Image, User
+from store.base.tables import Batch, Image, User, UserSession
 from store.reading.worklist_search import holds, note_words, query_of, studies_with
-from store.reading.worklist_tables import WorklistRow
+from store.reading.worklist_tables import WorklistRow, WorklistView
 from vocabulary.states import ImageStatus, Triage
 from vocabulary.words import ADULT
 
@@ -59,6 +64,23 @@ class Rank(IntEnum):
         return "urgent" if self is Rank.URGENT_POSITIVE else self.name.lower()
 
 
+class Sort(StrEnum):
+    """The columns by which the list is sorted."""
+
+    NAME = "name"
+    PROBABILITY = "probability"
+    REGION = "region"
+    ARRIVED = "arrived"
+    READER = "reader"
+
+
+class Mark(StrEnum):
+    """How a study left the list without a reader's answer."""
+
+    READ = "marked read"
+    DISMISSED = "dismissed"
+
+
 #: The urgent ones, positive or not.
 _URGENT = (int(Rank.URGENT_POSITIVE), int(Rank.URGENT))
 
@@ -68,6 +90,14 @@ MAX_COUNTED = 1000
 MAX_WALKED = 20_000
 #: Studies whose rows are written in one statement.
 PART = 500
+
+
+class TooManyViews(ServiceError):
+    """More views than a list of them is good for."""
+
+    code, status = "too_many_views", 409
+    title = "You have as many views as can be kept."
+    advice = "Delete one of them first."
 
 
 @dataclass(frozen=True)
@@ -84,6 +114,8 @@ class Filters:
         First and last day of arrival, in UTC.
     search
         Beginnings of words of paths, accession and study UID; a study must hold them all.
+    sort, descending
+        A column to sort by instead of the list's own order; that one backwards when `sort` is None.
     """
 
     rank: Rank | None = None
@@ -96,6 +128,8 @@ class Filters:
     until: date | None = None
     reviewed: bool | None = False
     search: str | None = None
+    sort: Sort | None = None
+    descending: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +170,8 @@ _REFRESH = text(
     ), fresh AS (
         SELECT w.*, coalesce(said.basis, '') AS basis, said.triage AS study_triage,
                CASE WHEN w.triage IS NOT NULL THEN w.probability END AS known_probability,
-               EXISTS (SELECT FROM reviews WHERE reviews.study_id = w.study_id) AS was_reviewed,
+               EXISTS (SELECT FROM reviews WHERE reviews.study_id = w.study_id AND NOT EXISTS (
+                    SELECT FROM review_withdrawals t WHERE t.review_id = reviews.id)) AS was_reviewed,
                (SELECT coalesce(jsonb_agg(DISTINCT told.flag), '[]') FROM (
                     SELECT jsonb_array_elements_text(i.flags) AS flag FROM images i
                     WHERE i.study_id = w.study_id AND i.batch_id = :batch
@@ -166,10 +201,12 @@ _REFRESH = text(
     FROM (SELECT *, class > 0 AND :wait > 0 AND rises_at < clock_timestamp() AS late FROM fresh) AS f
     ORDER BY study_id
     ON CONFLICT (study_id) DO UPDATE SET
-        (batch_id, image_id, bundle, basis, rank, since, arrived_at, day, priority, risen, status, triage,
+        (before_rank, before_since,
+         batch_id, image_id, bundle, basis, rank, since, arrived_at, day, priority, risen, status, triage,
          reason, probability, region, n_images, path, accession, study_date, flags, age_years,
          reviewed_at, answer, signed_at, reread)
-        = (SELECT excluded.batch_id, excluded.image_id, excluded.bundle, excluded.basis,
+        = (SELECT CASE WHEN same THEN old.before_rank END, CASE WHEN same THEN old.before_since END,
+                  excluded.batch_id, excluded.image_id, excluded.bundle, excluded.basis,
                   CASE WHEN same THEN old.rank ELSE excluded.rank END,
                   CASE WHEN same THEN old.since ELSE excluded.since END,
                   excluded.arrived_at, excluded.day, excluded.priority, excluded.risen, excluded.status,
@@ -262,12 +299,20 @@ def escalate_overdue(session: Session, limit: int = 1000) -> int:
     return len(risen.all())
 
 
+#: 1 of what is reviewed, 0 of what waits: an index's own words.
+_REVIEWED_PART: ColumnElement[int] = literal_column("(worklist.rank / 9)", Integer)
+
+
 def _conditions(site_id: uuid.UUID, wish: Filters) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [WorklistRow.site_id == site_id]
+    if wish.rank is not None and wish.sort is not None:
+        conditions.append(_REVIEWED_PART.in_([int(wish.rank is Rank.REVIEWED)]))
     if wish.rank is Rank.URGENT:
         conditions.append(WorklistRow.rank.in_(_URGENT))
     elif wish.rank is not None:
         conditions.append(WorklistRow.rank == int(wish.rank))
+    elif wish.sort is not None and wish.reviewed is not None:
+        conditions.append(_REVIEWED_PART.in_([int(wish.reviewed)]))
     elif wish.reviewed is not None:
         waits = WorklistRow.rank < int(Rank.REVIEWED)
         conditions.append(WorklistRow.rank == int(Rank.REVIEWED) if wish.reviewed else waits)
@@ -297,12 +342,12 @@ def _rows(
 ) -> tuple[list[WorklistRow], WorklistRow | None]:
     """Return a page's rows, and the row after which the next page begins."""
     if search:
-        words = query_of(session, site_id, search)
-        if words is None:
+        wanted = query_of(session, site_id, search)
+        if wanted is None:
             return [], None
-        found = studies_with(session, words)
+        found = studies_with(session, wanted)
         if found is None:
-            return _walked(session, query, words, limit)
+            return _walked(session, query, wanted, limit)
         # asked before and by itself: joined to it, the planner would rather read the whole table
         query = query.where(WorklistRow.study_id == any_(literal(found, ARRAY(UUID))))
     rows = list(session.scalars(query.limit(limit + 1)))
@@ -310,11 +355,11 @@ def _rows(
 
 
 def _walked(
-    session: Session, query: Query, words: str, limit: int
+    session: Session, query: Query, wanted: str, limit: int
 ) -> tuple[list[WorklistRow], WorklistRow | None]:
     """Walk the list in its order for words that very many studies hold: soon found, or far behind."""
     part = aliased(WorklistRow, query.limit(MAX_WALKED).subquery())
-    rows = list(session.scalars(select(part).where(holds(words, part.study_id)).limit(limit + 1)))
+    rows = list(session.scalars(select(part).where(holds(wanted, part.study_id)).limit(limit + 1)))
     if len(rows) > limit:
         return rows[:limit], rows[limit - 1]
     return rows, session.scalar(query.offset(MAX_WALKED - 1).limit(1))
@@ -325,6 +370,53 @@ def _rank(text: str) -> int:
 
 
 _ORDER = Keyset((WorklistRow.rank, WorklistRow.since, WorklistRow.study_id), (_rank, moment, uuid.UUID))
+_ORDERS = {
+    Sort.NAME: Keyset((WorklistRow.place_name, WorklistRow.study_id), (words, uuid.UUID)),
+    Sort.PROBABILITY: Keyset((WorklistRow.place_share, WorklistRow.study_id), (share, uuid.UUID)),
+    Sort.REGION: Keyset(
+        (WorklistRow.region, WorklistRow.rank, WorklistRow.since, WorklistRow.study_id),
+        (words, _rank, moment, uuid.UUID),
+    ),
+    Sort.ARRIVED: Keyset((WorklistRow.arrived_at, WorklistRow.study_id), (moment, uuid.UUID)),
+    Sort.READER: Keyset((WorklistRow.place_touched, WorklistRow.study_id), (moment, uuid.UUID)),
+}
+
+
+def _order(wish: Filters) -> Keyset:
+    """Return the list's order; of the reviewed the newest first."""
+    if wish.sort is not None:
+        return replace(_ORDERS[wish.sort], descending=wish.descending)
+    newest_first = wish.reviewed is True or wish.rank is Rank.REVIEWED
+    return replace(_ORDER, descending=newest_first is not wish.descending)
+
+
+def _page_of(
+    session: Session, site_id: uuid.UUID, wish: Filters, order: Keyset, cursor: str | None, limit: int
+) -> tuple[list[WorklistRow], WorklistRow | None]:
+    query = order.after(select(WorklistRow).where(*_conditions(site_id, wish)), cursor)
+    return _rows(session, site_id, query, wish.search, limit)
+
+
+def _of_both(
+    session: Session, site_id: uuid.UUID, wish: Filters, order: Keyset, cursor: str | None, limit: int
+) -> tuple[list[WorklistRow], WorklistRow | None]:
+    """Merge what waits with what is reviewed: an index sorts each of them, and no index both."""
+
+    def place(row: WorklistRow) -> tuple[Any, ...]:
+        return tuple(getattr(row, column.key) for column in order.columns)
+
+    parts = [
+        _page_of(session, site_id, replace(wish, reviewed=reviewed), order, cursor, limit)
+        for reviewed in (False, True)
+    ]
+    found = sorted((row for rows, _ in parts for row in rows), key=place, reverse=order.descending)
+    ends = sorted((last for _, last in parts if last), key=place, reverse=order.descending)
+    if ends:  # behind the first end the other part may have more
+        known = place(ends[0])
+        found = [row for row in found if (place(row) >= known if order.descending else place(row) <= known)]
+    if len(found) > limit:
+        return found[:limit], found[limit - 1]
+    return found, ends[0] if ends else None
 
 
 def list_studies(
@@ -334,10 +426,9 @@ def list_studies(
 
     A page of a search for words that very many studies hold may be short, and yet have a next one.
     """
-    newest_first = wish.reviewed is True or wish.rank is Rank.REVIEWED
-    order = replace(_ORDER, descending=newest_first)
-    query = order.after(select(WorklistRow).where(*_conditions(site_id, wish)), cursor)
-    rows, last = _rows(session, site_id, query, wish.search, limit)
+    order = _order(wish)
+    both = wish.sort is not None and wish.reviewed is None and wish.rank is None
+    rows, last = (_of_both if both else _page_of)(session, site_id, wish, order, cursor, limit)
     labels: dict[uuid.UUID, str] = {}
     openers: dict[uuid.UUID, str] = {}
     if rows:
@@ -349,14 +440,14 @@ def list_studies(
         Item(row, labels.get(row.batch_id, ""), openers.get(row.opened_by) if row.opened_by else None)
         for row in rows
     ]
-    return Page(items, _ORDER.cursor_of(last) if last else None)
+    return Page(items, order.cursor_of(last) if last else None)
 
 
 def next_after(session: Session, site_id: uuid.UUID, wish: Filters, study_id: uuid.UUID) -> uuid.UUID | None:
     """Return the study that follows this one in the list, or the first one when it is not in the list."""
     row = session.get(WorklistRow, study_id)
     if row is not None and row.site_id == site_id:
-        page = list_studies(session, site_id, wish, cursor=_ORDER.cursor_of(row), limit=1)
+        page = list_studies(session, site_id, wish, cursor=_order(wish).cursor_of(row), limit=1)
         if page.items:
             return page.items[0].row.study_id
     first = list_studies(session, site_id, wish, limit=2).items
@@ -398,3 +489,112 @@ def note_opened(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, user_
         .values(opened_by=user_id, opened_at=func.clock_timestamp())
         .execution_options(synchronize_session=False)
     )
+
+
+def set_aside(
+    session: Session, site_id: uuid.UUID, study_ids: Sequence[uuid.UUID], mark: Mark
+) -> list[uuid.UUID]:
+    """Take studies that wait off the list without an answer; return those that waited."""
+    now = func.clock_timestamp()
+    left = session.execute(
+        update(WorklistRow)
+        .where(
+            WorklistRow.site_id == site_id,
+            WorklistRow.study_id.in_(study_ids),
+            WorklistRow.rank < int(Rank.REVIEWED),
+        )
+        .values(
+            before_rank=WorklistRow.rank,
+            before_since=WorklistRow.since,
+            rank=int(Rank.REVIEWED),
+            since=now,
+            reviewed_at=now,
+            answer=mark.value,
+        )
+        .returning(WorklistRow.study_id)
+        .execution_options(synchronize_session=False)
+    )
+    return list(left.scalars())
+
+
+def put_back(session: Session, site_id: uuid.UUID, study_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    """Let studies that were set aside wait again where they stood; return those that were."""
+    back = session.execute(
+        update(WorklistRow)
+        .where(
+            WorklistRow.site_id == site_id,
+            WorklistRow.study_id.in_(study_ids),
+            WorklistRow.rank == int(Rank.REVIEWED),
+            WorklistRow.answer.in_([mark.value for mark in Mark]),
+            WorklistRow.before_rank.is_not(None),
+        )
+        .values(
+            rank=WorklistRow.before_rank,
+            since=WorklistRow.before_since,
+            before_rank=None,
+            before_since=None,
+            reviewed_at=None,
+            answer=None,
+        )
+        .returning(WorklistRow.study_id)
+        .execution_options(synchronize_session=False)
+    )
+    return list(back.scalars())
+
+
+# what was done last, for the page that offers to undo it
+
+
+def note_done(session: Session, identity: Identity, done: dict[str, Any] | None) -> None:
+    """Note what a person did last in this browser; None once it was shown."""
+    session.execute(
+        update(UserSession)
+        .where(UserSession.user_id == identity.user_id, UserSession.csrf_token == identity.csrf_token)
+        .values(last_done=done if done is not None else null())
+        .execution_options(synchronize_session=False)
+    )
+
+
+def take_done(session: Session, identity: Identity) -> dict[str, Any] | None:
+    """Return what a person did last in this browser, once."""
+    mine = select(UserSession.last_done).where(
+        UserSession.user_id == identity.user_id, UserSession.csrf_token == identity.csrf_token
+    )
+    done = session.scalar(mine)
+    if done is not None:
+        note_done(session, identity, None)
+    return done
+
+
+# views that a person keeps
+
+MAX_VIEWS = 30
+
+
+def views(session: Session, user_id: uuid.UUID) -> list[WorklistView]:
+    """Return a person's views by name."""
+    mine = select(WorklistView).where(WorklistView.user_id == user_id)
+    return list(session.scalars(mine.order_by(func.lower(WorklistView.name)).limit(MAX_VIEWS)))
+
+
+def keep_view(session: Session, user_id: uuid.UUID, name: str, query: str) -> None:
+    """Keep a view under a name; one of that name is replaced. Raises `TooManyViews`."""
+    known = session.scalar(
+        select(WorklistView).where(WorklistView.user_id == user_id, WorklistView.name == name)
+    )
+    if known is not None:
+        known.query = query
+        return
+    if len(views(session, user_id)) >= MAX_VIEWS:
+        raise TooManyViews
+    session.add(WorklistView(user_id=user_id, name=name, query=query))
+
+
+def forget_view(session: Session, user_id: uuid.UUID, view_id: uuid.UUID) -> None:
+    """Delete one of a person's views. Raises `NotFound`."""
+    mine = session.scalar(
+        select(WorklistView).where(WorklistView.id == view_id, WorklistView.user_id == user_id)
+    )
+    if mine is None:
+        raise NotFound
+    session.delete(mine)

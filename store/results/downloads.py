@@ -41,6 +41,8 @@ from vocabulary.times import instant
 
 NOTICE = "AI output, to be verified by a clinician. Not a medical device."
 _ROW_GROUP = 5000
+#: Studies that a request may name one by one.
+MAX_STUDIES = 500
 
 
 class Format(StrEnum):
@@ -128,6 +130,7 @@ class ExportRequest:
             kept.get("region"),
             since,
             until,
+            tuple(UUID(study_id) for study_id in kept.get("studies", ())),
             trials=trials,
         )
         return cls(
@@ -141,12 +144,14 @@ class ExportRequest:
     def document(self) -> dict[str, Any]:
         """Return the request as JSON that `of_document` reads."""
         chosen = asdict(self.selection)
-        for name in ("site_id", "trials"):
+        for name in ("site_id", "trials", "studies"):
             chosen.pop(name)
         chosen["batch"] = chosen.pop("batch_id")
         kept: dict[str, Any] = {name: str(value) for name, value in chosen.items() if value is not None}
         if self.bom:
             kept["bom"] = True
+        if self.selection.studies:
+            kept["studies"] = [str(study_id) for study_id in self.selection.studies]
         return {**kept, "format": self.format.value, "columns": list(self.columns), "parts": list(self.parts)}
 
     @property
@@ -156,7 +161,7 @@ class ExportRequest:
             scope = str(self.selection.batch_id)[:8]
         else:
             days = [day.isoformat() for day in (self.selection.since, self.selection.until) if day]
-            scope = "-to-".join(days) or "all"
+            scope = "chosen" if self.selection.studies else "-to-".join(days) or "all"
         return f"fractureai-{scope}-{'reports' if self.format is Format.PDF else 'results'}.{self.format}"
 
 

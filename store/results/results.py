@@ -38,6 +38,8 @@ class Selection:
     ----------
     since, until
         Days of arrival, in UTC, both included.
+    studies
+        Only these, where any is named.
     trials
         Whether batches belong to it that were read by bundles which the site had not promoted.
     """
@@ -49,6 +51,7 @@ class Selection:
     region: str | None = None
     since: date | None = None
     until: date | None = None
+    studies: tuple[uuid.UUID, ...] = ()
     trials: bool = False
 
     def conditions(self) -> list[ColumnElement[bool]]:
@@ -67,6 +70,8 @@ class Selection:
         ):
             if value is not None:
                 chosen.append(column == value)
+        if self.studies:
+            chosen.append(Image.study_id.in_(self.studies))
         if self.since is not None:
             chosen.append(Image.created_at >= begin_of(self.since))
         if self.until is not None:
@@ -192,6 +197,8 @@ def _groups(session: Session, selection: Selection) -> list[list[uuid.UUID]]:
     )
     if not selection.trials:
         query = query.where(Batch.promoted)
+    if selection.studies:
+        query = query.where(Batch.id.in_(select(Image.batch_id).where(Image.study_id.in_(selection.studies))))
     if selection.since is not None:  # images arrive before their batch is submitted, and after it is made
         query = query.where(Batch.submitted_at >= begin_of(selection.since))
     if selection.until is not None:

@@ -17,7 +17,7 @@ from store.bundles import promotions
 from store.intake import batches
 from store.intake.batches import NewFile
 from store.reading import worklist, worklist_search
-from store.reading.worklist import Filters, Rank
+from store.reading.worklist import Filters, Rank, Sort
 from store.reading.worklist_tables import WorklistRow
 from tests.db.conftest import make_site
 from tests.reading import read_batch
@@ -309,14 +309,19 @@ def test_every_combination_of_filters_is_read_from_an_index(
         "bundle": [None, "b1"],
         "since": [None, day],
         "search": [None, "17", "png"],
+        "sort": [None, *Sort],
     }
     with session_scope() as session:
-        first = worklist.list_studies(session, site, Filters(), limit=2).next_cursor
+        first = {
+            sort: worklist.list_studies(session, site, Filters(sort=sort), limit=2).next_cursor
+            for sort in offered["sort"]
+        }
         for values in itertools.product(*offered.values()):
             if sum(value is not None for value in values) > 3:
                 continue
-            for reviewed, cursor in ((False, first), (None, None), (True, None)):
-                wish = Filters(**dict(zip(offered, values, strict=True)), reviewed=reviewed)
+            chosen = dict(zip(offered, values, strict=True))
+            for reviewed, cursor in ((False, first[chosen["sort"]]), (None, None), (True, None)):
+                wish = Filters(**chosen, reviewed=reviewed)
                 worklist.list_studies(session, site, wish, cursor=cursor, limit=2)
     assert len(statements) > 250
     with database.connect() as connection:

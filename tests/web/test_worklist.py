@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import io
 import re
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 from tests.web.browsing import chromium, page, sign_in
 from web.openapi import document
+from web.reading import worklist as worklist_page
 
 __all__ = ["chromium", "page"]
 
@@ -131,3 +134,148 @@ def test_worked_from_the_keyboard(page: Page, link: Callable[[], str], ask: Aske
     page.get_by_label("Use these keys").uncheck()
     page.keyboard.press("?")
     expect(page.get_by_text("next and previous study")).to_be_visible()
+
+
+def rows_by(ask: Asker, query: str) -> list[dict[str, Any]]:
+    """Walk a sorted list by pages of four."""
+    found, address = [], f"/worklist?limit=4&{query}"
+    while address:
+        answer = ask.get(address).json
+        found += answer["items"]
+        address = answer["next"]
+    return found
+
+
+@pytest.mark.parametrize("reviewed", ["no", "yes", "all"])
+def test_any_column_sorts_in_both_directions(ask: Asker, browser: Browser, batch: str, reviewed: str) -> None:
+    everything = ask.get("/worklist?limit=100").json["items"]
+    for n in (2, 5, 6, 9):
+        answer = ask.post(f"/studies/{everything[n]['study_id']}/reviews", json={"answer": "absent"})
+        assert answer.status_code == 201
+    expected = {"no": 9, "yes": 4, "all": 13}[reviewed]
+    keys: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "name": lambda row: row["accession"] or row["filename"],
+        "probability": lambda row: -1 if row["probability"] is None else row["probability"],
+        "region": lambda row: row["region"] or "",
+        "arrived": lambda row: row["arrived_at"],
+        "reader": lambda row: row["reviewed_at"] or row["opened_at"] or "",
+        "class": lambda row: 0,
+    }
+    for name, key in keys.items():
+        up = rows_by(ask, f"sort={name}&reviewed={reviewed}")
+        down = rows_by(ask, f"sort=-{name}&reviewed={reviewed}")
+        assert len(up) == len({row["study_id"] for row in up}) == expected, name
+        assert [key(row) for row in up] == sorted(key(row) for row in up), name
+        assert [row["study_id"] for row in down] == [row["study_id"] for row in reversed(up)], name
+    text = browser.client.get(f"/worklist?sort=-probability&reviewed={reviewed}").text
+    assert 'aria-sort="descending"><a' in text
+
+
+def test_several_studies_at_once_and_undone(
+    page: Page, link: Callable[[], str], ask: Asker, batch: str
+) -> None:
+    before = [row["study_id"] for row in ask.get("/worklist?limit=100").json["items"]]
+    sign_in(page, link)
+    page.goto("/worklist?sort=name")
+    rows = page.locator("[data-row]")
+    expect(rows).to_have_count(13)
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    expect(page.locator("[data-chosen]")).to_have_text("With the 2 chosen:")
+    page.get_by_role("button", name="Mark read").click()
+    expect(page.locator("[data-done]")).to_contain_text("2 studies marked read.")
+    expect(rows).to_have_count(11)
+    assert "sort=name" in page.url
+    said = [row["answer"] for row in ask.get("/worklist?reviewed=yes").json["items"]]
+    assert said == ["marked read"] * 2
+    page.keyboard.press("z")
+    expect(page.locator("[data-done]")).to_contain_text("2 studies back on the list.")
+    assert [row["study_id"] for row in ask.get("/worklist?limit=100").json["items"]] == before
+
+    page.get_by_label("Choose all on this page").check()
+    page.get_by_role("button", name="Dismiss").click()
+    expect(page.get_by_text("Nothing waits to be read.")).to_be_visible()
+    page.get_by_role("button", name="Undo").click()
+    expect(rows).to_have_count(13)
+
+    page.get_by_label("Choose 03.png").check()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Download ZIP").click()
+    assert saved.value.suggested_filename == "fractureai-chosen-results.zip"
+    page.get_by_role("button", name="Retry failed").click()
+    expect(page.locator("[data-done]")).to_contain_text("1 image is read again.")
+    assert ask.get(f"/batches/{batch}").json["status"] in {"queued", "running"}
+
+
+def test_a_chosen_zip_holds_those_studies(ask: Asker, browser: Browser, batch: str) -> None:
+    two = ask.get("/worklist?limit=100&q=05.png").json["items"] + ask.get("/worklist?q=urgent").json["items"]
+    answer = browser.post("/worklist/download", study=[row["study_id"] for row in two])
+    with zipfile.ZipFile(io.BytesIO(answer.data)) as archive:
+        lines = archive.read("results.csv").decode().splitlines()[1:]
+    assert sorted(line.split(",")[0] for line in lines) == ["05.png", "urgent.png"]
+    assert browser.post("/worklist/download", study=["x"]).status_code == 422
+    made = ask.post("/exports", json={"format": "csv", "studies": [two[0]["study_id"]]}).json
+    assert (made["total"], made["wish"]["studies"]) == (1, [two[0]["study_id"]])
+
+
+def test_a_recorded_answer_is_taken_back(page: Page, link: Callable[[], str], ask: Asker, batch: str) -> None:
+    first, second, *_ = ask.get("/worklist?limit=100").json["items"]
+    sign_in(page, link)
+    page.goto(f"/studies/{first['study_id']}")
+    page.keyboard.press("2")
+    page.get_by_role("button", name="Record", exact=True).click()
+    page.wait_for_url(f"**/studies/{second['study_id']}")
+    expect(page.locator("[data-done]")).to_contain_text("Recorded: No fracture, for urgent.png.")
+    assert ask.get("/bundles/b1/agreement").json["reviewed"] == 1
+    page.keyboard.press("z")
+    page.wait_for_url(f"**/studies/{first['study_id']}")
+    expect(page.get_by_text("taken back")).to_be_visible()
+    assert ask.get("/worklist?limit=1").json["items"][0]["study_id"] == first["study_id"]
+    assert ask.get("/bundles/b1/agreement").json["reviewed"] == 0
+    page.reload()
+    expect(page.locator("[data-done]")).to_have_count(0)
+
+
+def test_views_are_a_persons_own(page: Page, link: Callable[[], str], batch: str) -> None:
+    sign_in(page, link)
+    page.goto("/worklist?status=failed&sort=-probability")
+    page.get_by_text("Keep this view…").click()
+    page.get_by_label("Its name").fill("Night shift <i>")
+    page.get_by_role("button", name="Keep", exact=True).click()
+    expect(page.locator("[data-done]")).to_contain_text("Kept as “Night shift <i>”.")
+    page.goto("/worklist")
+    page.get_by_role("navigation", name="Your views").get_by_role("link", name="Night shift <i>").click()
+    page.wait_for_url("**/worklist?status=failed&sort=-probability")
+    expect(page.locator("[data-row]")).to_have_count(1)
+    expect(page.get_by_text("Keep this view…")).to_have_count(0)
+    page.get_by_role("button", name="Delete the view Night shift <i>").click()
+    expect(page.get_by_role("navigation", name="Your views")).to_have_count(0)
+
+
+STANDS = "(name) => document.activeElement.closest('[data-row]')?.textContent.includes(name)"
+
+
+def test_back_from_a_study_keeps_page_and_place(
+    page: Page, link: Callable[[], str], ask: Asker, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worklist_page, "PAGE_SIZE", 5)
+    sign_in(page, link)
+    page.goto("/worklist?sort=name")
+    page.get_by_role("link", name="Next page").click()
+    rows = page.locator("[data-row]")
+    expect(rows.nth(0)).to_contain_text("05.png")
+    rows.nth(2).get_by_role("link").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("07.png")
+    page.keyboard.press("u")
+    page.wait_for_function(STANDS, arg="07.png")
+    expect(rows.nth(2)).to_contain_text("07.png")
+    page.keyboard.press("o")
+    page.get_by_label("Then open the next study").uncheck()
+    page.keyboard.press("2")
+    page.get_by_role("button", name="Record", exact=True).click()
+    expect(page.locator("[data-done]")).to_be_visible()
+    page.keyboard.press("u")  # 07.png has left the list: one stands on what came after it
+    page.wait_for_function(STANDS, arg="08.png")
+    expect(rows.nth(2)).to_contain_text("08.png")

@@ -16,6 +16,9 @@ from store.base.session import session_scope
 from store.base.tables import Image, Site, StudyFinding, User, UserSession
 from store.operations import notices
 from store.operations.notices import Channel, Event
+from store.reading import worklist
+from store.reading.review_tables import Review
+from store.reading.worklist_tables import WorklistView
 from store.research import datasets, runs
 from store.research.research_tables import Comparison, RunFile, RunPicture
 from store.results import deliveries
@@ -83,6 +86,21 @@ def make_world(app: Any, role: Role) -> World:
         image = session.scalars(select(Image).where(Image.batch_id == uuid.UUID(batch))).one()
         image.pixels_key = f"pixels-{marker}"
         get_blobs().put(image.pixels_key, b"x")
+        user_id = session.scalars(select(User.id).where(User.email == world.email)).one()
+        worklist.keep_view(session, user_id, marker, "class=urgent")
+        review = Review(
+            site_id=image.site_id,
+            study_id=image.study_id,
+            batch_id=image.batch_id,
+            user_id=user_id,
+            reader=marker,
+            bundle="b1",
+            answer="absent",
+        )
+        session.add(review)
+        session.flush()
+        kept = select(WorklistView.id).where(WorklistView.user_id == user_id)
+        world.ids |= {"view_id": session.scalars(kept).one(), "review_id": review.id}
         world.ids |= {"batch_id": image.batch_id, "image_id": image.id, "study_id": image.study_id}
     make_delivery(world)
     make_research(world)

@@ -10,6 +10,7 @@ from flask import Response, request
 
 from store.base.blobs import get_blobs
 from store.base.errors import NotFound
+from store.results.downloads import ExportRequest, stream
 from vocabulary.media import EXTENSIONS
 
 #: What a browser may show in its window; everything else is saved to disk.
@@ -52,4 +53,12 @@ def send_blob(
         response.content_length = get_blobs().size(key)
     if sha256:
         response.set_etag(sha256)
+    return response
+
+
+def send_stream(wish: ExportRequest) -> Response:
+    """Answer a file while it is made."""
+    response = Response(stream(wish), content_type=wish.format.media_type)
+    response.headers["Content-Disposition"] = f'attachment; filename="{wish.file_name}"'
+    response.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold the first byte back
     return response

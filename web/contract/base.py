@@ -81,7 +81,7 @@ Digits = Annotated[int, BeforeValidator(_digits)]
 Day = Annotated[Any, BeforeValidator(_day), WithJsonSchema({"type": "string", "format": "date"})]
 RegionName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_ -]{0,40}$")]
 Words = Annotated[str, StringConstraints(max_length=200)]
-Cursor = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+Cursor = Annotated[str, StringConstraints(min_length=1, max_length=600)]
 
 
 class Cursored(Query):

@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
-from store.results.downloads import Format, Part
+from store.results.downloads import MAX_STUDIES, Format, Part
 from store.results.exports import ExportRow, ExportState
 from store.results.results import COLUMNS
 from vocabulary.states import ImageStatus, Triage
@@ -47,6 +47,9 @@ class NewExport(_Choice, Body):
         None, description="Of the tables; those of results.csv when absent."
     )
     parts: list[Part] | None = Field(None, description="Of a ZIP; tables, reports and heatmaps when absent.")
+    studies: Annotated[list[UUID], Field(max_length=MAX_STUDIES)] | None = Field(
+        None, description="Only these studies."
+    )
 
 
 class ResultsQuery(_Choice, Query):
@@ -81,6 +84,7 @@ class Wanted(Document):
     since: str | SkipJsonSchema[None] = Field(None, exclude_if=_absent)
     until: str | SkipJsonSchema[None] = Field(None, exclude_if=_absent)
     bom: bool | SkipJsonSchema[None] = Field(None, exclude_if=_absent)
+    studies: list[Id] | SkipJsonSchema[None] = Field(None, exclude_if=_absent)
     columns: list[str]
     parts: list[Part]
 

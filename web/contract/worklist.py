@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import Field
 
 from store.base.tables import Priority
-from store.reading.worklist import Filters, Item, Rank
+from store.reading.worklist import Filters, Item, Rank, Sort
 from vocabulary.anatomy import family_of
 from vocabulary.states import ImageStatus, Triage
 from web.contract.base import (
@@ -35,6 +35,9 @@ CLASSES = {rank.word: rank for rank in Rank if rank is not Rank.URGENT_POSITIVE}
 STATUSES = (ImageStatus.DONE, ImageStatus.REJECTED, ImageStatus.FAILED)
 _REVIEWED = {"no": False, "yes": True, "all": None}
 
+#: By which the list may be sorted; behind a minus the largest first.
+SORTS = ("class", *Sort)
+_Sort = Literal[(*SORTS, *(f"-{name}" for name in SORTS))]  # type: ignore[valid-type]
 _Class = Literal[tuple(CLASSES)]  # type: ignore[valid-type]
 _Status = Literal[STATUSES]  # type: ignore[valid-type]
 
@@ -61,9 +64,17 @@ class WorklistFilters(Cursored):
         " A page of words that very many studies hold may have few items or none, yet a next.",
     )
 
+    sort: _Sort | None = Field(
+        None,
+        description="By this column instead of the list's own order, class; with a minus the largest first.",
+    )
+
     def filters(self) -> Filters:
         """Return what the store narrows the list to."""
+        by = (self.sort or "class").removeprefix("-")
         return Filters(
+            sort=Sort(by) if by != "class" else None,
+            descending=(self.sort or "").startswith("-"),
             **picked(self, "triage", "region", "status", "batch", "bundle", "since", "until"),
             rank=CLASSES[self.rank] if self.rank else None,
             reviewed=_REVIEWED[self.reviewed or ("all" if self.q else "no")],

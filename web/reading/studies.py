@@ -45,6 +45,7 @@ from web.intake.actions import shown_batch
 from web.reading.images import visible_image
 from web.reading.reviews import check_signature, record_review
 from web.reading.viewer import viewer_choice
+from web.reading.worklist import said_and_done
 
 area = Blueprint("studies", __name__)
 
@@ -89,7 +90,7 @@ def get_report(study_id: uuid.UUID, query: ReportQuery) -> Response:
         if report is None:
             raise NotFound
         audit(session, "report_viewed", study_id)
-        name = found.study.accession or PurePosixPath(_title(found)).stem
+        name = found.study.accession or PurePosixPath(study_view.title(found)).stem
     sha256 = report.report_sha256
     return send_blob(study_id, "report", report.report_key, "application/pdf", sha256, name=name)
 
@@ -98,7 +99,7 @@ def marks(history: list[ReviewEntry]) -> dict[str, list[Review]]:
     """Return the places that readers marked, by the image that they lie on."""
     found: dict[str, list[Review]] = {}
     for said in history:
-        if said.review.image_id is not None:
+        if said.review.image_id is not None and not said.withdrawn:
             found.setdefault(str(said.review.image_id), []).append(said.review)
     return found
 
@@ -112,10 +113,6 @@ def strip_words(image: Image) -> str:
     """Say what an image is, in the strip below the picture."""
     sign = f"{GLYPHS[Triage(image.triage)]} " if image.triage else ""
     return f"{sign}{image.number or 1} {image.view}".strip()
-
-
-def _title(found: StudyReading) -> str:
-    return found.study.accession or (found.images[0].image.path if found.images else str(found.study.id))
 
 
 @area.get("/studies/<uuid:study_id>")
@@ -143,6 +140,7 @@ def _study_page(
         audit(session, "study_viewed", study_id)
         chosen = viewer_choice(session)
         said_by_readers = reviews.history(session, study_id, found.bundle.name)
+        done = said_and_done(session)
     document = Study.of(found)
     meaning = label_meaning(found.bundle)
     said = found.finding
@@ -150,7 +148,7 @@ def _study_page(
     return render_template(
         "reading/study.html",
         study=document,
-        title=_title(found),
+        title=study_view.title(found),
         batch=shown_batch(found.batch),
         headline=headline(Triage(said.triage), meaning, partly_read=read) if said else "Not read by AI",
         reports=found.reports,
@@ -160,8 +158,9 @@ def _study_page(
         first_image=_first(document),
         strip_words=strip_words,
         chosen=chosen,
-        filters=args.kept(),
+        filters=args.kept() | ({"cursor": args.cursor} if args.cursor else {}),
         next_id=next_id,
+        done=done,
         history=said_by_readers,
         answers=[(answer, answer_words(answer, meaning)) for answer in Answer],
         answer_words=lambda answer: answer_words(Answer(answer), meaning),
@@ -181,7 +180,7 @@ def send_review(study_id: uuid.UUID) -> BaseResponse:
     with session_scope() as session:
         _get(session, study_id)
     args = read_query(WorklistFilters)
-    filters = args.kept()
+    filters = args.kept() | ({"cursor": args.cursor} if args.cursor else {})
     said = parse_form(NewReview, {name: value for name, value in request.form.items() if value})
     try:
         check_signature(said)
@@ -191,7 +190,8 @@ def send_review(study_id: uuid.UUID) -> BaseResponse:
         next_id = None
         if request.form.get("then") == "next" and identity().may(Permission.WORK):
             next_id = worklist.next_after(session, identity().site_id, args.filters(), study_id)
-        record_review(session, study_id, said)
+        review = record_review(session, study_id, said)
+        worklist.note_done(session, identity(), {"review": str(review.id)})
     dispatch.dispatch()
     if next_id is None and request.form.get("then") == "next":
         return redirect(url_for("worklist.show_worklist", **filters), 303)

@@ -15,7 +15,7 @@ from store.base.session import session_scope
 from store.intake import batches
 from store.queue import dispatch
 from store.results import exports
-from store.results.downloads import DEFAULT_PARTS, ExportRequest, Format, InvalidExportRequest, Part, stream
+from store.results.downloads import DEFAULT_PARTS, ExportRequest, Format, InvalidExportRequest, Part
 from store.results.exports import ExportRow, ExportState
 from store.results.results import COLUMNS, RESULT_COLUMNS, Selection
 from web.auth.identity import audit, identity, needs
@@ -23,6 +23,7 @@ from web.base.binding import ETAG, LOCATION, Reply, operation, parse_form, read_
 from web.base.errors import InvalidQuery, InvalidRequest
 from web.base.forms import form_on
 from web.base.pacing import PAGE, is_watched
+from web.base.sending import send_stream
 from web.contract.base import API, Query
 from web.contract.exports import Export, Exports, NewExport, ResultsQuery, TableQuery
 from web.intake.actions import sees_findings
@@ -54,6 +55,7 @@ def _export_request(said: NewExport | ResultsQuery) -> ExportRequest:
         region=(said.region or "").lower() or None,
         since=said.since,
         until=said.until,
+        studies=tuple(dict.fromkeys(getattr(said, "studies", None) or ())),
         trials=_trials(),
     )
     columns = tuple(dict.fromkeys(said.columns or RESULT_COLUMNS))
@@ -78,14 +80,6 @@ def _send_now(wanted: ExportRequest) -> Response:
         exports.require_small(session, wanted)
         audit(session, "results_downloaded", wanted.selection.batch_id)
     return send_stream(wanted)
-
-
-def send_stream(wish: ExportRequest) -> Response:
-    """Answer a file while it is made."""
-    response = Response(stream(wish), content_type=wish.format.media_type)
-    response.headers["Content-Disposition"] = f'attachment; filename="{wish.file_name}"'
-    response.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold the first byte back
-    return response
 
 
 def _download(batch_id: uuid.UUID, kind: Format, *, bom: bool) -> Response:

@@ -775,6 +775,7 @@ document.addEventListener("keydown", (event) => {
     answer.focus();
   } else if (event.key === "n") document.querySelector("[data-next]")?.click();
   else if (event.key === "u") document.querySelector("[data-back]")?.click();
+  else if (event.key === "z") document.querySelector("[data-done] button")?.click();
   else return;
   event.preventDefault();
 });

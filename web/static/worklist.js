@@ -31,6 +31,8 @@ const KEYS = {
   1: () => document.querySelector("[data-class=positive]").click(),
   2: () => document.querySelector("[data-class=doubt]").click(),
   3: () => document.querySelector("[data-class=not_read]").click(),
+  x: () => { const box = rows[here()]?.querySelector("[name=study]"); if (box) { box.click(); } },
+  z: () => document.querySelector("[data-done] button")?.click(),
   "/": () => document.querySelector("[data-search]").focus(),
   n: () => document.querySelector(".pager [rel=next]")?.click(),
   "?": () => { help.open = !help.open; help.querySelector("summary").focus(); },
@@ -51,8 +53,26 @@ document.addEventListener("keydown", (event) => {
   act();
 });
 
-// coming back: stand where one stood
-stand(rows.find((row) => `#${row.id}` === location.hash));
+// Coming back: stand where one stood; where that study has left the list, on the one that came after it.
+const ORDER = "fractureai-worklist";
+const before = JSON.parse(sessionStorage.getItem(ORDER) ?? "[]");
+const stood = before.slice(Math.max(before.indexOf(location.hash.slice(1)), 0));
+if (location.hash) stand(rows.find((row) => `#${row.id}` === location.hash) ?? rows.find((row) => stood.includes(row.id)) ?? rows.at(-1));
+const keepOrder = () => sessionStorage.setItem(ORDER, JSON.stringify(rows.map((row) => row.id)));
+keepOrder();
+
+// How many are chosen, and all of them at once.
+function showChosen() {
+  const words = document.querySelector("[data-chosen]");
+  const n = document.querySelectorAll("[name=study]:checked").length;
+  if (words) words.textContent = n ? `With the ${n} chosen:` : "With the chosen:";
+}
+
+document.addEventListener("change", ({ target }) => {
+  if (target.matches("[data-choose-all]")) for (const box of document.querySelectorAll("[data-row] [name=study]")) box.checked = target.checked;
+  if (target.matches("[data-choose-all], [name=study]")) showChosen();
+});
+showChosen();
 
 // The list stays fresh by itself, while somebody looks; what must not wait is said aloud, and in the tab's title.
 const LIST_EVERY = 8000;
@@ -80,6 +100,9 @@ async function keepListFresh() {
     const before = names.map(counted);
     asked = await replaceParts(["worklist-tiles", "worklist-rows"]).catch(() => asked);
     rows = [...document.querySelectorAll("[data-row]")];
+    for (const box of document.querySelectorAll("#worklist-rows [data-needs-script]")) box.hidden = false;
+    keepOrder();
+    showChosen();
     const fresh = {};
     names.forEach((name, n) => {
       const more = counted(name) - before[n];
