@@ -56,6 +56,7 @@ __all__ = [
     "AuditLink",
     "Base",
     "Batch",
+    "BatchMark",
     "BatchReason",
     "BatchStatus",
     "Bundle",
@@ -414,6 +415,18 @@ class BatchReason(Base):
     )
     reason: Mapped[str] = mapped_column(primary_key=True)
     n: Mapped[int] = zero_column()
+
+
+class BatchMark(Base):
+    """How many images of a batch had passed each stage at a moment: a mark each 64th of its way, no more."""
+
+    __tablename__ = "batch_marks"
+    batch_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime] = now_column()
+    passed: Mapped[list[Any]]  # of each stage, in their order
 
 
 class Study(Base):

@@ -41,7 +41,7 @@ from store.base.tables import (
     WorkState,
 )
 from store.intake import manifest_matching, quotas
-from store.queue import counters
+from store.queue import counters, pace
 from store.reading import studies
 from vocabulary.reasons import Reason
 from vocabulary.states import TERMINAL_BATCH_STATUSES, BatchStatus, ImageStatus
@@ -575,6 +575,7 @@ def resume(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
     batch.paused_at = None
     batch.rate = 0.0
     batch.rate_at = None
+    pace.forget_marks(session, batch)
     return _touch(session, batch)
 
 
@@ -691,6 +692,7 @@ def retry(
     batch.status = BatchStatus.QUEUED.value
     batch.finished_at = batch.cancelled_at = batch.paused_at = batch.end_failure = None
     batch.rate, batch.rate_at = 0.0, None
+    pace.forget_marks(session, batch)
     session.flush()
     _cut_into_chunks(session, batch, n, ImageStatus.UPLOADED)
     delta = Counter(n_queued=n)

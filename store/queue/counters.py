@@ -11,7 +11,8 @@ from sqlalchemy import ColumnElement, and_, case, func, literal, select, true, u
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from store.base.tables import Batch, BatchReason, Image, Work, WorkKind
+from store.base.tables import Batch, BatchMark, BatchReason, Image, Work, WorkKind
+from store.queue.pace import mark_number
 from vocabulary.states import STAGES, TERMINAL_IMAGE_STATUSES, BatchStatus, ImageStatus, Stage
 
 PASSED_ALL = len(STAGES)
@@ -72,10 +73,16 @@ def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
             Batch.priority,
             Batch.n_total,
             Batch.n_done + Batch.n_rejected + Batch.n_failed + Batch.n_cancelled,
+            *(getattr(Batch, f"s_{stage}") for stage in STAGES),
         )
         .execution_options(synchronize_session=False)
     ).one()
-    site_id, status, round_, priority, total, terminal = result
+    site_id, status, round_, priority, total, terminal, *all_passed = result
+    if progress > 0:
+        mark = insert(BatchMark).values(
+            batch_id=batch_id, number=mark_number(all_passed, total), at=now, passed=all_passed
+        )
+        session.execute(mark.on_conflict_do_nothing())
     for name, n in sorted(delta.items()):
         if name.startswith("reason:") and n:
             row = insert(BatchReason).values(batch_id=batch_id, reason=name.removeprefix("reason:"), n=n)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import func
 
 from store.base import blobs as blob_module
 from store.base import seldom
 from store.base.errors import BlobFull
 from store.base.session import session_scope
-from store.base.tables import Batch
+from store.base.tables import Batch, BatchMark
 from tests.web.asking import Asker, Browser, png
 from web.operations.health import missing_parts
 
@@ -26,6 +28,11 @@ def reading(ask: Asker) -> str:
     with session_scope() as session:
         row = session.query(Batch).one()
         row.status, row.rate = "running", 0.5
+        row.rate_at = func.now()
+        row.s_prepare = row.s_classify = row.s_detect = row.s_explain = row.s_report = 1
+        for n in range(5):
+            at = func.now() - timedelta(seconds=10 - n)
+            session.add(BatchMark(batch_id=row.id, number=n, at=at, passed=[1] * n + [0] * (5 - n)))
     return batch
 
 
@@ -51,7 +58,7 @@ def test_a_full_store_is_told(
     again = ask.get(f"/batches/{reading}", headers={"If-None-Match": told.headers["ETag"]})
     assert again.status_code == 200, "what it waits for is part of what the tag names"
     assert again.json["waits_for"] is None
-    assert again.json["eta_seconds"] == 4
+    assert again.json["eta_seconds"] in range(10)
 
 
 def test_a_store_that_takes_nothing_is_told(

@@ -139,13 +139,28 @@ class BatchProgress(Document):
     reasons: dict[str, Count]
     manifest: ManifestMatch | None = Field(description="Of a submitted batch with a manifest.")
     rate: float = Field(description="Images a second, lately.")
-    eta_seconds: int | None
+    eta_seconds: int | None = Field(
+        description="Until all is read, by the slowest stage; null until each stage has begun, and in lists."
+    )
 
     @classmethod
-    def of(cls, batch: tables.Batch, reasons: Mapping[str, int], *, findings: bool, **more: Links) -> Self:
+    def of(
+        cls,
+        batch: tables.Batch,
+        reasons: Mapping[str, int],
+        *,
+        findings: bool,
+        left: float | None = None,
+        **more: Links,
+    ) -> Self:
         """Return a batch; every figure comes from its own row and its counted reasons.
 
-        Without `findings` it does not say what the bundle found.
+        Parameters
+        ----------
+        findings
+            Without it the batch does not say what the bundle found.
+        left
+            Seconds that the rest will take, where they were estimated.
         """
         waits, moving = waits_for(batch), batch.status in _MOVING
         counts = {
@@ -174,7 +189,7 @@ class BatchProgress(Document):
             if batch.manifest_rows
             else None,
             rate=round(batch.rate, 3) if moving else 0.0,
-            eta_seconds=_eta_seconds(batch) if waits is None else None,
+            eta_seconds=round(left) if left is not None and moving and waits is None else None,
             **more,
         )
 
@@ -185,7 +200,9 @@ class Batch(BatchProgress):
     links: Links
 
     @classmethod
-    def of(cls, batch: tables.Batch, reasons: Mapping[str, int], *, findings: bool) -> Self:
+    def of(
+        cls, batch: tables.Batch, reasons: Mapping[str, int], *, findings: bool, left: float | None = None
+    ) -> Self:
         """Return a batch."""
         here = f"{API}/batches/{batch.id}"
         actions = ("images", "files", "submit", "cancel", "retry", "pause", "resume")
@@ -197,7 +214,7 @@ class Batch(BatchProgress):
             "csv": f"{here}/results.csv",
             "zip": f"{here}/results.zip",
         }
-        return super().of(batch, reasons, findings=findings, links=links)
+        return super().of(batch, reasons, findings=findings, left=left, links=links)
 
 
 class Batches(Page[Batch]):
@@ -207,14 +224,6 @@ class Batches(Page[Batch]):
 def waits_for(batch: tables.Batch) -> ServiceError | None:
     """Return why a batch that is read makes no progress: the blob store takes nothing."""
     return storage_problem(wait=False) if batch.status in _MOVING else None
-
-
-def _eta_seconds(batch: tables.Batch) -> int | None:
-    """Return the seconds that the rest will take at the present rate, or None when that is not known."""
-    if batch.status not in _MOVING or batch.rate <= 0:
-        return None
-    passed = sum(getattr(batch, f"s_{stage.value}") for stage in STAGES) / len(STAGES)
-    return round((batch.n_total - passed) / batch.rate)
 
 
 def batch_etag(batch: tables.Batch) -> str:

@@ -104,7 +104,14 @@ class RunSummary(Document):
     links: Links
 
     @classmethod
-    def of(cls, run: research_tables.Run, batch: tables.Batch | None, **more: Any) -> Self:
+    def of(
+        cls,
+        run: research_tables.Run,
+        batch: tables.Batch | None,
+        *,
+        left: float | None = None,
+        **more: Any,
+    ) -> Self:
         """Return a run; it is steered by its own address, not by its batch's."""
         here = f"{API}/runs/{run.id}"
         return cls(
@@ -117,7 +124,7 @@ class RunSummary(Document):
                 priority=PRIORITIES[batch.priority] if batch else Priority.LOW,
             ),
             status=_state_of(run, batch),
-            progress=BatchProgress.of(batch, {}, findings=True) if batch else None,
+            progress=BatchProgress.of(batch, {}, findings=True, left=left) if batch else None,
             forward_passes=ForwardPasses(region=run.classified, fracture=run.detected),
             links={"self": here, "page": f"/research/runs/{run.id}", "files": f"{here}/files/"},
             **more,

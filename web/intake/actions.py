@@ -59,9 +59,11 @@ def sees_findings(batch: tables.Batch) -> bool:
     return batch.promoted or identity().may(Permission.RESEARCH)
 
 
-def shown_batch(batch: tables.Batch, reasons: Mapping[str, int] = MappingProxyType({})) -> Batch:
-    """Return a batch as the one who asks may see it."""
-    return Batch.of(batch, reasons, findings=sees_findings(batch))
+def shown_batch(
+    batch: tables.Batch, reasons: Mapping[str, int] = MappingProxyType({}), left: float | None = None
+) -> Batch:
+    """Return a batch as the one who asks may see it; `left` is how many seconds it still takes, if known."""
+    return Batch.of(batch, reasons, findings=sees_findings(batch), left=left)
 
 
 def shown_images(

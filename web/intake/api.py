@@ -16,6 +16,7 @@ from store.base import tables
 from store.base.errors import BatchNotDraft, WrongState
 from store.base.session import session_scope
 from store.intake import batches, quotas
+from store.queue import pace
 from store.results.safe_names import cell
 from vocabulary.states import BatchStatus
 from web.auth.identity import audit, check_csrf, checks_csrf, identity, needs
@@ -69,7 +70,8 @@ _FORM = Content(
 
 
 def _batch_answer(session: Session, batch: tables.Batch, status: int = 200) -> Response:
-    response = send(shown_batch(batch, batches.reasons(session, batch.id)), status)
+    left = pace.batch_seconds_left(session, batch)
+    response = send(shown_batch(batch, batches.reasons(session, batch.id), left), status)
     response.set_etag(batch_etag(batch))
     return response
 

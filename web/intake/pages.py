@@ -18,6 +18,7 @@ from store.base.tables import Site
 from store.bundles import bundles
 from store.bundles.words import label_meaning, thresholds
 from store.intake import batches, quotas, summary, uploads
+from store.queue import pace
 from vocabulary.states import (
     TERMINAL_BATCH_STATUSES,
     BatchStatus,
@@ -171,7 +172,8 @@ def show_batch(batch_id: uuid.UUID) -> Response:
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
         bundle = bundles.get_bundle(session, batch.bundle)
-        document = shown_batch(batch, batches.reasons(session, batch_id))
+        left = pace.batch_seconds_left(session, batch)
+        document = shown_batch(batch, batches.reasons(session, batch_id), left)
         retry = batches.can_retry(session, batch)
         images, cursor = shown_images(session, batch, args, limit=PAGE_SIZE)
         ended = BatchStatus(batch.status) in TERMINAL_BATCH_STATUSES
