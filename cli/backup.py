@@ -160,6 +160,15 @@ def _save(archive: Path, secret: str) -> int:
     return sum(name.startswith(BLOBS) for name in members)
 
 
+def _note_backup() -> None:
+    """Note when it was saved: administrators see it on their page of health."""
+    from store.base.session import session_scope
+    from store.operations import monitoring
+
+    with session_scope() as session:
+        monitoring.note_success(session, monitoring.BACKUP)
+
+
 def _verified(archive: Path) -> dict[str, Any]:
     """Return the manifest; every member that it names was read and compared.
 
@@ -353,11 +362,12 @@ def backup(*, archive: Path, secret_file: Path | None, home: Path | None) -> Non
         with server_parts(home):
             secret = stated("secret_key") or kept_secret(folder / "secret_key")
             files = _save(partial, secret)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        if secret_file is not None:
-            write_private(secret_file, secret)
-        partial.rename(archive)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            if secret_file is not None:
+                write_private(secret_file, secret)
+            partial.rename(archive)
+            _note_backup()
     finally:
         partial.unlink(missing_ok=True)
     size = archive.stat().st_size / 1e6

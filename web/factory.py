@@ -22,7 +22,9 @@ from web.operations.audit import audit_pages
 from web.operations.health import health
 from web.operations.monitoring import monitoring_pages
 from web.operations.notices import notice_pages
+from web.operations.overview import overview
 from web.operations.retention import retention_pages
+from web.operations.site import site_pages
 from web.reading.viewer import viewer
 from web.research import pages as research_pages
 from web.results.deliveries import delivery_pages
@@ -39,10 +41,12 @@ BLUEPRINTS = (
     admin,
     audit_pages,
     monitoring_pages,
+    overview,
     notice_pages,
     delivery_pages,
     fhir_api,
     retention_pages,
+    site_pages,
 )
 
 #: A body without files; requests with files have a limit of their own.

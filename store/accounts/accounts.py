@@ -479,6 +479,12 @@ def _valid(token: str) -> tuple[ColumnElement[bool], ...]:
     )
 
 
+def nobody_was_here(session: Session) -> bool:
+    """Tell whether this server is new: nobody has signed in by browser, or could without a one-time link."""
+    could = select(User.id).where(User.password_hash.is_not(None) | User.provider_subject.is_not(None))
+    return not any(session.scalar(query.limit(1)) for query in (could, select(UserSession.id)))
+
+
 def sets_password(session: Session, token: str) -> bool:
     """Tell whether this link is valid and wants a new password; does not use it up."""
     return bool(session.scalar(select(SignInToken.sets_password).where(*_valid(token))))

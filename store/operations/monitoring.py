@@ -13,6 +13,8 @@ from store.base.tables import EventCount, Maintenance, Work
 
 #: The step of `worker.reconcile` without which nothing that went wrong is ever mended.
 RECOVER = "recover"
+#: What `fractureai backup` notes.
+BACKUP = "backup"
 #: Messages of the broker that no worker could read.
 DROPPED_MESSAGES = "dropped_messages"
 #: Batches that were ended though what their end should have written failed each time.

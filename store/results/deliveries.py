@@ -73,6 +73,17 @@ class DeliveryState(StrEnum):
     SUPPRESSED = "suppressed"
 
 
+#: What became of an object, for a person.
+STATE_WORDS = {
+    DeliveryState.WAITING: "waiting",
+    DeliveryState.SENT: "taken, not confirmed",
+    DeliveryState.COMMITTED: "in the archive",
+    DeliveryState.FAILED: "failed",
+    DeliveryState.IDENTITY_CONFLICT: "held: another patient",
+    DeliveryState.SUPPRESSED: "not sent",
+}
+
+
 #: In these nothing more is done by itself.
 ENDED = frozenset(
     {

@@ -88,11 +88,13 @@ def _sign_in_page(*, token: str = "", error: str = "", status: int = 200) -> Res
     twin = cookies.FORM.sent() or secrets.token_urlsafe(24)
     with session_scope() as session:
         sets_password = bool(token) and accounts.sets_password(session, token)
+        fresh = not token and accounts.nobody_was_here(session)
     page = render_template(
         "auth/sign_in.html",
         twin=twin,
         token=token,
         sets_password=sets_password,
+        fresh=fresh,
         error=error,
         next=request.values.get("next", ""),
         provider=settings.oidc_label if settings.oidc_issuer else "",

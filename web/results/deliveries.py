@@ -11,7 +11,7 @@ from store.accounts.accounts import Permission
 from store.base.session import session_scope
 from store.queue import dispatch
 from store.results import deliveries
-from store.results.deliveries import DeliveryState
+from store.results.deliveries import STATE_WORDS
 from web.auth.identity import identity, needs
 from web.base.binding import read_query
 from web.base.forms import form_on
@@ -26,14 +26,6 @@ KIND_WORDS = {
     "signed": "signed reading",
     "pdf": "PDF",
     "fhir": "FHIR resources",
-}
-STATE_WORDS = {
-    DeliveryState.WAITING: "waiting",
-    DeliveryState.SENT: "taken, not confirmed",
-    DeliveryState.COMMITTED: "in the archive",
-    DeliveryState.FAILED: "failed",
-    DeliveryState.IDENTITY_CONFLICT: "held: another patient",
-    DeliveryState.SUPPRESSED: "not sent",
 }
 
 

@@ -1,0 +1,91 @@
+"""What an administrator sees of the whole service: workers, queues, failures, room, backup, versions."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from settings import VERSION
+from store.base.blobs import get_blobs
+from store.base.tables import Batch, Image, Maintenance, Worker
+from store.operations import monitoring
+from store.operations.monitoring import QueueDepth
+from vocabulary.states import ImageStatus
+
+#: A worker that has not said so for this long is not there.
+WORKER_SEEN = timedelta(seconds=30)
+#: Days over which failures are counted.
+FAILURE_DAYS = 7
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The service at this moment.
+
+    Attributes
+    ----------
+    workers
+        Those that were there within a day, the latest first, each with whether it is there now.
+    queues
+        What waits on each queue, over all sites.
+    failures
+        Reason -> images of the site that failed for it or were refused within `FAILURE_DAYS`.
+    steps
+        Steps of recovery and cleaning up: when each went through, and how it failed since.
+    fullness
+        Which share of the room for files is taken (0-1); None where there is no telling.
+    """
+
+    workers: Sequence[tuple[Worker, bool]]
+    queues: Mapping[str, QueueDepth]
+    failures: Mapping[str, int]
+    steps: Sequence[Maintenance]
+    last_backup: datetime | None
+    recovery_problem: str | None
+    fullness: float | None
+    database_bytes: int
+    versions: Mapping[str, str]
+
+
+def overview(session: Session, site_id: uuid.UUID) -> Overview:
+    """Return the service as an administrator of a site sees it: queues of all sites, failures of this one."""
+    here = Worker.seen_at > func.now() - WORKER_SEEN
+    workers = session.execute(
+        select(Worker, here)
+        .where(Worker.seen_at > func.now() - timedelta(days=1))
+        .order_by(here.desc(), Worker.name)
+    )
+    failures = session.execute(
+        select(Image.reason, func.count())
+        .join(Batch, Batch.id == Image.batch_id)
+        .where(
+            Image.site_id == site_id,
+            Batch.created_at > func.now() - timedelta(days=FAILURE_DAYS),
+            Image.status.in_([ImageStatus.FAILED.value, ImageStatus.REJECTED.value]),
+            Image.reason.is_not(None),
+        )
+        .group_by(Image.reason)
+        .order_by(func.count().desc(), Image.reason)
+    )
+    steps = list(session.scalars(select(Maintenance).order_by(Maintenance.step)))
+    schema = session.scalar(text("SELECT version_num FROM alembic_version"))
+    return Overview(
+        workers=[(worker, bool(now)) for worker, now in workers],
+        queues=dict(sorted(monitoring.queue_depths(session).items())),
+        failures={str(reason): int(n) for reason, n in failures},
+        steps=[step for step in steps if step.step != monitoring.BACKUP],
+        last_backup=next((step.succeeded_at for step in steps if step.step == monitoring.BACKUP), None),
+        recovery_problem=monitoring.recovery_problem(session),
+        fullness=get_blobs().fullness(),
+        database_bytes=int(session.scalar(text("SELECT pg_database_size(current_database())")) or 0),
+        versions={
+            "FractureAI": VERSION,
+            "database schema": str(schema),
+            "PostgreSQL": str(session.scalar(text("SHOW server_version"))).split(" ", 1)[0],
+        },
+    )
