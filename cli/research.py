@@ -228,6 +228,22 @@ def delete(run: str, yes: bool) -> None:
     click.echo(f"Run {run_id} is deleted.")
 
 
+def compared_rows(figures: Json) -> list[tuple[str, ...]]:
+    """Return a comparison as rows of a table: all studies, then each region."""
+
+    def row(name: str, n: int, figures: Json, p: str) -> tuple[str, ...]:
+        low, high = figures["interval"] or (None, None)
+        interval = "" if low is None else f"{low:+.3f} to {high:+.3f}"
+        difference = f"{figures['difference']:+.3f}"
+        return name, str(n), f"{figures['a']:.3f}", f"{figures['b']:.3f}", difference, interval, p
+
+    rows = [row("all", figures["studies"], figures["pooled"], "")] if figures["pooled"] else []
+    for region, part in sorted(figures["regions"].items()):
+        p = part["p_holm"]
+        rows.append(row(region, part["studies"], part, "< 0.001" if p < 0.001 else f"{p:.3f}"))
+    return rows
+
+
 @click.command()
 @click.argument("run_a")
 @click.argument("run_b", required=False)
@@ -265,12 +281,20 @@ def compare(
     if not figures:
         raise UsageProblem("The comparison takes longer; see the page of the run.")
     click.echo(f"{body['bundle_b']} against {body['bundle_a']}: {figures['verdict']}")
-    if pooled := figures["pooled"]:
-        low, high = pooled["interval"]
-        click.echo(
-            f"AUC {pooled['a']:.3f} and {pooled['b']:.3f}, difference {pooled['difference']:+.3f} "
-            f"({low:+.3f} to {high:+.3f}), margin {margin}"
-        )
+    print_rows(
+        open_console(),
+        (
+            "studies",
+            "n",
+            f"AUC {body['bundle_a']}",
+            f"AUC {body['bundle_b']}",
+            "difference",
+            "95%",
+            "p, Holm",
+        ),
+        compared_rows(figures),
+    )
+    click.echo(f"Margin of AUC {margin}; intervals by resampling of patients.")
     if len(set(figures["label_meanings"].values())) > 1:
         click.echo(f"Mind the labels: {figures['label_meanings']}")
     click.echo(f"{figures['changed']} images changed side; see {client.url}{compared['links']['page']}")

@@ -160,8 +160,20 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else CUT
 
 
-def studies_of(records: Iterable[Record]) -> list[StudyRecord]:
-    """Join the images of each study: mean probability, mean operating points, positive if any image is."""
+def _worst(values: Sequence[float]) -> float:
+    return max(values, default=CUT)
+
+
+def studies_of(records: Iterable[Record], *, worst: bool = False) -> list[StudyRecord]:
+    """Join the images of each study: mean probability, mean operating points, positive if any image is.
+
+    Parameters
+    ----------
+    worst
+        Take the highest probability instead of the mean, as the service does: a study is as bad as its worst
+        image.
+    """
+    joint = _worst if worst else _mean
     images: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
         images[record.study].append(record)
@@ -175,7 +187,7 @@ def studies_of(records: Iterable[Record]) -> list[StudyRecord]:
                 members[0].patient,
                 members[0].region,
                 any(labels) if labels else None,
-                _mean([s.probability for s in scores]) if scores else None,
+                joint([s.probability for s in scores]) if scores else None,
                 _mean([s.low for s in scores]),
                 _mean([s.high for s in scores]),
                 len(members),
@@ -233,6 +245,7 @@ def figures_of(rows: Sequence[StudyRecord], *, rounds: int = ROUNDS, seed: int =
             "tn": int((~said & ~a.y).sum()),
         },
         "roc": roc_points(a.p, a.y),
+        "roc_cuts": roc_cuts(a.p),
         "reliability": reliability(a.p, a.y),
         "figures": {
             key: {"value": None if math.isnan(value) else value, "interval": intervals.get(key)}
@@ -242,15 +255,25 @@ def figures_of(rows: Sequence[StudyRecord], *, rounds: int = ROUNDS, seed: int =
     }
 
 
+def _roc_places(p: metrics.FloatArray, most: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return the order from the highest score, and which places of it are kept as points of the curve."""
+    order = np.argsort(-p, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(p[order]) != 0, True))
+    return order, last[np.unique(np.linspace(0, len(last) - 1, min(most, len(last))).round().astype(int))]
+
+
 def roc_points(p: metrics.FloatArray, y: metrics.BoolArray, most: int = 100) -> list[tuple[float, float]]:
     """Return the ROC curve as (false positive rate, sensitivity), thinned to at most `most` points."""
-    order = np.argsort(-p, kind="stable")
-    last = np.append(np.diff(p[order]) != 0, True)
-    tpr = (np.cumsum(y[order]) / y.sum())[last]
-    fpr = (np.cumsum(~y[order]) / (~y).sum())[last]
-    keep = np.unique(np.linspace(0, len(tpr) - 1, min(most, len(tpr))).round().astype(int))
-    points = [(round(float(x), 5), round(float(t), 5)) for x, t in zip(fpr[keep], tpr[keep], strict=True)]
-    return [(0.0, 0.0), *points]
+    order, keep = _roc_places(p, most)
+    tpr = np.cumsum(y[order])[keep] / y.sum()
+    fpr = np.cumsum(~y[order])[keep] / (~y).sum()
+    return [(0.0, 0.0), *((round(float(x), 5), round(float(t), 5)) for x, t in zip(fpr, tpr, strict=True))]
+
+
+def roc_cuts(p: metrics.FloatArray, most: int = 100) -> list[float]:
+    """Return from which probability on a study counts as positive at each of the points of `roc_points`."""
+    order, keep = _roc_places(p, most)
+    return [1.0, *(round(float(cut), 5) for cut in p[order][keep])]
 
 
 def reliability(p: metrics.FloatArray, y: metrics.BoolArray) -> list[dict[str, float]]:
@@ -323,6 +346,7 @@ def evaluate(records: Sequence[Record], *, rounds: int = ROUNDS) -> dict[str, An
     return {
         "coverage": coverage(records, studies),
         "study": _by_region(studies, rounds),
+        "study_worst": figures_of(studies_of(records, worst=True), rounds=rounds),
         "image": _by_region(as_studies_of_one(records), rounds),
         "region_confusion": region_confusion(records),
         "routing": routing_study(records, rounds=rounds),

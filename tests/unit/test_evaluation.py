@@ -130,3 +130,29 @@ def test_the_routing_study_scores_each_way():
     assert found["routing"]["images"] == 6
     assert found["routing"]["ways"]["true"]["confusion"]["tn"] == 3
     assert found["region_confusion"] == {"hand": {"leg": 6}}
+
+
+def test_the_worst_image_rule_and_the_cuts_of_the_curve() -> None:
+    rows = [
+        Record(
+            f"{n}.png",
+            "",
+            f"s{n // 2}",
+            f"p{n // 2}",
+            "hand",
+            n < 4,
+            "hand",
+            Score("hand", p, 0.2, 0.6, True),
+            None,
+        )
+        for n, p in enumerate((0.9, 0.1, 0.3, 0.4, 0.6, 0.0, 0.2, 0.1))
+    ]
+    mean = {s.study: s.probability for s in evaluation.studies_of(rows)}
+    worst = {s.study: s.probability for s in evaluation.studies_of(rows, worst=True)}
+    assert mean == pytest.approx({"s0": 0.5, "s1": 0.35, "s2": 0.3, "s3": 0.15})
+    assert worst == {"s0": 0.9, "s1": 0.4, "s2": 0.6, "s3": 0.2}
+    found = evaluation.evaluate(rows, rounds=10)
+    assert found["study"]["pooled"]["figures"]["auc"]["value"] == 1.0
+    assert found["study_worst"]["figures"]["auc"]["value"] == 0.75
+    assert found["study_worst"]["roc_cuts"] == [1.0, 0.9, 0.6, 0.4, 0.2]
+    assert found["study_worst"]["roc"] == [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from sqlalchemy import func, select
 
 from cli.main import main
+from cli.research import compared_rows
 from pipeline import comparison, evaluation
 from pipeline.evaluation import Record, Score
 from store.accounts.accounts import Role
@@ -23,7 +24,7 @@ from store.research.research_tables import Comparison, Dataset, DatasetImage, Fi
 from tests.web.asking import Asker
 from tests.web.serving import MANIFEST
 from tests.web.world import World, make_world
-from web.research.pages import heat_squares
+from web.research.pages import Place, heat_squares, place_of
 
 REGIONS = ("elbow", "hand", "wrist")
 
@@ -289,3 +290,40 @@ def test_a_bundle_is_promoted_rolled_back_and_set_to_shadow(app, world):
         "bundle_rollback",
     ]
     assert other == "b1"
+
+
+def test_changed_images_are_narrowed_and_walked(app, world):
+    address = f"/research/comparisons/{world.ids['comparison_id']}"
+    with session_scope() as session:
+        changed = session.get_one(Comparison, world.ids["comparison_id"]).figures["changed_images"]
+    right = [c for c in changed if c["right"] and c["region"] == "elbow"]
+    text = page(world, app, f"{address}?right=yes&region=elbow&to=")
+    assert text.count('<li><a href="/research/comparisons/') == len(right) > 0
+    assert f"{right[0]['b']:.1%}".replace("%", "") in text
+    listed = [{"number": n} for n in (4, 9, 2)]
+    assert place_of(9, listed) == Place(2, 3, 4, 2)
+    assert place_of(4, listed) == Place(1, 3, None, 9)
+    assert place_of(1, listed) is None
+    assert page(world, app, f"{address}/images/1?right=yes").count("changed images") == 1
+
+
+def test_runs_stand_side_by_side(app, world):
+    text = page(world, app, "/research")
+    with session_scope() as session:
+        figures = session.get_one(Run, world.ids["run_id"]).figures
+    for bundle in ("b1", "b2"):
+        assert f"{figures[bundle]['study']['pooled']['figures']['auc']['value']:.3f}" in text
+    shown = page(world, app, f"/research/runs/{world.ids['run_id']}")
+    worst = figures["b2"]["study_worst"]["figures"]["auc"]["value"]
+    assert f"{worst:.3f}" in shown.split("By study, worst image")[1]
+    assert "data-roc-slider" in shown
+
+
+def test_the_command_prints_a_table_of_regions():
+    figures = comparison.compare(records(1.0, 1), records(2.0, 2), margin=0.02, rounds=50)
+    rows = compared_rows(figures)
+    assert [row[0] for row in rows] == ["all", "elbow", "hand", "wrist"]
+    for row, said in zip(rows, [figures["pooled"], *(figures["regions"][r] for r in REGIONS)], strict=True):
+        assert row[2:5] == (f"{said['a']:.3f}", f"{said['b']:.3f}", f"{said['difference']:+.3f}")
+    assert rows[0][6] == ""
+    assert all(row[6] for row in rows[1:])

@@ -5,24 +5,32 @@ from __future__ import annotations
 import json
 import struct
 import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 from flask import Blueprint, Flask, Response, redirect, render_template, request, url_for
 from markupsafe import Markup
+from pydantic import StringConstraints
 from werkzeug.wrappers import Response as BaseResponse
 
 from store.accounts.accounts import Permission
 from store.base.session import session_scope
 from store.base.tables import Batch
 from store.bundles import bundles
-from store.queue import dispatch
+from store.queue import dispatch, pace
 from store.research import comparisons, datasets, runs
 from store.research import research_tables as tables
 from store.research.research_tables import RunKind
 from web.auth.identity import audit, identity, needs
-from web.base.binding import parse_form
+from web.base.binding import parse_form, read_query
 from web.base.forms import form_on
 from web.base.pacing import PAGE, is_watched
+from web.base.request_args import without_empty_fields
+from web.contract.base import Query
 from web.contract.research import MARGIN, Comparison, Dataset, NewComparison, NewRun, Run, RunSummary
 from web.research.actions import (
     act,
@@ -34,6 +42,15 @@ from web.research.actions import (
 )
 
 pages = Blueprint("research", __name__)
+
+#: Figures that are shown run by run.
+TREND = (
+    ("auc", "AUC"),
+    ("kappa", "Kappa"),
+    ("recall", "Sensitivity"),
+    ("specificity", "Specificity"),
+    ("ece", "ECE"),
+)
 
 
 @pages.get("/research")
@@ -47,13 +64,90 @@ def home() -> str:
         listed = [RunSummary.of(run, batch) for run, batch in runs.list_runs(session, identity().site_id, 50)]
         compared = [Comparison.of(c) for c in runs.list_comparisons(session, identity().site_id, limit=50)]
         names = [bundle.name for bundle in bundles.list_bundles(session)]
+        figures = trend([run for run, _ in runs.list_runs(session, identity().site_id, 50)])
     return render_template(
         "research/research.html",
+        trend=figures,
+        trend_keys=TREND,
         datasets=shown,
         runs=listed,
         comparisons=compared,
         bundles=names,
         moving=any(run.status in {"queued", "evaluating"} for run in listed),
+    )
+
+
+@dataclass(frozen=True)
+class TrendLine:
+    """What one bundle reached in one run."""
+
+    run: uuid.UUID
+    dataset: str
+    bundle: str
+    at: datetime
+    studies: int
+    figures: Mapping[str, Any]
+
+
+def trend(evaluated: Sequence[tables.Run]) -> list[TrendLine]:
+    """Return the figures of runs side by side, a line for each bundle."""
+    lines = []
+    for run in evaluated:
+        if run.evaluated_at is None or not run.figures:
+            continue
+        dataset = run.made_with.get("dataset") or {}
+        for bundle, said in run.figures.items():
+            pooled = said["study"]["pooled"]
+            lines.append(
+                TrendLine(
+                    run.id,
+                    f"{dataset.get('name', '')} {run.part}".strip(),
+                    bundle,
+                    run.evaluated_at,
+                    pooled["n"],
+                    pooled.get("figures") or {},
+                )
+            )
+    return lines
+
+
+class ChangedFilters(Query):
+    """What narrows the images that changed side."""
+
+    region: Annotated[str, StringConstraints(max_length=40)] | None = None
+    right: Literal["yes", "no", "unlabelled"] | None = None
+    to: Literal["positive", "negative"] | None = None
+
+    def holds(self, changed: Mapping[str, Any]) -> bool:
+        """Tell whether an image that changed side is wanted."""
+        right = {True: "yes", False: "no", None: "unlabelled"}[changed["right"]]
+        to = "positive" if changed["b"] > changed["a"] else "negative"
+        return (
+            self.region in (None, changed["region"]) and self.right in (None, right) and self.to in (None, to)
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image stands among those that changed side."""
+
+    at: int
+    of: int
+    before: int | None
+    after: int | None
+
+
+def place_of(number: int, changed: Sequence[Mapping[str, Any]]) -> Place | None:
+    """Return an image's place among those that are listed; None where it is not among them."""
+    numbers = [int(image["number"]) for image in changed]
+    if number not in numbers:
+        return None
+    at = numbers.index(number)
+    return Place(
+        at + 1,
+        len(numbers),
+        numbers[at - 1] if at else None,
+        numbers[at + 1] if at + 1 < len(numbers) else None,
     )
 
 
@@ -105,7 +199,7 @@ def show_run(run_id: uuid.UUID) -> str | Response:
     with session_scope() as session:
         run = find_run(session, run_id)
         batch = runs.batch_of(session, run)
-        document = Run.of(run, batch)
+        document = Run.of(run, batch, left=pace.batch_seconds_left(session, batch) if batch else None)
         page = render_template(
             "research/run.html",
             layout="research/export.html" if export else "base.html",
@@ -177,19 +271,34 @@ def show_image(run_id: uuid.UUID, number: int) -> str:
 @pages.get("/research/comparisons/<uuid:comparison_id>/images/<int:number>")
 @needs(Permission.RESEARCH)
 def show_changed_image(comparison_id: uuid.UUID, number: int) -> str:
-    """Show where both compared bundles looked in one image, whichever runs they scored it in."""
+    """Show where both compared bundles looked in one image, and which changed images stand beside it."""
+    without_empty_fields()
+    args = read_query(ChangedFilters)
     with session_scope() as session:
         compared = runs.get_comparison(session, identity().site_id, comparison_id)
         run = find_run(session, compared.run_a)
         image = comparisons.image_of(session, run, number, (compared.bundle_a, compared.bundle_b))
         audit(session, "run_image_viewed", image.image.id)
-    return _attention(run, image, comparison_id)
+    listed = [c for c in (compared.figures or {}).get("changed_images", ()) if args.holds(c)]
+    return _attention(run, image, comparison_id, place_of(number, listed), args.kept())
 
 
-def _attention(run: tables.Run, image: comparisons.RunImage, comparison_id: uuid.UUID | None = None) -> str:
+def _attention(
+    run: tables.Run,
+    image: comparisons.RunImage,
+    comparison_id: uuid.UUID | None = None,
+    place: Place | None = None,
+    chosen: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     maps = [(said, heat_squares(said, image.image.width, image.image.height)) for said in image.said]
     return render_template(
-        "research/run_image.html", run=run, row=image, maps=maps, comparison_id=comparison_id
+        "research/run_image.html",
+        run=run,
+        row=image,
+        maps=maps,
+        comparison_id=comparison_id,
+        place=place,
+        chosen=chosen,
     )
 
 
@@ -241,6 +350,8 @@ def compare_by_form() -> BaseResponse:
 def show_comparison(comparison_id: uuid.UUID) -> str | Response:
     """Show which of two bundles is better, by how much, and whether that is chance."""
     export = "export" in request.args
+    without_empty_fields()
+    args = ChangedFilters() if export else read_query(ChangedFilters)
     with session_scope() as session:
         compared = runs.get_comparison(session, identity().site_id, comparison_id)
         run = find_run(session, compared.run_a)
@@ -253,6 +364,8 @@ def show_comparison(comparison_id: uuid.UUID) -> str | Response:
         layout="research/export.html" if export else "base.html",
         export=export,
         compared=document,
+        changed=[c for c in (document.figures or {}).get("changed_images", ()) if args.holds(c)],
+        chosen=args.kept(),
         run=run,
         made_with=json.dumps(repeat, indent=1),
     )
