@@ -28,7 +28,7 @@ from rich.text import Text
 
 from cli.client import Client, Json
 from vocabulary import times
-from vocabulary.words import percents
+from vocabulary.words import hundredths, odds_sentence
 
 STYLES = {
     "positive": "bold red",
@@ -214,6 +214,11 @@ def worst_images(client: Client, batch_id: str, limit: int | None) -> Iterator[t
                 return
 
 
+def _label_meaning(client: Client, name: str) -> str:
+    found = client.document("/bundles")["items"]
+    return str(next((bundle["label_meaning"] for bundle in found if bundle["name"] == name), "finding"))
+
+
 def _probability(image: Json) -> float:
     return float(image["probability"]) if image.get("probability") is not None else -1.0
 
@@ -224,16 +229,20 @@ def print_images(client: Client, console: Console, batch: Json, *, limit: int = 
     def row(word: str, image: Json) -> tuple[str, ...]:
         p, reason, cuts = image["probability"], image["reason"], image["thresholds"]
         shown_p = "" if p is None else f"{p:.2f}"
+        said = reason["sentence"] if reason else ""
         if console.is_terminal and p is not None and cuts:  # what it means, for a person
-            said, low, high = percents([p, cuts["low"], cuts["high"]])
-            shown_p = f"{said} (doubt from {low}, positive from {high})"
-        return image["filename"], image["region"] or "", shown_p, word, reason["sentence"] if reason else ""
+            shown_p = f"{hundredths(p)}%"
+            said = odds_sentence(p, cuts["low"], cuts["high"], image["triage"], meaning)
+        return image["filename"], image["region"] or "", shown_p, word, said
 
     if batch["findings_withheld"]:
         console.print("Read by a bundle on trial: its findings are for researchers and administrators.")
         return
+    meaning = _label_meaning(client, batch["bundle"]) if console.is_terminal else ""
     rows = [row(*item) for item in worst_images(client, batch["id"], limit if console.is_terminal else None)]
-    print_rows(console, ("file", "region", "probability", "triage", "reason"), rows)
+    print_rows(
+        console, ("file", "region", "probability", "triage", "what it means" if meaning else "reason"), rows
+    )
     more = batch["counts"]["total"] - len(rows)
     if more > 0:
         console.print(f"... and {more} more: {client.page(batch)}", soft_wrap=True)

@@ -80,7 +80,7 @@ class RenderingStep(Document):
 
 
 class AttentionRegion(Document):
-    """Where the model looked, in pixels of the original."""
+    """Where the AI looked, in pixels of the original."""
 
     x: int
     y: int
@@ -135,7 +135,7 @@ class Image(Document):
     age_years: int | None = Field(description="Of the patient; 90 stands for 90 and more.")
     study_triage: Triage | None
     attention_regions: list[AttentionRegion] = Field(
-        description="Where the model looked, in pixels of the original; not a fracture's outline."
+        description="Where the AI looked, in pixels of the original; not a fracture's outline."
         " On the body; none on a negative."
     )
     suspected_places: list[SuspectedPlace] = Field(

@@ -9,7 +9,7 @@ document.documentElement.classList.add("js");
 for (const element of document.querySelectorAll("[data-needs-script]")) element.hidden = false;
 
 function showLocalTimes(root) {
-  const form = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const form = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric", hour: "numeric", minute: "2-digit", timeZoneName: "short" });
   for (const time of root.querySelectorAll("time[datetime]")) {
     time.title = time.textContent;
     time.textContent = form.format(new Date(time.dateTime));
