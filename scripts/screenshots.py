@@ -1,15 +1,17 @@
 """Takes docs/screenshots from a running server: ``python scripts/screenshots.py LINK [NAME ...]``.
 
-LINK is a one-time sign-in link of an administrator, as `fractureai up` prints it. Of each page one picture is
-1280 pixels wide and one 390, as on a phone. Batch, study, run and the like are the first ones listed. For
-all pages the server needs `FRACTUREAI_SMTP_HOST`, a batch, and a run with two bundles.
+LINK is a one-time sign-in link of an administrator, as `fractureai up` prints it. Of each page there are
+pictures 1280 pixels wide and 390, as on a phone, in light and in dark. Batch, study, run and the like are the
+first ones listed. For all pages the server needs `FRACTUREAI_SMTP_HOST`, a batch, and a run with two bundles.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
+from itertools import product
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
@@ -19,6 +21,7 @@ SIZES: dict[str, ViewportSize] = {
     "": {"width": 1280, "height": 900},
     "-phone": {"width": 390, "height": 844},
 }
+SCHEMES: dict[str, Literal["light", "dark"]] = {"": "light", "-dark": "dark"}
 #: Of longer pages the beginning is shown.
 HIGHEST = 1800
 #: Pages that are seen before one signs in.
@@ -32,6 +35,8 @@ PAGES = {
     "bundles": "/bundles",
     "account": "/account",
     "api": "/api/v1/docs",
+    "health": "/admin/health",
+    "site": "/admin/site",
     "people": "/admin/people",
     "keys": "/admin/keys",
     "audit": "/admin/audit",
@@ -67,13 +72,14 @@ def address(page: Page, name: str) -> str | None:
 
 def take(page: Page, name: str, at: str) -> None:
     """Take a page's pictures."""
-    for ending, size in SIZES.items():
+    for (ending, size), (shade, scheme) in product(SIZES.items(), SCHEMES.items()):
         page.set_viewport_size(size)
+        page.emulate_media(color_scheme=scheme)
         page.goto(at)
         page.wait_for_load_state("networkidle")
         height = min(page.locator("html").evaluate("e => e.scrollHeight"), HIGHEST)
         clip: FloatRect = {"x": 0, "y": 0, "width": size["width"], "height": height}
-        page.screenshot(path=FOLDER / f"{name}{ending}.png", full_page=True, clip=clip)
+        page.screenshot(path=FOLDER / f"{name}{ending}{shade}.png", full_page=True, clip=clip)
 
 
 def main() -> None:
