@@ -291,11 +291,12 @@ def test_what_stands_in_the_way_now_and_what_for_good(reading: Reading, archive:
     run_due()
     assert {state for state, _ in states().values()} == {"waiting"}
     # one object has tried it, the others wait: each would hold the worker for as long
-    assert sorted(detail for _, detail in states().values()) == ["", "", "no association"]
+    details = sorted(detail for _, detail in states().values())
+    assert details == [*[""] * (len(details) - 1), "no association"]
     with session_scope() as session:
         resting = session.scalars(select(Destination)).one()
         assert (resting.failures, resting.last_error) == (1, "no association")
-        assert sorted(session.scalars(select(Delivery.attempts))) == [0, 0, 1]
+        assert sum(session.scalars(select(Delivery.attempts))) == 1
         dues = session.scalars(select(Work.due_at).where(Work.kind == WorkKind.DELIVER))
         assert resting.rest_until <= min(dues)
     archive.start()
