@@ -32,6 +32,12 @@ from tests.web.test_api import problem
 from tests.web.test_resumable import TUS, append
 from tests.web.test_resumable import announce as announce_upload
 
+#: A file that is left open fails its test.
+pytestmark = [
+    pytest.mark.filterwarnings("error:Unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
+]
+
 
 def statuses(answer: Any) -> dict[str, str]:
     assert answer.status_code == 200, answer.text

@@ -166,7 +166,9 @@ def add_files(batch_id: uuid.UUID) -> Response:
             if not isinstance(part, FilePart):
                 raise unknown_field(part.name)
             intake.take_part(part)
-    return Response(intake.answers.stream(), content_type="application/json")
+    response = Response(intake.answers.stream(), content_type="application/json")
+    response.call_on_close(intake.answers.close)
+    return response
 
 
 _TAKEN = {"submit": Submission, "cancel": Cancellation, "retry": Retry}

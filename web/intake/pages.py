@@ -117,7 +117,9 @@ def _take_form(
                 if batch_id is None:
                     with session_scope() as session:
                         batch_id = make_batch(session, _asked_for(fields))[0].id
-                intake = opened.enter_context(Intake(identity().site_id, batch_id, settings))
+                intake = Intake(identity().site_id, batch_id, settings)
+                opened.callback(intake.answers.close)  # after the last flush
+                opened.enter_context(intake)
             intake.take_part(part)
     if intake is None or batch_id is None:
         raise BatchEmpty

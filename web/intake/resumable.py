@@ -289,4 +289,6 @@ def take(upload_id: uuid.UUID) -> Response:
     with Intake(site_id, upload.batch_id, current_settings(), set_aside=upload.offset) as intake:
         intake.take(FilePart("files", upload.path, reader))
     uploads.end_upload(site_id, upload_id)
-    return Response(intake.answers.stream(), content_type="application/json")
+    response = Response(intake.answers.stream(), content_type="application/json")
+    response.call_on_close(intake.answers.close)
+    return response

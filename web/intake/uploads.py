@@ -203,7 +203,7 @@ class Answers:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self._spool = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115 - closed by `stream`
+        self._spool = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115 - see `close`
 
     def add(self, answer: batches.FileAnswer) -> None:
         """Note one answer."""
@@ -211,6 +211,10 @@ class Answers:
             self._spool.write(b",\n")
         self._spool.write(FileAnswer.of(answer).model_dump_json().encode())
         self.counts[answer.status] += 1
+
+    def close(self) -> None:
+        """Let go of the disk; safe to repeat."""
+        self._spool.close()
 
     def stream(self) -> Iterator[bytes]:
         """Yield the document in pieces and let go of the disk."""
@@ -262,6 +266,7 @@ class Intake:
             return
         with suppress(ServiceError, SQLAlchemyError):
             self.flush()
+        self.answers.close()
 
     def _room_left(self) -> int | None:
         with session_scope() as session:
