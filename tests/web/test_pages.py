@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 from uuid import UUID
+
+import pytest
 
 from pipeline.types import RenderingStep
 from store.base.session import session_scope
@@ -78,6 +81,17 @@ def test_another_sites_pages_are_not_there(browser: Browser, stranger: Asker) ->
         assert "theirs" not in page.text
     assert browser.post(f"/batches/{batch}/cancel").status_code == 404
     assert "theirs" not in browser.client.get("/batches").text
+
+
+@pytest.mark.filterwarnings("error:Unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_form_with_files_makes_a_batch(browser: Browser, ask: Asker) -> None:
+    fields = {"csrf": browser.csrf, "label": "night shift"}
+    data = fields | {"files": [(BytesIO(png("a")), "a.png"), (BytesIO(b"text"), "b.txt")]}
+    page = browser.client.post("/batches", data=data, content_type="multipart/form-data")
+    assert page.status_code == 303
+    batch = ask.get(f"/batches/{page.location.rsplit('/', 1)[1]}").json
+    assert (batch["label"], batch["status"], batch["counts"]["total"]) == ("night shift", "draft", 2)
 
 
 def test_a_form_without_files_is_told(browser: Browser) -> None:
