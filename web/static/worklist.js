@@ -57,7 +57,10 @@ document.addEventListener("keydown", (event) => {
 const ORDER = "fractureai-worklist";
 const before = JSON.parse(sessionStorage.getItem(ORDER) ?? "[]");
 const stood = before.slice(Math.max(before.indexOf(location.hash.slice(1)), 0));
-if (location.hash) stand(rows.find((row) => `#${row.id}` === location.hash) ?? rows.find((row) => stood.includes(row.id)) ?? rows.at(-1));
+const place = location.hash && (rows.find((row) => `#${row.id}` === location.hash) ?? rows.find((row) => stood.includes(row.id)) ?? rows.at(-1));
+stand(place);
+// the browser goes to the address's place once more when all is loaded, and takes the focus away
+addEventListener("load", () => setTimeout(() => { if (document.activeElement === document.body) stand(place); }));
 const keepOrder = () => sessionStorage.setItem(ORDER, JSON.stringify(rows.map((row) => row.id)));
 keepOrder();
 
