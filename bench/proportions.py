@@ -55,7 +55,7 @@ def textures(film: npt.NDArray[np.uint8]) -> tuple[float, float]:
 def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="images/ of FracAtlas")
+    parser.add_argument("folder", type=Path, help="of FracAtlas, with images/ in it")
     options = parser.parse_args()
     long: dict[str, int] = {}
     found: dict[str, list[tuple[float, float]]] = {}
