@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.base.tables import Batch, BatchMark, BatchReason, Image, Work, WorkKind
-from store.queue.pace import mark_number
+from store.queue.pace import mark_number, passed_by_work
 from vocabulary.states import STAGES, TERMINAL_IMAGE_STATUSES, BatchStatus, ImageStatus, Stage
 
 PASSED_ALL = len(STAGES)
@@ -72,15 +72,19 @@ def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
             Batch.round,
             Batch.priority,
             Batch.n_total,
-            Batch.n_done + Batch.n_rejected + Batch.n_failed + Batch.n_cancelled,
+            Batch.n_done,
+            Batch.n_rejected + Batch.n_failed + Batch.n_cancelled,
             *(getattr(Batch, f"s_{stage}") for stage in STAGES),
         )
         .execution_options(synchronize_session=False)
     ).one()
-    site_id, status, round_, priority, total, terminal, *all_passed = result
+    site_id, status, round_, priority, total, n_done, n_unread, *all_passed = result
     if progress > 0:
         mark = insert(BatchMark).values(
-            batch_id=batch_id, number=mark_number(all_passed, total), at=now, passed=all_passed
+            batch_id=batch_id,
+            number=mark_number(all_passed, total),
+            at=now,
+            passed=passed_by_work(all_passed, n_unread),
         )
         session.execute(mark.on_conflict_do_nothing())
     for name, n in sorted(delta.items()):
@@ -92,7 +96,7 @@ def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
                 )
             )
     active = {BatchStatus.QUEUED, BatchStatus.RUNNING, BatchStatus.PAUSED}
-    if terminal == total and status in active:
+    if n_done + n_unread == total and status in active:
         session.execute(
             insert(Work)
             .values(

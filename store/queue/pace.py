@@ -20,7 +20,7 @@ LATEST = 0.6
 
 @dataclass(frozen=True)
 class Mark:
-    """How many images had passed each stage at a moment, in seconds of any clock."""
+    """How many images had passed each stage by its work (`passed_by_work`), in seconds of any clock."""
 
     at: float
     passed: tuple[int, ...]
@@ -29,6 +29,14 @@ class Mark:
 def mark_number(passed: Sequence[int], total: int) -> int:
     """Return which of the `MARKS` of a batch its progress has come to."""
     return MARKS * sum(passed) // max(1, total * len(passed))
+
+
+def passed_by_work(passed: Sequence[int], unread: int) -> list[int]:
+    """Return how many images passed each stage, without those that were rejected, failed or cancelled.
+
+    Such an image passes all later stages at once, which says nothing of their pace.
+    """
+    return [max(0, n - unread) for n in passed]
 
 
 def seconds_left(marks: Sequence[Mark], now: Mark, total: int) -> float | None:
@@ -42,7 +50,7 @@ def seconds_left(marks: Sequence[Mark], now: Mark, total: int) -> float | None:
     marks
         Of the present round, in the order of time.
     total
-        Images in all.
+        Images that are, or will be, read.
 
     Returns
     -------
@@ -72,8 +80,10 @@ def batch_seconds_left(session: Session, batch: Batch) -> float | None:
         return None
     rows = session.scalars(select(BatchMark).where(BatchMark.batch_id == batch.id).order_by(BatchMark.at))
     marks = [Mark(row.at.timestamp(), tuple(row.passed)) for row in rows]
-    passed = tuple(int(getattr(batch, f"s_{stage.value}")) for stage in STAGES)
-    left = seconds_left(marks, Mark(batch.rate_at.timestamp(), passed), batch.n_total)
+    passed = [int(getattr(batch, f"s_{stage.value}")) for stage in STAGES]
+    unread = batch.n_rejected + batch.n_failed + batch.n_cancelled
+    now = Mark(batch.rate_at.timestamp(), tuple(passed_by_work(passed, unread)))
+    left = seconds_left(marks, now, batch.n_total - unread)
     if left is None:
         return None
     return max(0.0, left - (datetime.now(UTC) - batch.rate_at).total_seconds())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from store.queue.pace import MARKS, Mark, mark_number, seconds_left
+from store.queue.pace import MARKS, Mark, mark_number, passed_by_work, seconds_left
 
 
 def estimates(samples: list[list[float]], total: int) -> list[tuple[float, float | None, float]]:
@@ -49,6 +49,19 @@ def test_the_slowest_stage_decides(rates: list[float]) -> None:
 def test_nothing_is_said_before_there_is_a_pace() -> None:
     assert seconds_left([], Mark(1.0, (5, 0)), 10) is None
     assert seconds_left([Mark(0.0, (0, 0))], Mark(1.0, (0, 0)), 10) is None
+
+
+def test_rejected_images_are_no_pace() -> None:
+    """Three of thirty are rejected in the first second; the first chunk then waits for its networks."""
+    assert passed_by_work((3, 3, 3), 3) == [0, 0, 0]
+    at_first = Mark(1.0, (0, 0, 0))
+    prepared = Mark(2.0, (16, 0, 0))
+    assert seconds_left([at_first], prepared, 27) is None
+    half = Mark(20.0, (27, 16, 0))
+    assert seconds_left([at_first, prepared], half, 27) is None
+    left = seconds_left([at_first, prepared, half], Mark(21.0, (27, 27, 16)), 27)
+    assert left is not None
+    assert left < 10
 
 
 def test_marks_are_few() -> None:
