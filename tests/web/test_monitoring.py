@@ -22,7 +22,7 @@ from tests.web.world import make_world
 def test_a_window_its_plots_its_alarms_and_a_new_one(app: Any) -> None:
     world = make_world(app, Role.ADMIN)
     browser = world.browser(app.test_client())
-    assert "Nothing to see yet" in browser.client.get("/admin/monitoring").text
+    assert "Nothing to show yet" in browser.client.get("/admin/monitoring").text
     with session_scope() as session:
         site = session.scalars(select(Site).where(Site.name == world.marker)).one()
         site_id, bundle = site.id, site.default_bundle or ""
