@@ -21,7 +21,11 @@ from tests.attacks.target import Target
 @click.option(
     "--other-key", default="", help="API key of another site, which the first one tries to hold up."
 )
-@click.option("--link", default="", help="A one-time link to sign in that nobody has used; it is used up.")
+@click.option(
+    "--link",
+    default="",
+    help="A link to sign in, as `fractureai up` prints it, that nobody has used; it is used up.",
+)
 @click.option("--dicom", default="", help="host:port of the DICOM receiver.")
 @click.option("--clients", default=80, show_default=True, help="Slow clients at one time.")
 @click.option("--only", default="", help="Only attacks whose title matches this pattern.")
