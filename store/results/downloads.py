@@ -136,8 +136,8 @@ class ExportRequest:
         return cls(
             selection,
             Format(kept["format"]),
-            tuple(kept["columns"]),
-            tuple(map(Part, kept["parts"])),
+            tuple(kept.get("columns", RESULT_COLUMNS)),
+            tuple(map(Part, kept.get("parts", DEFAULT_PARTS))),
             kept.get("bom", False),
         )
 

@@ -144,7 +144,7 @@ def test_it_serves_heals_ends_without_a_trace_and_starts_again(run: list[Running
 
     second = start(run, *COMMAND, "up", "--home", str(home))
     second.wait_for(r"(home_in_use)")
-    assert second.process.wait() == 1
+    assert second.process.wait() == 2
 
     assert up.ends(signal.SIGKILL) == -signal.SIGKILL
     assert running_servers(home) is None
@@ -164,7 +164,7 @@ def test_a_port_that_was_asked_for_is_not_exchanged(run: list[Running], tmp_path
         port = str(taken.getsockname()[1])
         up = start(run, *COMMAND, "up", "--home", str(tmp_path / "home"), "--port", port)
         up.wait_for(r"(port_in_use)")
-        assert up.process.wait() == 1
+        assert up.process.wait() == 2
 
 
 def test_demo_reads_saves_and_exits(run: list[Running], home: Path, images: Path, tmp_path: Path) -> None:

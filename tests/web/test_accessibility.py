@@ -22,7 +22,7 @@ from web.factory import create_app
 
 __all__ = ["chromium"]
 
-NO_PAGES = ("/healthz", "/sign-in/provider", "/api/v1/openapi.json")
+NO_PAGES = ("/fhir/", "/healthz", "/sign-in/provider", "/api/v1/openapi.json")
 DESK: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 #: Pages that look different with these words behind their address.

@@ -249,7 +249,7 @@ def test_cancel_retry_prioritise_and_download(
         assert archive.testzip() is None
         kinds = {name.split("/")[0] for name in archive.namelist()}
         lines = archive.read("results.csv").decode().splitlines()
-    assert kinds == {"results.csv", "errors.csv", "manifest.json", "reports"}
+    assert kinds == {"index.html", "results.csv", "errors.csv", "manifest.json", "reports"}
     assert len(lines) == 19
     page.locator("select[name=format]").select_option("parquet")
     page.get_by_role("button", name="Download", exact=True).click()

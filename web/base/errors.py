@@ -272,6 +272,11 @@ def respond(error: ServiceError) -> Response:
         response = Response(told, error.status, content_type="application/problem+json")
     else:
         response = Response(render_template("error.html", error=error), error.status)
+    return with_headers(response, error)
+
+
+def with_headers(response: Response, error: ServiceError) -> Response:
+    """Add what an error's status wants said in the head of its answer, page or document."""
     response.headers["Cache-Control"] = "no-store"
     if error.status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="fractureai"'

@@ -17,6 +17,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.routing import Rule
 
 from store.base.errors import ServiceError
+from web.base.errors import with_headers
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -83,8 +84,7 @@ def _shown_again(
     alert = render_template("form_trouble.html", error=error, id=_TROUBLE, wrong=wrong)
     shown.set_data(fill(shown.get_data(as_text=True), request.path, typed, wrong, alert))
     shown.status_code = error.status
-    shown.headers["Cache-Control"] = "no-store"
-    return shown
+    return with_headers(shown, error)
 
 
 def fill(page: str, action: str, typed: MultiDict[str, str], wrong: Mapping[str, str], alert: str) -> str:
