@@ -262,7 +262,11 @@ class Intake:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self.flush()
+            try:
+                self.flush()
+            except BaseException:
+                self.answers.close()
+                raise
             return
         with suppress(ServiceError, SQLAlchemyError):
             self.flush()
