@@ -150,6 +150,7 @@ def look(client: Client) -> None:
         assert image_id is not None
         full_depth.ask(session, image_id)
     dispatch()
+    client.study()  # remembered, as a page does that then asks for its erasure, twice if the answer is lost
 
 
 # the oracle
