@@ -48,7 +48,7 @@ PERHAPS_RIDGES, PERHAPS_MEDIAN, PERHAPS_FAINT_RIDGES = -0.1, 130, 0.05
 NEVER_INVERTED_MEDIAN = 100
 _RIDGE_SIDE = 256
 #: Grey levels by which a line of a frame around a film may vary, and the least side of a film within one.
-_EVEN_LINE, _MIN_FRAMED = 8, 32
+_EVEN_LINE, _MIN_FRAMED, _BLOCK = 8, 32, 16
 #: Pixels of a large picture that are counted for its entropy and its clipped share, in even steps.
 _SAMPLE = 60_000
 _LEVELS = np.arange(256)
@@ -152,10 +152,13 @@ def unframed(grey: UInt8Array, levels: Counts) -> Judged:
     """
     top, bottom, left, right = 0, grey.shape[0], 0, grey.shape[1]
     for _ in range(2):  # a frame at two sides alone is even once the other two are gone
+        before = top, bottom, left, right
         first, behind = _frame_ends(grey[top:bottom, left:right])
         top, bottom = top + first, top + behind
         first, behind = _frame_ends(grey[top:bottom, left:right].T)
         left, right = left + first, left + behind
+        if before == (top, bottom, left, right):
+            break
     if (bottom - top, right - left) == grey.shape or min(bottom - top, right - left) < _MIN_FRAMED:
         return Judged(grey, levels)
     film = np.ascontiguousarray(grey[top:bottom, left:right])
@@ -165,15 +168,22 @@ def unframed(grey: UInt8Array, levels: Counts) -> Judged:
 
 def _frame_ends(lines: UInt8Array) -> tuple[int, int]:
     """Return the first line behind a frame of one grey, and the first of the frame behind the last line."""
-    even, level = np.ptp(lines, axis=1) <= _EVEN_LINE, lines.mean(axis=1)
-
-    def thickness(even: npt.NDArray[np.bool_], level: npt.NDArray[Any]) -> int:
-        other = np.flatnonzero(~even | (np.abs(level - level[0]) > _EVEN_LINE))
-        found = int(other[0]) if other.size else len(level)
-        return found + 1 if found else 0  # the line between frame and film is a mixture of both
-
-    first, last = thickness(even, level), thickness(even[::-1], level[::-1])
+    first, last = _frame_lines(lines), _frame_lines(lines[::-1])
     return (first, len(lines) - last) if first + last + _MIN_FRAMED <= len(lines) else (0, len(lines))
+
+
+def _frame_lines(lines: UInt8Array) -> int:
+    """Return how many of the first lines are a frame's, by blocks: most films have none, or a thin one."""
+    level = lines[0].mean()
+    found = len(lines)
+    for start in range(0, len(lines), _BLOCK):
+        block = lines[start : start + _BLOCK]
+        uneven = np.ptp(block, axis=1) > _EVEN_LINE
+        other = np.flatnonzero(uneven | (np.abs(block.mean(axis=1) - level) > _EVEN_LINE))
+        if other.size:
+            found = start + int(other[0])
+            break
+    return found + 1 if found else 0  # the line between frame and film is a mixture of both
 
 
 def _reduced(picture: npt.NDArray[Any]) -> UInt8Array:
