@@ -174,6 +174,8 @@ def _frame_ends(lines: UInt8Array) -> tuple[int, int]:
 
 def _frame_lines(lines: UInt8Array) -> int:
     """Return how many of the first lines are a frame's, by blocks: most films have none, or a thin one."""
+    if np.ptp(lines[0]) > _EVEN_LINE:
+        return 0
     level = lines[0].mean()
     found = len(lines)
     for start in range(0, len(lines), _BLOCK):
