@@ -45,6 +45,7 @@ def batch(ask: Asker, blobs: BlobStore) -> str:
             "accession": ACCESSIONS[path],
             "study_uid": "1.2.3" if path.startswith("a/") else "",
             "age_years": 9 if path == "c.png" else None,
+            "study_date": "20260105" if path.startswith("a/") else "",
         },
     )
     draw(made, blobs)
@@ -73,6 +74,7 @@ def test_it_works_from_the_disk(ask: Asker, batch: str, chromium: Browser, tmp_p
         archive.extractall(tmp_path)
     page, complaints = open_saved(chromium, tmp_path)
     waiting = worklist(ask)
+    assert "2026-01-05" in page.locator("tbody").inner_text()
     assert len(waiting) == 6
     assert names_of(page) == waiting
     assert page.locator("h1").inner_text() == "Night <shift>"
