@@ -39,7 +39,7 @@ from training.experiment import ROOT, shared_data
 from training.export import BundleContent, TrainedNetwork, write_bundle
 from training.places_figures import FilmPlaces, boxes_of, earned, false_scores, places_figures
 from training.reading_card import card
-from training.travel import styled
+from training.travel import placed, styled
 
 #: From this target on a cell learns the sides of the box, and is not drawn as one without a fracture.
 _IN_BOX = 0.35
@@ -89,12 +89,7 @@ def _placement(width: int, height: int, size: int, rng: np.random.Generator) -> 
     turned = rng.choice([90, 180, 270]) if rng.random() < 0.06 else 0
     angle = np.deg2rad(rng.uniform(-12, 12) + turned)
     aspect = float(np.exp(rng.uniform(-0.15, 0.15))) if rng.random() < 0.4 else 1.0
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    turn = turn @ np.diag([aspect**0.5, aspect**-0.5])
-    turn[:, 0] *= -1 if rng.random() < 0.5 else 1
-    turn[:, 1] *= -1 if rng.random() < 0.15 else 1
-    centre = size / 2 + rng.uniform(-0.08, 0.08, 2) * size
-    return np.column_stack([turn, centre - turn @ np.array([width / 2, height / 2])])
+    return placed(width, height, size, scale, float(angle), aspect, rng)
 
 
 def _moved(

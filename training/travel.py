@@ -42,6 +42,25 @@ def _placement(width: int, height: int, size: int, scale: float, rng: np.random.
     degrees = rng.uniform(-25, 25) + (rng.choice([90, 180, 270]) if rng.random() < 0.08 else 0)
     angle = np.deg2rad(degrees)
     aspect = float(np.exp(rng.uniform(-0.25, 0.25))) if rng.random() < 0.4 else 1.0
+    return placed(width, height, size, scale, float(angle), aspect, rng)
+
+
+def placed(
+    width: int, height: int, size: int, scale: float, angle: float, aspect: float, rng: np.random.Generator
+) -> Float32Array:
+    """Return the (2, 3) matrix that turns, stretches, perhaps mirrors and shifts a picture into a square.
+
+    Parameters
+    ----------
+    size
+        Of the square, in pixels.
+    angle
+        In radians.
+    aspect
+        By how much it is stretched across against down.
+    rng
+        Draws whether it is mirrored, and its shift.
+    """
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turn = turn @ np.diag([aspect**0.5, aspect**-0.5])
     turn[:, 0] *= -1 if rng.random() < 0.5 else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 
@@ -25,6 +26,11 @@ def moment(when: datetime | str, *, seconds: bool = False) -> str:
     if when.tzinfo is None:
         raise ValueError("a time without a zone")
     return f"{when.astimezone(UTC):{'%Y-%m-%d %H:%M:%S' if seconds else '%Y-%m-%d %H:%M'}} UTC"
+
+
+def study_day(day: str) -> str:
+    """Return a day as DICOM writes it, YYYYMMDD, as people read it; anything else as it stands."""
+    return re.sub(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", day)
 
 
 def instant(when: datetime) -> str:

@@ -10,7 +10,7 @@ from pipeline.types import StudyFacts
 from vocabulary.anatomy import part_words
 from vocabulary.reasons import Reason
 from vocabulary.states import ImageStatus, Triage
-from vocabulary.times import moment
+from vocabulary.times import moment, study_day
 from vocabulary.words import ADULT, GLYPHS, TRIAGE_WORDS, headline, odds_sentence, worst_of
 
 _LATERALITY = {"L": "Left", "R": "Right", "B": "Both sides"}
@@ -142,7 +142,7 @@ def _stated(report: StudyReport, word: Callable[[StudyFacts], str]) -> str:
 
 def date(facts: StudyFacts) -> str:
     """Return the study date as ``YYYY-MM-DD``, with the time where known; malformed dates as they stand."""
-    text = re.sub(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", facts.study_date)
+    text = study_day(facts.study_date)
     time = re.match(r"(\d\d)(\d\d)", facts.study_time)
     return (f"{text} {time[1]}:{time[2]}" if text and time else text) or "Not stated"
 

@@ -21,7 +21,7 @@ from store.queue import work
 from store.reading import studies
 from store.reading.review_tables import Review, ReviewWithdrawal, counts
 from store.reading.study_view import StudyReading
-from store.reading.worklist import Rank
+from store.reading.worklist import WAITS_AGAIN, Rank
 from store.reading.worklist_tables import WorklistRow
 from store.results.safe_names import cell
 from vocabulary.states import Answer, Triage
@@ -247,16 +247,7 @@ def take_back(session: Session, site_id: uuid.UUID, review_id: uuid.UUID, user_i
     if before is not None:
         session.execute(changed.values(answer=before.answer, reviewed_at=before.created_at))
     else:
-        session.execute(
-            changed.where(WorklistRow.before_rank.is_not(None)).values(
-                rank=WorklistRow.before_rank,
-                since=WorklistRow.before_since,
-                before_rank=None,
-                before_since=None,
-                reviewed_at=None,
-                answer=None,
-            )
-        )
+        session.execute(changed.where(WorklistRow.before_rank.is_not(None)).values(WAITS_AGAIN))
     return review
 
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from settings import get_settings
 from store.accounts.accounts import Identity
@@ -517,6 +517,17 @@ def set_aside(
     return list(left.scalars())
 
 
+#: What lets a study that was answered or set aside wait again where it stood.
+WAITS_AGAIN: dict[InstrumentedAttribute[Any], Any] = {
+    WorklistRow.rank: WorklistRow.before_rank,
+    WorklistRow.since: WorklistRow.before_since,
+    WorklistRow.before_rank: None,
+    WorklistRow.before_since: None,
+    WorklistRow.reviewed_at: None,
+    WorklistRow.answer: None,
+}
+
+
 def put_back(session: Session, site_id: uuid.UUID, study_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
     """Let studies that were set aside wait again where they stood; return those that were."""
     back = session.execute(
@@ -528,14 +539,7 @@ def put_back(session: Session, site_id: uuid.UUID, study_ids: Sequence[uuid.UUID
             WorklistRow.answer.in_([mark.value for mark in Mark]),
             WorklistRow.before_rank.is_not(None),
         )
-        .values(
-            rank=WorklistRow.before_rank,
-            since=WorklistRow.before_since,
-            before_rank=None,
-            before_since=None,
-            reviewed_at=None,
-            answer=None,
-        )
+        .values(WAITS_AGAIN)
         .returning(WorklistRow.study_id)
         .execution_options(synchronize_session=False)
     )

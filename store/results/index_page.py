@@ -22,7 +22,7 @@ from store.results.results import Line, waiting_class
 from vocabulary.anatomy import part_words
 from vocabulary.reasons import REASONS, Reason
 from vocabulary.states import TRIAGE_SEVERITY, Triage
-from vocabulary.times import moment
+from vocabulary.times import moment, study_day
 from vocabulary.words import (
     GLYPHS,
     NOTICE,
@@ -148,7 +148,7 @@ class IndexPage:
                     regions=", ".join(sorted({image["region"] for image in images if image["region"]})),
                     age=min(ages, default=None),
                     flags=list(dict.fromkeys(flag for image in images for flag in image["flags"])),
-                    study_date=_with_dashes(worst["study_date"]),
+                    study_date=study_day(worst["study_date"]),
                     report=link(worst["report"]),
                     images=[
                         {"filename": image["filename"], "heatmap": link(image["heatmap"])} for image in images
@@ -209,8 +209,3 @@ def _template() -> tuple[jinja2.Template, str]:
     )
     environment.filters["hundredths"] = hundredths
     return environment.get_template("index.html"), base64.b64encode(digest).decode()
-
-
-def _with_dashes(day: str) -> str:
-    """Return a day of DICOM, YYYYMMDD, as people read it; anything else as it is."""
-    return f"{day[:4]}-{day[4:6]}-{day[6:]}" if len(day) == 8 and day.isdigit() else day

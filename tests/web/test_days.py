@@ -10,22 +10,20 @@ from typing import Any
 import openpyxl
 import pytest
 from playwright.sync_api import Page, expect
-from sqlalchemy import func, select
+from sqlalchemy import select
 
-from pipeline import comparison, evaluation
 from store.accounts import accounts
 from store.accounts.accounts import Role
 from store.base.blobs import BlobStore, get_blobs
 from store.base.session import session_scope
-from store.base.tables import Batch, Bundle, Image, Site, User
+from store.base.tables import Image, Site, User
 from store.operations import monitoring
-from store.research.research_tables import Comparison, Run
+from store.research.research_tables import Run
 from tests.reading import read_batch
 from tests.web.asking import Asker, png
 from tests.web.browsing import chromium, draw, page
-from tests.web.serving import MANIFEST, Reader
-from tests.web.test_research import records
-from tests.web.world import make_world
+from tests.web.evaluated import make_evaluated_world
+from tests.web.serving import Reader
 from web.factory import create_app
 
 __all__ = ["chromium", "page"]
@@ -152,30 +150,9 @@ def test_the_clinician_reads_what_came_in_the_night(page: Page, night: str, ask:
 @pytest.fixture
 def evaluated(site_key: str) -> dict[str, Any]:
     """A site with an evaluated run of two bundles, and their comparison."""
-    world = make_world(create_app(), Role.RESEARCHER)
-    a, b = records(1.0, 1), records(2.0, 2)
+    world, figures = make_evaluated_world(create_app())
     with session_scope() as session:
-        session.add(Bundle(name="b2", sha256="1" * 64, manifest={**MANIFEST, "name": "b2"}, files={}))
-        session.flush()
         run = session.get_one(Run, world.ids["run_id"])
-        batch = session.get_one(Batch, run.batch_id)
-        batch.status, batch.finished_at, batch.n_queued, batch.n_done = "done", func.now(), 0, 1
-        run.bundles, run.evaluated_at = ["b1", "b2"], func.now()
-        run.figures = {
-            name: {
-                "label_meaning": "fractured",
-                "fitted_on_overlap": 0,
-                **evaluation.evaluate(said, rounds=20),
-            }
-            for name, said in (("b1", a), ("b2", b))
-        }
-        compared = session.get_one(Comparison, world.ids["comparison_id"])
-        compared.bundle_b, compared.evaluated_at = "b2", func.now()
-        figures = comparison.compare(a, b, margin=0.02, rounds=50)
-        for changed in figures["changed_images"]:
-            changed["number"] = 1
-        meanings = {"a": "fractured", "b": "fractured", "dataset": "fractured"}
-        compared.figures = {**figures, "label_meanings": meanings}
         image = session.scalars(select(Image).where(Image.batch_id == run.batch_id)).one()
         image.width, image.height = 200, 100
         get_blobs().put(image.display_key, png("x"))

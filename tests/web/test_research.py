@@ -8,80 +8,29 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import func, select
 
 from cli.main import main
 from cli.research import compared_rows
-from pipeline import comparison, evaluation
-from pipeline.evaluation import Record, Score
+from pipeline import comparison
 from store.accounts.accounts import Role
 from store.base.session import session_scope
-from store.base.tables import Audit, Batch, Bundle, Finding, Image, Site
+from store.base.tables import Audit, Finding, Image, Site
 from store.research.research_tables import Comparison, Dataset, DatasetImage, FindingScore, Run
 from tests.web.asking import Asker
-from tests.web.serving import MANIFEST
+from tests.web.evaluated import REGIONS, make_evaluated_world, records
 from tests.web.world import World, make_world
 from web.research.pages import Place, heat_squares, place_of
-
-REGIONS = ("elbow", "hand", "wrist")
-
-
-def records(strength: float, seed: int, n: int = 240) -> list[Record]:
-    """Images of three regions whose scores follow their labels more or less."""
-    rng = np.random.default_rng(seed)
-    found = []
-    for i in range(n):
-        label, region = bool(i % 5 < 2), REGIONS[i // 2 % 3]
-        p = float(1 / (1 + np.exp(-rng.normal(strength * (label - 0.5), 1))))
-        score = Score(region, p, 0.3, 0.6, i % 7 != 0)
-        others = dict.fromkeys(evaluation.ROUTES, score)
-        seen = region if i % 11 else "hand"
-        found.append(
-            Record(
-                f"valid/{i}.png",
-                f"{i:012x}".ljust(64, "0"),
-                f"s{i // 2}",
-                f"p{i // 4}",
-                region,
-                label,
-                seen,
-                score,
-                others,
-            )
-        )
-    return found
 
 
 @pytest.fixture
 def world(app: Any, site_key: str) -> World:
     """A researcher's site with an evaluated run of two bundles and a comparison."""
-    world = make_world(app, Role.RESEARCHER)
-    a, b = records(1.0, 1), records(2.0, 2)
+    world, _ = make_evaluated_world(app, fitted_on=[0], overlap=3, data_says="abnormal")
     with session_scope() as session:
-        session.add(Bundle(name="b2", sha256="1" * 64, manifest={**MANIFEST, "name": "b2"}, files={}))
-        session.flush()
         run = session.get_one(Run, world.ids["run_id"])
-        batch = session.get_one(Batch, run.batch_id)
-        batch.status, batch.finished_at, batch.n_queued, batch.n_done = "done", func.now(), 0, 1
-        run.bundles, run.evaluated_at = ["b1", "b2"], func.now()
-        run.figures = {
-            name: {
-                "label_meaning": "fractured",
-                "fitted_on_overlap": 3,
-                **evaluation.evaluate(said, rounds=20),
-            }
-            for name, said in (("b1", a), ("b2", b))
-        }
-        compared = session.get_one(Comparison, world.ids["comparison_id"])
-        compared.bundle_b, compared.evaluated_at = "b2", func.now()
-        figures = comparison.compare(a, b, margin=0.02, fitted_on=[a[0].sha256[:12]], rounds=50)
-        for changed in figures["changed_images"]:
-            changed["number"] = 1
-        meanings = {"a": "fractured", "b": "fractured", "dataset": "abnormal"}
-        compared.figures = {**figures, "label_meanings": meanings}
         image = session.scalars(select(Image).where(Image.batch_id == run.batch_id)).one()
         image.width, image.height = 200, 100
         for name, forced in (("b1", False), ("b2", True)):
