@@ -79,10 +79,12 @@ def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
         .execution_options(synchronize_session=False)
     ).one()
     site_id, status, round_, priority, total, n_done, n_unread, *all_passed = result
-    if progress > 0:
+    number = mark_number(all_passed, total)
+    before = [n - delta[f"s_{stage}"] for stage, n in zip(STAGES, all_passed, strict=True)]
+    if progress > 0 and (not any(before) or number > mark_number(before, total)):
         mark = insert(BatchMark).values(
             batch_id=batch_id,
-            number=mark_number(all_passed, total),
+            number=number,
             at=now,
             passed=passed_by_work(all_passed, n_unread),
         )
