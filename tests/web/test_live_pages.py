@@ -111,7 +111,7 @@ def test_a_batch_that_has_ended_is_summed_up(ask: Asker, browser: Browser, blobs
     draw(batch, blobs)
     with session_scope() as session:
         found = session.get_one(Batch, batch)
-        images = session.scalars(select(Image).order_by(Image.probability.desc())).all()
+        images = session.scalars(select(Image).order_by(Image.probability.desc(), Image.seq)).all()
         for n, image in enumerate(images):
             image.finished_at = found.finished_at - timedelta(seconds=n)
         told = summary.summary(session, found, {"hand": {"low": 0.2, "high": 0.7}})
