@@ -7,10 +7,10 @@ from copy import deepcopy
 from functools import cache
 from typing import Any
 
-from flask.testing import FlaskClient
 from jsonschema_rs import Draft202012Validator
 from werkzeug.routing import AnyConverter
 
+from tests.web.asking import ClosingClient
 from web.contract.base import API
 from web.openapi import document
 
@@ -68,8 +68,8 @@ def check_answer(app: Any, method: str, path: str, answer: Any) -> None:
         assert not wrong, f"{method} {path}: {wrong}"
 
 
-class CheckedClient(FlaskClient):
-    """Asks as Flask's own client does, and checks what comes back."""
+class CheckedClient(ClosingClient):
+    """Checks what comes back."""
 
     def open(self, *args: Any, **more: Any) -> Any:
         answer = super().open(*args, **more)

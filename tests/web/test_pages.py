@@ -6,8 +6,6 @@ from io import BytesIO
 from typing import Any
 from uuid import UUID
 
-import pytest
-
 from pipeline.types import RenderingStep
 from store.base.session import session_scope
 from store.base.tables import Bundle, Image
@@ -83,8 +81,6 @@ def test_another_sites_pages_are_not_there(browser: Browser, stranger: Asker) ->
     assert "theirs" not in browser.client.get("/batches").text
 
 
-@pytest.mark.filterwarnings("error:Unclosed file:ResourceWarning")
-@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_a_form_with_files_makes_a_batch(browser: Browser, ask: Asker) -> None:
     fields = {"csrf": browser.csrf, "label": "night shift"}
     data = fields | {"files": [(BytesIO(png("a")), "a.png"), (BytesIO(b"text"), "b.txt")]}
