@@ -238,12 +238,10 @@ class FolderStore:
     def keys(self, prefix: str = "") -> Iterator[str]:
         """See `BlobStore.keys`."""
         start = self.root.joinpath(*prefix.split("/")[:-1]) if "/" in prefix else self.root
-        for folder, folders, files in os.walk(start):
-            folders.sort()
-            for name in sorted(files):
-                key = Path(folder, name).relative_to(self.root).as_posix()
-                if key.startswith(prefix) and not name.startswith(".new-"):
-                    yield key
+        for path in _files(start):
+            key = path.relative_to(self.root).as_posix()
+            if key.startswith(prefix) and not path.name.startswith(".new-"):
+                yield key
 
     def age(self, key: str) -> float:
         """See `BlobStore.age`."""
@@ -251,10 +249,11 @@ class FolderStore:
 
     def delete_unfinished(self, older_than: float) -> None:
         """See `BlobStore.delete_unfinished`."""
-        for path in self.root.rglob(".new-*"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > older_than:
-                    path.unlink()
+        for path in _files(self.root):
+            if path.name.startswith(".new-"):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > older_than:
+                        path.unlink()
 
     def fullness(self) -> float | None:
         """See `BlobStore.fullness`: of the file system."""
@@ -273,6 +272,24 @@ class FolderStore:
         if free < LEAST_FREE:
             raise BlobFull
         _probe(self)
+
+
+def _files(start: Path) -> Iterator[Path]:
+    """Yield the files below a folder in order; what is deleted meanwhile, folders too, is passed over.
+
+    Raises
+    ------
+    BlobUnavailable
+        A folder that is there cannot be listed: an empty answer would call its files missing.
+    """
+
+    def judge(error: OSError) -> None:
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
+            raise BlobUnavailable(type(error).__name__) from error
+
+    for folder, folders, files in os.walk(start, onerror=judge):
+        folders.sort()
+        yield from (Path(folder, name) for name in sorted(files))
 
 
 class S3Store:

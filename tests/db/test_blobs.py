@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -273,6 +274,39 @@ def test_folders_may_vanish_under_a_writer(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(put_and_delete, ("one", "two", "three")))
+
+
+def test_folders_may_vanish_under_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FolderStore(tmp_path / "blobs")
+    for name in "abc":
+        store.put(f"{name}/1.png", b"bytes")
+    listed = os.scandir
+
+    def late(path: os.PathLike[str]) -> object:
+        if Path(path).name == "b":
+            store.delete("b/1.png")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", late)
+    store.delete_unfinished(0)
+    store.put("b/1.png", b"bytes")
+    assert list(store.keys()) == ["a/1.png", "c/1.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(tmp_path / "blobs")
+    store.put("a/1.png", b"bytes")
+
+    def refused(path: os.PathLike[str]) -> object:
+        raise PermissionError(errno.EACCES, "no", str(path))
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(BlobUnavailable):
+        list(store.keys())
+    with pytest.raises(BlobUnavailable):
+        store.delete_unfinished(0)
 
 
 def test_an_s3_store_that_is_away_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
