@@ -59,6 +59,11 @@ def _sentence_of(error: Exception) -> tuple[str, int]:
 
         if isinstance(error, SettingsError):
             return str(error), USAGE
+    if "models.scorer" in sys.modules:
+        from models.scorer import ScorerError
+
+        if isinstance(error, ScorerError):
+            return f"The networks cannot be run: {error}", OUR_ERROR
     if isinstance(error, sqlite3.Error):
         return f"The file in which this command remembers its work cannot be used: {error}.", OUR_ERROR
     if "sqlalchemy" in sys.modules:

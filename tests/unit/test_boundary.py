@@ -27,6 +27,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 
 from cli.client import Client, ServerUnreachable, UsageProblem, require_plain
 from cli.main import LazyGroup
+from models.scorer import ScorerError
 from settings import SettingsError
 from tests.conftest import ROOT
 
@@ -55,6 +56,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, BaseEx
         (OperationalError("select 1", {}, Exception("connection refused\nmore")), 3, "connection refused."),
         (ArgumentError("Could not parse SQLAlchemy URL"), 3, "Could not parse"),
         (SettingsError("chunk_size must be 1 to 64"), 2, "chunk_size must be 1 to 64"),
+        (ScorerError("converting b1 took longer than 9 s"), 70, "converting b1 took longer than 9 s"),
         (KeyError("patient.png"), 70, "failed (KeyError)"),
     ],
 )
