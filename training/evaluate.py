@@ -25,7 +25,7 @@ from training.datasets import (
     open_dataset,
     read_split,
 )
-from training.figures import figures_of, summary
+from training.figures import by_part, figures_of, summary
 from training.readings import read_all
 from training.rescore import records
 from training.rescore import summary as studies_summary
@@ -79,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="default: runs/cache")
     parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--markdown", type=Path, help="write the table of body parts here")
     parser.add_argument("--html", type=Path, help="write a page with all figures and plots here")
     parser.add_argument(
         "--prevalence",
@@ -113,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bundle, readings, pixels, prevalence=args.prevalence, label_meaning=dataset.label_meaning
     )
     print(summary(figures))
+    if args.markdown:
+        args.markdown.write_text(by_part(figures, bundle.label_meaning))
     if args.html:
         from training.report_page import report_page  # matplotlib is for this page alone
 

@@ -225,3 +225,36 @@ def _shown(figure: Mapping[str, Any]) -> str:
     if figure["value"] is None:
         return "none"
     return f"{figure['value']:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+
+
+#: Columns of `by_part`: what a figure is called in a table, and its key.
+_COLUMNS = {
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "F1": "f1",
+    "loss": "loss",
+    "AUC": "auc",
+}
+
+
+def by_part(figures: Mapping[str, Any], label_meaning: str) -> str:
+    """Return the figures of each body part as a Markdown table; a part without both classes only counts."""
+    head = ("part", "films", label_meaning, *_COLUMNS)
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, part in {"all": figures["overall"], **figures["regions"]}.items():
+        counts = [_count(part[key]) for key in ("images", "positives")]
+        cells = [_ranged(part[key]) if key in part else "" for key in _COLUMNS.values()]
+        lines.append("| " + " | ".join((name, *counts, *cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _count(figure: Any) -> str:
+    return f"{figure['value'] if isinstance(figure, Mapping) else figure:.0f}"
+
+
+def _ranged(figure: Mapping[str, Any]) -> str:
+    interval = figure["interval"]
+    if figure["value"] is None:
+        return "none"
+    return f"{figure['value']:.3f}" + (f" ({interval[0]:.3f}-{interval[1]:.3f})" if interval else "")

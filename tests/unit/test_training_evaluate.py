@@ -10,7 +10,7 @@ from pipeline.types import Route
 from training.attention import attention_figures, best_overlap
 from training.datasets import Example, phantom_examples
 from training.experiment import ROOT
-from training.figures import figures_of, summary
+from training.figures import by_part, figures_of, summary
 from training.readings import Reading, read_all
 
 UPPER_LEFT = np.float32([[0, 0], [0.5, 0], [0.5, 0.5], [0, 0.5]])
@@ -146,3 +146,17 @@ def test_the_part_to_measure_is_the_splits_or_the_publishers(tmp_path):
     assert names(tmp_path / "split.csv", "val") == ["b"]
     with pytest.raises(DatasetError, match="there are: train, valid"):
         names(None, "test")
+
+
+def test_the_table_of_parts_tells_figures_where_there_are_any():
+    keys = ("images", "positives", "accuracy", "precision", "recall", "f1", "loss", "auc")
+    values = dict(zip(keys, (31, 5, 0.875, None, 0.5, 0.25, 0.125, 0.75), strict=True))
+    told = {key: {"value": value, "interval": None} for key, value in values.items()}
+    told["auc"]["interval"] = (0.6, 0.9)
+    table = by_part({"overall": told, "regions": {"hip": {"images": 2, "positives": 0}}}, "abnormal")
+    assert table.splitlines() == [
+        "| part | films | abnormal | accuracy | precision | recall | F1 | loss | AUC |",
+        "|---|---|---|---|---|---|---|---|---|",
+        "| all | 31 | 5 | 0.875 | none | 0.500 | 0.250 | 0.125 | 0.750 (0.600-0.900) |",
+        "| hip | 2 | 0 |  |  |  |  |  |  |",
+    ]
