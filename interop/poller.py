@@ -2,7 +2,8 @@
 
 Run as ``python -m interop.poller``. A round asks for the studies of all days from some before the cursor to
 today; the cursor moves when all of them are kept. Whatever ends a round, the next one begins where it began,
-and what is here already is not fetched again.
+and what is here already is not fetched again. Each archive has a thread of its own, so that a slow one holds
+no other.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import re
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
@@ -39,6 +41,8 @@ PAGE = 100
 MOST_ANSWERED, MOST_PAGES, MOST_PASSES = 64 << 20, 10_000, 20
 #: Seconds between two looks for an archive that is due.
 LOOK_SECONDS = 2.0
+#: Archives that are asked at one time, and seconds after which one gives its place to the next.
+MOST_AT_ONCE, ROUND_SECONDS = 8, 300.0
 #: Of what a query finds: study, series and instance.
 _KEYS = ("0020000D", "0020000E", "00080018")
 _FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -65,6 +69,7 @@ class Poll:
     def __init__(self, source: PollSource, client: httpx.Client, settings: Settings) -> None:
         self._source, self._client, self._settings = source, client, settings
         self._as = Source(source.site_id, source.name)
+        self._until = time.monotonic() + ROUND_SECONDS
         self.kept = 0
 
     def run(self) -> None:
@@ -162,7 +167,9 @@ class Poll:
         return _only_part(answer.content, answer.headers.get("Content-Type", ""))
 
     def _ask(self, path: str, most: int, accept: str, **more: Any) -> httpx.Response:
-        """Ask in time: other archives wait meanwhile."""
+        """Ask in time: other archives may wait for this one's place."""
+        if time.monotonic() > self._until:
+            raise PollFailed("not all of it came in one round: the next one goes on")
         seconds = self._settings.delivery_timeout_seconds
         try:
             return ask(
@@ -220,11 +227,16 @@ def _only_part(body: bytes, content_type: str) -> bytes:
 
 def poll_once() -> bool:
     """Do the round of an archive that is due; return whether there was one."""
-    settings = get_settings()
     with session_scope() as session:
         source = poll_sources.take_due(session)
-    if source is None:
-        return False
+    if source is not None:
+        _poll(source)
+    return source is not None
+
+
+def _poll(source: PollSource) -> None:
+    """Do an archive's round, and write down how it went. Raises `SQLAlchemyError`."""
+    settings = get_settings()
     authorization = poll_sources.authorization_of(source)
     headers = {"Authorization": authorization} if authorization else {}
     timeout = settings.delivery_timeout_seconds
@@ -247,7 +259,44 @@ def poll_once() -> bool:
             poll_sources.note_round(session, source.id, to=None, error=error)
     elif poll.kept:
         log.info("%d objects from %s", poll.kept, source.name)
-    return True
+
+
+class Rounds:
+    """The rounds that go on, each in a thread that ends with the process; no archive is in two of them."""
+
+    def __init__(self) -> None:
+        self._asked: set[uuid.UUID] = set()
+        self._counting = threading.Lock()
+
+    def begin_due(self) -> bool:
+        """Begin the round of an archive that is due; return whether there was one and a place for it."""
+        with self._counting:
+            asked = set(self._asked)
+        if len(asked) >= MOST_AT_ONCE:
+            return False
+        with session_scope() as session:
+            source = poll_sources.take_due(session, but_not=asked)
+        if source is None:
+            return False
+        with self._counting:
+            self._asked.add(source.id)
+        threading.Thread(target=self._run, args=(source,), name=f"poll {source.id}", daemon=True).start()
+        return True
+
+    def _run(self, source: PollSource) -> None:
+        try:
+            _poll(source)
+        except Exception as error:  # an unwritten error's text may quote what the archive said
+            _tell(error)
+        finally:
+            with self._counting:
+                self._asked.remove(source.id)
+
+
+def _tell(error: Exception) -> None:
+    kind = type(error).__name__
+    what = "the database does not answer" if isinstance(error, SQLAlchemyError) else "a round ended early"
+    log_seldom(log, logging.WARNING, kind, "%s: %s", what, kind)
 
 
 def main() -> None:
@@ -259,13 +308,12 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    rounds = Rounds()
     while not stop.is_set():
         try:
-            found = poll_once()
+            found = rounds.begin_due()
         except SQLAlchemyError as error:
-            log_seldom(
-                log, logging.WARNING, "database", "the database does not answer: %s", type(error).__name__
-            )
+            _tell(error)
             found = False
         if not found:
             stop.wait(LOOK_SECONDS)

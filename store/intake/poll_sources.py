@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -132,10 +132,18 @@ def remove(session: Session, site_id: uuid.UUID, name: str, *, by: uuid.UUID | N
     write_audit(session, site_id, by, "poll_source_removed", found[0].id)
 
 
-def take_due(session: Session) -> PollSource | None:
-    """Return an archive whose time has come, put off until its next turn; None where there is none."""
+def take_due(session: Session, *, but_not: Collection[uuid.UUID] = ()) -> PollSource | None:
+    """Return an archive whose time has come, put off until its next turn; None where there is none.
+
+    Parameters
+    ----------
+    but_not
+        Archives whose last round goes on.
+    """
     query = select(PollSource).where(
-        PollSource.removed_at.is_(None), PollSource.due_at <= func.clock_timestamp()
+        PollSource.removed_at.is_(None),
+        PollSource.due_at <= func.clock_timestamp(),
+        PollSource.id.not_in(but_not),
     )
     source = session.scalar(query.order_by(PollSource.due_at).limit(1).with_for_update(skip_locked=True))
     if source is not None:

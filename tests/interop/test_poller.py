@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import socket
+import threading
+import time
 import uuid
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pydicom
@@ -15,6 +18,7 @@ from sqlalchemy import func, select, update
 
 from cli.main import main
 from interop import poller
+from settings import get_settings
 from store.base.errors import BlobUnavailable
 from store.base.sealed_blobs import get_opened
 from store.base.session import session_scope
@@ -24,6 +28,8 @@ from store.intake.gateway_tables import ReceivedStudy
 from store.intake.poll_sources import PollSource
 from tests.interop.conftest import CALLED, film
 from tests.interop.orthanc import Orthanc, running_orthanc
+from tests.interop.test_stalled_archive import answering
+from tests.running import PATIENCE, wait_for
 
 DAY = "20261120"
 
@@ -128,6 +134,65 @@ def test_an_archive_that_is_away_is_asked_again(archive: Orthanc):
         archive.start()
     assert poll() is None
     assert sop_uids() == expected(*FOUR)
+
+
+def test_slow_archives_hold_no_other(
+    archive: Orthanc, site: uuid.UUID, monkeypatch: pytest.MonkeyPatch, settings_env: pytest.MonkeyPatch
+):
+    settings_env.setenv("FRACTUREAI_DELIVERY_TIMEOUT_SECONDS", str(PATIENCE))
+    get_settings.cache_clear()
+    asked: list[float] = []
+    left = threading.Event()
+
+    def talk(line: socket.socket) -> None:
+        asked.append(time.monotonic())
+        left.wait(PATIENCE)  # it says nothing
+
+    def sources(*names: str) -> None:
+        """Have these archives due, in this order."""
+        with session_scope() as session:
+            session.execute(update(PollSource).values(due_at=func.clock_timestamp() + timedelta(hours=1)))
+            for n, name in enumerate(names):
+                due = func.clock_timestamp() - timedelta(seconds=100 - n)
+                session.execute(update(PollSource).where(PollSource.name == name).values(due_at=due))
+
+    with answering(talk) as port:
+        with session_scope() as session:
+            for name in ("slow", "slower"):
+                address = f"http://127.0.0.1:{port}/dicom-web"
+                poll_sources.add(session, site, name, address, since=date(2026, 11, 19), seconds=1)
+        rounds = poller.Rounds()
+        sources("slow", "slower", "archive")
+        assert [rounds.begin_due() for _ in range(4)] == [True, True, True, False]
+        wait_for(lambda: sop_uids() == expected(*FOUR), PATIENCE, "the studies of the archive that answers")
+        wait_for(lambda: len(asked) == 2, PATIENCE, "the slow ones")
+        sources("slow")
+        assert not rounds.begin_due(), "its round goes on: it is not asked twice at a time"
+        assert len(asked) == 2
+        # places are few: each is given up after a while
+        monkeypatch.setattr(poller, "MOST_AT_ONCE", 2)
+        sources("archive")
+        assert not rounds.begin_due()
+        left.set()
+        wait_for(rounds.begin_due, PATIENCE, "a place")
+
+
+def test_a_round_that_takes_too_long_goes_on_with_the_next(archive: Orthanc, monkeypatch: pytest.MonkeyPatch):
+    get, n = poller.Poll._file, 0
+
+    def late(self: poller.Poll, path: str) -> bytes:
+        nonlocal n
+        n += 1
+        if n == 2:
+            self._until = 0.0
+        return get(self, path)
+
+    monkeypatch.setattr(poller.Poll, "_file", late)
+    assert "the next one goes on" in (poll() or "")
+    assert len(sop_uids()) == 1
+    assert poll() is None
+    assert sop_uids() == expected(*FOUR)
+    assert n == 5, "what the first round fetched is not fetched again"
 
 
 def test_many_pages(archive: Orthanc, monkeypatch: pytest.MonkeyPatch):
