@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +68,8 @@ def test_pods_keep_to_the_restricted_standard(values: str | None) -> None:
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert spec["automountServiceAccountToken"] is False
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
-        assert {"emptyDir", "projected"} >= {
-            key for volume in spec["volumes"] for key in volume if key != "name"
-        }
+        others = [volume for volume in spec["volumes"] if volume["name"] != "tls"]
+        assert {"emptyDir", "projected"} >= {key for volume in others for key in volume if key != "name"}
         for container in spec["containers"]:
             allowed = container["securityContext"]
             assert allowed["allowPrivilegeEscalation"] is False
@@ -110,7 +111,8 @@ def test_settings_are_valid_and_secrets_are_files(values: str | None, tmp_path: 
             key: value for key, value in said.items() if key.startswith(PREFIX) and key.endswith("_FILE")
         }
         files.pop("FRACTUREAI_ALIVE_FILE")
-        sources = pod["spec"]["volumes"][-1]["projected"]["sources"]
+        (projected,) = [volume for volume in pod["spec"]["volumes"] if "projected" in volume]
+        sources = projected["projected"]["sources"]
         paths = {f"/secrets/{item['path']}" for source in sources for item in source["secret"]["items"]}
         assert set(files.values()) == paths
         (tmp_path / "secret").write_text("s" * 32)
@@ -147,7 +149,7 @@ def test_only_notices_deliveries_and_the_pages_reach_the_outside() -> None:
         name
         for name, pod in pods(manifests).items()
         for policy in policies.values()
-        if any("ipBlock" in peer for rule in policy["spec"]["egress"] for peer in rule["to"])
+        if any("ipBlock" in peer for rule in policy["spec"].get("egress", []) for peer in rule["to"])
         and policy["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     }
     assert outside == {"demo-web", "demo-worker-notices", "demo-worker-deliveries"}
@@ -167,6 +169,60 @@ def test_the_private_keys_are_files_of_the_pod_that_delivers_alone() -> None:
     having = {name: pod for name, pod in pods(manifests).items() if "keys-of-ours" in yaml.safe_dump(pod)}
     assert having.keys() == {"demo-worker-deliveries"}
     assert environment(having["demo-worker-deliveries"])["FRACTUREAI_GATEWAY_KEYS"] == "/keys"
+
+
+def test_the_receiver_is_reached_by_modalities_and_reaches_archives_alone() -> None:
+    assert "demo-gateway" not in of_kind(rendered(), "Deployment")
+    manifests = rendered("gpu-values.yaml")
+    pod = pods(manifests)["demo-gateway"]
+    (container,) = pod["spec"]["containers"]
+    assert container["args"] == ["fractureai", "gateway"]
+    for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[kind]["exec"]["command"] == ["alive", "port", "11112"]
+    service = of_kind(manifests, "Service")["demo-gateway"]["spec"]
+    assert service["selector"].items() <= pod["metadata"]["labels"].items()
+    assert service["ports"] == [{"name": "dicom", "port": 11112, "targetPort": "dicom"}]
+    assert service["externalTrafficPolicy"] == "Local", "callers are known by their addresses"
+    policies = of_kind(manifests, "NetworkPolicy")
+    its = {
+        name: policy["spec"]
+        for name, policy in policies.items()
+        if policy["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    }
+    assert its.keys() == {"demo-inside", "demo-gateway", "demo-archives"}
+    assert its["demo-gateway"]["ingress"] == [
+        {"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": "dicom"}]}
+    ]
+    assert {4242, 104} <= {port["port"] for rule in its["demo-archives"]["egress"] for port in rule["ports"]}
+    assert "demo-gateway" in of_kind(manifests, "PodDisruptionBudget")
+
+
+def test_certificates_are_files_of_who_speaks_to_archives() -> None:
+    named = {"CERT": "/tls/tls.crt", "KEY": "/tls/tls.key", "CA": "/tls/ca.crt"}
+    for values, expected in ((None, set()), ("gpu-values.yaml", {"demo-gateway", "demo-worker-deliveries"})):
+        having = set()
+        for name, pod in pods(rendered(values)).items():
+            said = environment(pod)
+            if {key: said.get(f"FRACTUREAI_GATEWAY_TLS_{key}") for key in named} == named:
+                (volume,) = [each for each in pod["spec"]["volumes"] if each["name"] == "tls"]
+                assert volume["secret"]["secretName"] == "fractureai-dicom"
+                mounts = {
+                    each["name"]: each["mountPath"] for each in pod["spec"]["containers"][0]["volumeMounts"]
+                }
+                assert mounts["tls"] == "/tls"
+                having.add(name)
+        assert having == expected
+
+
+def test_that_somebody_listens_is_seen_without_a_connection() -> None:
+    alive = str(ROOT / "docker" / "alive")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = str(listening.getsockname()[1])
+        assert subprocess.run([alive, "port", port], check=False).returncode == 0
+        listening.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            listening.accept()
+    assert subprocess.run([alive, "port", port], check=False).returncode != 0
 
 
 def test_gpu_workers_scale_from_nothing_by_what_waits() -> None:

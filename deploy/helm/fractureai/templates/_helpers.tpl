@@ -43,6 +43,13 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{- /* Certificates of the receiver, and of who delivers; the same settings name both */ -}}
+{{- define "fractureai.dicomTls" -}}
+{{- range $name, $file := dict "CERT" "tls.crt" "KEY" "tls.key" "CA" "ca.crt" }}
+- {name: FRACTUREAI_GATEWAY_TLS_{{ $name }}, value: /tls/{{ $file }}}
+{{- end }}
+{{- end -}}
+
 {{- define "fractureai.mounts" -}}
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
