@@ -163,7 +163,11 @@ def unframed(grey: UInt8Array, levels: Counts) -> Judged:
         return Judged(grey, levels)
     film = np.ascontiguousarray(grey[top:bottom, left:right])
     height, width = grey.shape
-    return Judged(film, histogram(film), (top / height, bottom / height, left / width, right / width))
+    beside = grey[:top], grey[bottom:], grey[top:bottom, :left], grey[top:bottom, right:]
+    for lines in beside:  # most frames are thin: what is left out is counted, and not the film again
+        if lines.size:
+            levels = levels - histogram(lines)
+    return Judged(film, levels, (top / height, bottom / height, left / width, right / width))
 
 
 def _frame_ends(lines: UInt8Array) -> tuple[int, int]:

@@ -1,10 +1,10 @@
 """Mutates films of every kind for a while and holds what comes out against three rules.
 
-``nice python -m tests.fuzz --minutes 60 [--seed 1]``. A file is read, refused or skipped: no crash, no other
+``nice python -m tests.fuzz --minutes 60 [--seed 1] [--keep FOLDER]``. A file is read, refused or skipped: no crash, no other
 error, no more than `SECONDS`. What is kept of it reads to the same picture. A picture that differs from the
 film's by more than `DIFFERENCE` carries a flag that forbids *negative*, or an independent reader (pydicom,
 Pillow) makes the same picture of the file: then it is another film, and nothing in it says otherwise. All
-other pictures are printed, to be looked at.
+other pictures are printed, to be looked at, and kept in FOLDER beside the film that they were.
 
 Half of the changes are made to the structure: an element gets another value, representation or place, a
 segment or chunk goes or comes twice; the other half to bytes wherever they stand.
@@ -24,6 +24,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -246,6 +247,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="folder in which what is printed is kept")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     sys.stderr = os.fdopen(os.dup(2), "w")
@@ -263,7 +265,13 @@ def main() -> int:
         if wrong:
             another = became.startswith("another")
             changed, broken = changed + another, broken + (not another)
-            print(f"{became}: {name}: {how}: {wrong}", flush=True)
+            place = ""
+            if options.keep:
+                options.keep.mkdir(parents=True, exist_ok=True)
+                place = f"{sum(counts.values()):06}: "
+                (options.keep / f"{place[:6]}.bin").write_bytes(data)
+                (options.keep / f"{place[:6]}.film").write_bytes(files[name])
+            print(f"{place}{became}: {name}: {how}: {wrong}", flush=True)
     total = sum(counts.values())
     print(f"{total} files of {len(files)} kinds: {broken} broke a rule, {changed} to be looked at")
     for became, count in counts.most_common():

@@ -207,6 +207,7 @@ def test_what_is_cut_off_as_a_frame_by_hand():
     framed = np.pad(picture.astype(np.uint8), ((3, 5), (7, 0)), constant_values=9)
     judged = unframed(framed, histogram(framed))
     np.testing.assert_array_equal(judged.grey, picture[1:-1, 1:])  # without the lines that touch the frame
+    np.testing.assert_array_equal(judged.levels, histogram(judged.grey))
     np.testing.assert_array_equal(judged.cut(framed), picture[1:-1, 1:])
     np.testing.assert_array_equal(judged.cut(framed.repeat(2, 0).repeat(2, 1))[::2, ::2], picture[1:-1, 1:])
     blank = np.full((100, 100), 7, np.uint8)
