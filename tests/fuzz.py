@@ -1,10 +1,10 @@
 """Mutates films of every kind for a while and holds what comes out against three rules.
 
-``nice python -m tests.fuzz --minutes 60 [--seed 1] [--keep FOLDER]``. A file is read, refused or skipped: no crash, no other
-error, no more than `SECONDS`. What is kept of it reads to the same picture. A picture that differs from the
-film's by more than `DIFFERENCE` carries a flag that forbids *negative*, or an independent reader (pydicom,
-Pillow) makes the same picture of the file: then it is another film, and nothing in it says otherwise. All
-other pictures are printed, to be looked at, and kept in FOLDER beside the film that they were.
+``nice python -m tests.fuzz --minutes 60 [--seed 1] [--keep FOLDER]``. A file is read, refused or skipped: no
+crash, no other error, no more than `SECONDS`. What is kept of it reads to the same picture. A picture that
+differs from the film's by more than `DIFFERENCE` carries a flag that forbids *negative*, or an independent
+reader (pydicom, Pillow) makes the same picture of the file: then it is another film, and nothing in it says
+otherwise. All other pictures are printed, to be looked at, and kept in FOLDER beside the film that they were.
 
 Half of the changes are made to the structure: an element gets another value, representation or place, a
 segment or chunk goes or comes twice; the other half to bytes wherever they stand.

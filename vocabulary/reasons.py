@@ -124,7 +124,7 @@ REASONS: Mapping[Reason, ReasonText] = {
     ),
     Reason.TIFF_PIXEL_FORMAT: ReasonText(
         "The pixels of the TIFF are floating-point, signed, 4-, 12- or 32-bit numbers, CMYK, or 16 bits with"
-        " transparency, or it does not say whether high values are bright or dark.",
+        " transparency, or it does not say whether high values are bright or dark, or it calls colours grey.",
         "Save it in grey with 8 or 16 bits and no transparency, as PNG, TIFF or DICOM; exporting it the same"
         " way again does not help.",
     ),

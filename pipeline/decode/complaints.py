@@ -12,8 +12,11 @@ import re
 import cv2
 
 _STANDARD_ERROR = 2
-_MOST = 4096
-_DAMAGE = re.compile(rb"Corrupt JPEG data|Premature end|TIFF_Error.*(?:Decode|scanline|strip|tile|[Rr]ead)")
+_MOST = 1 << 16
+#: Of libtiff: any error but in what lists the pictures, and what codings only warn of.
+_DAMAGE = re.compile(
+    rb"Corrupt JPEG data|Premature end|TIFF_Error (?!.*[Dd]irectory)|TIFF_Warning .*(?:Decode|JPEGLib)"
+)
 #: libjpeg met bytes behind the last block that belongs there.
 _SURPLUS = re.compile(rb"Corrupt JPEG data: (\d+) extraneous bytes before marker")
 
@@ -29,7 +32,7 @@ class Listener:
         memory = os.memfd_create("standard error")
         os.dup2(memory, _STANDARD_ERROR)
         os.close(memory)
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # what libtiff says goes there
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_WARNING)  # what libtiff says goes there
         self._listens = True
 
     def heard(self) -> bytes:

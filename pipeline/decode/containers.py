@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from pipeline.decode.orientation import from_exif, from_png_text, from_xmp
 from pipeline.types import Rejected
+from vocabulary.media import SNIFF_BYTES, sniff
 from vocabulary.reasons import Reason
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -38,13 +39,15 @@ _JPEG_PROGRESSIVE = frozenset({0xC2, 0xCA})
 #: Frames whose scans send all of a component at once, and what these state then (ITU-T T.81 B.2.3).
 JPEG_SEQUENTIAL, ALL_AT_ONCE = frozenset({0xC0, 0xC1, 0xC9}), b"\0\x3f\0"
 _TIFF_PLACES = frozenset({273, 279, 324, 325})  # where strips and tiles lie, and how long they are
-_TIFF_FIELDS = _TIFF_PLACES | {254, 256, 257, 258, 259, 262, 274, 277, 284, 317, 322, 323, 338, 339}
+_TIFF_FIELDS = _TIFF_PLACES | {254, 256, 257, 258, 259, 262, 274, 277, 278, 284, 317, 322, 323, 338, 339}
 #: Compressions that libtiff undoes here (TIFF 6.0): none, fax, LZW, JPEG, deflate, PackBits.
 _TIFF_CODINGS = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946})
 #: Where the resolution across and down stands, and the type of its values: two numbers, one over the other.
 _RESOLUTIONS, _RATIONAL = (282, 283), 5
 #: Compressions of strips that are undone here: none, and deflate by its two numbers.
 _PLAIN, _DEFLATED = 1, (8, 32946)
+#: Photometric Interpretation (TIFF 6.0): white or black is zero, and red-green-blue.
+TIFF_GREYS, TIFF_RGB = (0, 1), 2
 #: Extra Samples: a transparency that the colours are not yet multiplied by.
 _UNASSOCIATED = 2
 #: Pixels of grey and transparency that are taken apart here.
@@ -81,6 +84,12 @@ class Container:
         Height of a pixel as a multiple of its width, as the file states it.
     damaged
         The file breaks off behind this picture, or points beyond its end.
+    deflated
+        Where the deflated strips of a TIFF begin, and how long they are.
+    unpacked_bytes
+        The most that they may come to.
+    photometric
+        Of a TIFF of three or four samples: what it states, where, and in which byte order.
     """
 
     media_type: str
@@ -95,6 +104,9 @@ class Container:
     straight_alpha: bool = False
     pixel_aspect: float = 1.0
     damaged: bool = False
+    deflated: tuple[tuple[int, int], ...] = ()
+    unpacked_bytes: int = 0
+    photometric: tuple[int, int, str] | None = None
 
 
 def _stated(exif: int, xmp: int) -> tuple[int, str]:
@@ -138,6 +150,29 @@ def describe(data: bytes, media_type: str) -> Container:
 
 def _corrupt(detail: str) -> Rejected:
     return Rejected(Reason.CORRUPT, detail)
+
+
+def _behind(data: bytes, at: int) -> bytes:
+    """Return what stands from `at` on, without the zeros and FF before it that are padding."""
+    rest = data[at:].lstrip(b"\0\xff")
+    return b"\xff" + rest if rest[:1] == b"\xd8" else rest
+
+
+def _pictures(data: bytes, at: int, size: tuple[int, int]) -> int:
+    """Tell whether another file stands behind a picture: 1, or 2 if it holds a picture, too.
+
+    A JPEG that is smaller both ways is the preview that some cameras put there.
+    """
+    rest = _behind(data, at)
+    kind = sniff(rest[:SNIFF_BYTES])
+    if kind == "image/jpeg":
+        try:
+            frames = (s.body for s in jpeg_segments(rest) if s.marker in JPEG_START_OF_FRAME)
+            height, width = struct.unpack_from(">HH", next(frames, b""), 1)
+        except (Rejected, struct.error):
+            return 1
+        return 1 if width < size[0] and height < size[1] else 2
+    return 1 if kind is None else 2
 
 
 # --- PNG -----------------------------------------------------------------------------------------
@@ -186,7 +221,7 @@ def _png(data: bytes) -> Container:
                 "image/png",
                 width,
                 height,
-                pictures,
+                max(pictures, _pictures(data, end, (width, height))),
                 *_stated(exif, xmp),
                 # a palette may hold colours that no pixel has: such a picture is written anew
                 clean=coded if header[9] != _PNG_PALETTE else None,
@@ -214,11 +249,15 @@ def _png_fits(kind: bytes, body: bytes, header: bytes) -> bool:
 
 @dataclass(frozen=True)
 class JpegSegment:
-    """One marker segment; `body` is without marker and length, `scan` the coded data that follow an SOS."""
+    """One marker segment; `body` is without marker and length, `scan` the coded data that follow an SOS.
+
+    `end` is where the next one begins.
+    """
 
     marker: int
     body: bytes
     scan: bytes = b""
+    end: int = 0
 
 
 def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
@@ -259,12 +298,17 @@ def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
                 raise Rejected(Reason.TRUNCATED, "JPEG without its end marker")
             scan = data[position : following.start()]
             position = following.start()
-        yield JpegSegment(marker, body, scan)
+        yield JpegSegment(marker, body, scan, position)
     raise _corrupt("JPEG of too many segments")
 
 
+def behind_jpeg(data: bytes, last: JpegSegment) -> int:
+    """Return where a JPEG stream ends whose last segment is known."""
+    return data.index(b"\xff\xd9", last.end) + 2
+
+
 def _jpeg(data: bytes) -> Container:
-    scans, aspect = 0, 1.0
+    scans, aspect, album = 0, 1.0, False
     exif, xmp = 0, 0
     size: tuple[int, int] | None = None
     unsent: dict[tuple[int, int], int] = {}  # progressive: (component, coefficient) -> low bits still to come
@@ -294,6 +338,8 @@ def _jpeg(data: bytes) -> Container:
             exif = from_exif([body[6:]])
         elif marker == 0xE1 and body[:28] == b"http://ns.adobe.com/xap/1.0/" and not xmp:
             xmp = from_xmp(body)
+        elif marker == 0xE2 and body[:4] == b"MPF\0":
+            album = True  # CIPA DC-007: the first of its pictures is the one to be shown
     if size is None or not scans:
         raise Rejected(Reason.TRUNCATED, "JPEG ends before its picture")
     if any(unsent.values()):  # a decoder would not mind, and show a coarse picture
@@ -302,6 +348,7 @@ def _jpeg(data: bytes) -> Container:
     return Container(
         "image/jpeg",
         *size,
+        pictures=1 if album else _pictures(data, behind_jpeg(data, segment), size),
         orientation=orientation,
         orientation_from=source,
         pixel_aspect=aspect,
@@ -415,7 +462,7 @@ def _tiff(data: bytes) -> Container:
     tiff = _Tiff(data)
     fields: dict[int, tuple[int, ...]] = {}
     at, main, pictures, seen = tiff.first, 0, 0, set[int]()
-    damaged = False
+    damaged, reduced = False, list[tuple[int, int]]()
     while at and pictures < 2:
         if damaged := pictures > 0 and at >= len(data):
             break
@@ -426,15 +473,20 @@ def _tiff(data: bytes) -> Container:
         if not page.get(254, (0,))[0] & 1:  # a reduced copy (thumbnail, pyramid) is no picture of its own
             pictures += 1
             fields, main = (page, at) if pictures == 1 else (fields, main)
+        else:
+            reduced.append(((page.get(256) or (0,))[0], (page.get(257) or (0,))[0]))
         at = following
     if not pictures:
         fields, main, pictures = tiff.directory(tiff.first)[0], tiff.first, 1
+        reduced.clear()
 
     def one(tag: int, default: int) -> int:
         return (fields.get(tag) or (default,))[0]
 
     width, height, samples = one(256, 0), one(257, 0), one(277, 1)
     bits, photometric = fields.get(258) or (1,), one(262, -1)
+    if any(across >= width and down >= height for across, down in reduced):
+        pictures = 2  # which of them is the film?
     if one(259, _PLAIN) not in _TIFF_CODINGS:
         raise Rejected(Reason.UNSUPPORTED_CODING, f"TIFF of compression {one(259, _PLAIN)}")
     plain = one(259, 1) in {_PLAIN, *_DEFLATED} and one(284, 1) == one(317, 1) == 1 and 322 not in fields
@@ -462,6 +514,18 @@ def _tiff(data: bytes) -> Container:
         raise Rejected(Reason.TRUNCATED, "TIFF ends before its picture data do")
     if sum(counts) > len(data):
         raise _corrupt("TIFF whose strips share their data")
+    planes, together = (samples, 1) if one(284, 1) == 2 else (1, samples)
+    row = -(-width * together * bits[0] // 8)
+    if tiled := 322 in fields:
+        whole = len(offsets) * one(323, 0) * -(-one(322, 0) * together * bits[0] // 8)
+    else:  # the last strip may be as high as the others are
+        high = max(min(one(278, height), height), 1)
+        whole = row * planes * -(-height // high) * high
+    surplus = sum(counts) - whole if one(259, _PLAIN) == _PLAIN and not tiled else 0
+    end = offsets[-1] + counts[-1] if surplus >= row else 0
+    if data[max(end - surplus, 0) : end].strip(b"\0\xff"):
+        raise _corrupt("TIFF whose data are longer than its picture")
+    strips = tuple(zip(offsets, counts, strict=False)) if one(259, _PLAIN) in _DEFLATED else ()
     coded, straight_alpha = None, False
     if main != tiff.first:  # decoders take the first one
         where = struct.pack(tiff.order + ("Q" if tiff.big else "I"), main)
@@ -486,6 +550,9 @@ def _tiff(data: bytes) -> Container:
         straight_alpha=straight_alpha,
         pixel_aspect=tiff.aspects.get(main, 1.0),
         damaged=damaged,
+        deflated=strips,
+        unpacked_bytes=whole + row - 1,
+        photometric=(photometric, tiff.places[main, 262], tiff.order) if samples >= 3 else None,
     )
 
 
@@ -525,6 +592,7 @@ def _webp(data: bytes) -> Container:
         raise _corrupt("WebP without a picture")
     if pictures == 1 and len(set(sizes)) > 1:
         raise _corrupt("WebP whose picture does not fit its canvas")
+    pictures = max(pictures, _pictures(data, size + 8, sizes[0]))
     return Container("image/webp", *sizes[0], pictures, *_stated(exif, xmp))
 
 

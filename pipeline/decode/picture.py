@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.decode.complaints import codecs, tell_damage
-from pipeline.decode.containers import Container, describe, gif_pictures
-from pipeline.decode.stripped import strip_jpeg, unpack_png, with_transform
+from pipeline.decode.containers import (
+    TIFF_GREYS,
+    TIFF_RGB,
+    Container,
+    describe,
+    gif_pictures,
+)
+from pipeline.decode.stripped import strip_jpeg, strips_hold, unpack_png, with_transform
 from pipeline.depth import FullDepth, Window
 from pipeline.dicom import decode_dicom
-from pipeline.dicom.stream import is_grey
+from pipeline.dicom.stream import colour_of, is_grey
 from pipeline.quality import Graded, elongated, grade, require_radiograph, require_size
 from pipeline.types import Radiograph, Rejected, RenderingStep, StudyFacts
 from pipeline.window import colour8, flatten, grey8, percentile_range
@@ -86,15 +93,22 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int, *, at_full
     clean, unpacked = container.clean, None
     if container.media_type == "image/jpeg":
         clean = strip_jpeg(data)
-    elif container.media_type == "image/png" and clean:
-        unpacked = unpack_png(clean)
+    elif container.media_type == "image/png" and container.coded:
+        unpacked = unpack_png(container.coded)
         clean = clean if unpacked else None
     coded = unpacked or clean or container.coded or data
     codecs.heard()
     picture = _opencv(coded)
-    damaged = tell_damage(codecs.heard(), coded) or container.damaged
+    damaged = (
+        tell_damage(codecs.heard(), coded)
+        or container.damaged
+        or (container.media_type == "image/png" and not unpacked)
+        or not strips_hold(data, container.deflated, container.unpacked_bytes)
+    )
     coloured = ""
-    if container.media_type == "image/jpeg" and clean and picture.ndim == 3 and picture.shape[2] == 3:
+    if container.photometric:
+        picture, coloured = _settled_tiff(picture, coded, *container.photometric)
+    elif container.media_type == "image/jpeg" and clean and picture.ndim == 3 and picture.shape[2] == 3:
         picture, clean, coloured = _settled(picture, clean)
     if set(picture.shape[:2]) != {container.width, container.height}:
         raise Rejected(Reason.CORRUPT, "decoded to another size than its header says")
@@ -162,6 +176,45 @@ def _settled(picture: npt.NDArray[Any], stream: bytes) -> tuple[npt.NDArray[Any]
         if is_grey(other := _opencv(marked)):
             return other, marked, name
     return picture, stream, ""
+
+
+def _settled_tiff(
+    picture: npt.NDArray[Any], coded: bytes, stated: int, place: int, order: str
+) -> tuple[npt.NDArray[Any], str]:
+    """Return a TIFF's picture, and how its three samples are coded where they are not what it states.
+
+    Parameters
+    ----------
+    stated, place, order
+        Photometric Interpretation, where it stands in `coded`, and in which byte order.
+
+    Raises
+    ------
+    Rejected
+        TIFF_PIXEL_FORMAT: three samples that are called one grey and are not.
+    """
+
+    def read_as(photometric: int) -> npt.NDArray[Any] | None:
+        try:
+            return _opencv(coded[:place] + struct.pack(f"{order}H", photometric) + coded[place + 2 :])
+        except Rejected:
+            return None
+
+    if stated in TIFF_GREYS:
+        colours = read_as(TIFF_RGB)
+        if colours is None or colours.ndim != 3 or not is_grey(colours[..., :3]):
+            raise Rejected(Reason.TIFF_PIXEL_FORMAT, f"photometric {stated} of colours")
+        return picture, ""
+    if picture.ndim != 3 or picture.dtype != np.uint8 or is_grey(picture[..., :3]):
+        return picture, ""
+    as_coded = picture if stated == TIFF_RGB else read_as(TIFF_RGB)
+    if as_coded is None or as_coded.ndim != 3:
+        return picture, ""
+    if is_grey(as_coded[..., :3]):
+        return as_coded, "RGB"
+    if stated == TIFF_RGB and colour_of(as_coded[..., 2::-1], "RGB") == "YBR":
+        return np.ascontiguousarray(as_coded[..., 2]), "YBR"
+    return picture, ""
 
 
 def _opencv(coded: bytes) -> npt.NDArray[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pipeline.decode.containers import (
     ALL_AT_ONCE,
@@ -29,6 +29,8 @@ _ADOBE = b"Adobe\0\x64\0\0\0\0"
 #: Adam7 (PNG, 8.2): first column and row of each pass, and the steps from there.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _STORED_BLOCK = 0xFFFF
+#: Bytes that are unpacked at a time where nobody needs them.
+_PIECE = 1 << 20
 
 _SOC, _SOT, _SOD, _EOC = b"\xff\x4f", 0xFF90, 0xFF93, b"\xff\xd9"
 #: ITU-T T.800 and T.814, annex A: SIZ CAP CPF, and COD COC RGN QCD QCC POC PPM PPT, which may stand in a
@@ -167,6 +169,29 @@ def unpack_png(data: bytes) -> bytes | None:
     for part in stream:
         crc = zlib.crc32(part, crc)
     return b"".join((*before, struct.pack(">I", length), *stream, struct.pack(">I", crc), *behind))
+
+
+def strips_hold(data: bytes, strips: Iterable[tuple[int, int]], most: int) -> bool:
+    """Tell whether deflated strips end where they say, with the checksum of what they hold (RFC 1950).
+
+    Parameters
+    ----------
+    strips
+        Where each begins in `data`, and how long it is.
+    most
+        Bytes that all of them together may come to.
+    """
+    for at, length in strips:
+        inflate, coded = zlib.decompressobj(), data[at : at + length]
+        while not inflate.eof:
+            try:
+                unpacked = inflate.decompress(coded, _PIECE)
+            except zlib.error:
+                return False
+            coded, most = inflate.unconsumed_tail, most - len(unpacked)
+            if most < 0 or not (unpacked or coded):
+                return False
+    return True
 
 
 def strip_jpeg_2000(data: bytes) -> bytes | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
@@ -34,6 +35,9 @@ MAX_WHITE_BEYOND = 0.25
 MIN_PADDING_STEP = 0.05
 #: ... and if it leaves at least this share of the pixels.
 MIN_UNPADDED = 0.02
+#: Share of its range by which up to so many entries of a LUT may lie off those beside them.
+MAX_OUTLIER = 0.1
+_FEW_ENTRIES = np.ones((1, 5), np.uint8)
 
 
 def render(
@@ -163,7 +167,7 @@ def _modality(stored: npt.NDArray[np.int32], clean: Dataset, steps: list[Renderi
         steps.append(RenderingStep(RenderingCode.MODALITY_LUT))
         return values
     slope, intercept = clean.get("RescaleSlope"), clean.get("RescaleIntercept")
-    if isinstance(slope, int | float) and isinstance(intercept, int | float) and slope != 0:
+    if isinstance(slope, int | float) and isinstance(intercept, int | float):
         if (slope, intercept) != (1, 0):
             steps.append(RenderingStep(RenderingCode.RESCALE))
         return stored * float(slope) + float(intercept)
@@ -237,6 +241,14 @@ def _header_windows(values: npt.NDArray[Any], clean: Dataset) -> Iterator[tuple[
         yield RenderingStep(RenderingCode.HEADER_WINDOW, str(number)), table
 
 
+def _stands_out(table: npt.NDArray[Any]) -> bool:
+    """Tell whether a few entries of a LUT lie far above or below those on both sides of them."""
+    line = np.ascontiguousarray(table, np.uint16)[None]
+    above = cv2.morphologyEx(line, cv2.MORPH_TOPHAT, _FEW_ENTRIES)
+    below = cv2.morphologyEx(line, cv2.MORPH_BLACKHAT, _FEW_ENTRIES)
+    return bool(max(above.max(), below.max()) > MAX_OUTLIER * np.ptp(line))
+
+
 def _lut(values: npt.NDArray[Any], item: Dataset, clean: Dataset) -> npt.NDArray[Any]:
     """Look values up in a Modality or VOI LUT (DICOM PS3.3 C.11.1.1.1); ends are held.
 
@@ -262,5 +274,7 @@ def _lut(values: npt.NDArray[Any], item: Dataset, clean: Dataset) -> npt.NDArray
         table = np.asarray(data, np.uint16)
     if not 1 <= entries <= table.size:
         raise ValueError("LUT shorter than its descriptor says")
+    if _stands_out(table[:entries]):
+        raise ValueError("LUT with entries that stand out of their neighbours")
     places = np.clip(np.rint(values) - first, 0, entries - 1).astype(np.intp)
     return cast(npt.NDArray[Any], table.astype(np.int32)[places])

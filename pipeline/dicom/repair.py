@@ -48,6 +48,8 @@ def repair_pixel_values(raw: Dataset) -> tuple[tuple[Reason, ...], list[Renderin
     for word, count in _COUNTS.items():  # of several values none is the one that is meant
         if len(found[word][0]) not in {0, count}:
             found[word] = found[word][0], RenderingCode.VALUE_DROPPED
+    if found["RescaleSlope"][0] == [0.0]:  # all values would be one
+        found["RescaleSlope"] = [0.0], RenderingCode.VALUE_DROPPED
     empty = [word for word in LUTS if _is_stated(raw, word) and not element_values(raw, word)]
     steps = [RenderingStep(RenderingCode.VALUE_DROPPED, word) for word in empty]
     steps += [RenderingStep(how, word) for word, (_, how) in found.items() if how is not None]

@@ -6,6 +6,7 @@ here follow that table.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from pipeline.decode.containers import JPEG_START_OF_FRAME, jpeg_segments
+from pipeline.decode.containers import JPEG_START_OF_FRAME, behind_jpeg, jpeg_segments
 from pipeline.dicom.terms import JPEG_2000_SYNTAXES, JPEG_SYNTAXES, LOSSY_JPEG_SYNTAXES, NATIVE, RLE
 from pipeline.types import Rejected, RenderingStep
 from vocabulary.reasons import Reason
@@ -23,6 +24,8 @@ from vocabulary.rendering import RenderingCode
 ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _JPEG, _JPEG_2000, _JP2 = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP"
 _SIGNATURES = (_JPEG, _JPEG_2000, _JP2)
+#: The end of a coded frame (EOI, EOC), perhaps padding, and the beginning of another.
+_ANOTHER = re.compile(rb"\xff\xd9[\0\xff]*(?:\xff\xd8\xff|\xff\x4f\xff\x51|\0\0\0\x0cjP)", re.DOTALL)
 _JPEG_BASELINE, _JPEG_EXTENDED = UID("1.2.840.10008.1.2.4.50"), UID("1.2.840.10008.1.2.4.51")
 _JPEG_LOSSLESS, _JPEG_LS = UID("1.2.840.10008.1.2.4.57"), UID("1.2.840.10008.1.2.4.80")
 _JPEG_2000_SYNTAX = UID("1.2.840.10008.1.2.4.91")
@@ -85,8 +88,21 @@ def locate(value: bytes, stated: UID, native_length: int) -> tuple[Stream, list[
         syntax = stated if stated in NATIVE else ExplicitVRLittleEndian
         return Stream(syntax, value), _told(syntax, stated)
     frame = first_frame(value) if value.startswith(ITEM) else value
+    if _holds_another(frame):
+        raise Rejected(Reason.DICOM_CONTRADICTION, "a frame behind the frame's end, and the header says one")
     syntax = _coding(frame, stated)
     return Stream(syntax, frame), _told(syntax, stated)
+
+
+def _holds_another(frame: bytes) -> bool:
+    """Tell whether a frame begins behind the end of a coded one, in the same fragment or across several."""
+    if not frame.startswith(_JPEG):  # no packet of JPEG 2000 holds its end marker (T.800, B.10.1)
+        return frame.startswith(_SIGNATURES) and _ANOTHER.search(frame) is not None
+    try:
+        *_, last = jpeg_segments(frame)
+    except (Rejected, struct.error, ValueError):
+        return False  # whoever decodes it says what is wrong
+    return _ANOTHER.match(frame, behind_jpeg(frame, last) - 2) is not None
 
 
 def _told(syntax: UID, stated: UID) -> list[RenderingStep]:

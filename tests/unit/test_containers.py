@@ -222,6 +222,90 @@ def test_a_tiff_that_ends_behind_its_picture(behind: bytes, damaged: bool) -> No
     assert (Reason.DAMAGED_PICTURE_DATA in result.flags) == damaged
 
 
+def png(array: np.ndarray) -> bytes:
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+def webp(array: np.ndarray) -> bytes:
+    return cv2.imencode(".webp", array)[1].tobytes()
+
+
+@pytest.mark.parametrize("first", [jpeg, png, webp])
+@pytest.mark.parametrize("second", [jpeg, png, webp])
+def test_another_picture_behind_the_first_is_refused(
+    first: Callable[[np.ndarray], bytes], second: Callable[[np.ndarray], bytes]
+) -> None:
+    for between in (b"", bytes(5), b"\xff\xff"):
+        assert refusal(first(grey()) + between + second(grey())) is Reason.ANIMATED
+    for behind in (bytes(9), b"\xff" * 9, b"SEFT and so on", second(grey())[2:]):
+        assert read(first(grey()) + behind).pixels.shape == grey().shape
+
+
+def test_previews_and_the_further_pictures_of_an_album_are_passed_over() -> None:
+    small = np.ascontiguousarray(grey()[::2, ::2])
+    assert read(jpeg(grey()) + jpeg(small)).pixels.shape == grey().shape
+    first = jpeg(grey())
+    assert read(first[:2] + b"\xff\xe2\0\x06MPF\0" + first[2:] + first).pixels.shape == grey().shape
+
+
+def test_a_reduced_copy_that_is_no_smaller_is_a_picture_of_its_own() -> None:
+    for step, several in ((1, True), (2, False)):
+        with io.BytesIO() as file:
+            with tifffile.TiffWriter(file) as writer:
+                writer.write(grey(), photometric="minisblack")
+                writer.write(grey()[::step, ::step].copy(), photometric="minisblack", subfiletype=1)
+            data = file.getvalue()
+        assert (refusal(data) is Reason.ANIMATED) if several else read(data).pixels.any()
+
+
+def test_picture_data_longer_than_the_header_says() -> None:
+    height, width = grey().shape
+    assert refusal(by_hand(tag257=height // 2 + 20)) is Reason.CORRUPT
+    assert refusal(by_hand(tag257=0)) is Reason.CORRUPT
+    coded = png(grey())
+    header = bytearray(coded[12:29])
+    header[8:12] = struct.pack(">I", height - 20)
+    shorter = coded[:12] + bytes(header) + struct.pack(">I", zlib.crc32(header)) + coded[33:]
+    assert Reason.DAMAGED_PICTURE_DATA in read(shorter).flags
+    # the last strip may be as high as the others are, and padding may follow
+    padded = np.vstack([grey(), np.full((4, width), 7, np.uint8)])
+    data = file_of(padded, photometric="minisblack", rowsperstrip=10)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tag = file.pages[0].tags[257]
+    cut = data[: tag.valueoffset] + struct.pack("<H", height) + data[tag.valueoffset + 2 :]
+    np.testing.assert_array_equal(read(cut).pixels, grey())
+
+
+def relabelled(data: bytes, photometric: int) -> bytes:
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tag, order = file.pages[0].tags[262], file.byteorder
+    return data[: tag.valueoffset] + struct.pack(f"{order}H", photometric) + data[tag.valueoffset + 2 :]
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"byteorder": ">"}, {"bigtiff": True}])
+def test_grey_settles_what_the_three_samples_of_a_tiff_are(options: dict[str, Any]) -> None:
+    middle = np.full_like(grey(), 128)
+    alike, brightness = np.dstack([grey()] * 3), np.dstack([grey(), middle, middle])
+    alike, brightness = (file_of(a, photometric="rgb", **options) for a in (alike, brightness))
+    for data in (alike, relabelled(alike, 6), relabelled(alike, 1), brightness):
+        result = read(data)
+        np.testing.assert_array_equal(result.pixels, grey())
+        np.testing.assert_array_equal(read(result.stored).pixels, grey())
+        settled = RenderingCode.COLOUR_FROM_STREAM in [step.code for step in result.rendering]
+        assert settled == (data not in {alike, relabelled(alike, 1)})
+    assert refusal(relabelled(brightness, 1)) is Reason.TIFF_PIXEL_FORMAT
+    assert refusal(relabelled(brightness, 0)) is Reason.TIFF_PIXEL_FORMAT
+
+
+def test_a_jpeg_within_a_tiff_that_is_labelled_wrongly() -> None:
+    with io.BytesIO() as file:
+        Image.fromarray(np.dstack([grey()] * 3)).save(file, "TIFF", compression="jpeg", quality=98)
+        data = file.getvalue()
+    for photometric in (2, 6):
+        found = read(relabelled(data, photometric)).pixels
+        assert np.abs(found.astype(int) - grey()).max() <= 4
+
+
 @pytest.mark.parametrize("options", [{}, {"byteorder": ">"}, {"bigtiff": True}])
 def test_the_resolution_of_a_tiff_tells_pixels_that_are_not_square(options: dict[str, Any]) -> None:
     even = file_of(grey(), photometric="minisblack", resolution=(100, 100), **options)

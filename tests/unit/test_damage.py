@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import cv2
 import numpy as np
 import pydicom
 import pytest
 import tifffile
+from PIL import Image
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -94,6 +96,35 @@ def test_a_tiff_whose_strips_are_damaged(grey):
     assert damaged_or_refused(data[:middle] + bytes(500) + data[middle + 500 :])
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg", "packbits", "tiff_adobe_deflate"])
+def test_what_libtiff_tells_of_a_coding_is_heard(grey, compression):
+    with io.BytesIO() as file:
+        Image.fromarray(grey).save(file, "TIFF", compression=compression)
+        data = file.getvalue()
+    assert flags(data) == ()
+    middle = len(data) // 2
+    assert damaged_or_refused(data[:middle] + b"\x80\xff\x3f" * 9 + data[middle + 27 :])
+
+
+def test_the_checksum_of_a_deflated_strip_is_looked_at(grey):
+    with io.BytesIO() as file:
+        tifffile.imwrite(file, grey, compression="zlib", rowsperstrip=50, photometric="minisblack")
+        data = file.getvalue()
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        at, length = file.pages[0].dataoffsets[3], file.pages[0].databytecounts[3]
+    strip = zlib.decompress(data[at : at + length])
+    packed = zlib.compress(strip, 0)  # stored as they are: a changed byte breaks no code
+    packed = packed[:300] + b"\x55" + packed[301:]
+    moved = data + packed
+    for tag, value in ((273, len(data)), (279, len(packed))):
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            entry = file.pages[0].tags[tag]
+        size = entry.valuebytecount // entry.count
+        place = entry.valueoffset + 3 * size
+        moved = moved[:place] + value.to_bytes(size, "little") + moved[place + size :]
+    assert Reason.DAMAGED_PICTURE_DATA in flags(moved)
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_bytes_inserted_into_native_data(grey, syntax):
     film = grey.astype(np.uint16) * 16 + 5
@@ -140,5 +171,7 @@ def test_what_codecs_write_by_hand():
     assert not tell_damage(said, b"\x12" * 9 + bytes(55) + b"\xff\xd9")
     assert tell_damage(b"Corrupt JPEG data: premature end of data segment", b"")
     assert tell_damage(b"[ERROR:0@1] TIFF_Error LZWDecode: Not enough data at scanline 102", b"")
+    assert tell_damage(b"[ERROR:0@1] TIFF_Error Using code not yet in table", b"")
     assert not tell_damage(b"TIFF_Warning Unknown field with tag 65000", b"")
+    assert not tell_damage(b"TIFF_Error TIFFFetchDirectory: Can not read TIFF directory link", b"")
     assert not tell_damage(b"", b"")

@@ -215,6 +215,26 @@ def test_two_frames_of_which_the_header_says_nothing_are_refused(film, syntax, f
     assert refusal(file_of(dataset)) is Reason.DICOM_CONTRADICTION
 
 
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGBaseline8Bit])
+@pytest.mark.parametrize("between", [b"", b"\0", b"\xff\xff\0\0"])
+@pytest.mark.parametrize("fragments", [1, 3])
+def test_two_frames_in_one_fragment_or_cut_anywhere_are_refused(film, syntax, between, fragments):
+    grey = (film >> 4).astype(np.uint8)
+    coded = jpeg_2000(grey, 8) if syntax == JPEG2000Lossless else cv2.imencode(".jpg", grey)[1].tobytes()
+    dataset = pydicom.dcmread(io.BytesIO(make_dicom(grey, syntax, coded=coded, bits=8)))
+    assert read(file_of(dataset)).flags == ()
+    dataset.PixelData = encapsulate([coded + between + coded], fragments_per_frame=fragments)
+    assert refusal(file_of(dataset)) is Reason.DICOM_CONTRADICTION
+
+
+def test_a_thumbnail_within_a_jpeg_frame_is_no_second_one(film):
+    grey = (film >> 4).astype(np.uint8)
+    coded, small = (cv2.imencode(".jpg", g)[1].tobytes() for g in (grey, grey[::8, ::8].copy()))
+    exif = b"\xff\xe1" + (2 + len(small) * 2).to_bytes(2, "big") + small * 2
+    coded = coded[:2] + exif + coded[2:] + bytes(3)
+    assert read(make_dicom(grey, JPEGBaseline8Bit, coded=coded, bits=8)).flags == ()
+
+
 def test_fragments_without_an_offset_table(film, shown):
     coded = jpeg_2000(film)
     dataset = pydicom.dcmread(io.BytesIO(make_dicom(film, JPEG2000Lossless, coded=coded, **WINDOW)))
@@ -317,6 +337,28 @@ def test_a_rescale_of_two_values_is_none(film, word):
     rescale = {"RescaleSlope": 2, "RescaleIntercept": 0} | {word: [1, 2]}
     result = same_again(read(make_dicom(film, **rescale, WindowCenter=4096, WindowWidth=8192)))
     assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
+    np.testing.assert_array_equal(result.pixels, read(make_dicom(film)).pixels)
+
+
+def test_a_rescale_that_makes_all_values_one_is_none(film):
+    result = read(make_dicom(film, RescaleSlope="0", RescaleIntercept="-1024", **WINDOW))
+    assert Reason.HEADER_VALUE_UNREADABLE in result.flags
+    np.testing.assert_array_equal(result.pixels, read(make_dicom(film)).pixels)
+
+
+@pytest.mark.parametrize("kind", ["VOILUTSequence", "ModalityLUTSequence"])
+@pytest.mark.parametrize("spoilt", [1, 4])
+def test_a_lut_with_entries_that_stand_out_is_not_used(film, kind, spoilt):
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [4096, 0, 16])
+    table = (np.linspace(0, 1, 4096) ** 0.8 * 4000).astype(np.uint16)
+    table[3900:] = 0  # some tables end so, beyond the values that there are
+    item.add_new("LUTData", "US", table.tolist())
+    assert read(make_dicom(film, **{kind: [item]})).flags == ()
+    table[1000 : 1000 + spoilt] = 65535
+    item.add_new("LUTData", "US", table.tolist())
+    result = read(make_dicom(film, **{kind: [item]}))
+    assert Reason.HEADER_VALUE_UNREADABLE in result.flags
     np.testing.assert_array_equal(result.pixels, read(make_dicom(film)).pixels)
 
 
