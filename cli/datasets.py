@@ -117,11 +117,12 @@ def _images(path: Path, format: str, meaning: str) -> tuple[str, str, list[NewIm
     return kind, read.label_meaning, images, dict(read.skipped)
 
 
-def look(root: str, image_id: uuid.UUID, path: str) -> ScanResult:
-    """Hash one image and try to decode it."""
+def look(root: str, image_id: uuid.UUID, path: str, registered: str | None = None) -> ScanResult:
+    """Hash one image and try to decode it; a file that is no longer the `registered` one is missing."""
     import hashlib
 
     from pipeline.decode import decode
+    from pipeline.lookalikes import look_of
     from pipeline.types import Rejected, Skipped
     from settings import get_settings
     from store.base.errors import BlobMissing
@@ -130,13 +131,15 @@ def look(root: str, image_id: uuid.UUID, path: str) -> ScanResult:
     try:
         data = open_root(root).get(path)
     except BlobMissing:
-        return ScanResult(image_id, None, None, MISSING)
-    problem = None
+        return ScanResult(image_id, registered, None, MISSING)
+    sha256, problem, looks = hashlib.sha256(data).hexdigest(), None, None
+    if registered not in (None, sha256):
+        return ScanResult(image_id, registered, len(data), MISSING)
     try:
-        decode(data, max_pixels=get_settings().max_pixels, pseudonymise=lambda _: "")
+        looks = look_of(decode(data, max_pixels=get_settings().max_pixels, pseudonymise=lambda _: "").pixels)
     except (Rejected, Skipped) as error:
         problem = error.reason.value
-    return ScanResult(image_id, hashlib.sha256(data).hexdigest(), len(data), problem)
+    return ScanResult(image_id, sha256, len(data), problem, looks)
 
 
 def _scan(dataset: Dataset) -> Dataset:
@@ -144,10 +147,10 @@ def _scan(dataset: Dataset) -> Dataset:
     from store.base.session import session_scope
     from store.research import datasets as stored
 
+    with session_scope() as session:
+        ahead = stored.count_waiting(session, dataset.id)
     with (
-        click.progressbar(
-            length=dataset.n_images - dataset.n_seen, label="Looking at images", show_pos=True
-        ) as bar,
+        click.progressbar(length=ahead, label="Looking at images", show_pos=True) as bar,
         ThreadPoolExecutor() as pool,
     ):
         while True:
@@ -155,7 +158,7 @@ def _scan(dataset: Dataset) -> Dataset:
                 page = stored.waiting(session, dataset.id, PAGE)
             if not page:
                 break
-            seen = list(pool.map(lambda image: look(dataset.root, image.id, image.path), page))
+            seen = list(pool.map(lambda image: look(dataset.root, image.id, image.path, image.sha256), page))
             with session_scope() as session:
                 stored.note_seen(session, dataset.id, seen)
             bar.update(len(page))
@@ -215,6 +218,10 @@ def _print_dataset(dataset: Dataset) -> None:
         click.echo(f"  left out: {n} {reason}")
     for problem, n in inside.problems.items():
         click.echo(f"  unusable: {n} {problem}")
+    if inside.without_look:
+        click.echo(
+            f"  registered before looks were kept: {inside.without_look}; add it again to judge them so"
+        )
     for image in wrong[:20]:
         click.echo(f"    {image.problem}: {image.path}")
 

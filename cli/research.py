@@ -55,6 +55,7 @@ def _print_run(run: Json) -> None:
             f"{coverage['unscored']} not scored",
             soft_wrap=True,
         )
+        console.print(f"  {fitted_words(figures)}", soft_wrap=True)
         parts = {"all": figures["study"]["pooled"], **figures["study"]["regions"]}
         print_rows(
             console,
@@ -65,6 +66,28 @@ def _print_run(run: Json) -> None:
                 if "figures" in part
             ],
         )
+
+
+def fitted_words(figures: Json) -> str:
+    """Say how many images of a run its bundle was fitted on, and how they were found."""
+    told = f"{figures['fitted_on_overlap']} are among those that it was fitted on"
+    ways = figures.get("fitted_on")
+    if ways is None:
+        return f"{told}; judged by the hash of the file alone"
+    told += f": {ways['by_file']} by the hash of the file, {ways['by_look']} by their looks"
+    if ways["looks"] < ways["images"]:
+        told += f"; it holds the looks of {ways['looks']} of {ways['images']}"
+    return (
+        f"{told}; {ways['without_look']} could not be judged by their looks" if ways["without_look"] else told
+    )
+
+
+def overlap_words(overlap: Json) -> str:
+    """Say which images of a comparison were set apart because a bundle was fitted on them."""
+    told = f"{overlap['images']} images are among those that a bundle was fitted on"
+    if "by_look" in overlap:
+        told += f": {overlap['by_file']} by the hash of the file, {overlap['by_look']} by their looks"
+    return f"{told}; their {overlap['studies']} studies are set apart"
 
 
 @click.command()
@@ -294,6 +317,9 @@ def compare(
         ),
         compared_rows(figures),
     )
+    click.echo(overlap_words(figures["overlap"]))
+    for name in figures["overlap"].get("bundles_without_looks", ()):
+        click.echo(f"{name} holds no looks: judged by the hash of the file alone")
     click.echo(f"Margin of AUC {margin}; intervals by resampling of patients.")
     if len(set(figures["label_meanings"].values())) > 1:
         click.echo(f"Mind the labels: {figures['label_meanings']}")

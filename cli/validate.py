@@ -54,6 +54,7 @@ def validate(
     the server checks them and keeps who did so.
 
     Images that the bundle was fitted on prove nothing: with any of them among DATASET, --unlock is refused.
+    Images that look like one of those, saved again or in another size, are counted and left out.
 
     \b
     Examples:
@@ -92,7 +93,8 @@ def _print(found: Validation) -> None:
         ],
     )
     console.print(
-        f"{found.images} images; not assessed: {found.not_assessed}; the bundle was fitted on {found.seen}.",
+        f"{found.images} images; not assessed: {found.not_assessed}; the bundle was fitted on {found.seen}"
+        f"; left out, as they look like one that it was fitted on: {found.alike}.",
         soft_wrap=True,
     )
 

@@ -253,6 +253,8 @@ def _assembled(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle
         raise BundleError("the region network is not among the networks")
     if "fitted_on" in manifest:
         _member(folder, manifest["fitted_on"])
+    if "looks" in manifest:
+        _member(folder, manifest["looks"])
     return Bundle(
         folder=folder,
         name=manifest["name"],

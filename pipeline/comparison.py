@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,7 @@ def compare(
     b: Sequence[Record],
     *,
     margin: float,
-    fitted_on: Collection[str] = (),
+    fitted_on: Mapping[str, str] = MappingProxyType({}),
     rounds: int = ROUNDS,
 ) -> dict[str, Any]:
     """Compare bundle b with bundle a on the studies that both were asked about.
@@ -209,14 +210,15 @@ def compare(
     margin
         The loss of study-level AUC that b may have and still count as no worse; chosen beforehand.
     fitted_on
-        First 12 hex digits of the sha256 of images that either bundle was fitted on: their studies are set
-        apart.
+        Names of images that either bundle was fitted on, and how each was found (``"file"``, ``"look"``):
+        their studies are set apart.
     """
     a, b = sorted(a, key=lambda r: r.name), sorted(b, key=lambda r: r.name)
-    known = frozenset(fitted_on)
     pairs = _pairs(studies_of(a), studies_of(b))
-    clean = [pair for pair in pairs if not any(sha[:12] in known for sha in pair[0].sha256s)]
-    overlap = [record.name for record in a if record.sha256[:12] in known]
+    known = [record for record in a if record.name in fitted_on]
+    apart = {record.study for record in known}
+    clean = [pair for pair in pairs if pair[0].study not in apart]
+    overlap = {how: [r.name for r in known if fitted_on[r.name] == how] for how in ("file", "look")}
     changed = changed_side(a, b)
     answer: dict[str, Any] = {
         "margin": margin,
@@ -224,9 +226,13 @@ def compare(
         "studies": len(clean),
         "patients": len({pair[0].patient for pair in clean}),
         "overlap": {
-            "images": len(overlap),
+            "images": len(known),
             "studies": len(pairs) - len(clean),
-            "named": overlap[:MAX_NAMED],
+            "by_file": len(overlap["file"]),
+            "by_look": len(overlap["look"]),
+            "named": overlap["file"][:MAX_NAMED],
+            "named_alike": overlap["look"][:MAX_NAMED],
+            "without_look": sum(record.look is None for record in a),
         },
         "changed": len(changed),
         "changed_images": changed[:MAX_NAMED],

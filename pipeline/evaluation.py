@@ -66,6 +66,8 @@ class Record:
         None when the image could not be decoded.
     others
         Scores by the ways of `ROUTES`, when they were asked for.
+    look
+        Its perceptual hash (`pipeline.lookalikes`); None where it is not known.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Record:
     seen: str
     score: Score | None
     others: Mapping[str, Score] | None = None
+    look: bytes | None = None
 
 
 @dataclass(frozen=True)

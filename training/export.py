@@ -17,6 +17,7 @@ import numpy as np
 
 from models import architectures  # first: it chooses the backend of keras
 from models.bundle import FORMAT, MANIFEST, Bundle, Network, load_bundle
+from models.fitted_on import written
 from models.scorer import Reference
 from pipeline.types import PlaceRules, RegionModel, RoutingRules
 
@@ -52,6 +53,8 @@ class BundleContent:
         Markdown.
     fitted_on
         sha256 of the images that networks, calibration and thresholds were fitted on.
+    looks
+        By sha256, the look of each of them (`pipeline.lookalikes`), by which copies of them are known.
     facts
         Further entries of the manifest: training data, split, metrics, overlap hashes.
     """
@@ -68,6 +71,7 @@ class BundleContent:
     trained_on: str
     card: str
     fitted_on: Sequence[str]
+    looks: Mapping[str, bytes]
     facts: Mapping[str, Any] = field(default_factory=dict)
     families: Mapping[str, str] = field(default_factory=dict)
     views: Sequence[str] = ()
@@ -121,6 +125,7 @@ def write_bundle(content: BundleContent, folder: Path) -> Bundle:
     content.reference.write(part / "reference.npz")
     (part / "card.md").write_text(content.card)
     (part / "fitted_on.txt").write_text("".join(f"{digest[:12]}\n" for digest in sorted(content.fitted_on)))
+    (part / "looks.bin").write_bytes(written(content.looks.items()))
     manifest = {
         "format": FORMAT,
         "name": content.name,
@@ -145,6 +150,7 @@ def write_bundle(content: BundleContent, folder: Path) -> Bundle:
         "routing": asdict(content.routing),
         "reference": {"file": "reference.npz", "sha256": _sha256(part / "reference.npz")},
         "fitted_on": {"file": "fitted_on.txt", "sha256": _sha256(part / "fitted_on.txt")},
+        "looks": {"file": "looks.bin", "sha256": _sha256(part / "looks.bin")},
         "card": {"file": "card.md", "sha256": _sha256(part / "card.md")},
         "limits": list(content.limits),
         "trained_on": content.trained_on,

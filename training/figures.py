@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from models.bundle import Bundle
+from models.fitted_on import FoundBy, fitted_on
 from pipeline import metrics
+from pipeline.lookalikes import look_of
 from pipeline.metrics import BoolArray, FloatArray
 from pipeline.types import UInt8Array
 from training.attention import attention_figures
@@ -158,7 +160,7 @@ def figures_of(
     routing = {
         key: _figure(value, intervals.get(key)) for key, value in shares(np.arange(len(readings))).items()
     }
-    fitted_on = set((bundle.folder / bundle.manifest["fitted_on"]["file"]).read_text().split())
+    found = fitted_on(bundle).find([(_digest(e), look_of(p)) for e, p in zip(examples, pixels, strict=True)])
     by_name = {e.name: p for e, p in zip(examples, pixels, strict=True)}
     return {
         "bundle": {
@@ -170,7 +172,8 @@ def figures_of(
         "images": len(examples),
         "patients_known": all(e.patient for e in examples),
         "prevalence": float(np.mean([e.positive for e in examples])) if prevalence is None else prevalence,
-        "fitted_on_overlap": sum(_digest(e)[:12] in fitted_on for e in examples),
+        "fitted_on_overlap": found.count(FoundBy.FILE),
+        "fitted_on_alike": found.count(FoundBy.LOOK),
         "routing": routing,
         "overall": _by_image(bundle, readings, prevalence),
         "regions": {
@@ -193,7 +196,10 @@ def _digest(example: Example) -> str:
 
 def summary(figures: Mapping[str, Any]) -> str:
     """Return the main figures as a text table."""
-    lines = [f"{figures['images']} images; {figures['fitted_on_overlap']} of them among those fitted on"]
+    lines = [
+        f"{figures['images']} images; {figures['fitted_on_overlap']} of them among those fitted on, "
+        f"{figures['fitted_on_alike']} more look like one of those"
+    ]
     for key, figure in figures["routing"].items():
         lines.append(f"{key:<28} {_shown(figure)}")
     head = ("auc", "average_precision", "accuracy", "precision", "recall", "f1", "ece")

@@ -29,6 +29,7 @@ import keras  # isort: skip
 from keras import ops
 
 from models.bundle import MANIFEST, Bundle, load_bundle
+from models.fitted_on import digests_of, looks_of
 from models.scorer import Reference, Scorer, open_scorer
 from pipeline.boxes import SuspectedPlace, drawn_places
 from pipeline.preprocess import letterbox, model_input
@@ -387,7 +388,8 @@ def rebuilt(
         limits=old.limits,
         trained_on=old.trained_on,
         card=card(name, {old.region_network: trained, **others}, old.models, said, command),
-        fitted_on=(old.folder / "fitted_on.txt").read_text().split(),
+        fitted_on=sorted(digests_of(old)),
+        looks=looks_of(old),
         facts=said,
         families=old.families,
         views=old.views,

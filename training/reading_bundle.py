@@ -34,6 +34,7 @@ from models.scorer import Reference, Scorer, open_scorer
 from pipeline import metrics
 from pipeline.boxes import suspected_places
 from pipeline.earned import earned
+from pipeline.lookalikes import look_of
 from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.triage import calibrate
@@ -406,7 +407,12 @@ def build(
     readers = {part: reader_of(part, fracture) for part in PARTS}
     uncalibrated = (Platt(1.0, 0.0, 0.5), Thresholds(0.0, 1.0))
     films = read_films(data, split, runs / "cache", 0, 0)
-    fitted_on = [f.example.sha256 for part in films.values() for f in part.films if f.source == "film"]
+    looks = {
+        film.example.sha256: look_of(pixels)
+        for part in films.values()
+        for film, pixels in zip(part.films, part.pixels, strict=True)
+        if film.source == "film"
+    }
     content = BundleContent(
         name=out.name,
         label_meaning="fractured",
@@ -423,7 +429,8 @@ def build(
         limits=(),
         trained_on="FracAtlas, split by group",
         card="",
-        fitted_on=fitted_on,
+        fitted_on=list(looks),
+        looks=looks,
         families=FAMILY,
         views=PARTS if networks[region_network].heads else (),
     )

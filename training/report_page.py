@@ -71,7 +71,8 @@ def report_page(
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}: evaluation</title>",
         f"<style>{_STYLE}</style><h1>{name}</h1>",
         f"<p>Bundle {bundle['sha256'][:16]}; {figures['images']} images, {figures['fitted_on_overlap']} of "
-        "them used in fitting. Intervals: 95%, bootstrap over "
+        f"them used in fitting, {figures['fitted_on_alike']} more look like one of those. "
+        "Intervals: 95%, bootstrap over "
         f"{'patients' if figures['patients_known'] else 'groups of near-duplicates'}. Probabilities are "
         "calibrated; accuracy, precision, recall, F1 and kappa are cut at 0.5; PPV and NPV are those of a "
         f"site where {figures['prevalence']:.1%} are {escape(word)}.</p>",

@@ -12,6 +12,7 @@ import numpy as np
 from models import architectures
 from models.bundle import Bundle
 from models.scorer import Reference
+from pipeline.lookalikes import look_of
 from pipeline.preprocess import model_input
 from pipeline.types import RegionModel, RoutingRules
 from training.calibrate import fit_platt, fit_reference, operating_points
@@ -65,6 +66,7 @@ def build_tiny_bundle(folder: Path, *, epochs: int = 3, per_region: int = 24) ->
             trained_on=f"{len(examples)} phantoms",
             card="# Tiny bundle\n\nFor tests only.\n",
             fitted_on=[e.sha256 for e in examples],
+            looks={e.sha256: look_of(p) for e, p in zip(examples, pixels, strict=True)},
         ),
         folder,
     )

@@ -22,6 +22,7 @@ from models import architectures
 from models.bundle import MANIFEST, Bundle
 from models.scorer import Reference, Scorer, open_scorer
 from pipeline.earned import earned_by_figures
+from pipeline.lookalikes import look_of
 from pipeline.metrics import auc
 from pipeline.preprocess import model_input
 from pipeline.triage import calibrate, triage
@@ -267,6 +268,11 @@ def build(experiment: Experiment, data: Data, weights: Path, runs: Path, out: Pa
         trained_on=f"{data.dataset.name}, split by group",
         card="",
         fitted_on=[e.sha256 for part in ("train", "val") for e in data.parts[part]],
+        looks={
+            e.sha256: look_of(pixels)
+            for part in ("train", "val")
+            for e, pixels in zip(data.parts[part], data.pixels(data.parts[part]), strict=True)
+        },
     )
     draft = _draft(content, runs)
     content = replace(content, reference=_reference(open_scorer(draft), data, regions))

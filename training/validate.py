@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.bundle import Bundle, load_bundle
+from models.fitted_on import FoundBy, fitted_on
 from models.scorer import open_scorer
 from pipeline.earned import PartFigures
+from pipeline.lookalikes import look_of
 from training.datasets import AUTO, hashed, load_pixels, open_dataset
 from training.evaluate import chosen_part
 from training.readings import Reading, read_all
@@ -50,13 +52,17 @@ def count_parts(bundle: Bundle, readings: Iterable[Reading]) -> list[PartCounts]
 
 @dataclass(frozen=True)
 class Validation:
-    """A bundle's figures on a data set, by part; `seen` counts images that it was fitted on."""
+    """A bundle's figures on a data set, by part.
+
+    `seen` counts images that it was fitted on, `alike` copies of those by their looks: they are in no figure.
+    """
 
     bundle: Bundle
     parts: Mapping[str, PartCounts]
     images: int
     not_assessed: int
     seen: int
+    alike: int
 
 
 def validate(
@@ -77,20 +83,16 @@ def validate(
     """
     bundle = load_bundle(folder)
     examples = hashed(chosen_part(open_dataset(dataset, format), split, part))
-    readings = read_all(
-        open_scorer(bundle, backend=backend, cache=cache / "networks"), examples, load_pixels(examples, cache)
-    )
-    known = fitted_on(bundle)
+    pixels = load_pixels(examples, cache)
+    found = fitted_on(bundle).find([(e.sha256, look_of(p)) for e, p in zip(examples, pixels, strict=True)])
+    own = [number for number, how in enumerate(found) if how is not FoundBy.LOOK]
+    scorer = open_scorer(bundle, backend=backend, cache=cache / "networks")
+    readings = read_all(scorer, [examples[n] for n in own], [pixels[n] for n in own])
     return Validation(
         bundle,
         {counts.region: counts for counts in count_parts(bundle, readings)},
         images=len(readings),
         not_assessed=sum(r.route.not_assessable is not None for r in readings),
-        seen=sum(e.sha256[:12] in known for e in examples),
+        seen=found.count(FoundBy.FILE),
+        alike=found.count(FoundBy.LOOK),
     )
-
-
-def fitted_on(bundle: Bundle) -> frozenset[str]:
-    """Return the beginnings of the SHA-256 of the images that a bundle was fitted on."""
-    entry = bundle.manifest.get("fitted_on")
-    return frozenset((bundle.folder / entry["file"]).read_text().split()) if entry else frozenset()

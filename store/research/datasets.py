@@ -6,7 +6,7 @@ import hashlib
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from sqlalchemy import delete, func, select, update
@@ -51,12 +51,13 @@ class NewImage:
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What a look at an image's bytes gave."""
+    """What a look at an image's bytes gave; `look` is its perceptual hash."""
 
     id: uuid.UUID
     sha256: str | None
     size: int | None
     problem: str | None
+    look: bytes | None = None
 
 
 def add_dataset(
@@ -126,13 +127,13 @@ def add_dataset(
 
 
 def waiting(session: Session, dataset_id: uuid.UUID, limit: int) -> list[DatasetImage]:
-    """Return images that were not looked at yet."""
+    """Return images that were not looked at yet, or before looks were kept."""
     return list(
         session.scalars(
             select(DatasetImage)
             .where(
                 DatasetImage.dataset_id == dataset_id,
-                DatasetImage.sha256.is_(None),
+                DatasetImage.look.is_(None),
                 DatasetImage.problem.is_(None),
             )
             .order_by(DatasetImage.number)
@@ -141,11 +142,20 @@ def waiting(session: Session, dataset_id: uuid.UUID, limit: int) -> list[Dataset
     )
 
 
+def count_waiting(session: Session, dataset_id: uuid.UUID) -> int:
+    """Return how many images `waiting` has in all."""
+    here = (
+        (DatasetImage.dataset_id == dataset_id) & DatasetImage.look.is_(None) & DatasetImage.problem.is_(None)
+    )
+    return session.scalar(select(func.count()).select_from(DatasetImage).where(here)) or 0
+
+
 def note_seen(session: Session, dataset_id: uuid.UUID, seen: Iterable[ScanResult]) -> None:
     """Keep what a look at some images gave."""
-    rows = [{"id": s.id, "sha256": s.sha256, "size": s.size, "problem": s.problem} for s in seen]
+    rows = [asdict(one) for one in seen]
     session.execute(update(DatasetImage), rows)
-    session.execute(update(Dataset).where(Dataset.id == dataset_id).values(n_seen=Dataset.n_seen + len(rows)))
+    seen_now = func.least(Dataset.n_seen + len(rows), Dataset.n_images)
+    session.execute(update(Dataset).where(Dataset.id == dataset_id).values(n_seen=seen_now))
 
 
 def end_scan(session: Session, dataset_id: uuid.UUID) -> Dataset:
@@ -183,7 +193,10 @@ def get_dataset(session: Session, site_id: uuid.UUID, which: uuid.UUID | str) ->
 
 @dataclass(frozen=True)
 class Contents:
-    """What lies in a data set: images by part and region, and by what is wrong with them."""
+    """What lies in a data set: images by part and region, and by what is wrong with them.
+
+    `without_look` counts usable images that were registered before looks were kept.
+    """
 
     parts: Mapping[str, int]
     regions: Mapping[str, int]
@@ -191,6 +204,7 @@ class Contents:
     studies: int
     patients: int
     label_names: tuple[str, ...]
+    without_look: int
 
 
 def contents(session: Session, dataset: Dataset) -> Contents:
@@ -226,6 +240,7 @@ def contents(session: Session, dataset: Dataset) -> Contents:
         studies,
         patients,
         tuple(names),
+        count_waiting(session, dataset.id) if dataset.sha256 else 0,
     )
 
 

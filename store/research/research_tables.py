@@ -68,7 +68,7 @@ class DatasetImage(Base):
             "ix_dataset_images_waiting",
             "dataset_id",
             "number",
-            postgresql_where=text("sha256 IS NULL AND problem IS NULL"),
+            postgresql_where=text("look IS NULL AND problem IS NULL"),
         ),
     )
     id: Mapped[uuid.UUID] = id_column()
@@ -82,6 +82,7 @@ class DatasetImage(Base):
     sha256: Mapped[str | None] = mapped_column(String(64))
     size: Mapped[int | None] = mapped_column(BigInteger)
     problem: Mapped[str | None]  # "missing", or the Reason why it cannot be decoded
+    look: Mapped[bytes | None] = mapped_column(LargeBinary)  # pipeline.lookalikes.look_of
 
 
 class DatasetLabel(Base):

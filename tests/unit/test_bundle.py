@@ -42,7 +42,7 @@ def test_its_hash_is_that_of_the_manifest_and_the_same_wherever_it_lies(tiny_bun
 
 
 @pytest.mark.parametrize(
-    "name", ["fracture.keras", "region.keras", "reference.npz", "card.md", "fitted_on.txt"]
+    "name", ["fracture.keras", "region.keras", "reference.npz", "card.md", "fitted_on.txt", "looks.bin"]
 )
 def test_an_altered_file_is_found(copy, name):
     data = bytearray((copy / name).read_bytes())

@@ -95,11 +95,11 @@ def test_the_paired_bootstrap_agrees_with_delong_on_independent_cases():
     assert found["interval"] == pytest.approx((expected.low, expected.high), abs=0.01)
 
 
-def records(scores, labels, *, first_sha="f" * 64):
+def records(scores, labels):
     return [
         Record(
             f"{i:04d}.png",
-            first_sha if i == 0 else f"{i:064x}",
+            f"{i:064x}",
             f"study{i}",
             f"patient{i // 2}",
             ("hand", "leg")[i % 2],
@@ -138,10 +138,20 @@ def test_a_loss_within_chance_but_beyond_the_margin_is_not_called_non_inferior()
 
 def test_studies_that_a_bundle_was_fitted_on_are_named_and_set_apart():
     scores, labels = sample(1.0)
-    a = records(scores, labels, first_sha="abc123abc123" + "0" * 52)
-    found = comparison.compare(a, a, margin=0.02, fitted_on=["abc123abc123"], rounds=20)
-    assert found["overlap"] == {"images": 1, "studies": 1, "named": ["0000.png"]}
-    assert found["studies"] == 239
+    a = records(scores, labels)
+    found = comparison.compare(
+        a, a, margin=0.02, fitted_on={"0000.png": "file", "0002.png": "look"}, rounds=20
+    )
+    assert found["overlap"] == {
+        "images": 2,
+        "studies": 2,
+        "by_file": 1,
+        "by_look": 1,
+        "named": ["0000.png"],
+        "named_alike": ["0002.png"],
+        "without_look": 240,
+    }
+    assert found["studies"] == 238
 
 
 def test_changed_images_come_by_the_size_of_their_change():

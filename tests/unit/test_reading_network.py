@@ -53,6 +53,7 @@ def bundle(tmp_path_factory):
         trained_on="nothing",
         card="# Untrained\n",
         fitted_on=(),
+        looks={},
         families=FAMILIES,
         views=PARTS,
         places=PlaceRules(0.2, 0.6),

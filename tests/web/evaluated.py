@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -47,14 +48,18 @@ def records(strength: float, seed: int, n: int = 240) -> list[Record]:
 
 
 def make_evaluated_world(
-    app: Any, *, fitted_on: Sequence[int] = (), overlap: int = 0, data_says: str = "fractured"
+    app: Any,
+    *,
+    fitted_on: Mapping[int, str] = MappingProxyType({}),
+    overlap: int = 0,
+    data_says: str = "fractured",
 ) -> tuple[World, dict[str, Any]]:
     """Return the site and the figures of the comparison.
 
     Parameters
     ----------
     fitted_on
-        Images, by number, that the first bundle was trained on as the comparison knows it.
+        Images, by number, that the first bundle was trained on, and how the comparison found them.
     overlap
         How many the run says that were.
     data_says
@@ -73,14 +78,22 @@ def make_evaluated_world(
             name: {
                 "label_meaning": "fractured",
                 "fitted_on_overlap": overlap,
+                "fitted_on": {
+                    "by_file": 0,
+                    "by_look": overlap,
+                    "without_look": 0,
+                    "images": 24,
+                    "looks": 24,
+                },
                 **evaluation.evaluate(said, rounds=20),
             }
             for name, said in (("b1", a), ("b2", b))
         }
         compared = session.get_one(Comparison, world.ids["comparison_id"])
         compared.bundle_b, compared.evaluated_at = "b2", func.now()
-        hashes = [a[number].sha256[:12] for number in fitted_on]
-        figures = comparison.compare(a, b, margin=0.02, fitted_on=hashes, rounds=50)
+        found = {a[number].name: how for number, how in fitted_on.items()}
+        figures = comparison.compare(a, b, margin=0.02, fitted_on=found, rounds=50)
+        figures["overlap"]["bundles_without_looks"] = []
         for changed in figures["changed_images"]:
             changed["number"] = 1
         meanings = {"a": "fractured", "b": "fractured", "dataset": data_says}

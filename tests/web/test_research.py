@@ -28,7 +28,7 @@ from web.research.pages import Place, heat_squares, place_of
 @pytest.fixture
 def world(app: Any, site_key: str) -> World:
     """A researcher's site with an evaluated run of two bundles and a comparison."""
-    world, _ = make_evaluated_world(app, fitted_on=[0], overlap=3, data_says="abnormal")
+    world, _ = make_evaluated_world(app, fitted_on={0: "file", 2: "look"}, overlap=3, data_says="abnormal")
     with session_scope() as session:
         run = session.get_one(Run, world.ids["run_id"])
         image = session.scalars(select(Image).where(Image.batch_id == run.batch_id)).one()
@@ -78,6 +78,7 @@ def test_a_run_s_page_shows_its_figures_and_saves_as_one_file(app, world):
         "seen as hand",
         "What the routing costs",
         "by force",
+        "3 are among those that the bundle was fitted on: 0 by the hash of the file, 3 by their looks.",
     ):
         assert words in text
     with session_scope() as session:
@@ -96,7 +97,9 @@ def test_a_comparison_s_page_says_its_verdict_plainly(app, world):
     address = f"/research/comparisons/{world.ids['comparison_id']}"
     text = page(world, app, address)
     assert "b2 is better than b1" in text
-    assert "<strong>1 image is</strong> among those that one of the bundles was fitted on" in text
+    assert "<strong>2 images are</strong> among those that one of the bundles was fitted on" in text
+    assert "Found by the hash of the file: 1; by looks alone, as a copy that was saved again: 1." in text
+    assert 'valid/2.png <span class="muted">by its looks</span>' in text
     assert text.count("Mind the labels") == 4  # in every table's section
     assert f"{address}/images/1" in text
     assert "images/1" not in page(world, app, f"{address}?export")

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import random
 import uuid
 from pathlib import Path
 
+import cv2
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
-from cli.datasets import look
+from cli.datasets import _scan, look
 from models.bundle import load_bundle
+from models.fitted_on import FittedOn
 from models.scorer import open_scorer
 from phantoms.files import encode_phantom
 from phantoms.film import make_phantom
 from pipeline import evaluation
 from pipeline.evaluation import study_name
+from pipeline.lookalikes import look_of
 from store.base.blobs import get_blobs
 from store.base.errors import NotFound
 from store.base.session import session_scope
@@ -279,6 +283,63 @@ def test_a_comparison_is_made_of_every_run_with_two_bundles(site_id, bundles, tm
     for changed in figures["changed_images"]:
         assert (changed["a"] > 0.5) != (changed["b"] > 0.5)
         assert isinstance(changed["number"], int)
+
+
+def test_images_that_a_bundle_was_fitted_on_are_found_by_file_and_by_look(
+    site_id, bundles, tmp_path, monkeypatch
+):
+    from worker.research import evaluations
+
+    dataset = register(site_id, tmp_path / "mura")
+    pictures = sorted((tmp_path / "mura").rglob("*.png"))
+    kept, trained_on = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in pictures[:2])
+    digest = hashlib.sha256(pictures[0].read_bytes()).hexdigest()[:12]
+    look = look_of(cv2.resize(trained_on, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA))
+    known = FittedOn(frozenset({digest, "0" * 12}), (look_of(kept), look))
+    monkeypatch.setattr(evaluations, "fitted_on", lambda bundle: known)
+    run = score(dataset, bundles)
+    told = run.figures["untrained-1"]
+    rows = list(csv.DictReader(io.StringIO(table(run, "untrained-1-images.csv").decode())))
+    names = {path.relative_to(tmp_path / "mura").as_posix() for path in pictures[:2]}
+    how = {row["path"]: row["fitted_on"] for row in rows if row["fitted_on"]}
+    same_bytes = {row["path"] for row in rows if row["sha256"][:12] == digest}
+    assert how == {**dict.fromkeys(names, "look"), **dict.fromkeys(same_bytes, "file")}
+    assert told["fitted_on_overlap"] == len(how)
+    assert told["fitted_on"] == {
+        "by_file": len(same_bytes),
+        "by_look": 1,
+        "without_look": 2,  # one is broken and one is gone
+        "images": 2,
+        "looks": 2,
+    }
+    with session_scope() as session:
+        compared = session.scalars(select(Comparison)).one()
+    evaluate(compared.id)
+    with session_scope() as session:
+        overlap = runs.get_comparison(session, site_id, compared.id).figures["overlap"]
+    assert (overlap["by_file"], overlap["by_look"]) == (len(same_bytes), 1)
+    assert set(overlap["named"]) == same_bytes
+    assert set(overlap["named_alike"]) == names - same_bytes
+    assert overlap["bundles_without_looks"] == []
+
+
+def test_a_data_set_of_before_is_looked_at_when_it_is_added_again(site_id, bundles, tmp_path):
+    dataset = register(site_id, tmp_path / "mura", images=4)
+    pictures = sorted((tmp_path / "mura").rglob("*.png"))
+    with session_scope() as session:
+        session.execute(update(DatasetImage).values(look=None))
+        assert datasets.contents(session, dataset).without_look == 4
+    pictures[0].write_bytes(encode_phantom(make_phantom(99, "hand", size=(160, 160))))
+    _scan(dataset)
+    with session_scope() as session:
+        inside = datasets.contents(session, dataset)
+        images = session.scalars(select(DatasetImage).where(DatasetImage.path.like("%1.png"))).all()
+        again = session.get_one(type(dataset), dataset.id)
+    assert inside.without_look == 0
+    assert inside.problems["missing"] == 2  # what was altered since is not what was registered
+    assert again.sha256 == dataset.sha256
+    assert again.n_seen == again.n_images
+    assert all(image.sha256 for image in images)
 
 
 def test_an_altered_or_missing_file_is_rejected_and_counts_as_unscored(site_id, bundles, tmp_path):

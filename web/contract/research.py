@@ -37,6 +37,7 @@ class Dataset(Document):
     regions: dict[str, Count]
     problems: dict[str, Count]
     left_out: dict[str, Count]
+    without_look: Count = Field(description="Registered before looks were kept: add the data set again.")
     created_at: Moment
     links: Links
 
@@ -45,7 +46,7 @@ class Dataset(Document):
         """Return a data set and what lies in it."""
         return cls(
             **picked(dataset, "id", "name", "format", "label_meaning", "sha256", "left_out", "created_at"),
-            **picked(inside, "studies", "patients", "parts", "regions", "problems"),
+            **picked(inside, "studies", "patients", "parts", "regions", "problems", "without_look"),
             labels=list(inside.label_names),
             images=dataset.n_images,
             looked_at=dataset.n_seen,
@@ -148,7 +149,10 @@ class Run(RunSummary):
     """A run with its figures, and all that repeats them."""
 
     made_with: dict[str, Any] = Field(description="Hashes, settings and versions.")
-    figures: _Figures | None = Field(description="By bundle, as {value, interval}; null until evaluated.")
+    figures: _Figures | None = Field(
+        description="By bundle, as {value, interval}; null until evaluated. `fitted_on` counts the images "
+        "that the bundle was fitted on, found `by_file` (its hash) or `by_look` (a copy)."
+    )
 
     @classmethod
     def of(cls, run: research_tables.Run, batch: tables.Batch | None, **more: Any) -> Self:
@@ -225,7 +229,10 @@ class Comparison(Document):
     status: str
     created_at: Moment
     evaluated_at: Moment | None
-    figures: _Figures | None = Field(description="Every figure as {value, interval}; null until evaluated.")
+    figures: _Figures | None = Field(
+        description="Every figure as {value, interval}; null until evaluated. `overlap` counts and names the "
+        "images that a bundle was fitted on, found `by_file` (its hash) or `by_look` (a copy)."
+    )
     links: Links
 
     @classmethod

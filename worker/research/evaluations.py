@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import uuid
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from models.bundle import Bundle, load_bundle
+from models.fitted_on import FittedOn, FoundBy, fitted_on
 from pipeline import comparison, evaluation
 from pipeline.evaluation import CUT, Record
 from settings import get_settings
@@ -35,7 +37,7 @@ MARGIN = 0.02
 
 COLUMNS = (
     *("path", "sha256", "study", "patient", "region", "label"),
-    *("seen_region", "probability", "low", "high", "read_by_service", "error"),
+    *("seen_region", "probability", "low", "high", "read_by_service", "error", "fitted_on"),
 )
 
 
@@ -98,19 +100,27 @@ def records(session: Session, run: Run, bundle: Bundle) -> list[Record]:
                 seen,
                 score,
                 others if run.with_routing else None,
+                image.look,
             )
         )
     return said
 
 
-def _table(said: Sequence[Record]) -> list[tuple[object, ...]]:
+def _found(fitted: FittedOn, said: Sequence[Record]) -> dict[str, FoundBy]:
+    """Return the names of images that a bundle was fitted on, and how each was found."""
+    found = fitted.find([(record.sha256, record.look) for record in said])
+    return {record.name: how for record, how in zip(said, found, strict=True) if how is not None}
+
+
+def _table(said: Sequence[Record], found: Mapping[str, FoundBy]) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for r in sorted(said, key=lambda r: r.name):
         fixed = (r.name, r.sha256, r.study, r.patient, r.region, r.label, r.seen or None)
         if r.score is None:
-            rows.append((*fixed, None, None, None, False, "not scored"))
+            score: tuple[object, ...] = (None, None, None, False, "not scored")
         else:
-            rows.append((*fixed, r.score.probability, r.score.low, r.score.high, r.score.read, None))
+            score = (r.score.probability, r.score.low, r.score.high, r.score.read, None)
+        rows.append((*fixed, *score, found.get(r.name)))
     return rows
 
 
@@ -122,10 +132,13 @@ def _csv(lines: Iterable[Sequence[object]]) -> bytes:
     return buffer.getvalue().encode()
 
 
-def tables(bundle: str, said: Sequence[Record]) -> dict[str, bytes]:
-    """Return a bundle's tables by file name: MURA's predictions, studies, images as CSV and Parquet."""
+def tables(bundle: str, said: Sequence[Record], found: Mapping[str, FoundBy]) -> dict[str, bytes]:
+    """Return a bundle's tables by file name: MURA's predictions, studies, images as CSV and Parquet.
+
+    `found` names the images that the bundle was fitted on, and how each was found.
+    """
     studies = evaluation.studies_of(said)
-    rows = _table(said)
+    rows = _table(said, found)
     parquet = io.BytesIO()
     pq.write_table(pa.table({name: [row[n] for row in rows] for n, name in enumerate(COLUMNS)}), parquet)
     heads = ("study", "patient", "region", "label", "probability", "abnormal", "images")
@@ -172,9 +185,18 @@ def _evaluate_run(lease: Lease, run: Run) -> None:
         with session_scope() as session:
             said = records(session, run, bundle)
         figures[name] = {"label_meaning": bundle.label_meaning, **evaluation.evaluate(said)}
-        fitted_on = _fitted_on(bundle)
-        figures[name]["fitted_on_overlap"] = sum(r.sha256[:12] in fitted_on for r in said)
-        for file, data in tables(name, said).items():
+        fitted = fitted_on(bundle)
+        found = _found(fitted, said)
+        ways = Counter(found.values())
+        figures[name]["fitted_on_overlap"] = len(found)
+        figures[name]["fitted_on"] = {
+            "by_file": ways[FoundBy.FILE],
+            "by_look": ways[FoundBy.LOOK],
+            "without_look": sum(record.look is None for record in said),
+            "images": len(fitted.digests),
+            "looks": len(fitted.looks),
+        }
+        for file, data in tables(name, said, found).items():
             key = f"runs/{run.site_id}/{run.id}/{file}"
             sha256, size = get_blobs().put(key, data)
             files.append({"run_id": run.id, "name": file, "key": key, "sha256": sha256, "size": size})
@@ -198,12 +220,6 @@ def _evaluate_run(lease: Lease, run: Run) -> None:
                 )
 
 
-def _fitted_on(bundle: Bundle) -> frozenset[str]:
-    """Return the first 12 hex digits of the sha256 of each image that a bundle was fitted on."""
-    entry = bundle.manifest.get("fitted_on")
-    return frozenset((bundle.folder / entry["file"]).read_text().split()) if entry else frozenset()
-
-
 def _compare(lease: Lease, compared: Comparison) -> None:
     sides = []
     for run_id, name in (
@@ -223,8 +239,15 @@ def _compare(lease: Lease, compared: Comparison) -> None:
             }
             dataset = run.made_with["dataset"]
     bundles = _bundle(compared.bundle_a), _bundle(compared.bundle_b)
+    found = [_found(fitted_on(bundle), sides[0]) for bundle in bundles]
+    # what one bundle has by the file and the other by its look was found by the file
     figures = comparison.compare(
-        *sides, margin=compared.margin, fitted_on=_fitted_on(bundles[0]) | _fitted_on(bundles[1])
+        *sides,
+        margin=compared.margin,
+        fitted_on={name: min(each[name] for each in found if name in each) for name in found[0] | found[1]},
+    )
+    figures["overlap"]["bundles_without_looks"] = sorted(
+        {bundle.name for bundle in bundles if not fitted_on(bundle).knows_looks}
     )
     for changed in figures["changed_images"]:
         changed["number"] = numbers[changed["name"]]
