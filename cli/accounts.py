@@ -125,6 +125,26 @@ def change_viewer(starts_with_map: str, home: Path | None, site: str | None) -> 
         click.echo(f"{found.name} starts with the attention map {starts_with_map}.")
 
 
+@sites.command("time-zone")
+@click.argument("zone")
+@site_options
+@client_command
+def change_time_zone(zone: str, home: Path | None, site: str | None) -> None:
+    """Write a site's times and days in ZONE, such as Europe/Berlin; `none` for UTC, and the browser's own."""
+    from vocabulary.times import known_zone
+
+    try:
+        chosen = None if zone == "none" else known_zone(zone)
+    except ValueError as error:
+        raise UsageProblem(f"{zone}: {error}.") from error
+    with on_site(home, site) as (session, found):
+        from store.accounts.accounts import write_audit
+
+        before, found.time_zone = found.time_zone, chosen
+        write_audit(session, found.id, None, "time_zone_changed", before=before, zone=chosen)
+        click.echo(f"{found.name} writes times in {chosen or 'UTC'}.")
+
+
 # people
 
 

@@ -1,18 +1,41 @@
-"""How times are written everywhere: in UTC, saying so. Standard library alone: the command line loads it."""
+"""How times are written everywhere: with their zone. Standard library alone: the command line loads it."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, available_timezones
 
 
-def moment(when: datetime | str, *, seconds: bool = False) -> str:
-    """Return a time as every page, report, mail and table writes it: in UTC, saying so, to the minute.
+def list_zones() -> list[str]:
+    """Return the names of time zones that people choose from: of places, and UTC."""
+    places = {"Africa", "America", "Antarctica", "Arctic", "Asia", "Atlantic", "Australia", "Europe"}
+    places |= {"Indian", "Pacific", "UTC"}
+    return sorted(zone for zone in available_timezones() if zone.split("/")[0] in places)
+
+
+def known_zone(name: str) -> str:
+    """Return the name of a time zone as it came.
+
+    Raises
+    ------
+    ValueError
+        This machine knows no such zone.
+    """
+    if name not in available_timezones():
+        raise ValueError("no time zone of this name is known; one is Europe/Berlin")
+    return name
+
+
+def moment(when: datetime | str, *, zone: str | None = None, seconds: bool = False) -> str:
+    """Return a time as every page, report, mail and table writes it: to the minute, with its zone.
 
     Parameters
     ----------
     when
         An aware time of any zone, or one in ISO 8601.
+    zone
+        The zone in which it is written, such as ``Europe/Berlin``; None for UTC.
     seconds
         To the second.
 
@@ -25,7 +48,11 @@ def moment(when: datetime | str, *, seconds: bool = False) -> str:
         when = datetime.fromisoformat(when)
     if when.tzinfo is None:
         raise ValueError("a time without a zone")
-    return f"{when.astimezone(UTC):{'%Y-%m-%d %H:%M:%S' if seconds else '%Y-%m-%d %H:%M'}} UTC"
+    local = when.astimezone(ZoneInfo(zone) if zone else UTC)
+    label = local.tzname() or ""
+    if not label[:1].isalpha():  # a zone without letters of its own says how far it is off, such as +04
+        label = f"UTC{label}"
+    return f"{local:{'%Y-%m-%d %H:%M:%S' if seconds else '%Y-%m-%d %H:%M'}} {label}"
 
 
 def study_day(day: str) -> str:

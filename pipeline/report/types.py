@@ -159,6 +159,7 @@ class StudyReport:
     software_version: str
     signature: Signature | None = None
     earlier: EarlierSignature | None = None
+    time_zone: str | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,8 @@ class BatchCover:
         Images of the whole batch by how they ended otherwise than read.
     volume, volumes
         Which of how many files this is, from 1.
+    time_zone
+        In which times are written; None for UTC.
     """
 
     site_name: str
@@ -211,3 +214,4 @@ class BatchCover:
     volume: int
     volumes: int
     software_version: str
+    time_zone: str | None = None

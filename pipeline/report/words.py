@@ -48,7 +48,8 @@ def version_line(report: StudyReport) -> str:
         return f"{words} It replaces version {report.version - 1}."
     of = f" of {before.bundle}" if before.bundle != report.bundle.name else ""
     words += (
-        f" {before.reader} signed version {before.version}{of} on {moment(before.signed_at)}; it is kept."
+        f" {before.reader} signed version {before.version}{of} on"
+        f" {moment(before.signed_at, zone=report.time_zone)}; it is kept."
     )
     if not before.amended:
         return words

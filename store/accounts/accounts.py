@@ -101,6 +101,8 @@ class Identity:
         Of the API key; None for a browser session.
     must_enrol
         The site demands a second factor, and this person has none yet.
+    time_zone
+        The site's; None where it has set none.
     """
 
     site_id: uuid.UUID
@@ -112,6 +114,7 @@ class Identity:
     name: str = ""
     key_id: uuid.UUID | None = None
     must_enrol: bool = False
+    time_zone: str | None = None
 
     def may(self, permission: str) -> bool:
         """Tell whether this may be done."""
@@ -418,8 +421,9 @@ def identify_key(session: Session, key: str) -> Identity | None:
     """Return whose key this is, or None. Notes its use at most once a minute."""
     unnoted = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
     row = session.execute(
-        select(ApiKey, User, unnoted)
+        select(ApiKey, User, unnoted, Site.time_zone)
         .join(User, User.id == ApiKey.user_id)
+        .join(Site, Site.id == User.site_id)
         .where(
             ApiKey.key_hash == hash_token(key),
             *key_is_valid(),
@@ -432,12 +436,12 @@ def identify_key(session: Session, key: str) -> Identity | None:
     ).first()
     if row is None:
         return None
-    api_key, user, is_unnoted = row
+    api_key, user, is_unnoted, zone = row
     if is_unnoted:
         _note_now(session, ApiKey.last_used_at, ApiKey.id == api_key.id, unnoted)
     known = _identity_of(user)
     permissions = known.permissions.intersection(map(Permission, api_key.scope))
-    return replace(known, permissions=permissions, key_id=api_key.id)
+    return replace(known, permissions=permissions, key_id=api_key.id, time_zone=zone)
 
 
 def _note_now(session: Session, column: InstrumentedAttribute[Any], *mine: ColumnElement[bool]) -> None:
@@ -555,7 +559,7 @@ def identify_session(session: Session, token: str, *, idle_hours: float) -> Iden
     """Return whose browser this is, or None. Notes that it was seen at most once a minute."""
     unnoted = UserSession.last_seen_at < func.now() - timedelta(minutes=1)
     row = session.execute(
-        select(UserSession, User, unnoted, Site.second_factor_roles)
+        select(UserSession, User, unnoted, Site)
         .join(User, User.id == UserSession.user_id)
         .join(Site, Site.id == User.site_id)
         .where(
@@ -568,12 +572,18 @@ def identify_session(session: Session, token: str, *, idle_hours: float) -> Iden
     ).first()
     if row is None:
         return None
-    opened, user, is_unnoted, demanded = row
+    opened, user, is_unnoted, site = row
     if is_unnoted:
         _note_now(session, UserSession.last_seen_at, UserSession.id == opened.id, unnoted)
     known = _identity_of(user)
-    owes = known.role in demanded and not opened.second_factor and user.totp_secret is None
-    return replace(known, csrf_token=opened.csrf_token, name=user.name, must_enrol=owes)
+    owes = known.role in site.second_factor_roles and not opened.second_factor and user.totp_secret is None
+    return replace(
+        known,
+        csrf_token=opened.csrf_token,
+        name=user.name,
+        must_enrol=owes,
+        time_zone=site.time_zone,
+    )
 
 
 def awaiting_code(session: Session, token: str) -> User | None:

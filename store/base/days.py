@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 FIRST, LAST = date(1900, 1, 1), date(2999, 12, 31)
 
@@ -18,11 +19,11 @@ def parse_day(text: str) -> date:
     return day
 
 
-def begin_of(day: date) -> datetime:
-    """Return a day's first moment, in UTC."""
-    return datetime.combine(day, time(), UTC)
+def begin_of(day: date, zone: str | None = None) -> datetime:
+    """Return the first moment of a day of a zone (None: UTC), in UTC."""
+    return datetime.combine(day, time(), ZoneInfo(zone) if zone else UTC).astimezone(UTC)
 
 
-def end_of(day: date) -> datetime:
-    """Return the first moment that no longer belongs to a day, in UTC."""
-    return begin_of(day + timedelta(days=1))
+def end_of(day: date, zone: str | None = None) -> datetime:
+    """Return the first moment that no longer belongs to a day of a zone (None: UTC), in UTC."""
+    return begin_of(day + timedelta(days=1), zone)

@@ -191,6 +191,7 @@ class Site(Base):
     second_factor_roles: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
     shadow_bundle: Mapped[str | None] = mapped_column(ForeignKey("bundles.name"))
     starts_with_map: Mapped[bool] = mapped_column(Boolean, server_default=text("true"), default=True)
+    time_zone: Mapped[str | None]  # of pages, reports and days; NULL: UTC, and on pages the browser's own
     decode_rests_until: Mapped[datetime | None]  # until then other sites' work goes first
     created_at: Mapped[datetime] = now_column()
 

@@ -26,13 +26,14 @@ _PIECE = 500
 
 @dataclass(frozen=True)
 class AuditFilter:
-    """Which lines; None lets all through. The days are UTC's, both included."""
+    """Which lines; None lets all through. The days are those of `zone` (None: UTC), both included."""
 
     user_id: uuid.UUID | None = None
     action: str | None = None
     object_id: str | None = None
     first: date | None = None
     last: date | None = None
+    zone: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ def _query(site_id: uuid.UUID, asked: AuditFilter) -> Select[Audit, str | None]:
     if asked.object_id is not None:
         query = query.where(Audit.object_id == asked.object_id)
     if asked.first is not None:
-        query = query.where(Audit.at >= begin_of(asked.first))
+        query = query.where(Audit.at >= begin_of(asked.first, asked.zone))
     if asked.last is not None:
-        query = query.where(Audit.at < end_of(asked.last))
+        query = query.where(Audit.at < end_of(asked.last, asked.zone))
     return query
 
 

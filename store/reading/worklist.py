@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import date, time, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -33,6 +33,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from settings import get_settings
 from store.accounts.accounts import Identity
+from store.base.days import begin_of, end_of
 from store.base.errors import NotFound, ServiceError
 from store.base.paging import Keyset, Page, moment, share, words
 from store.base.session import session_scope
@@ -111,7 +112,9 @@ class Filters:
     reviewed
         False for what waits, True for what is reviewed, None for both.
     since, until
-        First and last day of arrival, in UTC.
+        First and last day of arrival.
+    zone
+        The time zone in which those days begin; None for UTC.
     search
         Beginnings of words of paths, accession and study UID; a study must hold them all.
     sort, descending
@@ -126,6 +129,7 @@ class Filters:
     bundle: str | None = None
     since: date | None = None
     until: date | None = None
+    zone: str | None = None
     reviewed: bool | None = False
     search: str | None = None
     sort: Sort | None = None
@@ -328,9 +332,17 @@ def _conditions(site_id: uuid.UUID, wish: Filters) -> list[ColumnElement[bool]]:
     if wish.status is not None and wish.status != ImageStatus.DONE:
         conditions.append(WorklistRow.status != literal_column("'done'"))  # the partial index's own words
     if wish.since is not None:
-        conditions.append(WorklistRow.day >= wish.since)
+        begin = begin_of(wish.since, wish.zone)
+        conditions.append(WorklistRow.day >= begin.date())
+        if begin.time() != time():  # the row itself is looked at on the first day alone
+            conditions.append((WorklistRow.day > begin.date()) | (WorklistRow.arrived_at >= begin))
     if wish.until is not None:
-        conditions.append(WorklistRow.day <= wish.until)
+        end = end_of(wish.until, wish.zone)
+        if end.time() == time():
+            conditions.append(WorklistRow.day < end.date())
+        else:
+            conditions.append(WorklistRow.day <= end.date())
+            conditions.append((WorklistRow.day < end.date()) | (WorklistRow.arrived_at < end))
     return conditions
 
 

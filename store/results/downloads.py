@@ -132,6 +132,7 @@ class ExportRequest:
             until,
             tuple(UUID(study_id) for study_id in kept.get("studies", ())),
             trials=trials,
+            zone=kept.get("zone"),
         )
         return cls(
             selection,
@@ -366,7 +367,7 @@ def _stream_zip(request: ExportRequest, progress: Progress) -> Iterator[bytes]:
             yield from archive.add(name, pieces, compress=False)
             progress.step()
         title = (batch.label or f"Batch {str(batch.id)[:8]}") if batch else "Results"
-        page = index.pieces(title, request.parts, progress.missing)
+        page = index.pieces(title, request.parts, progress.missing, request.selection.zone)
         yield from archive.add("index.html", page, compress=True)
         manifest = _manifest_pieces(request, batch, progress.missing, members)
         yield from archive.add("manifest.json", manifest, compress=True)

@@ -104,7 +104,9 @@ class IndexPage:
         )
         self._rows.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
-    def pieces(self, title: str, members: Collection[str], missing: Collection[str]) -> Iterator[bytes]:
+    def pieces(
+        self, title: str, members: Collection[str], missing: Collection[str], zone: str | None = None
+    ) -> Iterator[bytes]:
         """Yield the page.
 
         Parameters
@@ -113,11 +115,13 @@ class IndexPage:
             Parts of the archive to which it may link: ``tables``, ``reports``, ``heatmaps``.
         missing
             Members that the archive should hold and does not.
+        zone
+            The site's time zone; None for UTC.
         """
         template, script = _template()
         page = template.stream(
             title=title,
-            made=moment(datetime.now(UTC)),
+            made=moment(datetime.now(UTC), zone=zone),
             studies=self._studies(members, frozenset(missing)),
             script_hash=script,
             tables="tables" in members,

@@ -37,7 +37,9 @@ class Selection:
     Attributes
     ----------
     since, until
-        Days of arrival, in UTC, both included.
+        Days of arrival, both included.
+    zone
+        The time zone in which those days begin; None for UTC.
     studies
         Only these, where any is named.
     trials
@@ -53,6 +55,7 @@ class Selection:
     until: date | None = None
     studies: tuple[uuid.UUID, ...] = ()
     trials: bool = False
+    zone: str | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return what images and their batches must fulfil."""
@@ -73,9 +76,9 @@ class Selection:
         if self.studies:
             chosen.append(Image.study_id.in_(self.studies))
         if self.since is not None:
-            chosen.append(Image.created_at >= begin_of(self.since))
+            chosen.append(Image.created_at >= begin_of(self.since, self.zone))
         if self.until is not None:
-            chosen.append(Image.created_at < end_of(self.until))
+            chosen.append(Image.created_at < end_of(self.until, self.zone))
         return chosen
 
     @property
@@ -200,9 +203,9 @@ def _groups(session: Session, selection: Selection) -> list[list[uuid.UUID]]:
     if selection.studies:
         query = query.where(Batch.id.in_(select(Image.batch_id).where(Image.study_id.in_(selection.studies))))
     if selection.since is not None:  # images arrive before their batch is submitted, and after it is made
-        query = query.where(Batch.submitted_at >= begin_of(selection.since))
+        query = query.where(Batch.submitted_at >= begin_of(selection.since, selection.zone))
     if selection.until is not None:
-        query = query.where(Batch.created_at < end_of(selection.until))
+        query = query.where(Batch.created_at < end_of(selection.until, selection.zone))
     groups: list[list[uuid.UUID]] = []
     room = 0
     for id_, n in session.execute(query.order_by(Batch.created_at, Batch.id)):

@@ -97,6 +97,17 @@ def test_where_there_are_several_sites_one_is_named(server: None) -> None:
     assert roles == {"North": "admin", "South": "staff"}
 
 
+def test_a_site_writes_times_in_its_own_zone(server: None) -> None:
+    fractureai("sites", "add", "North", "--admin", "ada@north.example")
+    assert "North writes times in Europe/Berlin." in fractureai("sites", "time-zone", "Europe/Berlin").output
+    assert "no time zone of this name" in fractureai("sites", "time-zone", "Berlin", code=2).output
+    with session_scope() as session:
+        assert session.query(Site).filter_by(name="North").one().time_zone == "Europe/Berlin"
+        (said,) = session.query(Audit).filter_by(action="time_zone_changed").all()
+        assert said.detail == {"before": None, "zone": "Europe/Berlin"}
+    assert "North writes times in UTC." in fractureai("sites", "time-zone", "none").output
+
+
 def test_a_site_starts_without_the_attention_map(server: None) -> None:
     fractureai("sites", "add", "North", "--admin", "ada@north.example")
     assert "North starts with the attention map off" in fractureai("sites", "viewer", "--map", "off").output

@@ -122,6 +122,11 @@ def text_of(report: StudyReport) -> str:
     return " ".join(read(report)[1])
 
 
+def test_times_are_those_of_the_site_s_zone_and_say_so():
+    assert "Report made 2026-11-21 22:42 CET" in text_of(a_study(time_zone="Europe/Berlin"))
+    assert "Report made 2026-11-21 21:42 UTC" in text_of(a_study())
+
+
 def test_a_positive_image_fills_one_page_with_what_was_found():
     _, pages = read(a_study())
     assert len(pages) == 1

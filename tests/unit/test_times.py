@@ -8,17 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from cli.output import moment as of_the_client
+from store.base.days import begin_of, end_of
 from tests.conftest import ROOT
-from vocabulary.times import instant, moment
+from vocabulary.times import instant, known_zone, list_zones, moment
 
 PACKAGES = ("cli", "models", "pipeline", "store", "web", "worker")
 BERLIN = ZoneInfo("Europe/Berlin")
+#: The days of 23 and of 25 hours.
+SUMMER = (date(2026, 3, 29), date(2026, 10, 25))
 
 
 @pytest.fixture
@@ -49,6 +52,51 @@ def test_a_time_of_any_zone_is_written_in_utc(when: datetime, written: str) -> N
     assert moment(when, seconds=True) == written.replace(" UTC", ":00 UTC")
     assert instant(when).endswith("+00:00")
     assert datetime.fromisoformat(instant(when)) == when.astimezone(UTC)
+
+
+@pytest.mark.usefixtures("in_berlin")
+@pytest.mark.parametrize(
+    ("zone", "when", "written"),
+    [
+        ("Europe/Berlin", "2026-07-01T12:05:00+00:00", "2026-07-01 14:05 CEST"),
+        ("Europe/Berlin", "2026-03-29T00:59:00+00:00", "2026-03-29 01:59 CET"),
+        ("Europe/Berlin", "2026-03-29T01:00:00+00:00", "2026-03-29 03:00 CEST"),
+        ("Europe/Berlin", "2026-10-25T00:30:00+00:00", "2026-10-25 02:30 CEST"),
+        ("Europe/Berlin", "2026-10-25T01:30:00+00:00", "2026-10-25 02:30 CET"),  # the hour comes twice
+        ("Asia/Dubai", "2026-07-01T22:30:00+00:00", "2026-07-02 02:30 UTC+04"),
+        ("America/New_York", "2026-07-01T02:30:00+00:00", "2026-06-30 22:30 EDT"),
+        ("UTC", "2026-07-01T02:30:00+00:00", "2026-07-01 02:30 UTC"),
+    ],
+)
+def test_a_site_writes_times_in_its_zone_and_says_which(zone: str, when: str, written: str) -> None:
+    assert moment(when, zone=zone) == written
+
+
+@pytest.mark.usefixtures("in_berlin")
+def test_a_day_begins_at_its_zones_midnight_whatever_the_clock_does() -> None:
+    begins = [
+        (day, zone, begin_of(day, zone).isoformat()) for day in SUMMER for zone in ("Europe/Berlin", None)
+    ]
+    assert begins == [
+        (SUMMER[0], "Europe/Berlin", "2026-03-28T23:00:00+00:00"),
+        (SUMMER[0], None, "2026-03-29T00:00:00+00:00"),
+        (SUMMER[1], "Europe/Berlin", "2026-10-24T22:00:00+00:00"),
+        (SUMMER[1], None, "2026-10-25T00:00:00+00:00"),
+    ]
+    hours = [
+        (end_of(day, "Europe/Berlin") - begin_of(day, "Europe/Berlin")).total_seconds() / 3600
+        for day in SUMMER
+    ]
+    assert hours == [23, 25]
+
+
+def test_only_zones_that_are_known_are_taken() -> None:
+    assert known_zone("Europe/Berlin") == "Europe/Berlin"
+    for name in ("", "Berlin", "europe/berlin", "../etc/passwd", "CEST", "Europe"):
+        with pytest.raises(ValueError, match="known"):
+            known_zone(name)
+    assert {"Europe/Berlin", "America/Sao_Paulo", "UTC"} <= set(list_zones())
+    assert not [zone for zone in list_zones() if known_zone(zone) != zone]
 
 
 def test_a_time_without_a_zone_is_refused() -> None:

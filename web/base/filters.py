@@ -55,13 +55,19 @@ def duration(seconds: int | None) -> str:
 
 
 def moment(when: datetime | str | None) -> str:
-    """Return a time to the minute, in UTC; nothing for none."""
-    return words.moment(when) if when else ""
+    """Return a time to the minute, in the site's zone; nothing for none."""
+    return words.moment(when, zone=_zone()) if when else ""
 
 
 def second(when: datetime) -> str:
-    """Return a time to the second, in UTC."""
-    return words.moment(when, seconds=True)
+    """Return a time to the second, in the site's zone."""
+    return words.moment(when, zone=_zone(), seconds=True)
+
+
+def _zone() -> str | None:
+    """Return the time zone that the site of whoever asks has set."""
+    known = g.get("identity")
+    return known.time_zone if known else None
 
 
 def register(app: Flask) -> None:

@@ -33,7 +33,9 @@ class _Choice(BaseModel):
     status: ImageStatus | None = None
     triage: Triage | None = None
     region: Annotated[str, StringConstraints(max_length=40)] | None = None
-    since: Day | None = Field(None, description="Day of upload, UTC, included; as is until.")
+    since: Day | None = Field(
+        None, description="Day of upload, of the site's time zone, included; as is until."
+    )
     until: Day | None = None
     bom: bool | None = Field(
         None, description="Whether CSV begins with a byte order mark, by which Excel knows UTF-8."
@@ -83,6 +85,9 @@ class Wanted(Document):
     region: str | SkipJsonSchema[None] = Field(None, exclude_if=_absent)
     since: str | SkipJsonSchema[None] = Field(None, exclude_if=_absent)
     until: str | SkipJsonSchema[None] = Field(None, exclude_if=_absent)
+    zone: str | SkipJsonSchema[None] = Field(
+        None, exclude_if=_absent, description="The time zone of these days; UTC when absent."
+    )
     bom: bool | SkipJsonSchema[None] = Field(None, exclude_if=_absent)
     studies: list[Id] | SkipJsonSchema[None] = Field(None, exclude_if=_absent)
     columns: list[str]

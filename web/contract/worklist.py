@@ -52,9 +52,11 @@ class WorklistFilters(Cursored):
     batch: UUID | None = Field(None, description="Only of this batch.")
     bundle: Words | None = Field(None, description="Only read by this bundle.")
     since: Annotated[date, Day] | None = Field(
-        None, alias="from", description="Arrived on this day (UTC) or later."
+        None, alias="from", description="Arrived on this day, of the site's time zone, or later."
     )
-    until: Annotated[date, Day] | None = Field(None, description="Arrived on this day (UTC) or earlier.")
+    until: Annotated[date, Day] | None = Field(
+        None, description="Arrived on this day, of the site's time zone, or earlier."
+    )
     reviewed: Literal["no", "yes", "all"] | None = Field(
         None, description="Reviewed or not. When absent, no; a search looks in all."
     )
@@ -69,13 +71,14 @@ class WorklistFilters(Cursored):
         description="By this column instead of the list's own order, class; with a minus the largest first.",
     )
 
-    def filters(self) -> Filters:
-        """Return what the store narrows the list to."""
+    def filters(self, zone: str | None) -> Filters:
+        """Return what the store narrows the list to; days are those of the site's time zone."""
         by = (self.sort or "class").removeprefix("-")
         return Filters(
             sort=Sort(by) if by != "class" else None,
             descending=(self.sort or "").startswith("-"),
             **picked(self, "triage", "region", "status", "batch", "bundle", "since", "until"),
+            zone=zone,
             rank=CLASSES[self.rank] if self.rank else None,
             reviewed=_REVIEWED[self.reviewed or ("all" if self.q else "no")],
             search=self.q,

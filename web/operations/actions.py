@@ -17,6 +17,7 @@ from web.base.config import current_settings
 from web.base.errors import InvalidRequest
 from web.contract.notices import NoticeTargetBody
 from web.contract.retention import Erasure, NewQuota, NewRetention
+from web.contract.site import NewSite
 
 _EMAIL = re.compile(r"[^@\s<>\"',;]{1,64}@[^@\s<>\"',;]{1,190}")
 
@@ -87,6 +88,27 @@ def set_times(body: NewRetention) -> None:
         for name, days in times.items():
             setattr(site, name, days)
         write_audit(session, site.id, identity().user_id, "retention_changed", **times)
+
+
+def set_site(body: NewSite) -> None:
+    """Set the site's time zone, and whether pictures open with the attention map; changes are audited."""
+    with session_scope() as session:
+        site = session.get_one(Site, identity().site_id)
+        if site.starts_with_map is not body.starts_with_map:
+            site.starts_with_map = body.starts_with_map
+            write_audit(
+                session, site.id, identity().user_id, "viewer_start_changed", map=body.starts_with_map
+            )
+        if site.time_zone != body.time_zone:
+            before, site.time_zone = site.time_zone, body.time_zone
+            write_audit(
+                session,
+                site.id,
+                identity().user_id,
+                "time_zone_changed",
+                before=before,
+                zone=body.time_zone,
+            )
 
 
 def set_quota(body: NewQuota) -> None:

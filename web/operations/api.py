@@ -1,4 +1,4 @@
-"""The JSON API of notices, retention, erasure and the quota of uploads."""
+"""The JSON API of notices, retention, erasure, the quota of uploads and the site's settings."""
 
 from __future__ import annotations
 
@@ -33,11 +33,20 @@ from web.contract.retention import (
     Quota,
     Retention,
 )
-from web.operations.actions import add_target, change_target, erase_studies, set_quota, set_times
+from web.contract.site import NewSite
+from web.contract.site import Site as SiteDocument
+from web.operations.actions import (
+    add_target,
+    change_target,
+    erase_studies,
+    set_quota,
+    set_site,
+    set_times,
+)
 
 api = Blueprint("operations_api", __name__, url_prefix=API)
 
-_NOTICES, _KEEPING = "Notices", "Retention and erasure"
+_NOTICES, _KEEPING, _SITE = "Notices", "Retention and erasure", "Site"
 
 
 @api.get("/notice-targets")
@@ -120,6 +129,28 @@ def put_retention() -> Retention:
     """Set how many days originals and results are kept; null is for ever."""
     set_times(read_body(NewRetention))
     return _retention()
+
+
+def _site() -> SiteDocument:
+    with session_scope() as session:
+        return SiteDocument.of(session.get_one(Site, identity().site_id))
+
+
+@api.get("/site")
+@operation(_SITE, "getSite", "See what is set for the whole site", {200: Reply("It.", SiteDocument)})
+@needs(Permission.ADMINISTER)
+def get_site() -> SiteDocument:
+    """Tell the site's time zone, and how pictures open."""
+    return _site()
+
+
+@api.put("/site")
+@operation(_SITE, "putSite", "Set it", {200: Reply("What is set now.", SiteDocument)}, body=NewSite)
+@needs(Permission.ADMINISTER)
+def put_site() -> SiteDocument:
+    """Set the site's time zone, and how pictures open."""
+    set_site(read_body(NewSite))
+    return _site()
 
 
 @api.get("/erasures/studies")

@@ -34,7 +34,7 @@ class _Filters(Cursored):
 
     def filter(self) -> AuditFilter:
         """Return what the store narrows the lines to."""
-        return AuditFilter(self.person, self.action, self.object, self.first, self.last)
+        return AuditFilter(self.person, self.action, self.object, self.first, self.last, identity().time_zone)
 
 
 def _choices(session: Session) -> dict[str, Any]:

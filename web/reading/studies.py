@@ -130,7 +130,7 @@ def _study_page(
     trouble: ServiceError | None = None,
 ) -> str:
     """Return a study's page; `typed` is what an answer that met `trouble` said, and stands there again."""
-    wish = args.filters()
+    wish = args.filters(identity().time_zone)
     with session_scope() as session:
         found = _get(session, study_id)
         next_id = None
@@ -189,7 +189,9 @@ def send_review(study_id: uuid.UUID) -> BaseResponse:
     with session_scope() as session:
         next_id = None
         if request.form.get("then") == "next" and identity().may(Permission.WORK):
-            next_id = worklist.next_after(session, identity().site_id, args.filters(), study_id)
+            next_id = worklist.next_after(
+                session, identity().site_id, args.filters(identity().time_zone), study_id
+            )
         review = record_review(session, study_id, said)
         worklist.note_done(session, identity(), {"review": str(review.id)})
     dispatch.dispatch()

@@ -86,7 +86,7 @@ def list_studies(query: WorklistQuery) -> Worklist:
         page = worklist.list_studies(
             db,
             identity().site_id,
-            query.filters(),
+            query.filters(identity().time_zone),
             cursor=query.cursor,
             limit=query.limit or PAGE_SIZE,
         )
@@ -108,7 +108,9 @@ def show_worklist() -> str:
     with session_scope() as db:
         site_id = identity().site_id
         write_view(db, identity(), "worklist_viewed", "worklist")
-        page = worklist.list_studies(db, site_id, args.filters(), cursor=args.cursor, limit=PAGE_SIZE)
+        page = worklist.list_studies(
+            db, site_id, args.filters(identity().time_zone), cursor=args.cursor, limit=PAGE_SIZE
+        )
         waiting = worklist.counts(db, site_id)
         batches = worklist.choices(db, site_id)
         known = bundles.list_bundles(db)

@@ -57,6 +57,7 @@ def _export_request(said: NewExport | ResultsQuery) -> ExportRequest:
         until=said.until,
         studies=tuple(dict.fromkeys(getattr(said, "studies", None) or ())),
         trials=_trials(),
+        zone=identity().time_zone,
     )
     columns = tuple(dict.fromkeys(said.columns or RESULT_COLUMNS))
     parts = tuple(dict.fromkeys(said.parts or DEFAULT_PARTS))

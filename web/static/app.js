@@ -8,7 +8,9 @@ const figure = new Intl.NumberFormat("en");
 document.documentElement.classList.add("js");
 for (const element of document.querySelectorAll("[data-needs-script]")) element.hidden = false;
 
+// Where the site has set a time zone, the server has written every time in it.
 function showLocalTimes(root) {
+  if (document.documentElement.dataset.timeZone) return;
   const form = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric", hour: "numeric", minute: "2-digit", timeZoneName: "short" });
   for (const time of root.querySelectorAll("time[datetime]")) {
     time.title = time.textContent;

@@ -5,7 +5,7 @@ from __future__ import annotations
 from settings import get_settings
 from store.accounts.account_mails import WORDS, AccountEvent
 from store.base.session import session_scope
-from store.base.tables import AccountMail, User
+from store.base.tables import AccountMail, Site, User
 from store.queue import work
 from store.queue.work import Lease
 from vocabulary.times import moment
@@ -19,12 +19,13 @@ def send(lease: Lease) -> bool:
     with session_scope() as session:
         mail = session.get(AccountMail, lease.subject_id)
         user = session.get(User, mail.user_id) if mail else None
-    if mail is not None and user is not None:
+        site = session.get_one(Site, user.site_id) if user else None
+    if mail is not None and user is not None and site is not None:
         subject, sentence = WORDS[AccountEvent(mail.event)]
         lines = [
             f"{sentence} {mail.said}".rstrip(),
             "",
-            f"When: {moment(mail.at)}",
+            f"When: {moment(mail.at, zone=site.time_zone)}",
             "",
             "If it was not you, change your password and tell the administrator of your site.",
         ]

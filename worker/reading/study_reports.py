@@ -199,6 +199,7 @@ def study_report(
         software_version=VERSION,
         signature=signature,
         earlier=earlier,
+        time_zone=site.time_zone,
     )
 
 

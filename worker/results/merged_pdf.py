@@ -97,6 +97,7 @@ def _cover(request: ExportRequest, studies: list[_Study]) -> BatchCover:
         volume=1,
         volumes=1,
         software_version=VERSION,
+        time_zone=site.time_zone,
     )
 
 
