@@ -593,17 +593,20 @@ def views(session: Session, user_id: uuid.UUID) -> list[WorklistView]:
     return list(session.scalars(mine.order_by(func.lower(WorklistView.name)).limit(MAX_VIEWS)))
 
 
-def keep_view(session: Session, user_id: uuid.UUID, name: str, query: str) -> None:
+def keep_view(session: Session, user_id: uuid.UUID, name: str, query: str) -> WorklistView:
     """Keep a view under a name; one of that name is replaced. Raises `TooManyViews`."""
     known = session.scalar(
         select(WorklistView).where(WorklistView.user_id == user_id, WorklistView.name == name)
     )
     if known is not None:
         known.query = query
-        return
+        return known
     if len(views(session, user_id)) >= MAX_VIEWS:
         raise TooManyViews
-    session.add(WorklistView(user_id=user_id, name=name, query=query))
+    view = WorklistView(user_id=user_id, name=name, query=query)
+    session.add(view)
+    session.flush()
+    return view
 
 
 def forget_view(session: Session, user_id: uuid.UUID, view_id: uuid.UUID) -> None:

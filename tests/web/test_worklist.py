@@ -279,3 +279,50 @@ def test_back_from_a_study_keeps_page_and_place(
     page.keyboard.press("u")  # 07.png has left the list: one stands on what came after it
     page.wait_for_function(STANDS, arg="08.png")
     expect(rows.nth(2)).to_contain_text("08.png")
+
+
+def fits(name: str, answer: Any, status: int = 200) -> Any:
+    """Check an answer against the API's description; return its document."""
+    assert answer.status_code == status, answer.text
+    whole = {"$ref": f"#/components/schemas/{name}", "components": document()["components"]}
+    assert [error.message for error in Draft202012Validator(whole).iter_errors(answer.json)] == []
+    return answer.json
+
+
+def test_a_program_does_the_same_with_several_studies(ask: Asker, stranger: Asker, batch: str) -> None:
+    waiting = [row["study_id"] for row in ask.get("/worklist").json["items"]]
+    chosen = waiting[:3]
+    assert fits("ChangedStudies", stranger.post("/worklist/read", json={"studies": chosen}))["studies"] == []
+    done = fits("ChangedStudies", ask.post("/worklist/read", json={"studies": chosen[:2]}))["studies"]
+    assert sorted(done) == sorted(chosen[:2])
+    wish = {"studies": chosen}
+    assert fits("ChangedStudies", ask.post("/worklist/dismiss", json=wish))["studies"] == chosen[2:]
+    reviewed = {row["study_id"]: row["answer"] for row in ask.get("/worklist?reviewed=yes").json["items"]}
+    assert reviewed == dict(zip(chosen, ["marked read", "marked read", "dismissed"], strict=True))
+    assert len(fits("ChangedStudies", ask.post("/worklist/put-back", json=wish))["studies"]) == 3
+    assert [row["study_id"] for row in ask.get("/worklist").json["items"]] == waiting
+    failed = [row["study_id"] for row in ask.get("/worklist?status=failed").json["items"]]
+    assert fits("RetriedImages", ask.post("/worklist/retry", json={"studies": failed}), 202)["images"] == 1
+    assert fits("RetriedImages", ask.post("/worklist/retry", json={"studies": failed}), 202)["images"] == 0
+    for wrong in ({}, {"studies": []}, {"studies": ["1"]}, {"studies": waiting * 20}):
+        assert ask.post("/worklist/read", json=wrong).status_code == 422
+
+
+def test_a_program_keeps_views_of_its_person(
+    ask: Asker, browser: Browser, stranger: Asker, batch: str
+) -> None:
+    filters = {"class": "positive", "sort": "-probability"}
+    kept = fits("View", ask.post("/worklist/views", json={"name": " Night  shift ", "filters": filters}), 201)
+    assert (kept["name"], kept["filters"]) == ("Night shift", filters)
+    assert "Night shift" in browser.client.get("/worklist").text
+    listed = ask.get(kept["links"]["studies"]).json["items"]
+    assert {row["class"] for row in listed} == {"positive"}
+    again = ask.post("/worklist/views", json={"name": "Night shift", "filters": {"q": "png"}}).json
+    assert again["id"] == kept["id"]
+    assert [view["filters"] for view in fits("Views", ask.get("/worklist/views"))["items"]] == [{"q": "png"}]
+    assert stranger.get("/worklist/views").json["items"] == []
+    assert stranger("DELETE", kept["links"]["self"]).status_code == 404
+    assert ask("DELETE", kept["links"]["self"]).status_code == 204
+    assert ask("DELETE", kept["links"]["self"]).status_code == 404
+    for wrong in ({"name": "", "filters": {}}, {"name": "x"}, {"name": "x", "filters": {"colour": "red"}}):
+        assert ask.post("/worklist/views", json=wrong).status_code == 422

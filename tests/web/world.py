@@ -18,7 +18,6 @@ from store.operations import notices
 from store.operations.notices import Channel, Event
 from store.reading import worklist
 from store.reading.review_tables import Review
-from store.reading.worklist_tables import WorklistView
 from store.research import datasets, runs
 from store.research.research_tables import Comparison, RunFile, RunPicture
 from store.results import deliveries
@@ -87,7 +86,8 @@ def make_world(app: Any, role: Role) -> World:
         image.pixels_key = f"pixels-{marker}"
         get_blobs().put(image.pixels_key, b"x")
         user_id = session.scalars(select(User.id).where(User.email == world.email)).one()
-        worklist.keep_view(session, user_id, marker, "class=urgent")
+        view_id = worklist.keep_view(session, user_id, marker, "class=urgent").id
+        kept_view_id = worklist.keep_view(session, user_id, f"{marker} 2", "class=urgent").id
         review = Review(
             site_id=image.site_id,
             study_id=image.study_id,
@@ -99,8 +99,7 @@ def make_world(app: Any, role: Role) -> World:
         )
         session.add(review)
         session.flush()
-        kept = select(WorklistView.id).where(WorklistView.user_id == user_id)
-        world.ids |= {"view_id": session.scalars(kept).one(), "review_id": review.id}
+        world.ids |= {"view_id": view_id, "kept_view_id": kept_view_id, "review_id": review.id}
         world.ids |= {"batch_id": image.batch_id, "image_id": image.id, "study_id": image.study_id}
     make_delivery(world)
     make_research(world)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from datetime import date
 from typing import Annotated, Literal
+from urllib.parse import parse_qsl
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from store.base.tables import Priority
 from store.reading.worklist import Filters, Item, Rank, Sort
+from store.reading.worklist_tables import WorklistView
 from vocabulary.anatomy import family_of
 from vocabulary.states import ImageStatus, Triage
 from web.contract.base import (
     API,
+    Body,
     Count,
     Cursored,
     Day,
@@ -87,6 +90,64 @@ class WorklistFilters(Cursored):
 
 class WorklistQuery(WorklistFilters, Paged):
     """What narrows the list, and how many at a time."""
+
+
+#: Studies that are chosen at once; a page of the list has no more.
+MAX_CHOSEN = 200
+
+
+class ChosenStudies(Body):
+    """Studies with which something is done at once; those that are not there are passed over."""
+
+    studies: Annotated[list[UUID], Field(min_length=1, max_length=MAX_CHOSEN)]
+
+
+class ChangedStudies(Document):
+    """The studies with which it was done."""
+
+    studies: list[Id]
+
+
+class RetriedImages(Document):
+    """What is read again."""
+
+    images: Count
+
+
+class NewView(Body):
+    """What narrows and orders the list, to be kept under a name."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=60, strip_whitespace=True)] = Field(
+        description="One of the same name is replaced."
+    )
+    filters: WorklistFilters = Field(description="As in the address of the list.")
+
+
+class View(Document):
+    """A view of the list that a person keeps."""
+
+    id: Id
+    name: str
+    filters: dict[str, str] = Field(description="As in the address of the list.")
+    links: Links
+
+    @classmethod
+    def of(cls, view: WorklistView) -> View:
+        """Return a view."""
+        asked = f"?{view.query}" if view.query else ""
+        return cls(
+            **picked(view, "id", "name"),
+            filters=dict(parse_qsl(view.query)),
+            links={
+                "self": f"{API}/worklist/views/{view.id}",
+                "studies": f"{API}/worklist{asked}",
+                "page": f"/worklist{asked}",
+            },
+        )
+
+
+class Views(Page[View]):
+    """A person's views, by name."""
 
 
 class WorklistRow(Document):

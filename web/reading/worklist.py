@@ -24,26 +24,38 @@ from store.intake import batches as intake
 from store.queue import dispatch
 from store.reading import reviews, study_view, worklist
 from store.reading.worklist import Mark, Rank
+from store.reading.worklist_tables import WorklistView
 from store.results import exports
 from store.results.downloads import ExportRequest, Format
 from store.results.results import Selection
 from vocabulary.states import Answer
 from vocabulary.words import answer_words
 from web.auth.identity import audit, identity, needs
-from web.base.binding import Reply, operation, read_query
+from web.base.binding import Reply, operation, parse_form, read_body, read_query
 from web.base.errors import InvalidRequest
 from web.base.forms import form_on
 from web.base.pacing import PAGE, is_watched
 from web.base.request_args import without_empty_fields
 from web.base.sending import send_stream
 from web.contract.base import API, next_link
-from web.contract.worklist import STATUSES, Worklist, WorklistFilters, WorklistQuery, WorklistRow
+from web.contract.worklist import (
+    MAX_CHOSEN,
+    STATUSES,
+    ChangedStudies,
+    ChosenStudies,
+    NewView,
+    RetriedImages,
+    View,
+    Views,
+    Worklist,
+    WorklistFilters,
+    WorklistQuery,
+    WorklistRow,
+)
 
 area = Blueprint("worklist", __name__)
 
-#: Studies of one page; more are not chosen at once.
-MAX_CHOSEN = 200
-MAX_NAME = 60
+MARKS = {"read": Mark.READ, "dismiss": Mark.DISMISSED}
 SORT_WORDS = {
     "class": "order of reading",
     "-class": "order of reading, last first",
@@ -192,43 +204,26 @@ def _back(words: str, studies: Sequence[uuid.UUID] = ()) -> Response:
     return redirect(url_for("worklist.show_worklist", **args.kept(), cursor=args.cursor), 303)
 
 
-def _several(n: int) -> str:
-    return f"{n} {'study' if n == 1 else 'studies'}"
-
-
-@area.post("/worklist/<any(read,dismiss):action>")
-@needs(Permission.REVIEW)
-@form_on("worklist.show_worklist")
-def set_aside(action: str) -> Response:
-    """Take the chosen studies off the list without an answer."""
-    mark = Mark.READ if action == "read" else Mark.DISMISSED
+def _set_aside(chosen: Sequence[uuid.UUID], action: str) -> list[uuid.UUID]:
     with session_scope() as db:
-        left = worklist.set_aside(db, identity().site_id, _chosen(), mark)
+        left = worklist.set_aside(db, identity().site_id, chosen, MARKS[action])
         for study_id in left:
-            audit(db, "study_marked_read" if mark is Mark.READ else "study_dismissed", study_id)
-    return _back(f"{_several(len(left))} {mark.value}." if left else "No study was chosen.", left)
+            audit(db, "study_marked_read" if action == "read" else "study_dismissed", study_id)
+    return left
 
 
-@area.post("/worklist/undo")
-@needs(Permission.REVIEW)
-@form_on("worklist.show_worklist")
-def put_back() -> Response:
-    """Let studies that were set aside wait again."""
+def _put_back(chosen: Sequence[uuid.UUID]) -> list[uuid.UUID]:
     with session_scope() as db:
-        back = worklist.put_back(db, identity().site_id, _chosen())
+        back = worklist.put_back(db, identity().site_id, chosen)
         for study_id in back:
             audit(db, "study_put_back", study_id)
-    return _back(f"{_several(len(back))} back on the list.")
+    return back
 
 
-@area.post("/worklist/retry")
-@needs(Permission.SUBMIT)
-@form_on("worklist.show_worklist")
-def retry() -> Response:
-    """Queue the failed and cancelled images of the chosen studies again."""
+def _retry(chosen: Sequence[uuid.UUID]) -> int:
     n = 0
     with session_scope() as db:
-        found = intake.ended_of_studies(db, identity().site_id, _chosen())
+        found = intake.ended_of_studies(db, identity().site_id, chosen)
     for batch_id, images in found.items():
         try:
             with session_scope() as db:
@@ -238,6 +233,82 @@ def retry() -> Response:
             continue
         n += len(images)
     dispatch.dispatch()
+    return n
+
+
+@area.post(f"{API}/worklist/<any(read,dismiss):action>")
+@operation(
+    "Worklist",
+    "{}Studies",
+    {
+        "read": "Mark several studies as read, without an answer",
+        "dismiss": "Dismiss several studies: nobody is to read them",
+    },
+    {200: Reply("Those that waited.", ChangedStudies)},
+    body=ChosenStudies,
+)
+@needs(Permission.REVIEW)
+def set_studies_aside(action: str) -> ChangedStudies:
+    """Take several studies off the list without an answer."""
+    return ChangedStudies(studies=_set_aside(read_body(ChosenStudies).studies, action))
+
+
+@area.post(f"{API}/worklist/put-back")
+@operation(
+    "Worklist",
+    "putBackStudies",
+    "Let studies that were marked as read or dismissed wait again where they stood",
+    {200: Reply("Those that were.", ChangedStudies)},
+    body=ChosenStudies,
+)
+@needs(Permission.REVIEW)
+def put_studies_back() -> ChangedStudies:
+    """Let studies that were set aside wait again."""
+    return ChangedStudies(studies=_put_back(read_body(ChosenStudies).studies))
+
+
+@area.post(f"{API}/worklist/retry")
+@operation(
+    "Worklist",
+    "retryStudies",
+    "Read the failed and cancelled images of several studies again",
+    {202: Reply("How many.", RetriedImages)},
+    body=ChosenStudies,
+)
+@needs(Permission.SUBMIT)
+def retry_studies() -> RetriedImages:
+    """Queue the failed and cancelled images of several studies again."""
+    return RetriedImages(images=_retry(read_body(ChosenStudies).studies))
+
+
+def _several(n: int) -> str:
+    return f"{n} {'study' if n == 1 else 'studies'}"
+
+
+@area.post("/worklist/<any(read,dismiss):action>")
+@needs(Permission.REVIEW)
+@form_on("worklist.show_worklist")
+def set_aside(action: str) -> Response:
+    """Take the chosen studies off the list without an answer."""
+    left = _set_aside(_chosen(), action)
+    return _back(f"{_several(len(left))} {MARKS[action].value}." if left else "No study was chosen.", left)
+
+
+@area.post("/worklist/undo")
+@needs(Permission.REVIEW)
+@form_on("worklist.show_worklist")
+def put_back() -> Response:
+    """Let studies that were set aside wait again."""
+    back = _put_back(_chosen())
+    return _back(f"{_several(len(back))} back on the list.")
+
+
+@area.post("/worklist/retry")
+@needs(Permission.SUBMIT)
+@form_on("worklist.show_worklist")
+def retry() -> Response:
+    """Queue the failed and cancelled images of the chosen studies again."""
+    n = _retry(_chosen())
     return _back(
         f"{n} {'image is' if n == 1 else 'images are'} read again." if n else "Nothing could be retried."
     )
@@ -281,6 +352,41 @@ def take_back(review_id: uuid.UUID) -> Response:
 # views that a person keeps
 
 
+@area.get(f"{API}/worklist/views")
+@operation("Worklist", "listViews", "List the views that one keeps", {200: Reply("All.", Views)})
+@needs(Permission.WORK)
+def list_views() -> Views:
+    """List the views of whoever asks."""
+    with session_scope() as db:
+        return Views(items=[View.of(view) for view in worklist.views(db, identity().user_id)])
+
+
+@area.post(f"{API}/worklist/views")
+@operation(
+    "Worklist", "keepView", "Keep what narrows the list under a name", {201: Reply("It.", View)}, body=NewView
+)
+@needs(Permission.WORK)
+def keep_named_view() -> View:
+    """Keep what narrows and orders the list under a name."""
+    said = read_body(NewView)
+    with session_scope() as db:
+        return View.of(_keep_view(db, said))
+
+
+@area.delete(f"{API}/worklist/views/<uuid:kept_view_id>")
+@operation("Worklist", "deleteView", "Delete a view", {204: Reply("Deleted.")})
+@needs(Permission.WORK)
+def delete_view(kept_view_id: uuid.UUID) -> None:
+    """Delete one of one's views."""
+    with session_scope() as db:
+        worklist.forget_view(db, identity().user_id, kept_view_id)
+
+
+def _keep_view(db: Session, said: NewView) -> WorklistView:
+    name = " ".join(said.name.split())
+    return worklist.keep_view(db, identity().user_id, name, urlencode(said.filters.kept()))
+
+
 @area.post("/worklist/views")
 @needs(Permission.WORK)
 @form_on("worklist.show_worklist")
@@ -288,12 +394,10 @@ def keep_view() -> Response:
     """Keep the address under a name."""
     without_empty_fields()
     args = read_query(WorklistFilters)
-    name = " ".join(request.form.get("name", "").split())
-    if not 0 < len(name) <= MAX_NAME:
-        raise InvalidRequest(f"name: must have 1 to {MAX_NAME} characters")
+    said = parse_form(NewView, {"name": request.form.get("name", ""), "filters": args})
     with session_scope() as db:
-        worklist.keep_view(db, identity().user_id, name, urlencode(args.kept()))
-    return _back(f"Kept as “{name}”.")
+        kept = _keep_view(db, said)
+    return _back(f"Kept as “{kept.name}”.")
 
 
 @area.post("/worklist/views/<uuid:view_id>/delete")
