@@ -61,7 +61,7 @@ def stow_strangers(target: Target) -> str:
 
 @attack("objects by HTTP that are hard to read", needs_key=True)
 def stow_hostile(target: Target) -> str:
-    """Send headers of a million items, lengths beyond the end, half bodies, and ten thousand parts."""
+    """Send headers of a million items, lengths beyond the end, half bodies, and very many parts."""
     item, end = struct.pack("<HHI", 0xFFFE, 0xE000, 0), struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
     study = element(0x20, 0x0D, b"1.2.4")
     private = struct.pack("<HHI", 9, 0x1001, 0xFFFFFFFF)
@@ -72,6 +72,7 @@ def stow_hostile(target: Target) -> str:
         "a million elements": parts(file_of(BEGINNING + element(9, 1, b"") * 1_000_000 + study)),
         "a length beyond the end": parts(file_of(BEGINNING + struct.pack("<HHI", 9, 1, 0xFFFFFFF0))),
         "ten thousand parts": parts(*[b"no DICOM"] * 10_000),
+        "parts of nothing": b"--" + BOUNDARY + (b"\r\n\r\n\r\n--" + BOUNDARY) * 200_000 + b"--\r\n",
         "no end": parts(file_of(BEGINNING + study))[:-6],
         "an endless head": b"--" + BOUNDARY + b"\r\nX: " + b"a" * (4 << 20),
         "random bytes": parts(os.urandom(1 << 20), file_of(os.urandom(1 << 20))),

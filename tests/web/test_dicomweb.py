@@ -21,6 +21,7 @@ from store.base.tables import Batch, Image, Site
 from store.intake import gateway_peers, received
 from store.intake.dicom_header import split_file
 from tests.web.serving import Serving
+from web.intake import dicomweb
 from web.intake.dicomweb import _Parts
 
 BOUNDARY = "a boundary of ours"
@@ -144,6 +145,17 @@ def test_a_large_object_leaves_the_memory_flat() -> None:
 def test_a_part_that_is_too_large_is_refused() -> None:
     with pytest.raises(RequestEntityTooLarge):
         list(_Parts(io.BytesIO(body(bytes(3 << 20))), BOUNDARY.encode(), 2 << 20))
+
+
+def test_more_objects_than_a_request_may_have_are_refused(
+    app: Any, site_key: str, reached: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+):
+    """Each takes ten bytes, a file and a line of the answer: two gigabytes held a process for days."""
+    monkeypatch.setattr(dicomweb, "MAX_OBJECTS", 3)
+    client, sent = app.test_client(), [film("one", n) for n in range(4)]
+    assert post(client, site_key, body(*sent[:3])).status_code == 200
+    assert post(client, site_key, body(*sent)).status_code == 413
+    assert len(paths()) == 3
 
 
 def test_chunked_bodies(serving: Serving, reached: uuid.UUID):

@@ -30,6 +30,8 @@ dicomweb = Blueprint("dicomweb", __name__, url_prefix="/dicom-web")
 #: FailureReason (0008,1197) of what may be sent again.
 OUT_OF_RESOURCES, PROCESSING_FAILURE = 0xA700, 0x0110
 _MAX_PREAMBLE = 1 << 16
+#: Objects of one request: a part of nothing takes ten bytes, and each is answered.
+MAX_OBJECTS = 10_000
 
 
 class _Parts:
@@ -89,7 +91,10 @@ class _Parts:
 
     def __iter__(self) -> Iterator[bytes | mmap]:
         self._until(self._delimiter, _MAX_PREAMBLE)
+        n = 0
         while self._next_two() != b"--":
+            if (n := n + 1) > MAX_OBJECTS:
+                raise RequestEntityTooLarge
             self._until(b"\r\n", MAX_PART_HEADERS)  # the rest of the delimiter's line
             if self._next_two() == b"\r\n":  # no headers
                 del self._buffer[:2]
