@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -63,6 +64,14 @@ def ask(
                 raise TimeoutError("the exchange took too long")
     kind = answer.headers.get("Content-Type", "")
     return httpx.Response(answer.status_code, content=bytes(body), headers={"Content-Type": kind})
+
+
+def parsed(answer: httpx.Response) -> Any:
+    """Return what an answer says in JSON. Raises `ValueError`, also where it is nested too deeply."""
+    try:
+        return json.loads(answer.content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def new_client(seconds: float, **more: Any) -> httpx.Client:

@@ -24,7 +24,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
-from interop.asking import SLOWEST, TooLong, ask, new_client
+from interop.asking import SLOWEST, TooLong, ask, new_client, parsed
 from interop.listener import bound_pdus
 from settings import Settings
 from store.base.deadline import Deadline
@@ -377,7 +377,7 @@ class DicomWebPeer(HttpPeer):
         if answer.status_code != 200:
             return None
         try:
-            found = answer.json()
+            found = parsed(answer)
         except ValueError:
             return None
         return found if isinstance(found, list) else None
@@ -399,7 +399,7 @@ class DicomWebPeer(HttpPeer):
             headers={"Content-Type": kind, "Accept": "application/dicom+json"},
         )
         try:
-            told = answer.json()
+            told = parsed(answer)
         except ValueError:
             told = {}
         failed = told.get("00081198", {}).get("Value", []) if isinstance(told, dict) else []
@@ -458,7 +458,7 @@ class FhirPeer(HttpPeer):
         wanted = {"identifier": f"urn:dicom:uid|urn:oid:{sought.sop_uid}", "_summary": "count"}
         try:
             answer = self._ask("GET", "/DiagnosticReport", params=wanted, headers={"Accept": self._TYPE})
-            found = answer.json()
+            found = parsed(answer)
         except ValueError:
             return Answer.UNKNOWN
         total = found.get("total") if isinstance(found, dict) and answer.status_code == 200 else None

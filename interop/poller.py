@@ -2,8 +2,8 @@
 
 Run as ``python -m interop.poller``. A round asks for the studies of all days from some before the cursor to
 today; the cursor moves when all of them are kept. Whatever ends a round, the next one begins where it began,
-and what is here already is not fetched again. Each archive has a thread of its own, so that a slow one holds
-no other.
+and what is here already is not fetched again. A study that cannot be fetched holds no other up. Each archive
+has a thread of its own, so that a slow one holds no other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
-from interop.asking import TooLong, ask, new_client
+from interop.asking import TooLong, ask, new_client, parsed
 from settings import Settings, get_settings, start_log
 from store.base.errors import ServiceError
 from store.base.seldom import log_seldom
@@ -43,6 +43,8 @@ MOST_ANSWERED, MOST_PAGES, MOST_PASSES = 64 << 20, 10_000, 20
 LOOK_SECONDS = 2.0
 #: Archives that are asked at one time, and seconds after which one gives its place to the next.
 MOST_AT_ONCE, ROUND_SECONDS = 8, 300.0
+#: Instances of a study that can be counted.
+_MOST_INSTANCES = 1 << 30
 #: Of what a query finds: study, series and instance.
 _KEYS = ("0020000D", "0020000E", "00080018")
 _FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -52,9 +54,21 @@ class PollFailed(Exception):
     """The archive does not answer as it should; the message quotes nothing of what it said."""
 
 
+class StudyFailed(PollFailed):
+    """The archive answers, but not with the study; it may have others."""
+
+
 def _first(item: dict[str, Any], tag: str) -> str:
-    values = item.get(tag, {}).get("Value") or [""]
-    return str(values[0]).strip()
+    """Return a value as text; empty where there is none, or it is no value (PS3.18, F.2)."""
+    said = item.get(tag)
+    values = said.get("Value") if isinstance(said, dict) else None
+    value = values[0] if isinstance(values, list) and values else None
+    return str(value).strip() if isinstance(value, str | int | float) else ""
+
+
+def _count(text: str) -> int:
+    """Return a number of instances; 0 where it is none."""
+    return min(int(text), _MOST_INSTANCES) if re.fullmatch(r"[0-9]{1,12}", text) else 0
 
 
 class Poll:
@@ -78,14 +92,24 @@ class Poll:
         with session_scope() as session:
             to, before = poll_sources.today(session), poll_sources.fetched(session, source)
         since = source.cursor_day - timedelta(days=source.overlap_days)
+        failed: StudyFailed | None = None
         for study in self._studies(since, to):
-            uid, n = _first(study, "0020000D"), int(_first(study, "00201208") or 0)
-            if not UID.fullmatch(uid) or (n and before.get(uid) == n):
+            uid, n = _first(study, "0020000D"), _count(_first(study, "00201208"))
+            if not UID.fullmatch(uid):
                 continue
-            fetched = self._fetch_study(uid)
+            known = before.get(poll_sources.mark_of(source.id, uid))
+            if n and known == n:
+                continue
+            try:
+                fetched = self._fetch_study(uid, known)
+            except StudyFailed as failure:
+                failed = failed or failure
+                continue
             with session_scope() as session:
                 day = _day_of(_first(study, "00080020"))
                 poll_sources.note_fetched(session, source.id, uid, day, n or fetched)
+        if failed is not None:
+            raise failed
         with session_scope() as session:
             # what arrives later today is of today again: that day is asked for once more
             poll_sources.note_round(session, source.id, to=to - timedelta(days=1))
@@ -104,7 +128,7 @@ class Poll:
                 found |= {json.dumps([_first(each, tag) for tag in _KEYS]): each for each in page}
             if pages < 2 or len(found) == before:
                 return list(found.values())
-        raise PollFailed("an answer that is another one each time")
+        raise StudyFailed("an answer that is another one each time")
 
     def _pages(self, path: str, parameters: dict[str, str]) -> Iterator[list[dict[str, Any]]]:
         last: list[dict[str, Any]] = []
@@ -113,22 +137,22 @@ class Poll:
             page = {**parameters, "limit": str(PAGE), "offset": str(offset)}
             answer = self._get(path, page, "application/dicom+json")
             try:
-                found = answer.json() if answer.status_code == 200 else []
+                found = parsed(answer) if answer.status_code == 200 else []
             except ValueError:
-                raise PollFailed("an answer that is no JSON") from None
+                raise StudyFailed("an answer that is no JSON") from None
             if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-                raise PollFailed("an answer that is no list")
+                raise StudyFailed("an answer that is no list")
             if not found or found == last:  # the same once more: the archive knows no offset
                 return
             yield found
             last = found
             offset += len(found)  # an archive may answer fewer than it is asked for
-        raise PollFailed("an answer without end")
+        raise StudyFailed("an answer without end")
 
     def _get(self, path: str, parameters: dict[str, str], accept: str) -> httpx.Response:
         answer = self._ask(path, MOST_ANSWERED, accept, params=parameters)
         if answer.status_code not in {200, 204}:
-            raise PollFailed(f"the archive answers {answer.status_code}")
+            raise StudyFailed(f"the archive answers {answer.status_code}")
         return answer
 
     def _studies(self, since: date, to: date) -> list[dict[str, Any]]:
@@ -136,23 +160,31 @@ class Poll:
         wanted |= {name: value for name, _, value in (each.partition("=") for each in self._source.filters)}
         return self._query("/studies", wanted)
 
-    def _fetch_study(self, study_uid: str) -> int:
-        """Fetch the images of a study that are not here; return how many instances it has."""
+    def _fetch_study(self, study_uid: str, known: int | None) -> int:
+        """Fetch the images of a study that are not here; return how many instances it has.
+
+        Parameters
+        ----------
+        known
+            How many it had when all of them had been fetched; with as many there is nothing new.
+        """
         n, wanted = 0, []
         for item in self._query(f"/studies/{study_uid}/instances", {}):
             n += 1
             uids = _first(item, "0020000E"), _first(item, "00080018")
             if _first(item, "00080016") in TAKEN_CLASSES and all(map(UID.fullmatch, uids)):
                 wanted.append(uids)
+        if n == known:
+            return n
         studies: set[uuid.UUID] = set()
         try:
             for start in range(0, len(wanted), PAGE):
                 part = wanted[start : start + PAGE]
                 with session_scope() as session:
                     sop_uids = [sop_uid for _, sop_uid in part]
-                    known = poll_sources.known_objects(session, self._source.site_id, sop_uids)
+                    here = poll_sources.known_objects(session, self._source.site_id, sop_uids)
                 for series_uid, sop_uid in part:
-                    if sop_uid not in known:
+                    if sop_uid not in here:
                         place = f"/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}"
                         self._keep(self._file(place), study_uid, studies)
         finally:
@@ -163,7 +195,7 @@ class Poll:
         """Return the one file of a WADO-RS answer (PS3.18, 8.6.1.2)."""
         answer = self._ask(path, self._settings.max_file_bytes + (1 << 16), _FILE)
         if answer.status_code != 200:
-            raise PollFailed(f"the archive answers {answer.status_code}")
+            raise StudyFailed(f"the archive answers {answer.status_code}")
         return _only_part(answer.content, answer.headers.get("Content-Type", ""))
 
     def _ask(self, path: str, most: int, accept: str, **more: Any) -> httpx.Response:
@@ -172,13 +204,16 @@ class Poll:
             raise PollFailed("not all of it came in one round: the next one goes on")
         seconds = self._settings.delivery_timeout_seconds
         try:
-            return ask(
+            answer = ask(
                 self._client, "GET", path, seconds=seconds, most=most, headers={"Accept": accept}, **more
             )
         except TooLong:
-            raise PollFailed("an answer that is longer than it may be") from None
+            raise StudyFailed("an answer that is longer than it may be") from None
         except (httpx.HTTPError, OSError) as error:
             raise PollFailed(f"no answer: {type(error).__name__}") from None
+        if answer.status_code in {401, 403, 429}:  # it would say so of every study
+            raise PollFailed(f"the archive answers {answer.status_code}")
+        return answer
 
     def _keep(self, data: bytes, study_uid: str, studies: set[uuid.UUID]) -> None:
         try:
@@ -215,13 +250,13 @@ def _only_part(body: bytes, content_type: str) -> bytes:
         return body
     match = re.search(r'boundary="?([^";]+)"?', content_type, re.IGNORECASE)
     if match is None:
-        raise PollFailed("an answer without a boundary")
+        raise StudyFailed("an answer without a boundary")
     mark = b"--" + match.group(1).encode("latin-1", "replace")
     begin = body.find(mark)
     head = body.find(b"\r\n\r\n", begin)
     end = body.find(b"\r\n" + mark, head)
     if min(begin, head, end) < 0:
-        raise PollFailed("an answer that ends early")
+        raise StudyFailed("an answer that ends early")
     return body[head + 4 : end]
 
 

@@ -116,8 +116,9 @@ def share(text: str) -> float:
 
 def words(text: str) -> str:
     """Read a text that the database takes."""
-    if "\x00" in text or not text.isprintable():
+    if "\x00" in text:
         raise ValueError(text)
+    text.encode()  # half a pair of surrogates is no text
     return text
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 import uuid
 from collections.abc import Collection, Sequence
@@ -12,6 +14,7 @@ from sqlalchemy import Date, Float, ForeignKey, Index, Integer, String, cast, de
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from settings import get_settings
 from store.accounts.accounts import write_audit
 from store.base.errors import NotFound, ServiceError
 from store.base.sealing import sealer
@@ -44,13 +47,17 @@ class PollSource(Base):
 
 
 class PolledStudy(Base):
-    """How many instances a study had when all of them had been fetched or refused."""
+    """How many instances a study had when all of them had been fetched or refused.
+
+    A study stands here by a keyed hash: it outlives the study's erasure, so that the next round does not
+    bring it back.
+    """
 
     __tablename__ = "polled_studies"
     source_id: Mapped[uuid.UUID] = mapped_column(
         ForeignKey("poll_sources.id", ondelete="CASCADE"), primary_key=True
     )
-    study_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    study_uid: Mapped[str] = mapped_column(String(64), primary_key=True)  # of `mark_of`
     study_date: Mapped[date | None] = mapped_column(Date)
     n_instances: Mapped[int]
 
@@ -157,8 +164,15 @@ def today(session: Session) -> date:
     return session.scalars(select(cast(func.timezone("UTC", func.now()), Date) + 1)).one()
 
 
+def mark_of(source_id: uuid.UUID, study_uid: str) -> str:
+    """Return what stands for a study among those that were fetched: 64 hexadecimal digits."""
+    secret = get_settings().require("secret_key").secret_key.encode()
+    said = b"polled study 1" + source_id.bytes + study_uid.encode()
+    return hmac.new(secret, said, hashlib.sha256).hexdigest()
+
+
 def fetched(session: Session, source: PollSource) -> dict[str, int]:
-    """Return study -> how many instances it had when all of them had been fetched."""
+    """Return `mark_of` a study -> how many instances it had when all of them had been fetched."""
     query = select(PolledStudy.study_uid, PolledStudy.n_instances).where(PolledStudy.source_id == source.id)
     return {uid: n for uid, n in session.execute(query)}
 
@@ -168,7 +182,10 @@ def note_fetched(
 ) -> None:
     """Write down that all instances that a study has by now were fetched or refused."""
     row = insert(PolledStudy).values(
-        source_id=source_id, study_uid=study_uid, study_date=study_date, n_instances=n_instances
+        source_id=source_id,
+        study_uid=mark_of(source_id, study_uid),
+        study_date=study_date,
+        n_instances=n_instances,
     )
     session.execute(
         row.on_conflict_do_update(

@@ -39,7 +39,7 @@ from store.base.tables import (
 )
 from store.intake.gateway_tables import ReceivedObject, ReceivedStudy
 from store.operations.fsck import COUNTERS
-from store.reading import studies
+from store.reading import studies, worklist
 from store.research.research_tables import Run, RunKind, RunPicture
 from store.results import exports
 from vocabulary.states import TERMINAL_BATCH_STATUSES, BatchStatus
@@ -504,6 +504,7 @@ def erase_studies(
         for image_id in {*held, *stray_ids}:  # also what a worker wrote and, because of a cancel, never named
             for key in list(get_blobs().keys(f"images/{site_id}/{image_id}/")):
                 get_blobs().delete(key)
+        worklist.forget_views_of(session, site_id, words.accessions | words.uids)
         for match in matches:
             write_audit(session, site_id, by, "study_erased", match.study.id, images=match.images)
         if strays or unread:

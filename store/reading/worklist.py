@@ -7,11 +7,12 @@ a list of a million studies is read from an index, a page at a time.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, time, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
+from urllib.parse import parse_qs
 
 from sqlalchemy import (
     ColumnElement,
@@ -595,6 +596,8 @@ def views(session: Session, user_id: uuid.UUID) -> list[WorklistView]:
 
 def keep_view(session: Session, user_id: uuid.UUID, name: str, query: str) -> WorklistView:
     """Keep a view under a name; one of that name is replaced. Raises `TooManyViews`."""
+    # one after the other: two at once do not both find the last place free
+    session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))
     known = session.scalar(
         select(WorklistView).where(WorklistView.user_id == user_id, WorklistView.name == name)
     )
@@ -617,3 +620,16 @@ def forget_view(session: Session, user_id: uuid.UUID, view_id: uuid.UUID) -> Non
     if mine is None:
         raise NotFound
     session.delete(mine)
+
+
+def forget_views_of(session: Session, site_id: uuid.UUID, words: Collection[str]) -> int:
+    """Delete views of a site's people whose name or search holds one of these words; return how many."""
+    wanted = {word.casefold() for word in words if word}
+    of_site = select(WorklistView).join(User, User.id == WorklistView.user_id).where(User.site_id == site_id)
+    n = 0
+    for view in session.scalars(of_site):
+        said = " ".join((view.name, *parse_qs(view.query).get("q", ()))).casefold()
+        if any(word in said for word in wanted):
+            session.delete(view)
+            n += 1
+    return n

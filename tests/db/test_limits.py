@@ -11,10 +11,13 @@ from threading import Barrier
 from sqlalchemy.orm import Session
 
 from settings import get_settings
+from store.accounts import accounts
 from store.base.errors import ServiceError
 from store.base.session import session_scope
 from store.operations import notices
 from store.operations.notices import MAX_TARGETS, Channel
+from store.reading import worklist
+from store.reading.worklist import MAX_VIEWS
 from store.results import exports
 from store.results.downloads import ExportRequest, Format
 from store.results.results import Selection
@@ -61,3 +64,22 @@ def test_targets_of_notices(site: uuid.UUID) -> None:
         for _ in range(MAX_TARGETS - 2):
             add(session)
     assert at_once(add) == {"created": 2, "too_many_targets": AT_ONCE - 2}
+
+
+def test_views_of_the_worklist(site: uuid.UUID) -> None:
+    with session_scope() as session:
+        person = accounts.create_user(session, site, "ada@hospital.example", role=accounts.Role.STAFF).id
+        for n in range(MAX_VIEWS - 2):
+            worklist.keep_view(session, person, f"view {n}", "class=urgent")
+    names = iter(range(AT_ONCE))
+
+    def keep(session: Session) -> None:
+        worklist.keep_view(session, person, f"another {next(names)}", "class=urgent")
+
+    assert at_once(keep) == {"created": 2, "too_many_views": AT_ONCE - 2}
+    with session_scope() as session:
+        worklist.forget_view(session, person, worklist.views(session, person)[0].id)
+    # a double click
+    assert at_once(lambda session: worklist.keep_view(session, person, "mine", "class=doubt")) == {
+        "created": AT_ONCE
+    }

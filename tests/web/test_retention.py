@@ -38,7 +38,7 @@ from store.intake.gateway_tables import ReceivedStudy
 from store.operations import fsck, notices, retention
 from store.operations.notices import Channel, Event
 from store.queue import work
-from store.reading import reviews, studies, study_view
+from store.reading import reviews, studies, study_view, worklist
 from store.research import datasets, runs
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
@@ -333,6 +333,9 @@ def test_a_marker_in_every_state_and_place_goes(
         assert admin is not None
         found = study_view.get_study(session, batch.site_id, gone, trials=False)
         reviews.record(session, found, admin.id, Answer.ABSENT, comment="Quillfeather has a scar")
+        worklist.keep_view(session, admin.id, "all of it", "q=quillfeather-9+hand&sort=name")
+        worklist.keep_view(session, admin.id, "QUILLFEATHER-9", "class=urgent")
+        worklist.keep_view(session, admin.id, "urgent ones", "class=urgent")
         images = session.scalars(select(Image).where(Image.path.like("quillfeather%"))).all()
         assert {image.status for image in images} == {status.value for status in ImageStatus}
         ids = [str(image.id) for image in images]
@@ -374,6 +377,8 @@ def test_a_marker_in_every_state_and_place_goes(
     answer = browser.post("/admin/retention/erase", **sure)
     assert answer.status_code == 303, answer.text
 
+    with session_scope() as session:
+        assert [view.name for view in worklist.views(session, admin.id)] == ["urgent ones"]
     # a data set is the researchers' own: it goes by itself
     assert {place.split(":")[0] for place in traces(blobs, *words)} <= {"dataset_images"}
     with session_scope() as session:

@@ -146,6 +146,27 @@ def rows_by(ask: Asker, query: str) -> list[dict[str, Any]]:
     return found
 
 
+NAMES = ("a\u3000b.png", "\u00a0c.png", "d\u200be.png", "\u202ef.png", "g\x85h.png", "骨折\u3000手.png")
+
+
+@pytest.mark.parametrize("sort", ["name", "-name"])
+def test_names_of_any_letters_have_a_next_page(ask: Asker, browser: Browser, sort: str) -> None:
+    """A wide space, as Japanese names have it, is no printable letter."""
+    read(ask, "Odd names", *NAMES)
+    answer = ask.get(f"/worklist?sort={sort}&limit=1").json
+    rows = list(answer["items"])
+    while answer["next"]:
+        answer = ask.get(answer["next"]).json
+        rows += answer["items"]
+    assert {row["filename"] for row in rows} == {
+        row["filename"] for row in ask.get("/worklist").json["items"]
+    }
+    assert len(rows) == len(NAMES)
+    for row in rows:  # whoever answers is led to the next study of this order
+        answer = browser.post(f"/studies/{row['study_id']}/reviews?sort={sort}", answer="absent", then="next")
+        assert answer.status_code == 303, answer.text
+
+
 @pytest.mark.parametrize("reviewed", ["no", "yes", "all"])
 def test_any_column_sorts_in_both_directions(ask: Asker, browser: Browser, batch: str, reviewed: str) -> None:
     everything = ask.get("/worklist?limit=100").json["items"]
