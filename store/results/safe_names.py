@@ -10,9 +10,15 @@ from store.intake.batches import ImageRow
 from vocabulary.reasons import Reason
 
 _SUFFIXES = re.compile(r"\.(png|jpe?g|tiff?|webp|dcm|dicom|dic|ima)$", re.IGNORECASE)
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?$", re.IGNORECASE)
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*]')
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\..*)?$", re.IGNORECASE)
+#: What Windows forbids, control characters, and those that turn the direction of a line.
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069<>:"|?*]')
+#: Folders that are called as a member of another image would be.
+_LIKE_A_MEMBER = re.compile(r"\.(?=(jpg|pdf|png|tiff?|webp|dcm|bin)$)", re.IGNORECASE)
+# A cell also begins behind what separates cells in other countries' programs, which know no quotes there.
+_BEGINS = r"(?:^|(?<=[;\t\r\n]))"
+_FORMULA = re.compile(_BEGINS + r"(?='*[=+\-@＝＋－＠\t\r\n])")
+_ESCAPED = re.compile(_BEGINS + r"'(?='*[=+\-@＝＋－＠\t\r\n])")
 _MAX_PART, _MAX_STEM = 80, 180
 
 
@@ -30,12 +36,12 @@ def cell(text: str) -> str:
     Texts that start with apostrophes before such a sign get one more, so that removing one always gives the
     text back (`uncell`). Ordinary names are not touched.
     """
-    return f"'{text}" if _FORMULA.match(text) else text
+    return _FORMULA.sub("'", text)
 
 
 def uncell(text: str) -> str:
     """Undo `cell`."""
-    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+    return _ESCAPED.sub("", text)
 
 
 # names inside the archive
@@ -63,6 +69,7 @@ def safe_stem(path: str) -> str:
     parts = [p for p in normal.split("/") if p not in {"", ".", ".."}]
     if parts:
         parts[-1] = _SUFFIXES.sub("", parts[-1]) or parts[-1]
+    parts[:-1] = [_LIKE_A_MEMBER.sub("_", part) for part in parts[:-1]]
     kept = [_cut(p, _MAX_PART, p) for p in map(_part, parts) if p]
     stem = "/".join(kept) or "unnamed"
     if len(stem.encode()) > _MAX_STEM:

@@ -20,12 +20,30 @@ def test_a_formula_gets_an_apostrophe(text: str) -> None:
     assert uncell(cell(text)) == text
 
 
-@pytest.mark.parametrize("text", ["a.png", "ward 3/hand.dcm", "'quoted'.png", "", "0.5", "Müller-1.png"])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a;=1+1;.png", "a;'=1+1;.png"),
+        ("a\n=1", "a\n'=1"),
+        ("＝1+1", "'＝1+1"),
+        ("\n=1", "'\n'=1"),
+        ("a;'@x", "a;''@x"),
+    ],
+)
+def test_a_formula_behind_another_separator_gets_one_too(text: str, shown: str) -> None:
+    """Where the decimal sign is a comma, Excel takes the semicolon to separate cells, and knows no quotes."""
+    assert cell(text) == shown
+    assert uncell(shown) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["a.png", "ward 3/hand.dcm", "'quoted'.png", "", "0.5", "Müller-1.png", "a; b"]
+)
 def test_ordinary_text_is_not_touched(text: str) -> None:
     assert cell(text) == text
 
 
-@given(st.text())
+@given(st.text() | st.text("a;'=-@\t\n\r＝"))
 def test_every_text_comes_back(text: str) -> None:
     assert uncell(cell(text)) == text
 
@@ -47,6 +65,9 @@ def test_every_text_comes_back(text: str) -> None:
         (".png", ".png"),
         ("...", "unnamed"),
         ("\x00\x1f", "__"),
+        ("nul .txt.png", "_nul .txt"),
+        ("a\u202egnp.exe", "a_gnp.exe"),
+        ("x.jpg/1.2.840.png", "x_jpg/1.2.840"),
     ],
 )
 def test_safe_stems(path: str, stem: str) -> None:
@@ -74,6 +95,15 @@ def test_names_are_unique_in_any_case_and_the_same_in_every_pass() -> None:
     assert stems == ["a", "a-2", "A-3", "a-2-2", "b", "a-4", "a-5"]
     assert [second.stem(path) for path in paths] == stems
     assert len({stem.casefold() for stem in stems}) == len(stems)
+
+
+def test_no_name_is_a_file_and_a_folder() -> None:
+    names = MemberNames()
+    members = [
+        f"{names.stem(path)}.jpg" for path in ("a.png", "a.jpg/b.png", "A.JPG.png", "a.jpg/b.jpg/c.png")
+    ]
+    folders = {member.rpartition("/")[0].casefold() for member in members}
+    assert not folders & {member.casefold() for member in members}
 
 
 def test_many_equal_names_cost_little() -> None:

@@ -46,6 +46,7 @@ from tests.worker.test_reading import read, work_off
 from training import rescore
 from training.datasets import Dataset as ReadDataset
 from training.datasets import Example
+from worker.research import evaluations
 
 OTHER = "untrained-2"
 
@@ -195,6 +196,16 @@ def test_the_tables_are_mura_s_and_one_line_an_image(site_id, bundles, tmp_path)
         studies.setdefault(row["study"], []).extend([float(row["probability"])] if row["probability"] else [])
     said = dict(line.rsplit("/,", 1) for line in lines)
     assert said == {s: str(int(bool(p) and sum(p) / len(p) > 0.5)) for s, p in studies.items()}
+
+
+def test_names_of_a_data_set_are_no_formulas():
+    said = [evaluation.Record("=1+1.png", "a" * 64, "@study", "-p", "hand", True, "hand", None)]
+    made = evaluations.tables("b1", said)
+    rows = list(csv.DictReader(io.StringIO(made["b1-images.csv"].decode())))
+    assert [rows[0][name] for name in ("path", "study", "patient")] == ["'=1+1.png", "'@study", "'-p"]
+    assert b"'@study,'-p," in made["b1-studies.csv"]
+    parquet = pq.read_table(io.BytesIO(made["b1-images.parquet"])).to_pydict()
+    assert parquet["path"] == ["=1+1.png"], "no spreadsheet reads this"
 
 
 def test_the_figures_are_those_of_the_command_that_measures_files(site_id, bundles, picky_bundle, tmp_path):

@@ -31,6 +31,7 @@ from store.queue import work
 from store.queue.work import Lease
 from store.research import runs
 from store.research.research_tables import Comparison, DatasetImage, DatasetLabel, FindingScore, Run, RunFile
+from store.results.safe_names import cell
 
 #: Loss of study-level AUC that counts as none, where nobody states another.
 MARGIN = 0.02
@@ -127,7 +128,8 @@ def _table(said: Sequence[Record], found: Mapping[str, FoundBy]) -> list[tuple[o
 def _csv(lines: Iterable[Sequence[object]]) -> bytes:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(
-        [int(cell) if isinstance(cell, bool) else cell for cell in line] for line in lines
+        [cell(v) if isinstance(v, str) else int(v) if isinstance(v, bool) else v for v in line]
+        for line in lines
     )
     return buffer.getvalue().encode()
 
