@@ -38,6 +38,10 @@ def strangers(target: Target) -> str:
             for header in ({}, {"Authorization": "Bearer fai_wrong"}, {"Authorization": "Basic YTpi"}):
                 answer = client.request(method, address, headers=header)
                 assert answer.status_code == 401, (method, address, answer.status_code)
+        for path in ("metadata", "DiagnosticReport", f"DiagnosticReport/{NOBODY}", f"Observation/{NOBODY}-1"):
+            for header in ({}, {"Authorization": "Bearer fai_wrong"}):
+                answer = client.get(f"/fhir/{path}", headers=header)
+                assert answer.status_code == 401, (path, answer.status_code)
         for page in ("/batches", "/worklist", "/admin", "/account", "/research", "/downloads"):
             answer = client.get(page)
             assert answer.status_code == 302, page

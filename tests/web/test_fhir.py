@@ -80,6 +80,27 @@ def test_readings_are_searched_and_their_references_hold(
     assert not get(stranger, "/fhir/DiagnosticReport")["entry"]
 
 
+@pytest.mark.parametrize(
+    ("path", "key", "status", "kind"),
+    [
+        ("/fhir/metadata", "", 401, "login"),
+        ("/fhir/DiagnosticReport", "Bearer fai_wrong", 401, "login"),
+        (f"/fhir/DiagnosticReport/{uuid.UUID(int=1)}", "own", 404, "not-found"),
+        ("/fhir/DiagnosticReport?_count=0", "own", 422, "invalid"),
+        ("/fhir/DiagnosticReport?_count=1&_count=2", "own", 422, "invalid"),
+        ("/fhir/Patient", "own", 404, "not-found"),
+    ],
+)
+def test_a_program_is_told_what_is_wrong(ask: Asker, path: str, key: str, status: int, kind: str) -> None:
+    """No page, and no way to a form for signing in: a client took that for an answer."""
+    headers = ask.headers if key == "own" else {"Authorization": key} if key else {}
+    answer = ask.client.get(path, headers=headers)
+    assert (answer.status_code, answer.content_type) == (status, "application/fhir+json")
+    assert answer.json["resourceType"] == "OperationOutcome"
+    assert answer.json["issue"][0]["code"] == kind
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
 def test_what_a_bundle_on_trial_says_is_not_told(ask: Asker, read: list[str]) -> None:
     with session_scope() as session:
         session.scalars(select(Batch)).one().promoted = False

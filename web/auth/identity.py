@@ -28,6 +28,7 @@ from web.base.errors import (
     SecondFactorNeeded,
     TooManyAttempts,
     Unauthorized,
+    is_asked_by_program,
 )
 
 #: Failed sign-ins in a quarter of an hour. Many people may sit behind one address.
@@ -216,7 +217,7 @@ def _protect() -> BaseResponse | None:
     """Set `g.identity`, turn strangers away, and check the token of every form."""
     view = current_app.view_functions.get(request.endpoint or "")
     g.identity = None
-    if view is None and not request.path.startswith("/api/"):
+    if view is None and not is_asked_by_program():
         g.identity = identify()  # the page that says so has the person's navigation
     if view is None or request.endpoint == "static":
         return None
@@ -227,13 +228,13 @@ def _protect() -> BaseResponse | None:
     g.identity = identify()
     accounts.origin.set(Origin(request.remote_addr, g.identity.key_id if g.identity else None))
     if g.identity is None:
-        if request.path.startswith("/api/"):
+        if is_asked_by_program():
             raise Unauthorized
         if request.method not in SAFE_METHODS:
             return _session_over(401)
         return redirect(url_for("auth.sign_in", next=request.full_path.rstrip("?")))
     if g.identity.must_enrol and not getattr(view, "before_second_factor", False):
-        if request.path.startswith("/api/") or request.method not in SAFE_METHODS:
+        if is_asked_by_program() or request.method not in SAFE_METHODS:
             raise SecondFactorNeeded
         return redirect(url_for("account.show_second_factor"))
     check_allowed(view, g.identity)

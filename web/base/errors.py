@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import sqlalchemy.exc
@@ -265,9 +266,37 @@ def problem(error: ServiceError) -> Problem:
     )
 
 
+#: Where programs ask: a page is no answer for them.
+_PROGRAMS = ("/api/", "/dicom-web/", "/fhir/")
+
+
+def is_asked_by_program() -> bool:
+    """Tell whether the address is one for programs, which are not sent to a form to sign in."""
+    return request.path.startswith(_PROGRAMS)
+
+
+#: By status, what kind of issue FHIR calls it (http://hl7.org/fhir/R4/valueset-issue-type.html).
+_ISSUES = {401: "login", 403: "forbidden", 404: "not-found", 429: "throttled", 503: "transient"}
+
+
+def _outcome(error: ServiceError) -> Response:
+    """Return the error as FHIR's OperationOutcome."""
+    kind = _ISSUES.get(error.status, "invalid" if error.status < 500 else "exception")
+    issue = {
+        "severity": "error",
+        "code": kind,
+        "details": {"text": error.title},
+        "diagnostics": error.detail or error.advice or error.title,
+    }
+    told = json.dumps({"resourceType": "OperationOutcome", "issue": [issue]})
+    return Response(told, error.status, content_type="application/fhir+json")
+
+
 def respond(error: ServiceError) -> Response:
     """Tell the error in the way of the address that was asked: JSON where programs ask, else a page."""
-    if request.path.startswith(("/api/", "/dicom-web/")):
+    if request.path.startswith("/fhir/"):
+        response = _outcome(error)
+    elif is_asked_by_program():
         told = problem(error).model_dump_json(exclude_none=True)
         response = Response(told, error.status, content_type="application/problem+json")
     else:
