@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 
-from sqlalchemy import func, literal_column, select, text
+from sqlalchemy import case, func, literal_column, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store.base.tables import EventCount, Maintenance, Work
+from store.base.tables import ENDED_WORK, Batch, EventCount, Maintenance, Work, WorkState
+from store.queue.dispatch import KIND_QUEUES, QUEUES
+from vocabulary.states import BatchStatus
 
 #: The step of `worker.reconcile` without which nothing that went wrong is ever mended.
 RECOVER = "recover"
@@ -108,7 +111,41 @@ class QueueDepth:
     oldest_seconds: float
 
 
+#: The queue of a unit of work, as the view `queue_depth` says it.
+_QUEUE = case(
+    *((Work.kind == kind.value, queue) for kind, queue in KIND_QUEUES.items()),
+    *((Work.stage == stage.value, queue) for stage, queue in QUEUES.items()),
+    else_="report",
+)
+
+
+def queue_depths_of_site(session: Session, site_id: uuid.UUID) -> dict[str, QueueDepth]:
+    """Return what a site's own work waits on; how busy others are is not for its people."""
+    held = func.coalesce(Work.lease_until > func.clock_timestamp(), False)
+    images = func.greatest(Work.n_images, 1)
+    age = func.extract("epoch", func.clock_timestamp() - func.min(Work.due_at).filter(~held))
+    rows = session.execute(
+        select(
+            _QUEUE.label("queue"),
+            func.coalesce(func.sum(images).filter(~held), 0),
+            func.coalesce(func.sum(images).filter(held), 0),
+            func.coalesce(age, 0),
+        )
+        .outerjoin(Batch, Batch.id == Work.batch_id)
+        .where(
+            Work.site_id == site_id,
+            Work.state.not_in(ENDED_WORK),
+            (Work.state != WorkState.DUE) | (Work.due_at <= func.clock_timestamp()),
+            func.coalesce(Batch.status, "") != BatchStatus.PAUSED,
+        )
+        .group_by(text("queue"))
+    )
+    found = {queue: QueueDepth(int(n), int(running), float(seconds)) for queue, n, running, seconds in rows}
+    queues = sorted({*QUEUES.values(), *KIND_QUEUES.values()})
+    return {queue: found.get(queue, QueueDepth(0, 0, 0.0)) for queue in queues}
+
+
 def queue_depths(session: Session) -> dict[str, QueueDepth]:
-    """Return what waits on each queue; of paused batches nothing does."""
+    """Return what waits on each queue, of all sites; of paused batches nothing does."""
     rows = session.execute(text("SELECT queue, waiting, running, oldest_seconds FROM queue_depth"))
     return {queue: QueueDepth(*rest) for queue, *rest in rows}

@@ -32,7 +32,7 @@ class Overview:
     workers
         Those that were there within a day, the latest first, each with whether it is there now.
     queues
-        What waits on each queue, over all sites.
+        What of the site waits on each queue.
     failures
         Reason -> images of the site that failed for it or were refused within `FAILURE_DAYS`.
     steps
@@ -53,7 +53,7 @@ class Overview:
 
 
 def overview(session: Session, site_id: uuid.UUID) -> Overview:
-    """Return the service as an administrator of a site sees it: queues of all sites, failures of this one."""
+    """Return the service as an administrator of a site sees it: what waits and failed is the site's own."""
     here = Worker.seen_at > func.now() - WORKER_SEEN
     workers = session.execute(
         select(Worker, here)
@@ -76,7 +76,7 @@ def overview(session: Session, site_id: uuid.UUID) -> Overview:
     schema = session.scalar(text("SELECT version_num FROM alembic_version"))
     return Overview(
         workers=[(worker, bool(now)) for worker, now in workers],
-        queues=dict(sorted(monitoring.queue_depths(session).items())),
+        queues=monitoring.queue_depths_of_site(session, site_id),
         failures={str(reason): int(n) for reason, n in failures},
         steps=[step for step in steps if step.step != monitoring.BACKUP],
         last_backup=next((step.succeeded_at for step in steps if step.step == monitoring.BACKUP), None),

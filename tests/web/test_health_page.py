@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from playwright.sync_api import Page, expect
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 
 from store.base.session import session_scope
-from store.base.tables import Maintenance, Worker
+from store.base.tables import Maintenance, Site, Worker
 from store.operations import monitoring
 from tests.web.asking import Asker, Browser, png
 from tests.web.browsing import chromium, page, sign_in
@@ -77,3 +78,22 @@ def test_a_backup_is_known_and_grows_old(browser: Browser) -> None:
             .values(succeeded_at=func.now() - timedelta(days=3))
         )
     assert "overdue" in browser.client.get("/admin/health").text
+
+
+def test_how_busy_other_sites_are_is_not_told(ask: Asker, stranger: Asker, browser: Browser) -> None:
+    for of, n in ((ask, 2), (stranger, 5)):
+        batch = of.draft()
+        of.send(batch, *((f"{k}.png", png(f"{n} {k}")) for k in range(n)))
+        of.post(f"/batches/{batch}/submit")
+    with session_scope() as session:
+        everybody = monitoring.queue_depths(session)
+        assert (everybody["cpu"].waiting, everybody["gpu"].waiting) == (7, 0)
+        sites = dict(session.execute(select(Site.name, Site.id)).all())
+        own = monitoring.queue_depths_of_site(session, sites["Other hospital"])
+        assert own.keys() == everybody.keys()
+        assert own["cpu"].waiting == 5
+        assert own["cpu"].oldest_seconds <= everybody["cpu"].oldest_seconds
+    cells = browser.client.get("/admin/health").text.split("Queues</h2>")[1].split("</section>")[0]
+    numbers = re.findall(r'class="number">(\d+)<', cells)
+    assert "2" in numbers
+    assert not {"5", "7"} & set(numbers)
