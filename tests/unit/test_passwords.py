@@ -47,6 +47,11 @@ def test_a_password_matches_its_own_hash_alone() -> None:
     assert not matches(None, "a long sentence")
 
 
+def test_a_password_is_hashed_by_argon2id_with_much_memory() -> None:
+    assert hash_password("a sentence is easy").startswith("$argon2id$v=19$m=65536,t=3,")
+    assert hash_password("a sentence is easy") != hash_password("a sentence is easy")
+
+
 def test_every_character_of_a_long_password_counts() -> None:
     long = "a sentence \u9aa8 \N{SKULL} " * 40
     kept = hash_password(long)

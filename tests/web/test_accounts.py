@@ -171,6 +171,12 @@ def test_an_open_browser_alone_makes_no_key_and_no_administrator(browser: Browse
         ("/admin/people", {"email": "c@hospital.example", "role": "admin"}),
         (f"{bo}/role", {"role": "admin"}),
         (f"{bo}/link", {}),
+        (f"{bo}/name", {"name": "Prof. Chief"}),
+        (f"{bo}/enable", {}),
+        (f"{bo}/reset-second-factor", {}),
+        ("/admin/second-factor", {"role": "admin"}),
+        ("/account/second-factor", {"offer": "x", "code": "123456"}),
+        ("/account/second-factor/remove", {"code": "123456"}),
         ("/admin/retention/erase", {"study": str(uuid.uuid4()), "sure": "yes"}),
     ]
     sit_unattended()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -47,7 +48,7 @@ def test_a_wrong_key_is_refused(app: Any, header: str) -> None:
 
 
 def test_keys_are_kept_as_hashes_and_end(ask: Asker, site_key: str) -> None:
-    assert site_key.startswith("fai_")
+    assert re.fullmatch(r"fai_[\w-]{43}", site_key), "256 bits"
     assert ask.get("/batches").status_code == 200
     with session_scope() as session:
         row = session.scalars(select(ApiKey)).one()
@@ -166,8 +167,16 @@ def test_only_a_proxy_of_ours_says_where_the_asker_is(
     settings_env.setenv("FRACTUREAI_TRUSTED_PROXIES", str(proxies))
     get_settings.cache_clear()
     told = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "xray.example", "X-Forwarded-For": "192.0.2.7"}
-    page = create_app().test_client().get("/api/v1/docs", headers=told)
+    client = create_app().test_client()
+    page = client.get("/api/v1/docs", headers=told)
     assert ("https://xray.example/api/v1" in page.text) is bool(proxies)
+    token = re.search(r'name="csrf" value="([^"]+)"', client.get("/sign-in", headers=told).text)[1]
+    form = {"csrf": token, "email": "admin@localhost", "password": "guess"}
+    # two addresses, of which a client can write the first: the last is the proxy's own
+    client.post("/sign-in", data=form, headers={**told, "X-Forwarded-For": "198.51.100.1, 192.0.2.7"})
+    with session_scope() as session:
+        lines = select(Audit.address).where(Audit.action == "sign_in_failed")
+        assert session.scalars(lines).one() == ("192.0.2.7" if proxies else "127.0.0.1")
 
 
 def test_guessing_is_slowed_down(app: Any, with_password: None) -> None:

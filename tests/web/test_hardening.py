@@ -26,6 +26,22 @@ STREAMS = frozenset({"/batches", "/batches/<uuid:batch_id>/files"})
 SCRIPT = b"<html><script>alert(document.domain)</script></html>"
 
 
+def test_names_are_text_on_every_page(app: Any, site_key: str) -> None:
+    """Of files, batches, people, keys, sites, views, archives, data sets; accessions and comments."""
+    own = make_world(app, Role.ADMIN, sign="<i>&'\"")
+    browser = own.browser(app.test_client())
+    naming = set()
+    for line in LINES:
+        for path in line.paths(own.ids) if line.method == "GET" else ():
+            page = browser.client.get(path)
+            if page.content_type.startswith("text/html"):
+                assert f"{own.marker}<" not in page.text, path
+                assert "&amp;lt;" not in page.text, path
+                naming |= {line.rule} if f"{own.marker}&lt;i&gt;&amp;" in page.text else set()
+            page.close()
+    assert len(naming) > 12, naming
+
+
 def test_no_form_works_without_the_sessions_token(app: Any, site_key: str) -> None:
     own, other = make_world(app, Role.ADMIN), make_world(app, Role.ADMIN)
     browser, stranger = own.browser(app.test_client()), other.browser(app.test_client())
@@ -100,7 +116,7 @@ def test_every_answer_carries_the_headers_and_leads_nowhere_else(app: Any, site_
         assert "unsafe-eval" not in policy, where
         if "unsafe" in policy:
             assert headers["Content-Type"] == "application/pdf", where
-        assert "Cache-Control" in headers, where
+        assert headers["Cache-Control"] == "no-store", where
         if "Location" in headers:
             assert headers["Location"].startswith("/"), (where, headers["Location"])
         if headers["Content-Type"].startswith("text/html"):
@@ -181,6 +197,20 @@ def test_cookies_say_what_they_are_for(site_key: str, settings_env: pytest.Monke
         assert cookie.startswith(("__Host-", "__Secure-"))
         assert "; Secure" in cookie
     assert client.get_cookie("__Host-fractureai_session") is None
+
+
+def test_an_error_of_ours_tells_nothing_of_itself(
+    app: Any, ask: Asker, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("secret words of an exception")
+
+    monkeypatch.setattr("store.intake.batches.list_batches", broken)
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    for answer in (ask.get("/batches"), browser.client.get("/batches")):
+        assert answer.status_code == 500
+        for word in ("secret words", "RuntimeError", "Traceback", "list_batches", ".py"):
+            assert word not in answer.text
 
 
 def test_refusals_are_logged_with_who_and_from_where(

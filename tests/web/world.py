@@ -49,17 +49,25 @@ class World:
         return browser
 
 
-def make_world(app: Any, role: Role) -> World:
-    """Make a site with one object of every kind. What a new route names in its address is made here."""
+def make_world(app: Any, role: Role, *, sign: str = "") -> World:
+    """Make a site with one object of every kind. What a new route names in its address is made here.
+
+    Parameters
+    ----------
+    sign
+        Stands behind the marker in every name that somebody may choose.
+    """
     marker = f"marker-{uuid.uuid4().hex[:12]}"
+    said = marker + sign
     with session_scope() as session:
-        site = Site(name=marker, default_bundle="b1")
+        site = Site(name=said, default_bundle="b1")
         session.add(site)
         session.flush()
         user = accounts.create_user(session, site.id, f"{marker}@localhost", role=role)
         admin = accounts.create_user(session, site.id, f"admin-{marker}@localhost", role=Role.ADMIN)
-        key = accounts.create_api_key(session, user, marker)[1]
-        row = accounts.create_api_key(session, user, f"{marker} of old")[0]
+        user.name = said
+        key = accounts.create_api_key(session, user, said)[1]
+        row = accounts.create_api_key(session, user, f"{said} of old")[0]
         world = World(marker, user.email, key, {"name": "b1", "key_id": row.id})
         address = f"https://{marker}.example/"
         target, _ = notices.add_target(session, site.id, Channel.WEBHOOK, address, [Event.FINISHED_BATCH])
@@ -73,12 +81,12 @@ def make_world(app: Any, role: Role) -> World:
         ).one()
         maker = accounts.create_api_key(session, admin, "maker", scope=set(Permission))[1]
     ask = Asker(app.test_client(use_cookies=False), maker)
-    batch = ask.draft(label=marker)
-    ask.send(batch, (f"{marker}.png", png(marker)))
+    batch = ask.draft(label=said)
+    ask.send(batch, (f"{said}.png", png(marker)))
     ask.post(f"/batches/{batch}/submit")
-    read_batch(batch, facts=lambda _: {"accession": marker, "study_uid": f"1.2.{uuid.uuid4().int}"})
+    read_batch(batch, facts=lambda _: {"accession": said, "study_uid": f"1.2.{uuid.uuid4().int}"})
     tus = {"Tus-Resumable": "1.0.0", "Upload-Length": "9"}
-    upload = ask.post(f"/batches/{ask.draft(label=marker)}/uploads", headers=tus)
+    upload = ask.post(f"/batches/{ask.draft(label=said)}/uploads", headers=tus)
     world.ids["upload_id"] = upload.headers["Location"].rsplit("/", 1)[1]
     world.ids["export_id"] = ask.post("/exports", json={"format": "csv", "batch": batch}).json["id"]
     with session_scope() as session:
@@ -86,14 +94,15 @@ def make_world(app: Any, role: Role) -> World:
         image.pixels_key = f"pixels-{marker}"
         get_blobs().put(image.pixels_key, b"x")
         user_id = session.scalars(select(User.id).where(User.email == world.email)).one()
-        view_id = worklist.keep_view(session, user_id, marker, "class=urgent").id
-        kept_view_id = worklist.keep_view(session, user_id, f"{marker} 2", "class=urgent").id
+        view_id = worklist.keep_view(session, user_id, said, "class=urgent").id
+        kept_view_id = worklist.keep_view(session, user_id, f"{said} 2", "class=urgent").id
         review = Review(
             site_id=image.site_id,
             study_id=image.study_id,
             batch_id=image.batch_id,
             user_id=user_id,
-            reader=marker,
+            reader=said,
+            comment=said,
             bundle="b1",
             answer="absent",
         )
@@ -101,12 +110,12 @@ def make_world(app: Any, role: Role) -> World:
         session.flush()
         world.ids |= {"view_id": view_id, "kept_view_id": kept_view_id, "review_id": review.id}
         world.ids |= {"batch_id": image.batch_id, "image_id": image.id, "study_id": image.study_id}
-    make_delivery(world)
-    make_research(world)
+    make_delivery(world, said)
+    make_research(world, said)
     return world
 
 
-def make_delivery(world: World) -> None:
+def make_delivery(world: World, said: str) -> None:
     """Add an object that waits for an archive; and name a study as a DICOMweb client does."""
     with session_scope() as session:
         finding = session.scalars(
@@ -114,7 +123,7 @@ def make_delivery(world: World) -> None:
         ).first()
         assert finding is not None
         to = deliveries.add_destination(
-            session, finding.site_id, world.marker, Protocol.STOW, "https://archive.example/dicom-web"
+            session, finding.site_id, said, Protocol.STOW, "https://archive.example/dicom-web"
         )
         row = Delivery(
             site_id=finding.site_id,
@@ -130,15 +139,15 @@ def make_delivery(world: World) -> None:
         world.ids |= {"delivery_id": row.id, "study_uid": "1.2.3", "finding_id": finding.id}
 
 
-def make_research(world: World) -> None:
+def make_research(world: World, said: str) -> None:
     """Add a data set of one image, a run over it with a table, and a comparison."""
     with session_scope() as session:
-        site = session.scalars(select(Site).where(Site.name == world.marker)).one()
-        new = datasets.NewImage(f"{world.marker}.png", world.marker, world.marker, "hand", "", True)
+        site = session.scalars(select(Site).where(Site.name == said)).one()
+        new = datasets.NewImage(f"{said}.png", said, said, "hand", "", True)
         found = datasets.add_dataset(
             session,
             site.id,
-            name=world.marker,
+            name=said,
             root="file:///nowhere",
             format="table",
             label_meaning="abnormal",
