@@ -123,8 +123,8 @@ REMOVALS = (
     Removal(
         "both",
         "worker/reconcile.py",
-        'except SQLAlchemyError as error:\n            log.warning("the database does not answer',
-        'except ServiceError as error:\n            log.warning("the database does not answer',
+        "        except SQLAlchemyError as error:\n",
+        "        except ServiceError as error:\n",
         FAULTS + "servers.py::test_both_at_once",
     ),
     Removal(
@@ -299,7 +299,7 @@ REMOVALS = (
     Removal(
         "no_room_for_rows",
         "web/base/errors.py",
-        "BlobFull() if full else DatabaseUnavailable()",
+        "BlobFull() if is_disk_full(error) else DatabaseUnavailable() if gone else InternalError()",
         "DatabaseUnavailable()",
         FAULTS + "disk.py::TestPostgres::test_no_room_for_rows",
     ),
@@ -341,7 +341,7 @@ REMOVALS = (
     Removal(
         "selftest",
         "models/scorer.py",
-        "        self._check(network, folder, run)\n",
+        "        _check(network, run(images), read_expected(folder), name, TOLERANCE[self.precision])\n",
         "",
         "tests/unit/test_scorer.py::test_a_backend_that_disagrees_refuses_to_serve",
     ),
