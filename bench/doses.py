@@ -116,7 +116,7 @@ def read(scorer: Scorer, files: Sequence[bytes], *, unflagged: bool = False) -> 
         else:
             films.append((number, found))
     for start in range(0, len(films), _CHUNK):
-        _judge(scorer, films[start : start + _CHUNK], said)
+        judge(scorer, films[start : start + _CHUNK], said)
     return said
 
 
@@ -138,7 +138,8 @@ def ways(scorer: Scorer, films: Sequence[Radiograph]) -> list[Route]:
     ]
 
 
-def _judge(scorer: Scorer, films: Sequence[tuple[int, Radiograph]], said: list[str]) -> None:
+def judge(scorer: Scorer, films: Sequence[tuple[int, Radiograph]], said: list[str]) -> None:
+    """Write into `said` how films are read, each at its number."""
     bundle = scorer.bundle
     groups: defaultdict[str, list[tuple[int, Radiograph, Route]]] = defaultdict(list)
     for way, (number, film) in zip(ways(scorer, [film for _, film in films]), films, strict=True):

@@ -232,15 +232,12 @@ def grade(pixels: UInt8Array, judged: Judged) -> Graded:
         steps.append(RenderingStep(RenderingCode.INVERTED))
     elif inverted is Inversion.PERHAPS:
         flags.append(Reason.PERHAPS_INVERTED)
-    film = judged.cut(pixels)
-    step = max(1, round((film.size / _SAMPLE) ** 0.5))
-    sample = film[::step, ::step]  # not averaged: pictures of black and white alone stay so
+    sample = sampled(pixels, judged)
     counts = histogram(sample)
-    clipped = (counts[:3].sum() + counts[WHITE:].sum()) / sample.size
     if counts[WHITE:].sum() > MAX_WHITE * sample.size and white_share(sample) > MAX_WHITE:
         flags.append(Reason.SATURATED_PICTURE)
     spread = contrast(levels)
-    if spread < MIN_CONTRAST or entropy(counts) < MIN_ENTROPY or clipped > MAX_CLIPPED:
+    if spread < MIN_CONTRAST or entropy(counts) < MIN_ENTROPY or clipped_share(counts) > MAX_CLIPPED:
         flags.append(Reason.TOO_LITTLE_CONTRAST)
     elif spread < LOW_CONTRAST:
         low, high = percentiles(levels, _LEVELS, CLIPPED_PERCENT, 100 - CLIPPED_PERCENT)
@@ -248,6 +245,21 @@ def grade(pixels: UInt8Array, judged: Judged) -> Graded:
         flags.append(Reason.LOW_CONTRAST)
         steps.append(RenderingStep(RenderingCode.CONTRAST_RAISED))
     return Graded(pixels, tuple(flags), tuple(steps))
+
+
+def sampled(pixels: UInt8Array, judged: Judged) -> UInt8Array:
+    """Return pixels of a film in even steps, without a frame around it.
+
+    They are not averaged: pictures of black and white alone stay so.
+    """
+    film = judged.cut(pixels)
+    step = max(1, round((film.size / _SAMPLE) ** 0.5))
+    return film[::step, ::step]
+
+
+def clipped_share(counts: Counts) -> float:
+    """Share of the pixels that are black or white, within two levels."""
+    return float((counts[:3].sum() + counts[WHITE:].sum()) / max(int(counts.sum()), 1))
 
 
 def white_share(pixels: UInt8Array) -> float:

@@ -40,6 +40,7 @@ from pipeline.triage import may_be_negative
 from pipeline.types import Rejected, Skipped
 from tests.films import films, independent
 
+#: Of processor time.
 SECONDS = 20.0
 #: Mean grey levels, as the network gets both pictures, after a straight line through them.
 DIFFERENCE = 12.0
@@ -201,7 +202,7 @@ def difference(pixels: npt.NDArray[np.uint8], film: npt.NDArray[np.uint8]) -> fl
 
 def check(data: bytes, film: npt.NDArray[np.uint8]) -> tuple[str, str]:
     """Return what became of a file, and what is wrong with that."""
-    began = time.monotonic()
+    began = time.process_time()  # others may have the machine
     try:
         found = decode(data, max_pixels=_MAX_PIXELS, pseudonymise=str)
     except Rejected as verdict:
@@ -210,8 +211,8 @@ def check(data: bytes, film: npt.NDArray[np.uint8]) -> tuple[str, str]:
         return "skipped", ""
     except Exception:
         return "error", traceback.format_exc()
-    if time.monotonic() - began > SECONDS:
-        return "read", f"took {time.monotonic() - began:.0f} seconds"
+    if (took := time.process_time() - began) > SECONDS:
+        return "read", f"took {took:.0f} seconds of processor time"
     try:
         again = decode(found.stored, max_pixels=_MAX_PIXELS, pseudonymise=str)
     except (Rejected, Skipped) as verdict:
