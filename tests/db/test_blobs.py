@@ -9,11 +9,13 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -262,6 +264,23 @@ def test_a_name_outlasts_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyP
     store.keep_names(keys)
     assert sorted(calls) == [store.root, store.root / "a", *(store.root / "a" / str(n) for n in range(3))]
     assert calls[-2:] == [store.root / "a", store.root], "a folder before the one that names it"
+
+
+def test_a_folder_that_vanishes_before_the_file_is_in_it_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, make, left = FolderStore(tmp_path), tempfile.NamedTemporaryFile, 3
+
+    def vanishing(**named: Any) -> Any:
+        nonlocal left
+        if left:
+            left -= 1
+            Path(named["dir"]).rmdir()  # as another process does, which has just emptied it
+        return make(**named)
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", vanishing)
+    store.put("a/b/c", b"x")
+    assert (store.get("a/b/c"), left) == (b"x", 0)
 
 
 def test_folders_may_vanish_under_a_writer(tmp_path: Path) -> None:
