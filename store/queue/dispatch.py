@@ -126,13 +126,19 @@ class _Message:
 
 _CHOOSE = text(
     """
+    WITH in_flight AS (
+        SELECT site_id, count(*) AS units FROM work
+        WHERE state IN ('published', 'running') AND kind = ANY(:kinds) GROUP BY site_id
+    )
     SELECT id FROM (
         SELECT due.id, due.priority, due.due_at, due.rests,
                CASE WHEN due.research THEN due.priority  -- it waits for clinical work, however long
                     ELSE greatest(due.priority
                         - floor(extract(epoch FROM clock_timestamp() - due.created_at) / :aging), 0)
                END AS class,
-               row_number() OVER (PARTITION BY due.site_id ORDER BY due.priority, due.due_at) AS turn
+               -- most often there is room for one: what a site has in flight are turns that it had
+               coalesce(in_flight.units, 0)
+                   + row_number() OVER (PARTITION BY due.site_id ORDER BY due.priority, due.due_at) AS turn
         FROM (
             SELECT id AS site_id, coalesce(decode_rests_until > clock_timestamp(), false) AS rests
             FROM sites WHERE id IN (SELECT site_id FROM work WHERE state = 'due')
@@ -146,6 +152,7 @@ _CHOOSE = text(
               AND (batches.paused_at IS NULL OR work.kind <> 'chunk')
             ORDER BY work.priority, work.due_at LIMIT :room
         ) AS due
+        LEFT JOIN in_flight ON in_flight.site_id = due.site_id
     ) AS chosen
     ORDER BY rests, class, turn, due_at LIMIT :room
     """

@@ -168,6 +168,31 @@ def test_sites_take_turns(site: uuid.UUID, broker: redis.Redis) -> None:
         assert session.scalar(published) == 3
 
 
+def test_a_site_that_comes_later_takes_turns_while_units_end_one_by_one(
+    site: uuid.UUID, broker: redis.Redis
+) -> None:
+    other = make_site("B")
+    mine = submitted(site, 320)
+    assert dispatch.dispatch() == 4
+    theirs = submitted(other, 320)
+    assert [_one_ends_of(mine, theirs) for _ in range(2)] == [(3, 1), (2, 2)]
+    assert _one_ends_of(mine, theirs) == (2, 2)
+    assert _one_ends_of(theirs, mine) == (2, 2)
+
+
+def _one_ends_of(batch: Batch, other: Batch) -> tuple[int, int]:
+    """End a unit of `batch` and dispatch; return how many of each batch are published then."""
+    with session_scope() as session:
+        mine = (Work.batch_id == batch.id, Work.state == WorkState.PUBLISHED)
+        unit = session.scalars(select(Work).where(*mine).limit(1)).one()
+        unit.state = WorkState.DONE.value
+    assert dispatch.dispatch() == 1
+    with session_scope() as session:
+        published = select(func.count()).where(Work.state == WorkState.PUBLISHED)
+        first, second = (session.scalar(published.where(Work.batch_id == b.id)) for b in (batch, other))
+        return first or 0, second or 0
+
+
 def test_a_paused_batch_is_not_published(site: uuid.UUID, broker: redis.Redis) -> None:
     batch = submitted(site, 8)
     with session_scope() as session:
