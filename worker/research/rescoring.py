@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from sqlalchemy import select
@@ -91,20 +92,11 @@ def scored_networks(session: Session, findings: Sequence[Finding]) -> Mapping[st
     return heard
 
 
-def save_unrouted_score(
-    session: Session, finding: Finding, network: str, logit: float, cam: bytes, side: tuple[int, int]
-) -> None:
-    """Keep a score that is no clinical finding."""
+def save_unrouted_score(session: Session, finding: Finding, network: str, columns: Mapping[str, Any]) -> None:
+    """Keep a score that is no clinical finding: its logit and attention map, as the columns hold them."""
     session.execute(
         insert(FindingScore)
-        .values(
-            finding_id=finding.id,
-            network=network,
-            logit=logit,
-            cam=cam,
-            cam_height=side[0],
-            cam_width=side[1],
-        )
+        .values(finding_id=finding.id, network=network, **columns)
         .on_conflict_do_nothing()
     )
 

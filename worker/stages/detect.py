@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
-from sqlalchemy import update
+from sqlalchemy import bindparam, update
 from sqlalchemy.orm import Session
 
 from models.bundle import Bundle
@@ -31,6 +31,12 @@ class _Score:
     logit: float
     cam: Float16Array
     places: list[dict[str, Any]] | None
+
+    def columns(self) -> dict[str, Any]:
+        """Return what is kept of it, whatever it is said of."""
+        height, width = self.cam.shape
+        cam = self.cam.astype(np.float16).tobytes()
+        return {"logit": self.logit, "cam": cam, "cam_height": height, "cam_width": width}
 
 
 def _scored(image: Image, bundle: Bundle, answer: FractureScores, number: int) -> _Score:
@@ -82,8 +88,16 @@ class Detect(ChunkStage[_Scores]):
         for bundle in sorted(chunk.bundles, key=lambda b: b.name):
             findings = chunk.findings(session, bundle)
             allowed = _may_say_negative(session, chunk.lease.site_id, bundle)
+            rows = []
             for (sha256, network), score in sorted(result[bundle.name].items()):
-                _save_score(session, findings[sha256], bundle, network, score, allowed)
+                finding = findings[sha256]
+                reader = bundle.model_for(finding.region)
+                if finding.not_assessable is None and reader is not None and reader.network == network:
+                    rows.append(_score_row(finding, reader, score, allowed))
+                else:
+                    rescoring.save_unrouted_score(session, finding, network, score.columns())
+            if rows:
+                session.connection().execute(_SAY, rows)
         findings = chunk.findings(session, chunk.bundle)
         allowed = _may_say_negative(session, chunk.lease.site_id, chunk.bundle)
         for image in saving.images:
@@ -104,40 +118,26 @@ def _may_say_negative(session: Session, site_id: uuid.UUID, bundle: Bundle) -> f
     return validations.validated(session, site_id, bundle.name) | earned
 
 
-def _save_score(
-    session: Session,
-    finding: Finding,
-    bundle: Bundle,
-    network: str,
-    score: _Score,
-    may_say_negative: frozenset[str],
-) -> None:
-    cam = score.cam.astype(np.float16).tobytes()
-    side = score.cam.shape[0], score.cam.shape[1]
-    reader = bundle.model_for(finding.region)
-    if finding.not_assessable is not None or reader is None or reader.network != network:
-        rescoring.save_unrouted_score(session, finding, network, score.logit, cam, side)
-        return
+#: The first to score a finding has said it. One statement for all rows: they go to the database in one turn.
+_SAY = update(Finding.__table__).where(
+    Finding.__table__.c.id == bindparam("finding"), Finding.__table__.c.logit.is_(None)
+)
+
+
+def _score_row(
+    finding: Finding, reader: RegionModel, score: _Score, may_say_negative: frozenset[str]
+) -> dict[str, Any]:
+    """Return what a score makes of a finding, as `_SAY` takes it."""
     probability = calibrate(score.logit, reader.calibration)
-    session.execute(
-        update(Finding)
-        .where(Finding.id == finding.id, Finding.logit.is_(None))  # the first to score it has said it
-        .values(
-            network=network,
-            logit=score.logit,
-            probability=probability,
-            triage=triage(
-                probability,
-                reader.thresholds,
-                never_negative=finding.region not in may_say_negative
-                or not may_be_negative(map(Reason, finding.flags)),
-            ).value,
-            cam=cam,
-            cam_height=side[0],
-            cam_width=side[1],
-            suspected_places=score.places,
-        )
-    )
+    never_negative = finding.region not in may_say_negative or not may_be_negative(map(Reason, finding.flags))
+    return {
+        "finding": finding.id,
+        "network": reader.network,
+        "probability": probability,
+        "triage": triage(probability, reader.thresholds, never_negative=never_negative).value,
+        "suspected_places": score.places,
+        **score.columns(),
+    }
 
 
 def _apply_finding(image: Image, finding: Finding, bundle: Bundle, may_say_negative: frozenset[str]) -> None:
