@@ -68,19 +68,23 @@ def _limits(settings: Settings) -> dict[str, int | str]:
     }
 
 
+#: After how many seconds either side of a connection notices that the network took the other one away. The
+#: server's own answer is two hours, for which a lost session would hold its locks, that of recovery too.
+_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+
+
 def _connect_args(settings: Settings) -> dict[str, Any]:
     return {
         "connect_timeout": 5,
         "application_name": "fractureai",
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
+        **_KEEPALIVES,
         "tcp_user_timeout": 20000,
     }
 
 
 def _options(settings: Settings) -> str:
-    return " ".join(f"-c {name}={value}" for name, value in _limits(settings).items())
+    kept_alive = {f"tcp_{name}": seconds for name, seconds in _KEEPALIVES.items()}
+    return " ".join(f"-c {name}={value}" for name, value in {**_limits(settings), **kept_alive}.items())
 
 
 def get_engine() -> Engine:

@@ -57,3 +57,13 @@ def test_our_own_server_does_not_take_the_machines_zone(servers: Servers) -> Non
             "SELECT name, reset_val, source FROM pg_settings WHERE name IN ('TimeZone', 'log_timezone')"
         ).fetchall()
     assert [(zone, source) for _, zone, source in rows] == [("UTC", "command line")] * 2
+
+
+def test_the_server_notices_a_client_that_the_network_took_away(settings_env: pytest.MonkeyPatch) -> None:
+    """Its session may hold the lock of recovery; tests/faults/test_fleet.py cuts such a line."""
+    with own_connection() as connection:
+        idle, interval, count = (
+            int(connection.scalar(text(f"SHOW tcp_keepalives_{name}")))
+            for name in ("idle", "interval", "count")
+        )
+    assert 0 < idle + interval * count <= 30
