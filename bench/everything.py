@@ -28,6 +28,8 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "bench.finish": ([], ["--images", "300"]),
     "bench.downloads": ([], ["--rows", "300", "--reports", "30"]),
     "bench.service": ([], ["--counts", "20", "40"]),
+    "bench.control_plane": ([], ["--images", "40", "--rounds", "1", "--workers", "1", "--alone", "2"]),
+    "bench.simulate": ([], []),
     "bench.watchers": ([], ["--images", "40", "--watchers", "5", "--rounds", "1"]),
 }
 

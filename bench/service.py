@@ -68,7 +68,7 @@ def small_pictures(count: int = DISTINCT) -> list[bytes]:
     return [encode_phantom(phantom, "jpeg") for phantom in made]
 
 
-def with_server(work: Callable[[Server, Path], None]) -> None:
+def with_server(work: Callable[[Server, Path], None], *, workers: int | None = None, warm: int = 40) -> None:
     """Start a fresh server in a temporary home, warm, and do something with it; the main thread watches."""
     failed: list[BaseException] = []
     os.environ.setdefault("FRACTUREAI_CACHE_DIR", str(CACHE))
@@ -76,13 +76,15 @@ def with_server(work: Callable[[Server, Path], None]) -> None:
         folder = Path(name)
         folder.chmod(0o711)
         say = Console(stderr=True).print
-        with server(folder / "home", host="127.0.0.1", port=None, workers=None, say=say) as running:
+        with server(folder / "home", host="127.0.0.1", port=None, workers=workers, say=say) as running:
             ended = threading.Event()
 
             def do() -> None:
                 try:
                     send(
-                        running, write_variants(folder / "warm", small_pictures(8), 40, 999), label="warm-up"
+                        running,
+                        write_variants(folder / "warm", small_pictures(8), warm, 999),
+                        label="warm-up",
                     )
                     work(running, folder)
                 except BaseException as error:
@@ -140,6 +142,12 @@ def by_role(measure: Callable[[psutil.Process], float]) -> dict[str, float]:
         except psutil.Error:
             continue
     return totals
+
+
+def processor_seconds(process: psutil.Process) -> float:
+    """Return the processor time that a process has taken so far."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _sample(seen: Watched) -> None:

@@ -22,10 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
-
 from bench.measure import Spread, machine, publish, quantile
-from bench.service import ROLES, by_role, send, small_pictures, with_server, write_variants
+from bench.service import ROLES, by_role, processor_seconds, send, small_pictures, with_server, write_variants
 from cli.supervise import Server
 
 #: As in ``web/static/batch.js``.
@@ -116,11 +114,6 @@ def watch(address: str, key: str, label: str, n: int, said: Any) -> None:
     said.put(RuntimeError(f"{len(failed)} watchers failed: {failed[0]}") if failed else seen)
 
 
-def _processor_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 def read_watched(running: Server, images: Path, label: str, watchers: int) -> dict[str, float]:
     """Have a batch read while so many watch; return the figures."""
     context = multiprocessing.get_context("spawn")
@@ -129,9 +122,9 @@ def read_watched(running: Server, images: Path, label: str, watchers: int) -> di
     process = context.Process(target=watch, args=arguments, daemon=True)
     if watchers:
         process.start()
-    before = by_role(_processor_seconds)
+    before = by_role(processor_seconds)
     _, batch = send(running, images, label=label)
-    after = by_role(_processor_seconds)
+    after = by_role(processor_seconds)
     begun, ended = (datetime.fromisoformat(batch[f"{name}_at"]) for name in ("submitted", "finished"))
     seconds = (ended - begun).total_seconds()
     figures = {

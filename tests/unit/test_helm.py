@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from cli.supervise import URGENT_QUEUES
+from scripts import kube_play
 from settings import PREFIX, VERSION, from_environ
 from store.queue.dispatch import KIND_QUEUES, QUEUES
 from tests.conftest import ROOT
@@ -242,3 +243,18 @@ def test_gpu_workers_scale_from_nothing_by_what_waits() -> None:
     assert limits["nvidia.com/gpu"] == 1
     assert "demo-worker-score" not in deployments
     assert of_kind(rendered(), "ScaledObject") == {}
+
+
+def test_what_podman_plays_is_what_the_chart_says() -> None:
+    """The pods keep their user, rights and addresses; only what podman does not know is written otherwise."""
+    said = pods(rendered(networkPolicy={"enabled": False}))
+    for template in kube_play.manifests():
+        pod = kube_play.playable(template, Path("/of/the/host"))
+        spec, chart = pod["spec"], said[pod["metadata"]["name"]]["spec"]
+        assert spec["securityContext"] == chart["securityContext"]
+        (container,), (charted,) = spec["containers"], chart["containers"]
+        for part in ("args", "securityContext", "volumeMounts"):
+            assert container[part] == charted[part]
+        (files,) = [volume for volume in spec["volumes"] if volume["name"] == "secrets"]
+        assert files["hostPath"]["path"] == "/of/the/host"
+        assert "projected" not in str(spec)

@@ -1,0 +1,532 @@
+"""A discrete-event model of queues and workers, and sizes of servers: ``python -m bench.simulate``.
+
+What a stage costs comes from `bench.floor` and `bench.control_plane`, as kept in ``bench/results``; how units
+of work move is modelled after `store.queue.dispatch` and `worker.flow`: a window of units in flight, chosen
+by priority, waiting time and site; one unit a process at a time; a unit whose worker died is due again when
+its lease has run out. ``--check`` says how far the model is from what real servers did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import simpy
+
+from bench.control_plane import ALONE, at_rest, carried, idle_workers
+from bench.measure import RESULTS, machine, publish, quantile
+from bench.service import ROLES, small_pictures, with_server, write_variants
+from cli.supervise import Server
+from settings import Settings
+from store.queue.dispatch import QUEUES
+from vocabulary.states import STAGES, Stage
+
+SETTINGS = Settings()
+CHUNK = SETTINGS.chunk_size
+LEASE = SETTINGS.lease_seconds
+RECONCILE = SETTINGS.reconcile_seconds
+AGING = SETTINGS.aging_seconds
+IN_FLIGHT = SETTINGS.in_flight_per_slot
+SERVERS = ("web", "reconcile", "Postgres", "Valkey")
+WATCHED_IMAGES = 600
+#: Of an image: a radiograph of 2 MB as it came, and what is made of it; rows as `bench.service` found them.
+FILE_BYTES, ROW_BYTES = 2_000_000 + 160_000, 7_000
+Steps = Generator[simpy.Event, Any, None]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Processor seconds.
+
+    Attributes
+    ----------
+    image
+        Of an image's reading, by stage.
+    worker
+        Of the workers for an image, beside its reading.
+    server
+        Of web, Postgres, Valkey and `reconcile` for an image.
+    server_unit
+        Of those for a unit of work, however many images travel in it.
+    """
+
+    image: Mapping[Stage, float]
+    worker: float = 0.0
+    server: float = 0.0
+    server_unit: float = 0.0
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Worker processes that take from the same queues on one host.
+
+    Attributes
+    ----------
+    threads
+        On which a process computes at a time: as many as there are cores where it scores.
+    speed
+        How many times as fast as a core; of a card, say.
+    """
+
+    queues: tuple[str, ...]
+    slots: int
+    urgent_only: bool = False
+    threads: int = 1
+    speed: float = 1.0
+
+
+class Cores:
+    """The cores of a host, shared evenly by the threads that want to run, each on at most one."""
+
+    def __init__(self, env: simpy.Environment, cores: float) -> None:
+        self.env, self.cores, self.busy = env, cores, 0.0
+        self._left: dict[simpy.Event, float] = {}  # seconds of each of its threads
+        self._threads: dict[simpy.Event, int] = {}
+        self._seen, self._turns, self._turn = 0.0, itertools.count(), 0
+
+    @property
+    def _rate(self) -> float:
+        return min(1.0, self.cores / sum(self._threads.values()))
+
+    def _advance(self) -> None:
+        if self._left:
+            each = (self.env.now - self._seen) * self._rate
+            self.busy += each * sum(self._threads.values())
+            for event in self._left:
+                self._left[event] -= each
+        self._seen = self.env.now
+
+    def work(self, seconds: float, threads: int = 1) -> simpy.Event:
+        """Return the event of having had so many processor seconds."""
+        self._advance()
+        done = self.env.event()
+        self._left[done], self._threads[done] = seconds / threads, threads
+        self._plan()
+        return done
+
+    def _plan(self) -> None:
+        self._turn = next(self._turns)
+        if self._left:
+            after = max(0.0, min(self._left.values())) / self._rate
+            self.env.process(self._wake(after, self._turn))
+
+    def _wake(self, after: float, turn: int) -> Steps:
+        yield self.env.timeout(after)
+        if turn != self._turn:
+            return  # somebody came or went meanwhile
+        self._advance()
+        for event in [event for event, left in self._left.items() if left <= 1e-9]:
+            del self._left[event], self._threads[event]
+            event.succeed()
+        self._plan()
+
+
+@dataclass
+class Unit:
+    """A chunk on its way."""
+
+    batch: Batch
+    images: int
+    due_at: float
+    stage: int = 0
+    taken: int = 0
+
+
+@dataclass
+class Batch:
+    """Images that were submitted together."""
+
+    site: str
+    images: int
+    at: float
+    priority: int = 1
+    reports: bool = True
+    left: int = 0
+    ended: float = math.inf
+
+    @property
+    def seconds(self) -> float:
+        """From submission to its end."""
+        return self.ended - self.at
+
+
+@dataclass
+class Queue:
+    """Messages by priority, and the processes that wait for one."""
+
+    messages: list[deque[Unit]] = field(default_factory=lambda: [deque(), deque(), deque()])
+
+
+class Service:
+    """Hosts with pools of workers, and one host for web, Postgres and Valkey."""
+
+    def __init__(
+        self,
+        costs: Costs,
+        hosts: Sequence[tuple[float, Sequence[Pool]]],
+        *,
+        server_cores: float | None = None,
+        chunk: int = CHUNK,
+    ) -> None:
+        self.env = simpy.Environment()
+        self.costs, self.chunk = costs, chunk
+        self.cores = [Cores(self.env, cores) for cores, _ in hosts]
+        self.servers = Cores(self.env, server_cores) if server_cores else self.cores[0]
+        self.queues = {name: Queue() for name in dict.fromkeys(QUEUES.values())}
+        self.due: list[Unit] = []
+        self.in_flight: Counter[str] = Counter()  # by site
+        self.batches: list[Batch] = []
+        self.lost = 0
+        slots = sum(pool.slots for _, pools in hosts for pool in pools)
+        self.window = max(4, IN_FLIGHT * slots)
+        self._waiting: list[tuple[Pool, simpy.Event]] = []
+        self._deaths: dict[Pool, float] = {}
+        for (_, pools), cores in zip(hosts, self.cores, strict=True):
+            for pool in pools:
+                for _ in range(pool.slots):
+                    self.env.process(self._worker(pool, cores))
+
+    def submit(self, batches: Iterable[Batch]) -> None:
+        """Have batches come at their times."""
+        for batch in batches:
+            self.batches.append(batch)
+            self.env.process(self._arrive(batch))
+
+    def kill(self, pool: Pool, at: float) -> None:
+        """Have one process of a pool die in the midst of the first unit that it works on after `at`."""
+        self._deaths[pool] = at
+
+    def run(self, until: float | None = None) -> None:
+        """Let time pass until all is done, or until then."""
+        self.env.run(until=until)
+
+    def _arrive(self, batch: Batch) -> Steps:
+        yield self.env.timeout(batch.at)
+        batch.left = batch.images
+        for first in range(0, batch.images, self.chunk):
+            self.due.append(Unit(batch, min(self.chunk, batch.images - first), self.env.now))
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Publish due units into the window, as `store.queue.dispatch` chooses them."""
+        room = self.window - self.in_flight.total()
+        if any(unit.batch.priority == 0 for unit in self.due):
+            room = max(room, 2)
+        if room <= 0 or not self.due:
+            return
+        now, turns = self.env.now, Counter(self.in_flight)
+        ranked = []
+        for unit in sorted(self.due, key=lambda unit: (unit.batch.priority, unit.due_at)):
+            turns[unit.batch.site] += 1
+            aged = max(0, unit.batch.priority - int((now - unit.batch.at) // AGING))
+            ranked.append((aged, turns[unit.batch.site], unit.due_at, unit))
+        for *_, unit in sorted(ranked, key=lambda each: each[:3])[:room]:
+            self.due.remove(unit)
+            self.in_flight[unit.batch.site] += 1
+            self._send(unit)
+
+    def _send(self, unit: Unit) -> None:
+        queue = QUEUES[STAGES[unit.stage]]
+        self.queues[queue].messages[unit.batch.priority].append(unit)
+        for waiting in self._waiting:
+            pool, event = waiting
+            if queue in pool.queues and (unit.batch.priority == 0 or not pool.urgent_only):
+                self._waiting.remove(waiting)
+                event.succeed()
+                return
+
+    def _take(self, pool: Pool) -> Unit | None:
+        for priority in (0,) if pool.urgent_only else range(3):
+            for name in pool.queues:
+                if self.queues[name].messages[priority]:
+                    return self.queues[name].messages[priority].popleft()
+        return None
+
+    def _worker(self, pool: Pool, cores: Cores) -> Steps:
+        while True:
+            unit = self._take(pool)
+            if unit is None:
+                event = self.env.event()
+                self._waiting.append((pool, event))
+                yield event
+                continue
+            unit.taken += 1
+            if self.env.now >= self._deaths.get(pool, math.inf):
+                del self._deaths[pool]
+                self.env.process(self._recover(unit))
+                continue  # a new process, at once
+            stage = STAGES[unit.stage]
+            images = unit.images if stage is not Stage.REPORT or unit.batch.reports else 0
+            yield cores.work(images * self.costs.image[stage] / pool.speed, pool.threads)
+            beside = unit.images * self.costs.worker / len(STAGES)
+            if beside:
+                yield cores.work(beside)
+            served = (self.costs.server_unit + unit.images * self.costs.server) / len(STAGES)
+            if served:
+                yield self.servers.work(served)
+            self._pass_on(unit)
+
+    def _recover(self, unit: Unit) -> Steps:
+        yield self.env.timeout(LEASE + RECONCILE / 2)
+        self.in_flight[unit.batch.site] -= 1
+        self.lost += 1
+        self.due.append(unit)
+        self._dispatch()
+
+    def _pass_on(self, unit: Unit) -> None:
+        unit.stage += 1
+        if unit.stage < len(STAGES):
+            self._send(unit)
+            return
+        self.in_flight[unit.batch.site] -= 1
+        unit.batch.left -= unit.images
+        if unit.batch.left == 0:
+            unit.batch.ended = self.env.now
+        self._dispatch()
+
+
+def kept(name: str) -> dict[str, dict[str, Any]]:
+    """Return the figures of a benchmark that are kept in ``bench/results``."""
+    figures: dict[str, dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text())["figures"]
+    return figures
+
+
+def measured_costs() -> Costs:
+    """Return the costs of an image as `bench.floor` and `bench.control_plane` found them.
+
+    Where the latter has not been run, what the servers took in `bench.watchers` stands for it; what a study
+    costs by itself is then not known, and left out.
+    """
+    steps = dict(zip(STAGES, kept("floor").values(), strict=False))
+    image = {stage: _middle(row["CPU ms an image"]) / 1000 for stage, row in steps.items()}
+    if not (RESULTS / "control_plane.json").is_file():
+        watched = kept("watchers")
+        taken = sum(_middle(watched[f"{role}, CPU s"]["no watchers"]) for role in SERVERS)
+        return Costs(image, server=taken / WATCHED_IMAGES)
+    beside = kept("control_plane")
+    many = next(iter(beside["all, CPU ms"]))
+
+    def of(roles: Iterable[str], column: str) -> float:
+        return sum(_middle(beside[f"{role}, CPU ms"][column]) for role in roles) / 1000
+
+    workers = (role for role in ROLES.values() if role.endswith("worker"))
+    served = of(SERVERS, many)
+    return Costs(image, of(workers, many), served, max(0.0, of(SERVERS, ALONE) - 2 * served))
+
+
+def _middle(cell: Mapping[str, float] | float) -> float:
+    return float(cell["median"] if isinstance(cell, Mapping) else cell)
+
+
+def one_machine(decoders: int = 1, cores: int = 2) -> list[Pool]:
+    """Return the workers of `fractureai up` with so many that decode."""
+    return [
+        Pool(("gpu",), 1, threads=cores),
+        Pool(("cpu",), decoders),
+        Pool(("report",), 2 * decoders),
+        Pool(("cpu", "gpu", "report"), 1, urgent_only=True),
+    ]
+
+
+def reads(costs: Costs, pools: Sequence[Pool], cores: float, batch: Batch, *, chunk: int = CHUNK) -> float:
+    """Return the images a second of one batch on one machine."""
+    service = Service(costs, [(cores, pools)], chunk=chunk)
+    service.submit([batch])
+    service.run()
+    return batch.images / batch.seconds
+
+
+# --- how far the model is from real servers ---
+
+
+def check_kept(costs: Costs) -> dict[str, dict[str, Any]]:
+    """Compare with what `bench.compare` found of a whole server that reads 2,000 images."""
+    found = kept("compare")
+    rows = {}
+    for row, reports in (("service, with reports", True), ("service, without reports", False)):
+        real = found[row]["images/s"]["median"]
+        said = reads(costs, one_machine(), 2, Batch("one", 2000, 0.0, reports=reports))
+        rows[row] = {"real, images/s": real, "model, images/s": said, "model / real": said / real}
+    return rows
+
+
+def check_sleepers(decoders: Sequence[int], images: int) -> dict[str, dict[str, Any]]:
+    """Compare with real servers whose stages take a known time and no processor (`bench.idle`).
+
+    What is compared is how units move: the window, the queues, one unit a process, the hand-over.
+    """
+    slept = {
+        Stage.PREPARE: 0.4,
+        Stage.CLASSIFY: 0.1,
+        Stage.DETECT: 0.6,
+        Stage.EXPLAIN: 0.2,
+        Stage.REPORT: 1.6,
+    }
+    chunk = 4
+    os.environ["FRACTUREAI_IDLE_MS"] = ",".join(f"{stage}={1000 * s:g}" for stage, s in slept.items())
+    os.environ["FRACTUREAI_CHUNK_SIZE"] = str(chunk)
+    idle_workers()
+    rows = {}
+    for number in decoders:
+        seen: list[float] = []
+
+        def work(running: Server, folder: Path, seen: list[float] = seen) -> None:
+            files = write_variants(folder / "images", small_pictures(4), images, 1)
+            seen.append(carried(running, files, "sleepers", at_rest(1))["images/s"])
+
+        with_server(work, workers=number, warm=8)
+        said = reads(Costs(slept), one_machine(number, 1), math.inf, Batch("one", images, 0.0), chunk=chunk)
+        row = f"{number} decoding, {2 * number} reporting, 1 scoring; stages that sleep"
+        rows[row] = {"real, images/s": seen[0], "model, images/s": said, "model / real": said / seen[0]}
+    return rows
+
+
+# --- sizes ---
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What is paid, in one currency; put your own in."""
+
+    core_hour: float = 0.04
+    card_hour: float = 1.0
+    gb_month_files: float = 0.02
+    gb_month_database: float = 0.12
+
+
+@dataclass(frozen=True)
+class Need:
+    """How many images come, and how."""
+
+    name: str
+    images_a_month: float
+    images_a_study: float
+    busiest_hour: float  # of a day's images
+    backfill: int = 0  # to be read in one night, beside
+
+
+HOSPITAL = Need("hospital, 200 a day and 30,000 in a night", 6_000, 2.5, 0.12, 30_000)
+REGION = Need("region, 10,000 a day", 300_000, 2.5, 0.10)
+NATION = Need("nation, 100 million a month", 100e6, 2.5, 0.08)
+NIGHT = 10 * 3600
+#: How busy a core may be at the busiest hour, and within how many seconds 95% of the studies are to be read.
+BUSY, SOON = 0.65, 60.0
+CORES_A_HOST = 16
+
+
+def fleet(costs: Costs, need: Need, card: float) -> list[tuple[float, list[Pool]]]:
+    """Return hosts that carry a need at its busiest hour, or its night; `card` is a GPU's images a second."""
+    rate = need.images_a_month / 30 * need.busiest_hour / 3600
+    rate = max(rate, need.backfill / NIGHT)
+    image = costs.image
+    decode = rate * (image[Stage.PREPARE] + image[Stage.EXPLAIN] + costs.worker) / BUSY
+    score = rate * (image[Stage.CLASSIFY] + image[Stage.DETECT]) / BUSY
+    report = rate * image[Stage.REPORT] / BUSY
+    at_least = [max(1, math.ceil(cores)) for cores in (decode, report)]
+    pools = [Pool(("cpu",), at_least[0]), Pool(("report",), at_least[1])]
+    if card:
+        speed = card * (image[Stage.CLASSIFY] + image[Stage.DETECT])
+        pools.append(Pool(("gpu",), math.ceil(rate / card / BUSY), speed=speed))
+    else:
+        pools.append(Pool(("gpu",), max(1, math.ceil(score))))
+    hosts: list[tuple[float, list[Pool]]] = []
+    for pool in pools:  # a host holds as many processes of a kind as it has cores
+        for first in range(0, pool.slots, CORES_A_HOST):
+            slots = min(CORES_A_HOST, pool.slots - first)
+            hosts.append((slots, [Pool(pool.queues, slots, speed=pool.speed)]))
+    return hosts
+
+
+def arrivals(need: Need, seconds: float, seed: int = 1) -> list[Batch]:
+    """Return studies as they come at random in the busiest hour, and the backfill before them."""
+    random = Random(seed)  # noqa: S311 - no secret
+    rate = need.images_a_month / 30 * need.busiest_hour / 3600 / need.images_a_study
+    batches = [Batch("backfill", need.backfill, 0.0, priority=2)] if need.backfill else []
+    at = 0.0
+    while (at := at + random.expovariate(rate)) < seconds:
+        batches.append(Batch(f"site {random.randrange(50)}", random.choice((1, 2, 3, 4)), at))
+    return batches
+
+
+def size(costs: Costs, need: Need, *, card: float, seconds: float, prices: Prices) -> dict[str, Any]:
+    """Return a column of the table: what a need takes, and how it did in the model."""
+    hosts = fleet(costs, need, card)
+    slots = {
+        name: sum(p.slots for _, pools in hosts for p in pools if p.queues == (name,))
+        for name in QUEUES.values()
+    }
+    rate = max(need.images_a_month / 30 * need.busiest_hour / 3600, need.backfill / NIGHT)
+    per_unit = costs.server_unit / (CHUNK if need.backfill else need.images_a_study)
+    servers = max(1, math.ceil(rate * (costs.server + per_unit) / BUSY))
+    service = Service(costs, hosts, server_cores=servers)
+    batches = arrivals(need, seconds)
+    service.submit(batches)
+    service.run(until=None if need.backfill else seconds + 600)
+    studies = [batch.seconds for batch in batches if batch.site != "backfill"]
+    cards = slots["gpu"] if card else 0
+    cores = slots["cpu"] + slots["report"] + (0 if card else slots["gpu"]) + servers
+    files = need.images_a_month * FILE_BYTES
+    rows = need.images_a_month * ROW_BYTES
+    money = 730 * (cores * prices.core_hour + cards * prices.card_hour)
+    return {
+        "images/s at the busiest": rate,
+        "decoding processes": slots["cpu"],
+        "reporting processes": slots["report"],
+        "scoring processes": 0 if card else slots["gpu"],
+        "GPUs": cards,
+        "cores for web, Postgres, Valkey": servers,
+        "cores, all": cores,
+        "study read, p50 s": quantile(studies, 0.5),
+        "study read, p95 s": quantile(studies, 0.95),
+        "backfill, hours": batches[0].seconds / 3600 if need.backfill else "",
+        "files, GB a month": files / 1e9,
+        "database, GB a month": rows / 1e9,
+        "machines a month, money": money,
+        "files and rows of one month, money a month": files / 1e9 * prices.gb_month_files
+        + rows / 1e9 * prices.gb_month_database,
+        "machines, money a 1,000 images": 1000 * money / need.images_a_month,
+    }
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare with real servers, on this machine too")
+    parser.add_argument(
+        "--decoders", type=int, nargs="*", default=[1, 2, 4], help="of the servers for --check"
+    )
+    parser.add_argument("--images", type=int, default=120, help="that each of these reads")
+    parser.add_argument(
+        "--card", type=float, default=500.0, help="images a second of a GPU: taken, not measured"
+    )
+    arguments = parser.parse_args()
+    before, costs = machine(), measured_costs()
+    if arguments.check:
+        rows = {**check_kept(costs), **check_sleepers(arguments.decoders, arguments.images)}
+        publish("simulate_check", "The model and real servers", rows, before)
+        return
+    prices = Prices()
+    sizes = {
+        HOSPITAL.name: size(costs, HOSPITAL, card=0, seconds=3600, prices=prices),
+        REGION.name: size(costs, REGION, card=0, seconds=3600, prices=prices),
+        NATION.name: size(costs, NATION, card=0, seconds=300, prices=prices),
+        f"the same, a GPU {arguments.card:g} images/s": size(
+            costs, NATION, card=arguments.card, seconds=300, prices=prices
+        ),
+    }
+    figures = {row: {name: column[row] for name, column in sizes.items()} for row in sizes[HOSPITAL.name]}
+    title = f"Sizes by the model; prices: {prices}"
+    publish("simulate", title, figures, before)
+
+
+if __name__ == "__main__":
+    main()
