@@ -27,6 +27,7 @@ from pipeline.dicom.stream import (
     colour_of,
     cut_native,
     is_grey,
+    is_transposed,
     locate,
     put_right,
 )
@@ -147,6 +148,8 @@ def stored_values(value: bytes, coded_as: str, clean: Dataset) -> Decoded:
         values = apply_color_lut(values, clean)
     if values.shape[:2] != (clean.Rows, clean.Columns) or values.dtype.itemsize > 2:
         raise Rejected(Reason.DICOM_CONTRADICTION, "decoded to another size than its header says")
+    if values.ndim == 2 and (stream.native or stream.syntax == RLE) and is_transposed(values):
+        raise Rejected(Reason.DICOM_CONTRADICTION, "rows and columns exchanged")
     return Decoded(values[..., ::-1] if values.ndim == 3 else values, flags, tuple(steps))
 
 

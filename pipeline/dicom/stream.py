@@ -40,6 +40,8 @@ MAX_BEYOND = 0.001
 MIN_BEYOND = 0.05
 #: Share of its roughness that a picture of swapped bytes has left once they are put right.
 MAX_ROUGHNESS = 0.25
+#: The same of neighbours down once the rows have the right length.
+MAX_ROUGHNESS_DOWN = 0.4
 #: Share of neighbours that lie at the two ends of the range from which values have a wrong sign.
 MAX_OVERRUN = 0.002
 
@@ -238,6 +240,29 @@ def roughness(words: npt.NDArray[np.uint16]) -> float:
     lines = words[: words.size // 256 * 256].reshape(-1, 256)
     lines = lines[:: max(1, len(lines) // 512)].astype(np.int32)
     return float(np.abs(np.diff(lines, axis=1)).mean()) if lines.size else 0.0
+
+
+def is_transposed(values: npt.NDArray[Any]) -> bool:
+    """Tell whether values lie in rows as long as there are rows, and columns and rows were exchanged.
+
+    Native data and RLE do not say how long a row is; in a wrong one what stands below each other has nothing
+    to do with each other.
+
+    Parameters
+    ----------
+    values
+        Of shape (h, w), as stated.
+    """
+    flat, (rows, columns) = values.reshape(-1), values.shape
+
+    def roughness_down(length: int) -> float:
+        lines = flat[: flat.size // length * length].reshape(-1, length)
+        step = max(1, len(lines) // 64)
+        some = slice(None, None, max(1, length // 256))
+        above, below = lines[:-1:step, some].astype(np.int32), lines[1::step, some].astype(np.int32)
+        return float(np.abs(above - below).mean())
+
+    return rows != columns and roughness_down(rows) < MAX_ROUGHNESS_DOWN * roughness_down(columns)
 
 
 def wraps(index: npt.NDArray[np.uint16], stored: npt.NDArray[np.int32]) -> bool:

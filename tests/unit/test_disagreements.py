@@ -72,6 +72,17 @@ def test_data_of_more_rows_than_the_header_says_are_refused(film, rows):
     assert refusal(make_dicom(film, Rows=rows, **WINDOW)) is Reason.DICOM_CONTRADICTION
 
 
+@pytest.mark.parametrize("turn", [False, True])
+def test_rows_and_columns_that_were_exchanged_are_refused(film, turn):
+    film = film.T.copy() if turn else film
+    columns, rows = film.shape
+    assert read(make_dicom(film, **WINDOW)).flags == ()
+    assert refusal(make_dicom(film, Rows=rows, Columns=columns, **WINDOW)) is Reason.DICOM_CONTRADICTION
+    coded = rle_frame(packed_bits(film >> 8), packed_bits(film & 255))
+    data = make_dicom(film, RLELossless, coded=coded, Rows=rows, Columns=columns, **WINDOW)
+    assert refusal(data) is Reason.DICOM_CONTRADICTION
+
+
 @pytest.mark.parametrize("padding", [bytes(2000), b"\xff" * 2000])
 def test_padding_behind_the_picture_is_left_out(film, shown, padding):
     data = make_dicom(film, **WINDOW)
