@@ -101,10 +101,26 @@ ASKS = (
     Ask("worklist, five filters", "/worklist?batch={batch}&triage=doubt&region=hip&bundle=b1&from={day}"),
     Ask("worklist, nothing fits", "/worklist?triage=positive&region=knee&bundle=b1"),
     Ask("worklist, all", "/worklist?reviewed=all"),
+    Ask("worklist, last first", "/worklist?sort=-class"),
     Ask("worklist, by probability", "/worklist?sort=-probability"),
     Ask("worklist, by name", "/worklist?sort=name"),
+    Ask("worklist, by name, Z to A", "/worklist?sort=-name"),
+    Ask("worklist, by region", "/worklist?sort=region"),
+    Ask("worklist, by arrival", "/worklist?sort=arrived"),
+    Ask("worklist, by reader", "/worklist?sort=-reader"),
     Ask("worklist, all by arrival", "/worklist?reviewed=all&sort=-arrived"),
+    Ask("worklist, all by region", "/worklist?reviewed=all&sort=-region"),
+    Ask("worklist, by name, next page", "/api/v1/worklist?sort=name&cursor={by_name}"),
+    Ask("worklist, by name, far behind", "/api/v1/worklist?sort=name&cursor={far}"),
     Ask("worklist, by reader, two filters", "/worklist?sort=reader&triage=doubt&region=hip"),
+    Ask("worklist, by name, of the batch", "/worklist?sort=name&batch={batch}"),
+    Ask("worklist, by probability, failed", "/worklist?sort=-probability&status=failed"),
+    Ask("worklist, by arrival, a day", "/worklist?sort=-arrived&from={day}&until={day}"),
+    Ask("worklist, by region, class negative", "/worklist?sort=region&class=negative"),
+    Ask("worklist, by name, nothing fits", "/worklist?sort=name&triage=positive&region=knee"),
+    Ask("worklist, by name, no such bundle", "/worklist?sort=name&bundle=b2"),
+    Ask("worklist, by reader, a thousand files", "/worklist?sort=-reader&q=ward/77"),
+    Ask("worklist, by name, a word of every study", "/worklist?sort=name&q=png"),
     Ask("worklist, one file", "/worklist?q=7700.png"),
     Ask("worklist, a thousand files", "/worklist?q=ward/77"),
     Ask("worklist, a word of every study", "/worklist?q=png"),
@@ -252,8 +268,12 @@ def run(
         first = client.get(f"/api/v1/worklist?limit=5&batch={chosen[size]}").json
         cursor = (first["next"] or "cursor=").split("cursor=")[1]
         study = _study(engine, chosen[size])
+        by_name = client.get("/api/v1/worklist?limit=50&sort=name").json["next"].split("cursor=")[1]
+        far = client.get("/api/v1/worklist?limit=50&sort=-name").json["next"].split("cursor=")[1]
         for ask in ASKS:
-            path = ask.path.format(batch=chosen[size], cursor=cursor, day=day, study=study)
+            path = ask.path.format(
+                batch=chosen[size], cursor=cursor, day=day, study=study, by_name=by_name, far=far
+            )
             times = []
             for _ in range(REPEATS):
                 started = time.perf_counter()
