@@ -34,7 +34,6 @@ from models.scorer import Reference, Scorer, open_scorer
 from pipeline import metrics
 from pipeline.boxes import suspected_places
 from pipeline.earned import earned
-from pipeline.lookalikes import look_of
 from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.triage import calibrate
@@ -45,6 +44,7 @@ from training.datasets.parts import FAMILY, PARTS
 from training.earned import cautious_thresholds
 from training.experiment import ROOT, load_config, shared_data
 from training.export import BundleContent, TrainedNetwork, write_bundle
+from training.looks import looks_by_sha256
 from training.places_figures import FilmPlaces, boxes_of, places_figures
 from training.reading import auc_within
 from training.reading_card import card, limits
@@ -407,12 +407,7 @@ def build(
     readers = {part: reader_of(part, fracture) for part in PARTS}
     uncalibrated = (Platt(1.0, 0.0, 0.5), Thresholds(0.0, 1.0))
     films = read_films(data, split, runs / "cache", 0, 0)
-    looks = {
-        film.example.sha256: look_of(pixels)
-        for part in films.values()
-        for film, pixels in zip(part.films, part.pixels, strict=True)
-        if film.source == "film"
-    }
+    fitted = [film.example for part in films.values() for film in part.films if film.source == "film"]
     content = BundleContent(
         name=out.name,
         label_meaning="fractured",
@@ -429,8 +424,8 @@ def build(
         limits=(),
         trained_on="FracAtlas, split by group",
         card="",
-        fitted_on=list(looks),
-        looks=looks,
+        fitted_on=[example.sha256 for example in fitted],
+        looks=looks_by_sha256(fitted),
         families=FAMILY,
         views=PARTS if networks[region_network].heads else (),
     )

@@ -22,7 +22,6 @@ from models import architectures
 from models.bundle import MANIFEST, Bundle
 from models.scorer import Reference, Scorer, open_scorer
 from pipeline.earned import earned_by_figures
-from pipeline.lookalikes import look_of
 from pipeline.metrics import auc
 from pipeline.preprocess import model_input
 from pipeline.triage import calibrate, triage
@@ -46,6 +45,7 @@ from training.experiment import OTHER, Experiment, NetworkPlan, load_experiment,
 from training.export import BundleContent, TrainedNetwork, save_compact, write_bundle
 from training.figures import figures_of, summary
 from training.fit import Batches, Pictures, Validation, curves, fit, region_targets
+from training.looks import looks_by_sha256
 from training.readings import Reading, read_all
 
 #: A region with fewer fractures in validation is cut where all regions together are.
@@ -268,11 +268,7 @@ def build(experiment: Experiment, data: Data, weights: Path, runs: Path, out: Pa
         trained_on=f"{data.dataset.name}, split by group",
         card="",
         fitted_on=[e.sha256 for part in ("train", "val") for e in data.parts[part]],
-        looks={
-            e.sha256: look_of(pixels)
-            for part in ("train", "val")
-            for e, pixels in zip(data.parts[part], data.pixels(data.parts[part]), strict=True)
-        },
+        looks=looks_by_sha256([e for part in ("train", "val") for e in data.parts[part]]),
     )
     draft = _draft(content, runs)
     content = replace(content, reference=_reference(open_scorer(draft), data, regions))

@@ -10,9 +10,9 @@ from models.bundle import Bundle, load_bundle
 from models.fitted_on import FoundBy, fitted_on
 from models.scorer import open_scorer
 from pipeline.earned import PartFigures
-from pipeline.lookalikes import look_of
 from training.datasets import AUTO, hashed, load_pixels, open_dataset
 from training.evaluate import chosen_part
+from training.looks import looks_of_files
 from training.readings import Reading, read_all
 
 
@@ -84,7 +84,8 @@ def validate(
     bundle = load_bundle(folder)
     examples = hashed(chosen_part(open_dataset(dataset, format), split, part))
     pixels = load_pixels(examples, cache)
-    found = fitted_on(bundle).find([(e.sha256, look_of(p)) for e, p in zip(examples, pixels, strict=True)])
+    seen = looks_of_files([example.path for example in examples])
+    found = fitted_on(bundle).find([(e.sha256, look) for e, look in zip(examples, seen, strict=True)])
     own = [number for number, how in enumerate(found) if how is not FoundBy.LOOK]
     scorer = open_scorer(bundle, backend=backend, cache=cache / "networks")
     readings = read_all(scorer, [examples[n] for n in own], [pixels[n] for n in own])
