@@ -40,7 +40,7 @@ def read_batch(
                     setattr(image, name, said)
             studies.assign(session, images)
             for image in images:
-                image.stage = counters.PASSED_ALL
+                image.passed = counters.LAST
                 image.finished_at = func.clock_timestamp()
                 if image.path in reject:
                     image.status, image.reason = ImageStatus.REJECTED.value, Reason.TRUNCATED.value

@@ -19,6 +19,11 @@ class Stage(StrEnum):
 STAGES: tuple[Stage, ...] = tuple(Stage)
 
 
+def stages_until(last: str | None) -> tuple[Stage, ...]:
+    """Return the stages passed by an image whose last one was `last`; none of them where that is None."""
+    return () if last is None else STAGES[: STAGES.index(Stage(last)) + 1]
+
+
 class BatchStatus(StrEnum):
     """State of a batch; the last four are terminal."""
 

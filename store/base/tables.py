@@ -620,7 +620,9 @@ class Image(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(BigInteger)
     status: Mapped[str] = mapped_column(server_default="uploaded", default=ImageStatus.UPLOADED.value)
-    stage: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"), default=0)
+    passed: Mapped[str | None]  # the last Stage that it passed; the last of all once it has ended
+    #: `passed` as a number, which workers of the version before write: a trigger keeps the two the same.
+    stage_number: Mapped[int] = mapped_column("stage", SmallInteger, server_default=text("0"), deferred=True)
     reason: Mapped[str | None]
     error: Mapped[str | None]
     flags: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)

@@ -360,7 +360,7 @@ def add_files(
                 "size": file.size,
                 "incoming_key": file.incoming_key if file.reason is None else None,
                 "status": (ImageStatus.UPLOADED if file.reason is None else ImageStatus.REJECTED).value,
-                "stage": 0 if file.reason is None else counters.PASSED_ALL,
+                "passed": None if file.reason is None else counters.LAST,
                 "reason": file.reason.value if file.reason else None,
                 "finished_at": None if file.reason is None else func.clock_timestamp(),
             }
@@ -383,9 +383,9 @@ def add_files(
                 counters.tally(
                     [
                         (
-                            ("uploaded", 0, None, None)
+                            ("uploaded", None, None, None)
                             if file.reason is None
-                            else ("rejected", counters.PASSED_ALL, None, file.reason.value),
+                            else ("rejected", counters.LAST, None, file.reason.value),
                             1,
                         )
                     ]
@@ -659,13 +659,13 @@ def retry(
     batch = get_batch(session, site_id, batch_id, lock=True)
     if batch.status not in TERMINAL_BATCH_STATUSES or batch.submitted_at is None:
         raise WrongState
-    columns = (Image.status, Image.stage, Image.triage, Image.reason)
+    columns = (Image.status, Image.passed, Image.triage, Image.reason)
     ended = [Image.batch_id == batch_id, Image.status.in_(RETRIED)]
     if images is not None:
         ended.append(Image.id.in_(images))
     where = [*ended, HAS_BYTES]
     before = [
-        ((str(s), int(g), t, r), int(n))
+        ((str(s), g, t, r), int(n))
         for s, g, t, r, n in session.execute(select(*columns, func.count()).where(*where).group_by(*columns))
     ]
     n = sum(count for _, count in before)
@@ -680,7 +680,7 @@ def retry(
         .where(*where)
         .values(
             status=ImageStatus.UPLOADED.value,
-            stage=0,
+            passed=None,
             reason=None,
             error=None,
             work_id=None,

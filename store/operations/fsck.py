@@ -145,7 +145,10 @@ COUNTERS = {
         f"t_{triage}": f"count(*) FILTER (WHERE i.status = 'done' AND i.triage = '{triage}')"
         for triage in Triage
     },
-    **{f"s_{stage}": f"count(*) FILTER (WHERE i.stage > {n})" for n, stage in enumerate(STAGES)},
+    **{
+        f"s_{stage}": f"count(*) FILTER (WHERE i.passed = ANY('{{{','.join(STAGES[n:])}}}'))"
+        for n, stage in enumerate(STAGES)
+    },
 }
 _COUNTED = f"""
     SELECT b.id, {", ".join(f"b.{name}, {expression}" for name, expression in COUNTERS.items())}

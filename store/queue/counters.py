@@ -7,31 +7,39 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, select, true, update
+from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.base.tables import Batch, BatchMark, BatchReason, Image, Work, WorkKind
 from store.queue.pace import mark_number, passed_by_work
-from vocabulary.states import STAGES, TERMINAL_IMAGE_STATUSES, BatchStatus, ImageStatus, Stage
+from vocabulary.states import (
+    STAGES,
+    TERMINAL_IMAGE_STATUSES,
+    BatchStatus,
+    ImageStatus,
+    Stage,
+    stages_until,
+)
 
-PASSED_ALL = len(STAGES)
+#: The last stage: what an image that has ended has passed, whatever its end.
+LAST = STAGES[-1].value
 TERMINAL = tuple(status.value for status in TERMINAL_IMAGE_STATUSES)
 
 #: Seconds over which the shown rate is averaged; an image that passed one of five stages counts a fifth.
 RATE_WINDOW = 20.0
 
-_Row = tuple[str, int, str | None, str | None]  # status, stage, triage, reason
+_Row = tuple[str, str | None, str | None, str | None]  # status, last stage passed, triage, reason
 
 
 def tally(rows: Iterable[tuple[_Row, int]]) -> Counter[str]:
-    """Count what `rows` of ((status, stage, triage, reason), n) add to the counters' columns."""
+    """Count what `rows` of ((status, last stage passed, triage, reason), n) add to the counters' columns."""
     counts: Counter[str] = Counter()
-    for (status, stage, triage, reason), n in rows:
+    for (status, passed, triage, reason), n in rows:
         if status != ImageStatus.UPLOADED:
             counts[f"n_{status}"] += n
-        for passed in STAGES[:stage]:
-            counts[f"s_{passed}"] += n
+        for stage in stages_until(passed):
+            counts[f"s_{stage}"] += n
         if triage is not None and status == ImageStatus.DONE:
             counts[f"t_{triage}"] += n
         if reason is not None:
@@ -41,7 +49,7 @@ def tally(rows: Iterable[tuple[_Row, int]]) -> Counter[str]:
 
 def tally_images(images: Iterable[Image]) -> Counter[str]:
     """Count loaded images."""
-    return tally(((i.status, i.stage, i.triage, i.reason), 1) for i in images)
+    return tally(((i.status, i.passed, i.triage, i.reason), 1) for i in images)
 
 
 def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
@@ -113,9 +121,14 @@ def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
         )
 
 
-def passed(stage: Stage) -> int:
-    """Return what `Image.stage` is at least once an image has passed `stage`."""
-    return STAGES.index(stage) + 1
+def has_passed(stage: Stage) -> ColumnElement[bool]:
+    """Return the condition that an image has passed `stage`."""
+    return Image.passed.in_(STAGES[STAGES.index(stage) :])
+
+
+def has_yet_to_pass(stage: Stage) -> ColumnElement[bool]:
+    """Return the condition that an image has not passed `stage`."""
+    return or_(Image.passed.is_(None), Image.passed.not_in(STAGES[STAGES.index(stage) :]))
 
 
 @contextmanager
@@ -152,24 +165,19 @@ def cancel_images(
     delta: Counter[str] = Counter()
     n_ended = 0
     for which, values in ends:
-        columns = (Image.status, Image.stage, Image.triage, Image.reason)
+        columns = (Image.status, Image.passed, Image.triage, Image.reason)
         rows = session.execute(select(*columns, func.count()).where(*waiting, which).group_by(*columns)).all()
         if not rows:
             continue
         session.execute(
             update(Image)
             .where(*waiting, which)
-            .values(stage=PASSED_ALL, finished_at=func.clock_timestamp(), **values)
+            .values(passed=LAST, finished_at=func.clock_timestamp(), **values)
             .execution_options(synchronize_session=False)
         )
-        for status, stage, triage, why, n in rows:
-            delta.subtract(tally([((status, stage, triage, why), n)]))
-            after = (
-                str(values["status"]),
-                PASSED_ALL,
-                values.get("triage", triage),
-                values.get("reason", why),
-            )
+        for status, passed, triage, why, n in rows:
+            delta.subtract(tally([((status, passed, triage, why), n)]))
+            after = (str(values["status"]), LAST, values.get("triage", triage), values.get("reason", why))
             delta.update(tally([(after, n)]))
             n_ended += n
     if n_ended:

@@ -428,7 +428,7 @@ def _start_again(session: Session, work: Work, images: Sequence[Image]) -> None:
     with counters.counted(session, _batch_of(work), list(images)):
         for image in images:
             image.work_id = own.id
-            image.stage = 0
+            image.passed = None
             image.status = ImageStatus.QUEUED.value
 
 
@@ -436,7 +436,7 @@ def _fail_images(session: Session, work: Work, images: Sequence[Image], reason: 
     with counters.counted(session, _batch_of(work), list(images)):
         for image in images:
             image.status = ImageStatus.FAILED.value
-            image.stage = counters.PASSED_ALL
+            image.passed = counters.LAST
             image.reason = reason.value
             image.error = error[:2000]
             image.finished_at = func.clock_timestamp()

@@ -230,7 +230,7 @@ def first_copies(session: Session, images: Sequence[Image]) -> dict[uuid.UUID, u
             Image.sha256.in_({image.sha256 for image in images}),
             Image.id.not_in({image.id for image in images}),  # what another chunk kept came first
             Image.status != ImageStatus.REJECTED,
-            Image.stage >= counters.passed(Stage.PREPARE),
+            counters.has_passed(Stage.PREPARE),
         )
         .order_by(Image.seq)
     )
@@ -294,7 +294,7 @@ def study_states(
             Image.study_id.in_(study_ids),
             Batch.bundle == bundle,
             or_(Image.reason.is_(None), Image.reason != Reason.DUPLICATE_IN_STUDY),
-            Image.stage >= counters.passed(Stage.EXPLAIN),
+            counters.has_passed(Stage.EXPLAIN),
         )
         .order_by(Image.seq.desc())
         .execution_options(populate_existing=True)
@@ -341,7 +341,7 @@ def ready(session: Session, study_ids: Collection[uuid.UUID], batch_id: uuid.UUI
         .where(
             Image.study_id.in_(study_ids),
             Image.batch_id == batch_id,
-            Image.stage < counters.passed(Stage.EXPLAIN),
+            counters.has_yet_to_pass(Stage.EXPLAIN),
             Image.status.not_in([s.value for s in TERMINAL_IMAGE_STATUSES]),
         )
         .distinct()

@@ -121,3 +121,33 @@ def test_the_applications_account_can_neither_change_tables_nor_the_audit(databa
     ):
         with pytest.raises(DBAPIError, match=r"permission denied|must be owner"), application.begin() as link:
             link.execute(text(statement))
+
+
+def test_images_on_their_way_keep_their_stage_by_its_name(database: Engine) -> None:
+    """Numbers that are there become names; what a worker of either version writes, the other one reads."""
+    config = Config(str(ROOT / "alembic.ini"))
+    command.downgrade(config, "0041")
+    with database.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))  # an image and nothing else
+        for stage in (0, 2, 5):
+            connection.execute(text(_IMAGE.format("stage", ":stage")), {"stage": stage})
+    command.upgrade(config, "0042")
+    assert _passed(database) == [(0, None), (2, "classify"), (5, "report")]
+    with database.begin() as connection:
+        connection.execute(text("UPDATE images SET stage = 3 WHERE stage = 2"))
+        connection.execute(text("UPDATE images SET passed = NULL WHERE passed = 'report'"))
+        connection.execute(text("UPDATE images SET path = 'b' WHERE passed = 'detect'"))
+    assert _passed(database) == [(0, None), (3, "detect"), (0, None)]
+    command.upgrade(config, "head")
+
+
+_IMAGE = (
+    "INSERT INTO images (id, site_id, batch_id, path, sha256, size, {})"
+    " VALUES (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'a', repeat('0', 64), 1, {})"
+)
+
+
+def _passed(database: Engine) -> list[tuple[int, str | None]]:
+    with database.connect() as connection:
+        rows = connection.execute(text("SELECT stage, passed FROM images ORDER BY seq"))
+        return [(row.stage, row.passed) for row in rows]

@@ -219,7 +219,7 @@ def positive(site: uuid.UUID) -> Callable[[str, Triage], None]:
         with session_scope() as session:
             batch = session.get_one(Batch, batch_id)
             image = session.scalars(select(Image).where(Image.batch_id == batch_id)).one()
-            image.stage, image.error = 5, basis
+            image.passed, image.error = "report", basis
             session.flush()
             state = study_states(session, [image.study_id], batch.bundle)[image.study_id]
             latest = session.execute(text("SELECT coalesce(max(version), 0) FROM study_findings")).scalar()

@@ -26,7 +26,7 @@ def test_one_copy_is_kept_whichever_chunk_is_first(site: uuid.UUID, order: tuple
     for which in order:  # one chunk after the other
         with session_scope() as session:
             image = session.scalars(select(Image).where(Image.id == ids[which])).one()
-            image.study_uid, image.stage = "1.2.3", 1
+            image.study_uid, image.passed = "1.2.3", "prepare"
             studies.assign(session, [image])
             session.flush()
             copies.append(studies.first_copies(session, [image]))

@@ -191,7 +191,7 @@ def promoted_beside(second: str, batch_id: uuid.UUID) -> None:
                 "triage",
             ):
                 setattr(image, name, getattr(source, name))
-            image.status, image.finding_id, image.stage = "done", finding.id, 5
+            image.status, image.finding_id, image.passed = "done", finding.id, "report"
         retention._recount(session, [quiet_id])
         work_done = update(Work).where(Work.batch_id == quiet_id).values(state="done")
         session.execute(work_done)

@@ -348,6 +348,6 @@ def _reject(image: Image, reason: Reason, detail: str) -> None:
     image.status = ImageStatus.REJECTED.value
     image.reason = reason.value
     image.error = detail or None
-    image.stage = counters.PASSED_ALL
+    image.passed = counters.LAST
     image.incoming_key = None
     image.finished_at = func.clock_timestamp()

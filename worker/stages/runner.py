@@ -19,7 +19,7 @@ from store.base.session import session_scope
 from store.base.tables import Image, Work
 from store.queue import counters, work
 from store.queue.work import Lease
-from vocabulary.states import STAGES, Stage
+from vocabulary.states import STAGES, Stage, stages_until
 from worker.stages.chunk import Chunk, load_chunk
 
 R = TypeVar("R")
@@ -123,7 +123,8 @@ def _save(stage: ChunkStage[R], chunk: Chunk, session: Session, unit: Work, resu
     with counters.counted(session, chunk.batch.id, images) as counts:
         goes_on = stage.save(Saving(session, unit, chunk, images, counts), result)
         for image in images:
-            image.stage = max(image.stage, counters.passed(stage.name))
+            if stage.name not in stages_until(image.passed):
+                image.passed = stage.name.value
     following = STAGES[STAGES.index(stage.name) + 1 :]
     goes_on = goes_on and bool(following)
     if not goes_on:
