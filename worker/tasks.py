@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from celery import Task
@@ -49,11 +50,17 @@ def unit_task(step: Stage | WorkKind) -> Callable[[Callable[[Lease], bool]], Tas
     return decorate
 
 
+def _stages() -> ModuleType:
+    """Import the stages, and what plugs into them: a worker's parent process loads neither."""
+    from worker import stages
+    from worker.research import rescoring  # noqa: F401 - plugs in
+
+    return stages
+
+
 def _run_stage(lease: Lease) -> bool:
     """Run the stage at which a chunk is. Before: due at it; after: at the next one, or done."""
-    from worker import stages
-
-    return stages.run(lease)
+    return _stages().run(lease)
 
 
 for _stage in STAGES:
@@ -63,9 +70,7 @@ for _stage in STAGES:
 @unit_task(WorkKind.FINISH)
 def finish(lease: Lease) -> bool:
     """End a round of a batch. Before: every image has ended; after: the batch is terminal."""
-    from worker import stages
-
-    return stages.finish.run(lease)
+    return _stages().finish.run(lease)
 
 
 @unit_task(WorkKind.SIGN)

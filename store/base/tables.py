@@ -345,7 +345,8 @@ class Batch(Base):
 
     `promoted` says that its bundle was the site's own when it was submitted: clinical work, no trial.
 
-    ``s_<stage>`` counts the images that passed the stage or are terminal.
+    ``t_<triage>`` counts the images that are done by what was said of them, ``s_<stage>`` those that passed
+    the stage or are terminal: a column each, added below.
     """
 
     __tablename__ = "batches"
@@ -393,18 +394,18 @@ class Batch(Base):
     manifest_rows_unmatched: Mapped[int] = zero_column()
     manifest_files_unmatched: Mapped[int] = zero_column()
     n_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), default=0)
-    t_positive: Mapped[int] = zero_column()
-    t_doubt: Mapped[int] = zero_column()
-    t_not_assessable: Mapped[int] = zero_column()
-    t_negative: Mapped[int] = zero_column()
-    s_prepare: Mapped[int] = zero_column()
-    s_classify: Mapped[int] = zero_column()
-    s_detect: Mapped[int] = zero_column()
-    s_explain: Mapped[int] = zero_column()
-    s_report: Mapped[int] = zero_column()
     rate: Mapped[float] = mapped_column(Float, server_default=text("0"), default=0.0)
     rate_at: Mapped[datetime | None]
     end_failure: Mapped[str | None]  # a Reason: its images have ended, and what follows that failed for good
+
+    @property
+    def is_clinical(self) -> bool:
+        """Tell whether it is read for patients, and not for research."""
+        return self.run_id is None
+
+
+for _counter in (*(f"t_{triage}" for triage in Triage), *(f"s_{stage}" for stage in Stage)):
+    setattr(Batch, _counter, zero_column())
 
 
 class BatchReason(Base):

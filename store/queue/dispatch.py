@@ -132,7 +132,7 @@ _CHOOSE = text(
     )
     SELECT id FROM (
         SELECT due.id, due.priority, due.due_at, due.rests,
-               CASE WHEN due.research THEN due.priority  -- it waits for clinical work, however long
+               CASE WHEN NOT due.clinical THEN due.priority  -- it waits for clinical work, however long
                     ELSE greatest(due.priority
                         - floor(extract(epoch FROM clock_timestamp() - due.created_at) / :aging), 0)
                END AS class,
@@ -144,7 +144,7 @@ _CHOOSE = text(
             FROM sites WHERE id IN (SELECT site_id FROM work WHERE state = 'due')
         ) AS sites
         CROSS JOIN LATERAL (
-            SELECT work.*, batches.run_id IS NOT NULL AS research,
+            SELECT work.*, batches.run_id IS NULL AS clinical,
                    sites.rests AND work.kind = 'chunk' AS rests
             FROM work LEFT JOIN batches ON batches.id = work.batch_id
             WHERE work.site_id = sites.site_id AND work.state = 'due' AND work.due_at <= clock_timestamp()

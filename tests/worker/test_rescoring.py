@@ -113,6 +113,8 @@ def register(
 
 
 def start(dataset: Dataset, names: list[str], **options: object) -> tuple[Run, Batch]:
+    from worker.research import rescoring  # noqa: F401 - plugs into the stages, as it does in a worker
+
     with session_scope() as session:
         run = runs.start_run(session, dataset.site_id, None, dataset, names, **options)  # type: ignore[arg-type]
         return run, session.get_one(Batch, run.batch_id)

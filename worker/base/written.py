@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from store.base.blobs import get_blobs
 from store.base.session import session_scope
 from store.base.tables import Image
-from store.research.research_tables import RunPicture
 from vocabulary.states import ImageStatus
 
-#: What the stages write of an image, beside a run's pictures.
+#: What the stages write of an image.
 PICTURES = ("original", "display.jpg", "overlay.jpg", "heat.png", "pixels.png", "envelope")
+
+
+_named_elsewhere: list[Callable[[Session, Collection[uuid.UUID]], Iterable[str]]] = []
+
+
+def register(named: Callable[[Session, Collection[uuid.UUID]], Iterable[str]]) -> None:
+    """Have `named` asked for the keys by which other rows than the images' own name their pictures."""
+    _named_elsewhere.append(named)
 
 
 def picture_key(image: Image, name: str) -> str:
@@ -57,13 +65,13 @@ def delete_unnamed(keys: Mapping[str, uuid.UUID]) -> None:
     with session_scope() as session:
         query = select(Image).where(Image.id.in_(set(keys.values()))).order_by(Image.id)
         images = {image.id: image for image in session.scalars(query.with_for_update())}
-        pictures = set(session.scalars(select(RunPicture.key).where(RunPicture.image_id.in_(images))))
+        elsewhere = {key for named in _named_elsewhere for key in named(session, images)}
         for key, id_ in keys.items():
             image = images.get(id_)
             if image is not None:
                 if image.status in (ImageStatus.UPLOADED, ImageStatus.QUEUED, ImageStatus.RUNNING):
                     continue
                 named = {image.original_key, image.display_key, image.overlay_key, image.heat_key}
-                if key in {*named, image.pixels_key, image.envelope_key, *pictures}:
+                if key in {*named, image.pixels_key, image.envelope_key, *elsewhere}:
                     continue
             get_blobs().delete(key)

@@ -12,25 +12,22 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.bundle import Bundle
-from pipeline.types import UInt8Array
-from settings import get_settings
+from pipeline.types import Float16Array, UInt8Array
 from store.base.blobs import get_blobs
 from store.base.errors import BlobMissing
 from store.base.session import session_scope
 from store.base.tables import Batch, Finding, Image
 from store.queue import work
 from store.queue.work import Lease
-from store.research import runs
-from store.research.research_tables import Run
 from worker.base.networks import kept_bundle
-from worker.research import rescoring
+from worker.stages.purpose import Purpose, purpose_of
 
 
 @dataclass(frozen=True)
 class Chunk:
     """A chunk's images that have not ended, and what is asked for them.
 
-    `bundles` has more than the batch's own `bundle` when a run asks for several at once.
+    `bundles` has more than the batch's own `bundle` where the purpose asks for several at once.
     """
 
     lease: Lease
@@ -38,12 +35,7 @@ class Chunk:
     batch: Batch
     bundle: Bundle
     bundles: tuple[Bundle, ...]
-    run: Run | None
-
-    @property
-    def precision(self) -> str:
-        """Research repeats in one precision, whatever the service reads in."""
-        return get_settings().precision if self.run is None else runs.PRECISION
+    purpose: Purpose
 
     def findings(self, session: Session, bundle: Bundle) -> dict[str, Finding]:
         """Return by sha256 what the bundle has said of the images' bytes, in whatever batch of the site."""
@@ -52,7 +44,7 @@ class Chunk:
             .where(
                 Finding.site_id == self.lease.site_id,
                 Finding.bundle == bundle.name,
-                Finding.precision == self.precision,
+                Finding.precision == self.purpose.precision,
                 Finding.sha256.in_({image.sha256 for image in self.images}),
             )
             .execution_options(populate_existing=True)  # another worker may have said it first
@@ -66,9 +58,16 @@ def load_chunk(lease: Lease, images: list[Image] | None = None) -> Chunk:
         if images is None:
             images = work.images_of(session, lease.work_id)
         batch = session.get_one(Batch, lease.batch_id)
-        run = rescoring.run_of(session, batch)
-    bundles = tuple(kept_bundle(name) for name in rescoring.bundles_of(batch, run))
-    return Chunk(lease, images, batch, kept_bundle(batch.bundle), bundles, run)
+        purpose = purpose_of(session, batch)
+    bundles = tuple(kept_bundle(name) for name in purpose.bundles(batch))
+    return Chunk(lease, images, batch, kept_bundle(batch.bundle), bundles, purpose)
+
+
+def cam_of(finding: Finding) -> Float16Array | None:
+    """Return the attention map (float16, rows by columns) that was kept with a finding, if one was."""
+    if finding.cam is None or finding.cam_height is None or finding.cam_width is None:
+        return None
+    return np.frombuffer(finding.cam, np.float16).reshape(finding.cam_height, finding.cam_width)
 
 
 def pack_inputs(stacks: dict[int, UInt8Array], ids: list[uuid.UUID]) -> bytes:

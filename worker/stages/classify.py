@@ -13,7 +13,6 @@ from store.base.tables import Finding
 from vocabulary.reasons import Reason
 from vocabulary.states import Stage, Triage
 from worker.base.networks import scorer_of
-from worker.research import rescoring
 from worker.stages.chunk import Chunk, ModelInputs
 from worker.stages.runner import ChunkStage, Saving
 
@@ -26,8 +25,8 @@ def _new_findings(chunk: Chunk, bundle: Bundle) -> list[dict[str, Any]]:
     if not todo:
         return []
     stack = ModelInputs(chunk.lease).take(todo, bundle.region_input_size)
-    with scorer_of(bundle, chunk.precision) as scorer:
-        rescoring.count(chunk.run, classified=len(todo))
+    with scorer_of(bundle, chunk.purpose.precision) as scorer:
+        chunk.purpose.count_passes(classified=len(todo))
         scores = scorer.classify(stack)
     rows = []
     for image, row, distance in zip(todo, scores.probabilities, scores.distances, strict=True):
@@ -39,7 +38,7 @@ def _new_findings(chunk: Chunk, bundle: Bundle) -> list[dict[str, Any]]:
                 "site_id": chunk.lease.site_id,
                 "sha256": image.sha256,
                 "bundle": bundle.name,
-                "precision": chunk.precision,
+                "precision": chunk.purpose.precision,
                 "region": way.region,
                 "region_probability": way.probability,
                 "region_probabilities": probabilities,

@@ -21,7 +21,6 @@ from store.reading import validations
 from vocabulary.reasons import Reason
 from vocabulary.states import Stage, Triage
 from worker.base.networks import scorer_of
-from worker.research import rescoring
 from worker.stages.chunk import Chunk, ModelInputs
 from worker.stages.runner import ChunkStage, Saving
 
@@ -51,19 +50,19 @@ def _new_scores(chunk: Chunk, bundle: Bundle) -> dict[tuple[str, str], _Score]:
     """Score what `bundle` has not scored yet; by (sha256, network)."""
     with session_scope() as session:
         findings = chunk.findings(session, bundle)
-        heard = rescoring.scored_networks(session, list(findings.values()))
+        scored = chunk.purpose.scored_networks(session, list(findings.values()))
     groups: defaultdict[str, dict[str, Image]] = defaultdict(dict)
     for image in chunk.images:
-        wanted = rescoring.required_networks(bundle, findings[image.sha256], chunk.run)
-        for network in wanted - heard.get(image.sha256, set()):
+        required = chunk.purpose.required_networks(bundle, findings[image.sha256])
+        for network in required - scored.get(image.sha256, set()):
             groups[network][image.sha256] = image
     scores: dict[tuple[str, str], _Score] = {}
     stacks = ModelInputs(chunk.lease) if groups else None
     for network, images_by_sha in sorted(groups.items()):
         images = list(images_by_sha.values())
         stack = cast(ModelInputs, stacks).take(images, bundle.input_size(network))
-        with scorer_of(bundle, chunk.precision) as scorer:
-            rescoring.count(chunk.run, detected=len(images))
+        with scorer_of(bundle, chunk.purpose.precision) as scorer:
+            chunk.purpose.count_passes(detected=len(images))
             answer = scorer.detect(network, stack)
         for number, image in enumerate(images):
             scores[image.sha256, network] = _scored(image, bundle, answer, number)
@@ -95,7 +94,7 @@ class Detect(ChunkStage[_Scores]):
                 if finding.not_assessable is None and reader is not None and reader.network == network:
                     rows.append(_score_row(finding, reader, score, allowed))
                 else:
-                    rescoring.save_unrouted_score(session, finding, network, score.columns())
+                    chunk.purpose.save_unrouted_score(session, finding, network, score.columns())
             if rows:
                 session.connection().execute(_SAY, rows)
         findings = chunk.findings(session, chunk.bundle)

@@ -18,8 +18,7 @@ from store.base.session import session_scope
 from store.base.tables import Batch, Finding, Image
 from vocabulary.states import ImageStatus, Stage, Triage
 from worker.base.written import picture_key
-from worker.research import rescoring
-from worker.stages.chunk import Chunk
+from worker.stages.chunk import Chunk, cam_of
 from worker.stages.runner import ChunkStage, Saving
 
 #: Images whose attention maps the end of a cancelled batch draws together.
@@ -30,7 +29,8 @@ EXPLAINED_AT_ONCE = 16
 _MARKED = frozenset({Triage.POSITIVE.value, Triage.DOUBT.value})
 
 
-def _grey(jpeg: bytes) -> UInt8Array:
+def grey_of(jpeg: bytes) -> UInt8Array:
+    """Return a display picture's grey values: uint8 (rows, columns)."""
     return cast(UInt8Array, cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE))
 
 
@@ -65,13 +65,13 @@ def _look(images: Iterable[Image], findings: Mapping[str, Finding], *, draw: boo
     heat: dict[uuid.UUID, tuple[str, int]] = {}
     for image in images:
         finding = findings[image.sha256]
-        cam = rescoring.cam_of(finding)
+        cam = cam_of(finding)
         if cam is None or image.width is None or image.height is None or image.display_key is None:
             continue
         marked = image.triage in _MARKED
         if not marked and not draw:
             continue
-        grey = _grey(blobs.get(image.display_key))
+        grey = grey_of(blobs.get(image.display_key))
         body = body_mask(grey)
         if marked:
             width, height = image.width, image.height
@@ -90,7 +90,7 @@ def _look(images: Iterable[Image], findings: Mapping[str, Finding], *, draw: boo
 @dataclass(frozen=True)
 class _Explained:
     attention: _Attention
-    run_pictures: Mapping[tuple[uuid.UUID, str], tuple[str, str, int]]
+    more: Any  # what the batch's purpose has drawn beside that
 
 
 class Explain(ChunkStage[_Explained]):
@@ -99,18 +99,18 @@ class Explain(ChunkStage[_Explained]):
     name = Stage.EXPLAIN
 
     def compute(self, chunk: Chunk) -> _Explained:
-        """Draw; in a run, each bundle's maps."""
+        """Draw, and let the batch's purpose draw more."""
         with session_scope() as session:
             findings = chunk.findings(session, chunk.bundle)
         attention = _look(chunk.images, findings, draw=chunk.batch.with_heatmap)
-        wanted = chunk.run is not None and chunk.batch.with_heatmap
-        return _Explained(attention, _run_pictures(chunk, attention.maps) if wanted else {})
+        more = chunk.purpose.draw(chunk.images, chunk.bundles, chunk.findings, attention.maps)
+        return _Explained(attention, more)
 
     def save(self, saving: Saving, result: _Explained) -> bool:
         """Put it into the images' rows."""
         for image in saving.images:
             result.attention.apply(image)
-        rescoring.save_pictures(saving.session, result.run_pictures)
+        saving.chunk.purpose.save_drawn(saving.session, result.more)
         return True
 
 
@@ -140,33 +140,3 @@ def explain_cancelled(batch: Batch) -> None:
         with session_scope() as session:
             for image in session.scalars(query.where(part).with_for_update()):
                 attention.apply(image)
-
-
-def _run_pictures(
-    chunk: Chunk, drawn: Mapping[uuid.UUID, tuple[str, int]]
-) -> dict[tuple[uuid.UUID, str], tuple[str, str, int]]:
-    """Draw each bundle's attention maps over a run's images; by image and bundle: key, SHA-256, size.
-
-    The batch's own bundle has drawn what it has read.
-    """
-    blobs, kept, maps = get_blobs(), {}, {}
-    negative = set()
-    with session_scope() as session:
-        for bundle in chunk.bundles:
-            findings = chunk.findings(session, bundle)
-            maps[bundle.name] = rescoring.maps_of(session, bundle, findings.values())
-            negative |= {(bundle.name, f.sha256) for f in findings.values() if f.triage == Triage.NEGATIVE}
-    for image in chunk.images:
-        seen: tuple[UInt8Array, UInt8Array] | None = None  # picture and body, looked at once for all bundles
-        for name, by_hash in maps.items():
-            if name == chunk.bundle.name and image.id in drawn:
-                kept[image.id, name] = (picture_key(image, "overlay.jpg"), *drawn[image.id])
-            elif image.sha256 in by_hash and image.display_key is not None:
-                if seen is None:
-                    grey = _grey(blobs.get(image.display_key))
-                    seen = grey, body_mask(grey)
-                key = picture_key(image, f"attention-{name}.jpg")
-                marked = (name, image.sha256) not in negative
-                picture = overlay_jpeg(seen[0], by_hash[image.sha256], marked=marked, body=seen[1])
-                kept[image.id, name] = (key, *blobs.put(key, picture))
-    return kept

@@ -27,6 +27,7 @@ from worker.flow import describe, is_away
 from worker.reading.study_reports import REPORTS_AT_ONCE, studies_due, write_studies
 from worker.stages.chunk import scratch_of
 from worker.stages.explain import explain_cancelled
+from worker.stages.purpose import purpose_of
 from worker.stages.runner import held
 
 log = logging.getLogger("fractureai.finish")
@@ -130,9 +131,10 @@ def run(lease: Lease) -> bool:
     """
     with session_scope() as session:
         batch = session.get_one(Batch, lease.batch_id)
+        purpose = purpose_of(session, batch)
     if batch.round == lease.round:
         steps = _EndSteps(batch)
-        if batch.run_id is None:
+        if purpose.is_clinical:
             if batch.cancelled_at is not None:
                 steps.do("attention maps", partial(explain_cancelled, batch))
             steps.do("studies of what was not read", partial(_assign_unread, batch))

@@ -33,8 +33,8 @@ from vocabulary.reasons import Reason
 from vocabulary.states import ImageStatus, Stage
 from worker.base.written import Written, picture_key
 from worker.reading.study_reports import FACTS
-from worker.research import rescoring
 from worker.stages.chunk import Chunk, drop_scratch, pack_inputs, scratch_of
+from worker.stages.purpose import Purpose
 from worker.stages.runner import ChunkStage, Outcome, Saving, held
 
 
@@ -52,10 +52,10 @@ def _pseudonymiser(site_id: uuid.UUID):  # noqa: ANN202 - a callable
     return pseudonymiser(site_id)
 
 
-def _bytes_of(image: Image) -> bytes:
-    elsewhere = rescoring.read_source(image)
-    if elsewhere is not None:
-        return elsewhere
+def _bytes_of(image: Image, purpose: Purpose) -> bytes:
+    never_uploaded = purpose.source(image)
+    if never_uploaded is not None:
+        return never_uploaded
     source, stated = image.original_key, image.original_sha256
     if image.incoming_key is not None:
         stated, data = image.sha256, get_opened(image.incoming_key)
@@ -73,14 +73,14 @@ def _prepare_one(image: Image, decoding: _Decoding, written: Written) -> _Prepar
         radiograph = decoding.decode(image)
     except (Rejected, Skipped) as verdict:
         return verdict
-    if _is_made_here(image, radiograph.facts.sop_uid):
+    purpose = decoding.chunk.purpose
+    if purpose.is_clinical and _is_made_here(image, radiograph.facts.sop_uid):
         return Skipped(Reason.MADE_HERE)
-    if image.source_key is not None:  # another image's bytes: nothing of them is kept twice
-        return _Prepared(radiograph, None, None)
-    stored = image.original_sha256
-    if image.original_key is None and image.dataset_image_id is None:
+    stored, display = image.original_sha256, None
+    if image.original_key is None and purpose.keeps_original(image):
         stored, _ = written.put(picture_key(image, "original"), radiograph.stored, image)
-    display, _ = written.put(picture_key(image, "display.jpg"), display_jpeg(radiograph.pixels), image)
+    if purpose.keeps_display(image):
+        display, _ = written.put(picture_key(image, "display.jpg"), display_jpeg(radiograph.pixels), image)
     envelope = _seal_identity(image, radiograph, decoding.last_read, written)
     device = device_of(image.site_id, decoding.last_read) if _came_as_dicom(image, radiograph) else None
     return _Prepared(radiograph, display, stored, envelope, device)
@@ -108,7 +108,7 @@ def _came_as_dicom(image: Image, radiograph: Radiograph) -> bool:
 
 def _is_made_here(image: Image, sop_uid: str) -> bool:
     """Tell whether the object is a result of ours that came back, whatever its header says by now."""
-    if not sop_uid or image.dataset_image_id is not None:
+    if not sop_uid:
         return False
     with session_scope() as session:
         return bool(received.made_here(session, image.site_id, [sop_uid]))
@@ -120,8 +120,8 @@ class _Decoding:
     #: Seconds between two questions whether the batch was cancelled meanwhile.
     ASK_EVERY = 0.5
 
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
+    def __init__(self, chunk: Chunk) -> None:
+        self.chunk = chunk
         self.seconds = 0.0
         self.last_read = b""
         self._asked = time.monotonic()
@@ -138,7 +138,7 @@ class _Decoding:
         """
         if self._unwanted():
             raise Stopped
-        settings, data = get_settings(), _bytes_of(image)
+        settings, data = get_settings(), _bytes_of(image, self.chunk.purpose)
         self.last_read = data
         started = time.monotonic()
         try:
@@ -167,7 +167,7 @@ class _Decoding:
         self._asked = time.monotonic()
         try:
             with session_scope() as session:
-                return not work.still_wanted(session, self.lease)
+                return not work.still_wanted(session, self.chunk.lease)
         except SQLAlchemyError:
             return False  # the save will tell
 
@@ -220,7 +220,7 @@ class Prepare(ChunkStage[_PreparedChunk]):
         inputs: dict[int, list[UInt8Array]] = {size: [] for size in sizes}
         ids: list[uuid.UUID] = []
         scratch: str | None = None
-        decoding, written = _Decoding(chunk.lease), Written()
+        decoding, written = _Decoding(chunk), Written()
         for image in chunk.images:
             if decoding.has_had_its_share:
                 break
@@ -259,7 +259,7 @@ class Prepare(ChunkStage[_PreparedChunk]):
 
     def save(self, saving: Saving, result: _PreparedChunk) -> bool:
         """Keep what was prepared, reject what cannot be read, and make studies."""
-        images, session, clinical = saving.images, saving.session, saving.chunk.run is None
+        images, session, clinical = saving.images, saving.session, saving.chunk.purpose.is_clinical
         _drop_skipped(saving, result)
         _note_devices(saving, result)
         for image in images:

@@ -1,0 +1,29 @@
+"""What is not clinical is read only where what knows it has plugged into the stages."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from sqlalchemy.orm import Session
+
+from store.base.tables import Batch
+from worker.flow import NotReady
+from worker.stages import purpose
+
+
+def test_a_clinical_batch_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(purpose, "_others", [])
+    assert purpose.purpose_of(Session(), Batch(bundle="b1")).is_clinical
+
+
+def test_a_runs_batch_is_never_read_as_a_clinical_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(purpose.Purpose):
+        is_clinical = False
+
+    monkeypatch.setattr(purpose, "_others", [lambda _, batch: None])
+    batch = Batch(bundle="b1", run_id=uuid.uuid4())
+    with pytest.raises(NotReady):
+        purpose.purpose_of(Session(), batch)
+    purpose.register(lambda _, batch: Other())
+    assert isinstance(purpose.purpose_of(Session(), batch), Other)
