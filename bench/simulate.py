@@ -27,7 +27,6 @@ from bench.measure import RESULTS, machine, publish, quantile
 from bench.service import ROLES, small_pictures, with_server, write_variants
 from cli.supervise import Server
 from settings import Settings
-from store.queue.dispatch import QUEUES
 from vocabulary.states import STAGES, Stage
 
 SETTINGS = Settings()
@@ -181,7 +180,7 @@ class Service:
         self.costs, self.chunk = costs, chunk
         self.cores = [Cores(self.env, cores) for cores, _ in hosts]
         self.servers = Cores(self.env, server_cores) if server_cores else self.cores[0]
-        self.queues = {name: Queue() for name in dict.fromkeys(QUEUES.values())}
+        self.queues = {name: Queue() for name in dict.fromkeys(stage.queue for stage in Stage)}
         self.due: list[Unit] = []
         self.in_flight: Counter[str] = Counter()  # by site
         self.batches: list[Batch] = []
@@ -235,7 +234,7 @@ class Service:
             self._send(unit)
 
     def _send(self, unit: Unit) -> None:
-        queue = QUEUES[STAGES[unit.stage]]
+        queue = STAGES[unit.stage].queue
         self.queues[queue].messages[unit.batch.priority].append(unit)
         for waiting in self._waiting:
             pool, event = waiting
@@ -462,7 +461,7 @@ def size(costs: Costs, need: Need, *, card: float, seconds: float, prices: Price
     hosts = fleet(costs, need, card)
     slots = {
         name: sum(p.slots for _, pools in hosts for p in pools if p.queues == (name,))
-        for name in QUEUES.values()
+        for name in (stage.queue for stage in Stage)
     }
     rate = max(need.images_a_month / 30 * need.busiest_hour / 3600, need.backfill / NIGHT)
     per_unit = costs.server_unit / (CHUNK if need.backfill else need.images_a_study)

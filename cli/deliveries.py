@@ -11,12 +11,13 @@ import click
 from cli.accounts import on_site, site_options
 from cli.client import UsageProblem, client_command
 from cli.output import open_console, print_rows
+from vocabulary.states import Triage
 
 if TYPE_CHECKING:
     from store.results.delivery_tables import Destination
 
 KINDS = click.Choice(["sc", "summary", "sr", "signed", "pdf"])
-TRIAGE = click.Choice(["positive", "doubt", "negative", "not_assessable"])
+TRIAGE = click.Choice([triage.value for triage in Triage])
 STATES = click.Choice(["waiting", "sent", "committed", "failed", "identity_conflict", "suppressed"])
 
 

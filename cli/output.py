@@ -28,28 +28,23 @@ from rich.text import Text
 
 from cli.client import Client, Json
 from vocabulary import times
-from vocabulary.words import hundredths, odds_sentence
+from vocabulary.states import Triage
+from vocabulary.words import TONES, Tone, hundredths, odds_sentence
 
-STYLES = {
-    "positive": "bold red",
-    "doubt": "yellow",
-    "not_assessable": "magenta",
-    "negative": "green",
-    "failed": "bold red",
-    "partial": "yellow",
-    "done": "green",
-    "rejected": "magenta",
-}
+_COLOURS = {Tone.ALARM: "bold red", Tone.CAUTION: "yellow", Tone.UNREAD: "magenta", Tone.CALM: "green"}
+_TONES = {**TONES, "failed": Tone.ALARM, "partial": Tone.CAUTION, "rejected": Tone.UNREAD, "done": Tone.CALM}
+STYLES = {str(word): _COLOURS[tone] for word, tone in _TONES.items()}
+
+
+def _worst_first() -> Iterator[tuple[dict[str, str], str]]:
+    before = {Triage.NOT_ASSESSABLE: ["failed"], Triage.NEGATIVE: ["rejected", "cancelled"]}
+    for triage in Triage:
+        yield from (({"status": status}, status) for status in before.get(triage, ()))
+        yield {"status": "done", "triage": triage.value}, triage.value
+
+
 #: What a person should look at first: (images' filter, the word for it).
-WORST_FIRST: Sequence[tuple[dict[str, str], str]] = (
-    ({"status": "done", "triage": "positive"}, "positive"),
-    ({"status": "done", "triage": "doubt"}, "doubt"),
-    ({"status": "failed"}, "failed"),
-    ({"status": "done", "triage": "not_assessable"}, "not_assessable"),
-    ({"status": "rejected"}, "rejected"),
-    ({"status": "cancelled"}, "cancelled"),
-    ({"status": "done", "triage": "negative"}, "negative"),
-)
+WORST_FIRST = tuple(_worst_first())
 LINE_SECONDS = 15.0  # between two lines of progress in a log
 
 

@@ -15,7 +15,19 @@ class Stage(StrEnum):
     EXPLAIN = "explain"
     REPORT = "report"
 
+    @property
+    def queue(self) -> str:
+        """Return the queue of the workers that do it."""
+        return _STAGE_QUEUES[self]
 
+
+_STAGE_QUEUES = {
+    Stage.PREPARE: "cpu",
+    Stage.CLASSIFY: "gpu",
+    Stage.DETECT: "gpu",
+    Stage.EXPLAIN: "cpu",
+    Stage.REPORT: "report",
+}
 STAGES: tuple[Stage, ...] = tuple(Stage)
 
 

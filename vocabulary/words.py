@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 
 from vocabulary.anatomy import PARTS
 from vocabulary.reasons import Reason
@@ -23,6 +24,22 @@ TRIAGE_WORDS = {
 #: Shapes that tell the triages apart in greyscale and to the colour-blind.
 GLYPHS = {Triage.POSITIVE: "▲", Triage.DOUBT: "◆", Triage.NOT_ASSESSABLE: "□", Triage.NEGATIVE: "○"}
 
+
+class Tone(StrEnum):
+    """How grave something looks: page, print and terminal each give it a colour of theirs."""
+
+    ALARM = "alarm"
+    CAUTION = "caution"
+    UNREAD = "unread"
+    CALM = "calm"
+
+
+TONES = {
+    Triage.POSITIVE: Tone.ALARM,
+    Triage.DOUBT: Tone.CAUTION,
+    Triage.NOT_ASSESSABLE: Tone.UNREAD,
+    Triage.NEGATIVE: Tone.CALM,
+}
 
 #: Under this age, in years, a patient counts as a child.
 ADULT = 18

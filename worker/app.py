@@ -28,7 +28,8 @@ from store.base.session import session_scope
 from store.base.tables import Worker
 from store.operations import monitoring
 from store.queue.broker import TRANSPORT, Dropped
-from store.queue.dispatch import MESSAGE_PRIORITY, QUEUES, broker_options
+from store.queue.dispatch import MESSAGE_PRIORITY, broker_options
+from vocabulary.states import Stage
 
 log = logging.getLogger("fractureai.worker")
 #: What can wait leaves the processor to pages, the database, and urgent work.
@@ -185,7 +186,7 @@ def _on_child(**_: Any) -> None:
 
 def _warm_up(queues: set[str]) -> None:
     """Load what the first task would wait for, while there is none."""
-    if queues & {*QUEUES.values()}:  # who delivers notices needs no network and no fonts
+    if queues & {stage.queue for stage in Stage}:  # who delivers notices needs no network and no fonts
         from worker import stages
 
         stages.warm_up(queues)

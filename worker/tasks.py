@@ -10,7 +10,7 @@ from typing import Any
 from celery import Task
 
 from store.base.tables import WorkKind
-from store.queue.dispatch import KIND_QUEUES, QUEUES, task_name
+from store.queue.dispatch import KIND_QUEUES, task_name
 from store.queue.work import Lease
 from vocabulary.states import STAGES, Stage
 from worker import flow
@@ -42,7 +42,7 @@ def unit_task(step: Stage | WorkKind) -> Callable[[Callable[[Lease], bool]], Tas
             bind=True,
             name=task_name(step),
             **limits,
-            queue=QUEUES[step] if isinstance(step, Stage) else KIND_QUEUES[step],
+            queue=step.queue if isinstance(step, Stage) else KIND_QUEUES[step],
             max_retries=0,
             Request="worker.acknowledging:Request",
         )

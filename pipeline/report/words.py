@@ -11,7 +11,7 @@ from vocabulary.anatomy import part_words
 from vocabulary.reasons import Reason
 from vocabulary.states import ImageStatus, Triage
 from vocabulary.times import moment, study_day
-from vocabulary.words import ADULT, GLYPHS, TRIAGE_WORDS, headline, odds_sentence, worst_of
+from vocabulary.words import ADULT, GLYPHS, TONES, TRIAGE_WORDS, Tone, headline, odds_sentence, worst_of
 
 _LATERALITY = {"L": "Left", "R": "Right", "B": "Both sides"}
 _STATUS = {ImageStatus.REJECTED: "Rejected", ImageStatus.FAILED: "Failed", ImageStatus.CANCELLED: "Cancelled"}
@@ -161,6 +161,11 @@ def triage_word(triage: Triage) -> str:
 def glyph(triage: Triage) -> str:
     """Return the triage's shape."""
     return GLYPHS[triage]
+
+
+def tone(triage: Triage) -> Tone:
+    """Return how grave the triage looks."""
+    return TONES[triage]
 
 
 def status_word(status: ImageStatus) -> str:

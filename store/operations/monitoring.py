@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from settings import get_settings
 from store.base.tables import ENDED_WORK, Batch, EventCount, Maintenance, Work, WorkState
-from store.queue.dispatch import KIND_QUEUES, QUEUES
-from vocabulary.states import BatchStatus
+from store.queue.dispatch import ALL_QUEUES, KIND_QUEUES
+from vocabulary.states import BatchStatus, Stage
 
 #: The step of `worker.reconcile` without which nothing that went wrong is ever mended.
 RECOVER = "recover"
@@ -114,7 +114,7 @@ class QueueDepth:
 #: The queue of a unit of work, as the view `queue_depth` says it.
 _QUEUE = case(
     *((Work.kind == kind.value, queue) for kind, queue in KIND_QUEUES.items()),
-    *((Work.stage == stage.value, queue) for stage, queue in QUEUES.items()),
+    *((Work.stage == stage.value, stage.queue) for stage in Stage),
     else_="report",
 )
 
@@ -141,8 +141,7 @@ def queue_depths_of_site(session: Session, site_id: uuid.UUID) -> dict[str, Queu
         .group_by(text("queue"))
     )
     found = {queue: QueueDepth(int(n), int(running), float(seconds)) for queue, n, running, seconds in rows}
-    queues = sorted({*QUEUES.values(), *KIND_QUEUES.values()})
-    return {queue: found.get(queue, QueueDepth(0, 0, 0.0)) for queue in queues}
+    return {queue: found.get(queue, QueueDepth(0, 0, 0.0)) for queue in ALL_QUEUES}
 
 
 def queue_depths(session: Session) -> dict[str, QueueDepth]:

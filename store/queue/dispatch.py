@@ -26,13 +26,6 @@ from vocabulary.states import STAGES, Stage
 
 log = logging.getLogger("fractureai.dispatch")
 
-QUEUES: dict[Stage, str] = {
-    Stage.PREPARE: "cpu",
-    Stage.CLASSIFY: "gpu",
-    Stage.DETECT: "gpu",
-    Stage.EXPLAIN: "cpu",
-    Stage.REPORT: "report",
-}
 #: The queue of every kind of work that has no stages; its task is `task_name(kind)`. What waits for others
 #: (`notices`) and what takes long (`exports`) have workers of their own: no reading waits behind it.
 KIND_QUEUES: dict[WorkKind, str] = {
@@ -46,6 +39,7 @@ KIND_QUEUES: dict[WorkKind, str] = {
     WorkKind.EXPORT: "exports",
     WorkKind.EVALUATE: "exports",
 }
+ALL_QUEUES = tuple(sorted({*(stage.queue for stage in Stage), *KIND_QUEUES.values()}))
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ class Lane:
 
 
 def _lanes() -> tuple[Lane, ...]:
-    reading = frozenset({*QUEUES.values(), "report"})
+    reading = frozenset({*(stage.queue for stage in Stage), "report"})
     apart = [queue for queue in dict.fromkeys(KIND_QUEUES.values()) if queue not in reading]
     kinds = [kind.value for kind in WorkKind if KIND_QUEUES.get(kind, "report") in reading]
     return (
@@ -233,7 +227,7 @@ def _send(app: Celery, message: _Message) -> None:
         chain(
             *(
                 app.signature(
-                    task_name(stage), kwargs=arguments, queue=QUEUES[stage], immutable=True, **options
+                    task_name(stage), kwargs=arguments, queue=stage.queue, immutable=True, **options
                 )
                 for stage in steps
             ),

@@ -13,7 +13,7 @@ from store.base.tables import Batch, Work, WorkKind, WorkState
 from store.intake import batches
 from store.operations import monitoring
 from store.operations.monitoring import QueueDepth
-from store.queue.dispatch import KIND_QUEUES, QUEUES
+from store.queue.dispatch import ALL_QUEUES, KIND_QUEUES
 from vocabulary.states import BatchStatus, Stage
 
 
@@ -51,13 +51,13 @@ def waiting() -> dict[str, int]:
 
 
 def test_every_queue_is_there_and_nothing_waits(batch: Batch) -> None:
-    assert depths() == dict.fromkeys({*QUEUES.values(), *KIND_QUEUES.values()}, QueueDepth(0, 0, 0.0))
+    assert depths() == dict.fromkeys(ALL_QUEUES, QueueDepth(0, 0, 0.0))
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_a_chunk_waits_on_its_stages_queue(batch: Batch, stage: Stage) -> None:
     unit(batch, stage=stage.value)
-    assert waiting() == {QUEUES[stage]: 8}
+    assert waiting() == {stage.queue: 8}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in WorkKind if kind is not WorkKind.CHUNK])

@@ -362,14 +362,14 @@ def erase(client: Client) -> None:
 
 def take_messages(until: str | None = None, *, leave: str = "") -> int:
     """Take what lies in the queues, but one to `leave`, and run it as a worker does; return how many."""
-    from store.queue.dispatch import KIND_QUEUES, QUEUES
+    from store.queue.dispatch import ALL_QUEUES
     from worker.acknowledging import Request
     from worker.tasks import app
 
     taken = 0
     with app.connection_for_read() as connection:
         channel = connection.default_channel
-        for queue in sorted({*QUEUES.values(), *KIND_QUEUES.values()} - {leave}):
+        for queue in sorted({*ALL_QUEUES} - {leave}):
             while (message := channel.basic_get(queue)) is not None:
                 taken += 1
                 task = app.tasks[message.headers["task"]]

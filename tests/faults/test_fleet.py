@@ -94,7 +94,7 @@ def _submit(fleet: Fleet, key: str, folder: Path, label: str) -> Batch:
 
 def _begun(batch: Batch) -> bool:
     with session_scope() as session:
-        began = select(func.count()).where(Image.batch_id == batch.id, Image.stage > 0)
+        began = select(func.count()).where(Image.batch_id == batch.id, Image.passed.is_not(None))
         return bool(session.scalar(began))
 
 

@@ -33,7 +33,7 @@ def test_messages_in_reverse_order(
     app = dispatch._publisher()
     for unit in chunks(batch.id):
         for stage in reversed(STAGES):
-            name, queue = dispatch.task_name(stage), dispatch.QUEUES[stage]
+            name, queue = dispatch.task_name(stage), stage.queue
             app.send_task(name, kwargs={"work_id": str(unit.id)}, queue=queue, priority=0)
     assert_sound(wait_until_ended(batch), calm)
     assert {unit.taken for unit in chunks(batch.id)} == {len(STAGES)}, "each stage ran once"

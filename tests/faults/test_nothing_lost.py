@@ -55,7 +55,7 @@ def test_a_worker_killed_in_mid_chunk(
 
 
 def leased_on(queue: str) -> bool:
-    stages = [stage.value for stage in STAGES if dispatch.QUEUES[stage] == queue]
+    stages = [stage.value for stage in STAGES if stage.queue == queue]
     with session_scope() as session:
         live = select(Work.id).where(Work.lease_token.is_not(None), Work.stage.in_(stages))
         return session.scalar(live.limit(1)) is not None

@@ -15,7 +15,7 @@ import yaml
 from cli.supervise import URGENT_QUEUES
 from scripts import kube_play
 from settings import PREFIX, VERSION, from_environ
-from store.queue.dispatch import KIND_QUEUES, QUEUES
+from store.queue.dispatch import ALL_QUEUES
 from tests.conftest import ROOT
 
 CHART = ROOT / "deploy" / "helm" / "fractureai"
@@ -84,7 +84,7 @@ def test_every_queue_has_a_worker_and_probes_ask_nothing_of_the_database() -> No
     found = pods(rendered())
     workers = {name: pod for name, pod in found.items() if name.startswith("demo-worker-")}
     queues = {pod["spec"]["containers"][0]["args"][5] for pod in workers.values()}
-    assert queues == {*QUEUES.values(), *KIND_QUEUES.values(), URGENT_QUEUES}
+    assert queues == {*ALL_QUEUES, URGENT_QUEUES}
     alone = {
         name for name, pod in workers.items() if environment(pod).get("FRACTUREAI_URGENT_ONLY") == "true"
     }

@@ -12,7 +12,7 @@ from cli import supervise
 from cli.child import Child
 from cli.embedded import EmbeddedError
 from cli.supervise import HOPELESS_DEATHS, Supervisor, listen, processes
-from store.queue.dispatch import KIND_QUEUES, QUEUES
+from store.queue.dispatch import ALL_QUEUES
 
 
 class Clock:
@@ -97,6 +97,6 @@ def test_a_small_server_is_three_processes_and_one_worker_takes_everything(tmp_p
         small = {child.name: child for child in processes(tmp_path, listener, health, 0)}
     assert set(small) == {"web", "reconcile", "worker-all"}
     argv = small["worker-all"].argv
-    assert set(argv[argv.index("-Q") + 1].split(",")) == {*QUEUES.values(), *KIND_QUEUES.values()}
+    assert set(argv[argv.index("-Q") + 1].split(",")) == set(ALL_QUEUES)
     assert argv[argv.index("-c") + 1] == "1"
     assert list(small["web"].argv).index("1") > list(small["web"].argv).index("2"), "the later option counts"

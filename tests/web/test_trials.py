@@ -118,7 +118,7 @@ def test_who_compares_no_bundles_sees_that_it_was_read_and_not_what_was_found(
     assert "shown to researchers and administrators only" in page
     assert f"{first['probability']:.0%}" not in page
     assert "results.zip" not in page
-    assert "triage-positive" not in page
+    assert "tone-alarm" not in page
     listed = browser.client.get("/batches").text
     assert "on trial" in listed
     if role is not Role.SUBMITTER:

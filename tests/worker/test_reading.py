@@ -37,7 +37,6 @@ from store.intake import batch_end, batches, uploads
 from store.intake.batches import ManifestRow
 from store.operations import fsck, monitoring
 from store.queue import work
-from store.queue.dispatch import QUEUES
 from store.queue.work import Lease
 from store.reading import studies, worklist
 from store.reading.worklist import Rank
@@ -107,10 +106,6 @@ def pdf_text(found: StudyFinding) -> str:
     assert found.report_key is not None
     reader = pypdf.PdfReader(io.BytesIO(get_blobs().get(found.report_key)))
     return "\n".join(page.extract_text() for page in reader.pages)
-
-
-def test_every_stage_has_a_queue() -> None:
-    assert set(QUEUES) == set(STAGES)
 
 
 def test_good_neighbours_go_on(site_id: uuid.UUID) -> None:

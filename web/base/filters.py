@@ -17,6 +17,7 @@ from vocabulary.states import (
 )
 from vocabulary.words import (
     GLYPHS,
+    TONES,
     TRIAGE_WORDS,
     hundredths,
     odds_sentence,
@@ -86,6 +87,7 @@ def register(app: Flask) -> None:
         scale_place=scale_place,
         percents=percents,
         odds_sentence=odds_sentence,
+        TONES=TONES,
         TRIAGE_WORDS=TRIAGE_WORDS,
         TRIAGES=list(Triage),
         IMAGE_STATUSES=list(ImageStatus),

@@ -22,7 +22,7 @@ from store.base.blobs import storage_problem
 from store.base.session import session_scope
 from store.base.tables import ENDED_WORK, Batch, Work, Worker, WorkKind, WorkState
 from store.operations import monitoring
-from store.queue.dispatch import KIND_QUEUES, QUEUES
+from store.queue.dispatch import ALL_QUEUES, KIND_QUEUES
 from store.results.delivery_tables import Destination
 from vocabulary.states import BatchStatus
 from web.auth.identity import is_public
@@ -32,7 +32,6 @@ health = Blueprint("health", __name__)
 private_health = Blueprint("private_health", __name__)
 
 WORKER_SEEN = timedelta(seconds=30)
-ALL_QUEUES = tuple(sorted({*QUEUES.values(), *KIND_QUEUES.values()}))
 
 
 def _slots(session: Session) -> dict[str, int]:

@@ -28,8 +28,8 @@ from store.reading.worklist_tables import WorklistView
 from store.results import exports
 from store.results.downloads import ExportRequest, Format
 from store.results.results import Selection
-from vocabulary.states import Answer
-from vocabulary.words import answer_words
+from vocabulary.states import Answer, Triage
+from vocabulary.words import GLYPHS, TONES, TRIAGE_WORDS, Tone, answer_words
 from web.auth.identity import audit, identity, needs
 from web.base.binding import Reply, operation, parse_form, read_body, read_query
 from web.base.errors import InvalidRequest
@@ -72,14 +72,13 @@ SORT_WORDS = {
 }
 
 PAGE_SIZE = 50
-RANK_WORDS = {
-    Rank.AMENDED: "Amended after signing",
-    Rank.URGENT: "Urgent",
-    Rank.POSITIVE: "Positive",
-    Rank.DOUBT: "In doubt",
-    Rank.NOT_READ: "Not read",
-    Rank.NEGATIVE: "Negative",
+#: A tile for each class: its words, glyph and tone; the triages bring theirs along.
+TILES = {
+    Rank.AMENDED: ("Amended after signing", "↻", Tone.ALARM),
+    Rank.URGENT: ("Urgent", "●", Tone.ALARM),
+    **{Rank(n): (TRIAGE_WORDS[t], GLYPHS[t], TONES[t]) for n, t in enumerate(Triage, Rank.POSITIVE)},
 }
+TILES[Rank.NOT_READ] = ("Not read", *TILES[Rank.NOT_READ][1:])  # for whatever reason
 
 
 @area.get(f"{API}/worklist")
@@ -141,7 +140,7 @@ def show_worklist() -> str:
         views=kept,
         here=urlencode(filters),
         done=done,
-        tiles=[(rank.name.lower(), words, _counted(waiting[rank])) for rank, words in RANK_WORDS.items()],
+        tiles=[(rank.word, tile, _counted(waiting[rank])) for rank, tile in TILES.items()],
         reviewed=_counted(waiting[Rank.REVIEWED]),
         batches=batches,
         bundles=[bundle.name for bundle in known],

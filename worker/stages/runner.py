@@ -55,7 +55,7 @@ class Saving:
 
 
 class ChunkStage(Generic[R]):
-    """One of the five stages of a chunk; its queue is in `store.queue.dispatch.QUEUES`.
+    """One of the five stages of a chunk.
 
     `compute` and `save` are what a stage is; the other methods are for stages that need more.
     """
