@@ -175,7 +175,7 @@ def now_column() -> Mapped[datetime]:
 
 def zero_column() -> Mapped[int]:
     """Return the column of a count."""
-    return mapped_column(Integer, server_default=text("0"), default=0)
+    return mapped_column(Integer, nullable=False, server_default=text("0"), default=0)
 
 
 class Site(Base):

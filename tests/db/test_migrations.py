@@ -133,10 +133,13 @@ def test_images_on_their_way_keep_their_stage_by_its_name(database: Engine) -> N
             connection.execute(text(_IMAGE.format("stage", ":stage")), {"stage": stage})
     command.upgrade(config, "0042")
     assert _passed(database) == [(0, None), (2, "classify"), (5, "report")]
-    with database.begin() as connection:
-        connection.execute(text("UPDATE images SET stage = 3 WHERE stage = 2"))
-        connection.execute(text("UPDATE images SET passed = NULL WHERE passed = 'report'"))
-        connection.execute(text("UPDATE images SET path = 'b' WHERE passed = 'detect'"))
+    for change in (
+        "stage = 3 WHERE stage = 2",
+        "passed = NULL WHERE stage = 5",
+        "path = 'b' WHERE stage = 3",
+    ):
+        with database.begin() as connection:
+            connection.execute(text(f"UPDATE images SET {change}"))
     assert _passed(database) == [(0, None), (3, "detect"), (0, None)]
     command.upgrade(config, "head")
 
