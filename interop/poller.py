@@ -28,7 +28,6 @@ from store.base.errors import ServiceError
 from store.base.seldom import log_seldom
 from store.base.session import session_scope
 from store.intake import poll_sources, received
-from store.intake.dicom_header import UID, HeaderUnreadable, split_file
 from store.intake.poll_sources import PollSource
 from store.intake.received import ObjectRefused, Source
 from vocabulary.dicom import TAKEN_CLASSES

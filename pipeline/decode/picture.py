@@ -20,7 +20,7 @@ from pipeline.decode.containers import (
 )
 from pipeline.decode.stripped import strip_jpeg, strips_hold, unpack_png, with_transform
 from pipeline.depth import FullDepth, Window
-from pipeline.dicom import decode_dicom
+from pipeline.dicom.reader import decode_dicom
 from pipeline.dicom.stream import colour_of, is_grey
 from pipeline.quality import Graded, elongated, grade, require_radiograph, require_size
 from pipeline.types import Radiograph, Rejected, RenderingStep, StudyFacts

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import uuid
 
+from pipeline.dicom.elements import MANUFACTURER_TAG, HeaderUnreadable, read_header, split_file
 from store.accounts.sites import station_hash
-from store.intake.dicom_header import MANUFACTURER_TAG, HeaderUnreadable, read_header, split_file
 
 _MODEL, _STATION, _SERIAL = 0x00081090, 0x00081010, 0x00181000
 #: Manufacturers of radiography by the words that theirs begin with; others are OTHER.

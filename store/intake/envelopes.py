@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from pipeline.dicom.elements import HeaderUnreadable, cut_out, split_file
 from store.accounts.accounts import write_audit
-from store.intake.dicom_header import HeaderUnreadable, cut_out, split_file
 from store.intake.gateway_tables import EnvelopeKey
 
 _MAGIC = b"FAE1"

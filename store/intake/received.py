@@ -20,14 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from settings import get_settings
-from store.base.blobs import get_blobs
-from store.base.errors import BatchEmpty, BatchNotDraft, NotFound, ServiceError
-from store.base.sealed_blobs import put_sealed
-from store.base.session import is_unavailable, session_scope
-from store.base.tables import Batch, Image, Priority
-from store.intake import batches
-from store.intake.dicom_header import (
+from pipeline.dicom.elements import (
     MANUFACTURER_TAG,
     SOP_CLASS,
     SOP_INSTANCE,
@@ -38,6 +31,13 @@ from store.intake.dicom_header import (
     file_head,
     read_header,
 )
+from settings import get_settings
+from store.base.blobs import get_blobs
+from store.base.errors import BatchEmpty, BatchNotDraft, NotFound, ServiceError
+from store.base.sealed_blobs import put_sealed
+from store.base.session import is_unavailable, session_scope
+from store.base.tables import Batch, Image, Priority
+from store.intake import batches
 from store.intake.gateway_tables import GatewaySite, MadeObject, ReceivedObject, ReceivedStudy
 from store.intake.urgent_rules import UrgentRule
 from store.operations import monitoring

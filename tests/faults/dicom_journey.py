@@ -109,9 +109,9 @@ def receive(client: Client) -> None:
     """Send two objects, each until it is acknowledged, and end the association."""
     from sqlalchemy import select
 
+    from pipeline.dicom.elements import split_file
     from store.base.session import session_scope
     from store.intake import received
-    from store.intake.dicom_header import split_file
     from store.intake.gateway_tables import ReceivedStudy
 
     source = received.Source(uuid.UUID(client.world.known["site"]), "MODALITY")

@@ -6,6 +6,7 @@ import re
 
 from interop import objects
 from interop.sop_classes import COMMITMENT, PICTURE_SYNTAXES, receiver_contexts
+from pipeline.dicom.elements import DEFLATED
 from pipeline.dicom.terms import (
     JPEG_2000_SYNTAXES,
     JPEG_SYNTAXES,
@@ -14,7 +15,6 @@ from pipeline.dicom.terms import (
     READABLE_CLASSES,
     RLE,
 )
-from store.intake.dicom_header import DEFLATED
 from store.intake.received import Refusal
 from tests.conftest import ROOT
 from vocabulary.dicom import (

@@ -19,6 +19,7 @@ from sqlalchemy import select, text, update
 from cli.embedded import free_port
 from interop.deliver import deliver
 from interop.private_keys import KeyMissing, KeyRing, make_key_pair
+from pipeline.dicom.elements import split_file
 from settings import get_settings
 from store.accounts import accounts
 from store.accounts.accounts import Role
@@ -26,7 +27,6 @@ from store.base.blobs import get_blobs
 from store.base.session import session_scope
 from store.base.tables import Batch, Image, Notice, StudyFinding, Work, WorkKind, WorkState
 from store.intake import envelopes, gateway_peers, received
-from store.intake.dicom_header import split_file
 from store.intake.envelopes import Binding, EnvelopeUnreadable
 from store.intake.gateway_tables import GatewaySite
 from store.operations import fsck, notices, retention

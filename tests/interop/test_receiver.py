@@ -17,13 +17,13 @@ import pytest
 from pynetdicom.ae import ApplicationEntity
 from sqlalchemy import func, select, text
 
+from pipeline.dicom.elements import split_file
 from store.base.blobs import FolderStore, get_blobs
 from store.base.errors import BlobFull
 from store.base.sealed_blobs import get_opened
 from store.base.session import session_scope
 from store.base.tables import Image, Priority
 from store.intake import batches, gateway_peers, received
-from store.intake.dicom_header import split_file
 from store.intake.gateway_tables import ReceivedObject
 from store.operations import monitoring
 from tests.interop.conftest import CALLED, CALLING, Receiver, arrived, film, make_site

@@ -16,10 +16,10 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from phantoms.files import encode_phantom
 from phantoms.film import make_phantom
+from pipeline.dicom.elements import split_file
 from store.base.session import session_scope
 from store.base.tables import Batch, Image, Site
 from store.intake import gateway_peers, received
-from store.intake.dicom_header import split_file
 from tests.web.serving import Serving
 from web.intake import dicomweb
 from web.intake.dicomweb import _Parts

@@ -12,6 +12,7 @@ from sqlalchemy import Text, cast, func, select, text, update
 
 from phantoms.files import encode_phantom
 from phantoms.film import make_phantom
+from pipeline.dicom.elements import split_file
 from settings import get_settings
 from store.accounts import accounts
 from store.base.blobs import BlobStore, FolderStore, get_blobs
@@ -33,7 +34,6 @@ from store.base.tables import (
     WorkKind,
 )
 from store.intake import gateway_peers, received
-from store.intake.dicom_header import split_file
 from store.intake.gateway_tables import ReceivedStudy
 from store.operations import fsck, notices, retention
 from store.operations.notices import Channel, Event

@@ -14,11 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.wrappers import Response
 
+from pipeline.dicom.elements import UID, DicomFile, HeaderUnreadable, split_file
 from store.accounts.accounts import Permission
 from store.base.errors import BlobFull, NotFound, QuotaExceeded, ServiceError
 from store.base.session import is_unavailable
 from store.intake import received
-from store.intake.dicom_header import UID, DicomFile, HeaderUnreadable, split_file
 from store.intake.received import ObjectRefused, Refusal, Source
 from web.auth.identity import identity, needs
 from web.base.config import current_settings

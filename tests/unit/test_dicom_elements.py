@@ -17,7 +17,7 @@ from pydicom.sequence import Sequence
 
 from phantoms.files import encode_phantom
 from phantoms.film import make_phantom
-from store.intake.dicom_header import (
+from pipeline.dicom.elements import (
     DEFLATED,
     MANUFACTURER_TAG,
     SOP_CLASS,
