@@ -35,7 +35,6 @@ from store.reading.review_tables import Review
 from store.results import deliveries, fhir_resources
 from store.results.deliveries import ENDED, DeliveryState, ObjectKind
 from store.results.delivery_tables import Delivery, Destination
-from store.results.fhir_resources import Reported, ReportedImage
 from vocabulary.dicom import COMPREHENSIVE_3D_SR, derived_uid
 from vocabulary.states import Answer as ReadersAnswer
 from vocabulary.states import Triage
@@ -323,8 +322,15 @@ def _make(delivery: Delivery) -> _Made:
     own = [each for each in read if each.sop_uid == _source_uid(delivery)] or read[:1]
     if not own:
         raise Refused("the sealed identity was deleted: nothing can go back for this study any more")
+    source = own[0].source()
+    patient, issuer = (str(source.get(name, "") or "").strip() for name in ("PatientID", "IssuerOfPatientID"))
     reading = Reading(
+        id=finding.id,
         study_uid=study.study_uid,
+        accession=study.accession,
+        patient=patient,
+        patient_system=f"{fhir_resources.SYSTEM}:patient-id"
+        + (f":{quote(issuer, safe='')}" if issuer else ""),
         bundle=bundle.name,
         bundle_hash=bundle.sha256,
         label_meaning=str(bundle.manifest.get("label_meaning", "abnormal")),
@@ -333,44 +339,17 @@ def _make(delivery: Delivery) -> _Made:
         made_at=finding.created_at.astimezone(UTC),
         images=tuple(read),
         pdf=blobs.get(finding.report_key) if finding.report_key and delivery.kind in _WITH_PDF else None,
+        signed_by=finding.signed_by or "",
+        signed_at=finding.signed_at.astimezone(UTC) if finding.signed_at else None,
         signature=signature,
         earlier=(_class_of(earlier), earlier.instance_uid) if earlier else None,
     )
-    patient = str(own[0].source().get("PatientID", "") or "").strip()
     if delivery.kind == ObjectKind.FHIR:
-        told = _reported(finding, study, reading, patient)
-        data = json.dumps(fhir_resources.transaction(told), sort_keys=True).encode()
-        return _Made(data, Sought(study.study_uid, "", told.uid, patient))
+        data = json.dumps(fhir_resources.transaction(reading), sort_keys=True).encode()
+        return _Made(data, Sought(study.study_uid, "", reading.uid, patient))
     data = objects.make(reading, delivery.kind, _class_of(delivery), delivery.instance_uid, own)
     sought = Sought(study.study_uid, reading.series_uid(delivery.kind), delivery.instance_uid, patient)
     return _Made(data, sought)
-
-
-def _reported(finding: StudyFinding, study: Study, reading: Reading, patient: str) -> Reported:
-    """Return a reading as FHIR resources tell it, under the patient's own id."""
-    issuer = str(reading.images[0].source().get("IssuerOfPatientID", "") or "").strip()
-    system = f"{fhir_resources.SYSTEM}:patient-id" + (f":{quote(issuer, safe='')}" if issuer else "")
-    return Reported(
-        id=finding.id,
-        study_uid=study.study_uid,
-        accession=study.accession,
-        patient=patient,
-        patient_system=system,
-        bundle=reading.bundle,
-        bundle_hash=reading.bundle_hash,
-        label_meaning=reading.label_meaning,
-        version=reading.version,
-        triage=reading.triage,
-        made_at=reading.made_at,
-        images=[
-            ReportedImage(i.number, i.sop_uid, i.region, i.laterality, i.triage, i.probability)
-            for i in reading.images
-            if i.triage is not None
-        ],
-        signed_by=finding.signed_by or "",
-        signed_at=finding.signed_at.astimezone(UTC) if finding.signed_at else None,
-        pdf=reading.pdf,
-    )
 
 
 def _signature(session: Session, finding: StudyFinding, images: Sequence[Image]) -> Signature | None:

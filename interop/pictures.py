@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 
-from interop.reading import ReadImage, Reading, base, noun, references, written
+from interop.reading import ReadImage, Reading, base, references, written
 from settings import VERSION
 from vocabulary.anatomy import part_words
 from vocabulary.dicom import MANUFACTURER, SECONDARY_CAPTURE
@@ -22,7 +22,7 @@ Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 def _said_of(reading: Reading, image: ReadImage) -> str:
     """Return what is said of an image, in words."""
-    said = f"{TRIAGE_WORDS[image.triage] if image.triage else 'Not read'} for {noun(reading)}"
+    said = f"{TRIAGE_WORDS[image.triage] if image.triage else 'Not read'} for {reading.noun}"
     if image.probability is not None:
         said += f", probability {image.probability:.2f}"
     side = {"L": "left ", "R": "right "}.get(image.laterality, "")
@@ -118,7 +118,7 @@ def draw_summary(reading: Reading) -> Picture:
     lines = [f"Image {image.number}: {_said_of(reading, image)}" for image in reading.images]
     head = np.full((6 * PAGE_STEP, PAGE_WIDTH, 3), 255, np.uint8)
     _line(head, f"{NOTICE.upper()}. NOT FOR DIAGNOSIS.", PAGE_MARGIN, PAGE_STEP + 10, 0.9, bold=True)
-    said = f"Study: {TRIAGE_WORDS[reading.triage]} for {noun(reading)}"
+    said = f"Study: {TRIAGE_WORDS[reading.triage]} for {reading.noun}"
     _line(head, said, PAGE_MARGIN, 3 * PAGE_STEP, 1.3, bold=True)
     images = f"{len(lines)} image" + ("s" if len(lines) != 1 else "")
     made = f"{images}, read {reading.made_at:%Y-%m-%d %H:%M} UTC by {MANUFACTURER} {VERSION}"

@@ -23,6 +23,7 @@ import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
 from interop.asking import TooLong, ask, new_client, parsed
+from pipeline.dicom.elements import UID, HeaderUnreadable, split_file
 from settings import Settings, get_settings, start_log
 from store.base.errors import ServiceError
 from store.base.seldom import log_seldom

@@ -22,8 +22,9 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from pipeline.types import AttentionRegion
 from settings import VERSION
+from store.reading.reported import Reported, ReportedImage
 from vocabulary.dicom import IMPLEMENTATION_UID, MANUFACTURER, derived_uid
-from vocabulary.states import Answer, Triage
+from vocabulary.states import Answer
 
 # pydicom and highdicom quote the values they complain about: they may be a patient's
 for _name in ("pydicom", "highdicom"):
@@ -46,8 +47,8 @@ ALWAYS: Mapping[int, str] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ReadImage:
+@dataclass(frozen=True, kw_only=True)
+class ReadImage(ReportedImage):
     """One image of a study, and what was said of it.
 
     Attributes
@@ -62,14 +63,8 @@ class ReadImage:
         Where the model looked, in pixels of the image.
     """
 
-    number: int
     identity: bytes
     picture: bytes
-    sop_uid: str
-    region: str = ""
-    laterality: str = ""
-    triage: Triage | None = None
-    probability: float | None = None
     low: float | None = None
     high: float | None = None
     attention: tuple[AttentionRegion, ...] = ()
@@ -99,46 +94,28 @@ class Signature:
     place: tuple[int, int, int, int, int] | None = None
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A version of a study's finding.
+@dataclass(frozen=True, kw_only=True)
+class Reading(Reported):
+    """A version of a study's finding; it is made at a time in UTC, the content time of every object.
 
     Attributes
     ----------
-    bundle_hash
-        SHA-256 of the bundle's manifest: two bundles of one name are two algorithms.
-    made_at
-        When it was found, in UTC: the content time of every object.
     earlier
         SOP class and instance of the report that it replaces.
     """
 
-    study_uid: str
-    bundle: str
-    bundle_hash: str
-    label_meaning: str
-    version: int
-    triage: Triage
-    made_at: datetime
-    images: tuple[ReadImage, ...]
-    pdf: bytes | None = None
+    images: Sequence[ReadImage]
     signature: Signature | None = None
     earlier: tuple[str, str] | None = None
 
     @property
     def description(self) -> str:
         """Of each series: what made it, and that it is no diagnosis."""
-        return f"AI {noun(self)} {self.bundle} - NOT FOR DIAGNOSIS"[:64]
+        return f"AI {self.noun} {self.bundle} - NOT FOR DIAGNOSIS"[:64]
 
     def series_uid(self, kind: str) -> str:
         """Return the UID of the series of a kind: one for all versions by this bundle."""
         return derived_uid("series", self.study_uid, self.bundle_hash, kind)
-
-
-def noun(reading: Reading) -> str:
-    """Return what the bundle looks for, in words."""
-    nouns = {"fractured": "fracture", "abnormal": "abnormality"}
-    return nouns.get(reading.label_meaning, reading.label_meaning)
 
 
 def base(reading: Reading, image: ReadImage, kind: str, sop_class: str, sop_uid: str) -> Dataset:

@@ -20,7 +20,6 @@ from interop.reading import (
     Reading,
     Signature,
     copy_identity,
-    noun,
     stamp,
     writable,
     written,
@@ -122,7 +121,7 @@ def _group(reading: Reading, image: ReadImage) -> Any:
     if image.probability is not None:
         measurements = [
             sr.Measurement(
-                name=_own_code("PROBABILITY", f"Calibrated probability of {noun(reading)}"),
+                name=_own_code("PROBABILITY", f"Calibrated probability of {reading.noun}"),
                 value=round(float(image.probability), 6),
                 unit=_NO_UNITS,
             )
@@ -237,7 +236,7 @@ def _answer_group(reading: Reading, signature: Signature, images: Sequence[ReadI
         "finding_sites": _sites(marked or images[0]),
         "qualitative_evaluations": [
             sr.QualitativeEvaluation(
-                _own_code("ANSWER", f"Answer of a reader: {noun(reading)}"), _ANSWERS[signature.answer]
+                _own_code("ANSWER", f"Answer of a reader: {reading.noun}"), _ANSWERS[signature.answer]
             ),
             sr.QualitativeEvaluation(
                 _own_code("AI_TRIAGE", "Triage by AI that the reader saw"),
@@ -315,5 +314,5 @@ def signed_reading(reading: Reading, sop_class: str, sop_uid: str) -> bytes:
     verified.VerificationDateTime = f"{signature.signed_at:%Y%m%d%H%M%S}+0000"
     verified.VerifyingObserverIdentificationCodeSequence = DicomSequence([])
     out.VerifyingObserverSequence = DicomSequence([verified])
-    out.SeriesDescription = f"Signed reading of {noun(reading)}, with {reading.bundle}"[:64]
+    out.SeriesDescription = f"Signed reading of {reading.noun}, with {reading.bundle}"[:64]
     return written(out)

@@ -15,8 +15,9 @@ from store.base.paging import Keyset, Page, moment
 from store.base.tables import Batch, Bundle, Study, StudyFinding
 from store.bundles.words import label_meaning
 from store.reading import studies
+from store.reading.reported import Reported, ReportedImage
 from store.results import fhir_resources
-from store.results.fhir_resources import Reported, ReportedImage, Resource
+from store.results.fhir_resources import Resource
 from vocabulary.states import Triage
 
 

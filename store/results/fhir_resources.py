@@ -10,11 +10,11 @@ import base64
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from settings import VERSION
+from store.reading.reported import Reported, ReportedImage
 from vocabulary.anatomy import PARTS, part_words
 from vocabulary.dicom import MANUFACTURER, derived_uid
 from vocabulary.states import Triage
@@ -28,56 +28,6 @@ _FINDINGS = {"fractured": ("72704001", "Fracture"), "abnormal": ("263654008", "A
 _SIDES = {"L": "left", "R": "right"}
 _CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
 _SECTION = "http://terminology.hl7.org/CodeSystem/v2-0074"
-
-
-@dataclass(frozen=True)
-class ReportedImage:
-    """What is said of one image."""
-
-    number: int
-    sop_uid: str
-    region: str
-    laterality: str
-    triage: Triage
-    probability: float | None
-
-
-@dataclass(frozen=True)
-class Reported:
-    """A version of what a bundle says of a study.
-
-    Attributes
-    ----------
-    id
-        Of the version: the id of its resources.
-    patient
-        Identifier of the subject: the id of the source where it may be told, else the site's pseudonym.
-    patient_system
-        Whose identifier that is.
-    signed_by
-        Who signed this version, and when; empty: nobody did.
-    """
-
-    id: uuid.UUID
-    study_uid: str
-    accession: str
-    patient: str
-    patient_system: str
-    bundle: str
-    bundle_hash: str
-    label_meaning: str
-    version: int
-    triage: Triage
-    made_at: datetime
-    images: Sequence[ReportedImage]
-    signed_by: str = ""
-    signed_at: datetime | None = None
-    pdf: bytes | None = None
-
-    @property
-    def uid(self) -> str:
-        """Of the report, whatever server asks for it."""
-        return derived_uid("fhir", self.study_uid, self.bundle_hash, str(self.version), str(self.id))
 
 
 def device_id(bundle: str, bundle_hash: str) -> str:
@@ -147,7 +97,7 @@ def observation(said: Reported, image: ReportedImage, *, device_reference: str) 
         **_subject(said),
         "effectiveDateTime": _instant(said.made_at),
         "issued": _instant(said.made_at),
-        "valueCodeableConcept": _triage(image.triage),
+        "valueCodeableConcept": _triage(image.triage or Triage.NOT_ASSESSABLE),
         "device": {"reference": device_reference},
         "derivedFrom": [_imaging_study(said)],
         "note": [{"text": f"Image {image.number} (SOP Instance UID {image.sop_uid}). {NOTICE}."}],
@@ -228,7 +178,7 @@ def transaction(said: Reported) -> Resource:
         return f"urn:uuid:{own}"
 
     ours = add(device(said.bundle, said.bundle_hash))
-    results = [add(observation(said, image, device_reference=ours)) for image in said.images]
+    results = [add(observation(said, image, device_reference=ours)) for image in said.images if image.triage]
     add(report(said, results=results))
     return {
         "resourceType": "Bundle",

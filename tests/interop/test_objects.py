@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import subprocess
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,6 +64,7 @@ def image(number: int, side: str = "L", **attributes: object) -> ReadImage:
 def reading(place: tuple[int, int, int, int, int] | None = None) -> Reading:
     images = image(1), image(2, "")
     return Reading(
+        id=uuid.UUID(int=5),
         study_uid=str(images[0].source().StudyInstanceUID),
         bundle="fracatlas-3",
         bundle_hash="ab" * 32,

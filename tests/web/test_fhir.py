@@ -13,8 +13,8 @@ from sqlalchemy import select
 
 from store.base.session import session_scope
 from store.base.tables import Audit, Batch, Image, StudyFinding
+from store.reading.reported import Reported, ReportedImage
 from store.results import fhir_resources
-from store.results.fhir_resources import Reported, ReportedImage
 from tests.npm import npm_folder, run_script
 from tests.reading import read_batch
 from tests.web.asking import Asker, png
@@ -115,8 +115,10 @@ def said() -> Reported:
     ]
     at = datetime(2026, 11, 30, 12, tzinfo=UTC)
     return Reported(
-        uuid.UUID(int=5), "1.2.840.1", "ACC1", "4711", "urn:oid:1.2.3", "fracatlas-3", "ab" * 32, "fractured",
-        1, Triage.POSITIVE, at, images, pdf=b"%PDF-1.7",
+        id=uuid.UUID(int=5), study_uid="1.2.840.1", accession="ACC1", patient="4711",
+        patient_system="urn:oid:1.2.3", bundle="fracatlas-3", bundle_hash="ab" * 32,
+        label_meaning="fractured", version=1, triage=Triage.POSITIVE, made_at=at, images=images,
+        pdf=b"%PDF-1.7",
     )  # fmt: skip
 
 
