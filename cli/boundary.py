@@ -1,4 +1,4 @@
-"""Translates every error that reaches the command line into a sentence and an exit code."""
+"""Turns every error that reaches the command line into a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LOG_BYTES = 1 << 20
 def telling_errors() -> Iterator[None]:
     """Let click's own exceptions pass; turn all others into one, whose sentence click prints.
 
-    What nobody foresaw goes to a log with its traceback, which a person can send to the developers.
+    An unexpected error goes to a log with its traceback, which the user can send to the developers.
     """
     try:
         yield
     except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-        raise  # the reader of a closed pipe has enough: click ends quietly
+        raise  # whoever read the pipe has closed it: click ends quietly
     except Exception as error:
         sentence, code = _sentence_of(error)
         told = click.ClickException(sentence)
@@ -37,7 +37,7 @@ def telling_errors() -> Iterator[None]:
 
 
 def _sentence_of(error: Exception) -> tuple[str, int]:
-    """Return what to tell a person, and the exit code."""
+    """Return the sentence for the user, and the exit code."""
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or error}{where}", USAGE
@@ -72,14 +72,17 @@ def _sentence_of(error: Exception) -> tuple[str, int]:
         if isinstance(error, DBAPIError):
             cause = str(error.orig).strip().partition("\n")[0]
             return (
-                f"The database does not do what is asked: {cause}. Is FRACTUREAI_DATABASE_URL right?",
+                f"The database refused a statement: {cause}. Is FRACTUREAI_DATABASE_URL right?",
                 UNREACHABLE,
             )
         if isinstance(error, SQLAlchemyError):
             return f"The database cannot be used: {str(error).partition(chr(10))[0]}", UNREACHABLE
     log = _log(error)
     where = f" The details are in {log}." if log else ""
-    return f"FractureAI itself failed ({type(error).__name__}); this is not your doing.{where}", OUR_ERROR
+    return (
+        f"An internal error of FractureAI ({type(error).__name__}); the command was not at fault.{where}",
+        OUR_ERROR,
+    )
 
 
 def _log(error: Exception) -> Path | None:

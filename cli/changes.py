@@ -1,4 +1,4 @@
-"""Tells which files changed below a folder without looking, where the kernel hears of all changes."""
+"""Which files changed below a folder, by the kernel's notifications, where those are complete."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-#: File systems whose every change passes through this machine's kernel. On a share those of others do not:
-#: there, and on whatever is not named here, the folder is looked at.
+#: File systems whose every change passes through this machine's kernel. Changes that other machines make on a
+#: network share do not: there, and on any file system not listed here, the folder is polled.
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "overlay"})
 
 
 def mount_of(path: Path) -> Path:
-    """Return where the file system of a path is mounted; another place once its share is away."""
+    """Return the mount point of a path's file system; a parent's once the share is unmounted."""
     while not os.path.ismount(path) and path != path.parent:
         path = path.parent
     return path
 
 
-def tells_changes(folder: Path) -> bool:
-    """Tell whether the kernel hears of every change below the folder, by its file system's name.
+def notifies_of_all_changes(folder: Path) -> bool:
+    """Return whether the kernel reports every change below the folder, judged by its file system's type.
 
-    It does not where nobody listens: the client alone comes without the packages for that.
+    False where the packages that listen are missing: the client alone comes without them.
     """
     if not (find_spec("psutil") and find_spec("watchdog")):
         return False
@@ -34,12 +34,12 @@ def tells_changes(folder: Path) -> bool:
 
 
 class Changes:
-    """Notes what is made, written, renamed or moved below a folder.
+    """Collects what is created, written, renamed or moved below a folder.
 
     Raises
     ------
     OSError
-        The kernel does not watch the folder: it is not there, or has too many folders for its limit.
+        The folder cannot be watched: it does not exist, or has more subfolders than the kernel's limit.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,7 +63,7 @@ class Changes:
 
         self._changed = changed
         self._folder = folder
-        self._is = _identity_of(folder)
+        self._inode = _identity_of(folder)
         self._observer = Observer()
         self._observer.daemon = True
         self._observer.schedule(
@@ -77,24 +77,24 @@ class Changes:
         )
         self._observer.start()
 
-    def taken(self) -> set[str]:
+    def drain(self) -> set[str]:
         """Return the paths that changed since the last call.
 
         Raises
         ------
         OSError
-            The folder is gone or is another one: what happened in it is not known.
+            The folder is gone or was replaced: changes may have been missed.
         """
-        if not self._observer.is_alive() or _identity_of(self._folder) != self._is:
+        if not self._observer.is_alive() or _identity_of(self._folder) != self._inode:
             raise FileNotFoundError(self._folder)
-        taken: set[str] = set()
-        with suppress(KeyError):  # others add meanwhile: each path is taken once
+        drained: set[str] = set()
+        with suppress(KeyError):  # the observer adds meanwhile: each path is returned once
             while True:
-                taken.add(self._changed.pop())
-        return taken
+                drained.add(self._changed.pop())
+        return drained
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._observer.stop()
 
 

@@ -33,7 +33,7 @@ _JOBS = click.option("--jobs", type=int, help="Processes (default: one a process
 
 
 @contextmanager
-def _said() -> Iterator[None]:
+def _dataset_errors() -> Iterator[None]:
     from training.datasets import DatasetError
 
     try:
@@ -78,7 +78,7 @@ def scan_command(path: Path, format_: str, meaning: str, jobs: int | None, out: 
 
     Ends with 0 also when something was found: what to leave out is the split's business.
     """  # noqa: D301 - \b is click's mark for "do not rewrap"
-    with _said():
+    with _dataset_errors():
         report = _scanned(path, format_, meaning, jobs).report()
     _print(report)
     if out:
@@ -176,7 +176,7 @@ def split_command(
 
     of_parts = dict(zip(("train", "val", "test"), shares, strict=True))
     plan = SplitPlan(of_parts, seed, not ignore_published, leave_out_crossing)
-    with _said():
+    with _dataset_errors():
         split = make_split(_scanned(path, format_, meaning, jobs), plan)
     write_split(out, split, command=f"fractureai {shlex.join(sys.argv[1:])}")
     for line in split.header:

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import click
 
-from cli.changes import Changes, mount_of, tells_changes
+from cli.changes import Changes, mount_of, notifies_of_all_changes
 from cli.client import (
     INTERRUPTED,
     OK,
@@ -128,7 +128,7 @@ class Watcher:
         self._etags: dict[str, str | None] = {}
         self._looked_again = time.monotonic()
         self._mount = mount_of(source)
-        self.changes_are_told = tells_changes(source)
+        self.changes_are_told = notifies_of_all_changes(source)
         self._known: frozenset[str] = frozenset()
         self._thorough_at = 0.0
         #: The kernel's word of changes; None where it gives none, and before the first look.
@@ -242,7 +242,7 @@ class Watcher:
         """Return the paths of which the kernel says that they changed; None when it says nothing reliable."""
         if self._changes is not None:
             try:
-                return self._changes.taken()
+                return self._changes.drain()
             except OSError:  # IN was replaced by another folder
                 self._changes.stop()
                 self._changes, self._thorough_at = None, 0.0
@@ -258,7 +258,7 @@ class Watcher:
         mount = mount_of(self.source)
         if self._mount in mount.parents:  # it was away when the watcher began, and is there now
             self._mount = mount
-            self.changes_are_told = tells_changes(self.source)
+            self.changes_are_told = notifies_of_all_changes(self.source)
             self._thorough_at = 0.0
         if not self.source.is_dir() or mount != self._mount:
             raise OSError(errno.ENODEV, "The folder IN is not there: is its share away?")

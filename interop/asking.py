@@ -1,4 +1,4 @@
-"""Questions by HTTP that end in time, and answers that are bounded, whatever the other side does."""
+"""HTTP requests with a limit on their total time and on the response's size, however the server behaves."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import httpx
 
 from store.base.deadline import Deadline
 
-#: Bytes a second below which nothing is sent or fetched to its end.
+#: Bytes a second; a slower transfer is given up.
 SLOWEST = 64 << 10
 
 
 class TooLong(Exception):
-    """The answer is longer than anything that was asked for."""
+    """The response is larger than allowed."""
 
 
 def ask(
     client: httpx.Client, method: str, address: str, *, seconds: float, most: int, **more: Any
 ) -> httpx.Response:
-    """Return the whole answer to one question.
+    """Send one request and return the whole response.
 
     Parameters
     ----------
     client
-        One that keeps no connection, so that each can be watched from its beginning.
+        Without keep-alive, so that each connection is watched from its start (see `new_client`).
     seconds
-        For all of it, and as much again as what is sent and fetched takes at `SLOWEST`.
+        For the whole exchange, plus the time that its bytes take at `SLOWEST`.
     most
-        Bytes of the answer.
+        Bytes of the response.
 
     Raises
     ------
     httpx.HTTPError, OSError
-        It does not answer, or not in time.
+        No response, or none in time.
     TooLong
     """
     began, sent, body = time.monotonic(), len(more.get("content", b"")), bytearray()
@@ -45,7 +45,7 @@ def ask(
 
         def watch(name: str, info: dict[str, Any]) -> None:
             if name == "connection.connect_tcp.complete":
-                # another handle of the connection: TLS takes the first one out of its socket
+                # a duplicate of the descriptor: TLS detaches the first one from its socket
                 line = info["return_value"].get_extra_info("socket").dup()
                 at_end.callback(line.close)
                 deadline.watch(lambda: line)
@@ -56,7 +56,7 @@ def ask(
         at_end.callback(answer.close)
         if deadline.over:
             raise TimeoutError("the exchange took too long")
-        for piece in answer.iter_bytes():  # what does not come at all meets the client's own time-out
+        for piece in answer.iter_bytes():  # total silence meets the client's own timeout
             body += piece
             if len(body) > most:
                 raise TooLong

@@ -1,4 +1,4 @@
-"""Secondary Captures: the attention map of an image, and a page that sums a study up."""
+"""Secondary Captures: the attention map of an image, and a summary page of a study."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vocabulary.anatomy import part_words
 from vocabulary.dicom import MANUFACTURER, SECONDARY_CAPTURE
 from vocabulary.words import NOTICE, TRIAGE_WORDS
 
-#: Of a picture with a banner, in pixels: what stands in it has to be read.
-NARROWEST = 720
+#: Pixels of width at least, so that the banner is legible.
+MIN_WIDTH = 720
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def _said_of(reading: Reading, image: ReadImage) -> str:
-    """Return what is said of an image, in words."""
+def _result_text(reading: Reading, image: ReadImage) -> str:
+    """Return an image's result as text."""
     said = f"{TRIAGE_WORDS[image.triage] if image.triage else 'Not read'} for {reading.noun}"
     if image.probability is not None:
         said += f", probability {image.probability:.2f}"
@@ -30,10 +30,10 @@ def _said_of(reading: Reading, image: ReadImage) -> str:
 
 
 def banner(reading: Reading, image: ReadImage) -> list[str]:
-    """Return what stands in the pixels of an image's Secondary Capture."""
+    """Return the lines that are burned into an image's Secondary Capture."""
     return [
         f"{NOTICE.upper()}. NOT FOR DIAGNOSIS.",
-        f"Image {image.number}: {_said_of(reading, image)}",
+        f"Image {image.number}: {_result_text(reading, image)}",
         f"{MANUFACTURER} {VERSION}, {reading.bundle}, version {reading.version}. Colour shows where the model"
         " looked, not a fracture.",
     ]
@@ -46,7 +46,7 @@ def draw_picture(reading: Reading, image: ReadImage) -> Picture:
         raise ValueError("the stored picture cannot be decoded")
     lines = banner(reading, image)
     widest = max(cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)[0][0] for line in lines)
-    width = max(picture.shape[1], NARROWEST)
+    width = max(picture.shape[1], MIN_WIDTH)
     scale = min(width / (widest + 20), 1.6)
     step = round(34 * scale) + 2
     strip = np.zeros((step * len(lines) + step // 2, width, 3), np.uint8)
@@ -115,7 +115,7 @@ def _small_pictures(images: Sequence[ReadImage]) -> Picture:
 
 def draw_summary(reading: Reading) -> Picture:
     """Return a page that says what a study amounts to: red-green-blue, uint8 of shape (height, width, 3)."""
-    lines = [f"Image {image.number}: {_said_of(reading, image)}" for image in reading.images]
+    lines = [f"Image {image.number}: {_result_text(reading, image)}" for image in reading.images]
     head = np.full((6 * PAGE_STEP, PAGE_WIDTH, 3), 255, np.uint8)
     _line(head, f"{NOTICE.upper()}. NOT FOR DIAGNOSIS.", PAGE_MARGIN, PAGE_STEP + 10, 0.9, bold=True)
     said = f"Study: {TRIAGE_WORDS[reading.triage]} for {reading.noun}"

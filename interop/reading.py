@@ -1,6 +1,6 @@
-"""A study's reading as its objects have it: the patient of its source byte by byte, equipment of ours.
+"""What all DICOM objects of a reading share: patient and study copied byte by byte, our equipment.
 
-The same reading gives the same bytes, whenever it is made: nothing in it comes from the clock or from chance.
+The same reading always gives the same bytes: nothing comes from the clock or from chance.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from store.reading.reported import Reported, ReportedImage
 from vocabulary.dicom import IMPLEMENTATION_UID, MANUFACTURER, derived_uid
 from vocabulary.states import Answer
 
-# pydicom and highdicom quote the values they complain about: they may be a patient's
+# pydicom and highdicom quote the values that they complain about, which may identify a patient
 for _name in ("pydicom", "highdicom"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 config.settings.writing_validation_mode = config.IGNORE
 config.settings.reading_validation_mode = config.IGNORE
 
-#: Series numbers by kind: they come after those of modalities, so that a viewer hangs the radiograph first.
+#: Series numbers by kind: higher than a modality's, so that a viewer hangs the radiograph first.
 SERIES = {"sc": 9001, "sr": 9002, "pdf": 9003, "summary": 9004, "signed": 9005}
 MODEL_NAME = "FractureAI batch reader"
 #: Copied from the source byte by byte: character set, study, patient.
@@ -40,7 +40,7 @@ _COPIED = (
     0x00080005, 0x00080020, 0x00080030, 0x00080050, 0x00080090, 0x00081030,
     0x00100010, 0x00100020, 0x00100021, 0x00100030, 0x00100040, 0x0020000D, 0x00200010,
 )  # fmt: skip
-#: Those of them that every object has, be they empty (type 2).
+#: Those of them that every object must have, even empty (type 2).
 ALWAYS: Mapping[int, str] = {
     0x00080020: "DA", 0x00080030: "TM", 0x00080050: "SH", 0x00080090: "PN", 0x00100010: "PN",
     0x00100020: "LO", 0x00100030: "DA", 0x00100040: "CS", 0x00200010: "SH",
@@ -49,7 +49,7 @@ ALWAYS: Mapping[int, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ReadImage(ReportedImage):
-    """One image of a study, and what was said of it.
+    """One image of a study, with its result.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Structured reports (TID 1500): what the bundle says of a study, and what a reader has signed of it."""
+"""Structured reports (TID 1500): a bundle's findings on a study, and a reader's signed answer."""
 
 from __future__ import annotations
 
@@ -26,16 +26,13 @@ from interop.reading import (
 )
 from pipeline.types import AttentionRegion
 from vocabulary.anatomy import PARTS
-from vocabulary.dicom import COMPREHENSIVE_3D_SR, MANUFACTURER, derived_uid
+from vocabulary.dicom import COMPREHENSIVE_3D_SR, FINDING_CODES, MANUFACTURER, derived_uid
 from vocabulary.states import Answer, Triage
 from vocabulary.words import TRIAGE_WORDS
 
 SCHEME = "99FRACTUREAI"
 _SIDES = {"L": Code("7771000", "SCT", "Left"), "R": Code("24028007", "SCT", "Right")}
-_FINDINGS = {
-    "fractured": Code("72704001", "SCT", "Fracture"),
-    "abnormal": Code("263654008", "SCT", "Abnormal"),
-}
+_FINDINGS = {label: Code(code, "SCT", meaning) for label, (code, meaning) in FINDING_CODES.items()}
 _ANSWERS = {
     Answer.PRESENT: Code("52101004", "SCT", "Present"),
     Answer.ABSENT: Code("2667000", "SCT", "Absent"),
@@ -53,7 +50,7 @@ def _own_code(value: str, meaning: str) -> Code:
 
 
 def _evidence(image: ReadImage) -> Dataset:
-    """Return the source as highdicom wants it: with its UIDs, and without its patient, whom it never sees."""
+    """Return the source image as highdicom expects it: its UIDs, and no patient data."""
     source, out = image.source(), Dataset()
     for word in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality"):
         setattr(out, word, source.get(word, ""))
@@ -77,13 +74,13 @@ def _sites(image: ReadImage) -> list[Any] | None:
 
 
 def _outline(x: int, y: int, width: int, height: int) -> Any:
-    """Return the closed line around a box, in pixels: the corners of (column, row)."""
+    """Return the closed polyline around a box, in pixels: corners as (column, row)."""
     corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height), (x, y)]
     return np.array(corners, dtype=float)
 
 
 def _attention(image: ReadImage, region: AttentionRegion) -> Any:
-    """Return an attention region: the mean of the map in it, and where it lies."""
+    """Return an attention region as a measurement: its mean map value and its outline."""
     from highdicom import sr
 
     source = image.source()
@@ -102,7 +99,7 @@ def _attention(image: ReadImage, region: AttentionRegion) -> Any:
 
 
 def _group(reading: Reading, image: ReadImage) -> Any:
-    """Return what is said of one image (TID 1501)."""
+    """Return the measurement group of one image (TID 1501)."""
     from highdicom import sr
 
     algorithm = sr.AlgorithmIdentification(

@@ -1,4 +1,4 @@
-"""SOP classes that are taken over the network, and the marks of objects that we made."""
+"""SOP classes that are accepted, codes of findings, and what identifies the objects that we make."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ REFUSED_CLASSES: Mapping[str, str] = {
     _STORAGE + "1.1.1": "Digital X-Ray - For Processing: raw detector values; send the image for presentation"
 }
 
+#: What a bundle's label means, in SNOMED CT: code and meaning.
+FINDING_CODES: Mapping[str, tuple[str, str]] = {
+    "fractured": ("72704001", "Fracture"),
+    "abnormal": ("263654008", "Abnormal"),
+}
 #: The equipment of objects that we made: Manufacturer (0008,0070).
 MANUFACTURER = "FractureAI"
 #: Implementation Class UID (PS3.7, D.3.3.2).

@@ -1,6 +1,6 @@
-"""Pictures at full depth: asked for when somebody looks at an image, and deleted some time later.
+"""Images at full bit depth: rendered by a worker on demand, and deleted after a while.
 
-They are the kept original, drawn by a worker, and as large as it; most images are never looked at so closely.
+Each is as large as the kept original; most images are never viewed at this depth.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from store.base.session import session_scope
 from store.base.tables import ENDED_WORK, Image, Priority, Work, WorkKind
 from store.queue import work
 
-#: Asked again within this time, what could not be drawn is not tried anew.
-REST = timedelta(minutes=10)
-#: Pictures that one step deletes.
-PART = 500
+#: How long after a failed rendering it is not tried again.
+RETRY_AFTER = timedelta(minutes=10)
+#: Images deleted in one transaction.
+DELETED_AT_ONCE = 500
 
 
 class Answer(StrEnum):
-    """What becomes of a wish for an image at full depth."""
+    """Whether an image is available at full depth."""
 
     READY = "ready"
     MAKING = "making"
-    NONE = "none"  # without a kept original, or it cannot be drawn
+    NONE = "none"  # no kept original, or it cannot be rendered
 
 
 def ask(session: Session, image_id: uuid.UUID) -> tuple[Answer, Image]:
-    """Return whether an image can be had at full depth; ask a worker where it is not yet there.
+    """Return whether an image is available at full depth; request its rendering where it is not yet.
 
     Call `dispatch` after the commit.
     """
@@ -42,7 +42,7 @@ def ask(session: Session, image_id: uuid.UUID) -> tuple[Answer, Image]:
         return Answer.READY, image
     if image.original_key is None or image.display_key is None:
         return Answer.NONE, image
-    session.refresh(image, with_for_update=True)  # two that ask at once make one unit
+    session.refresh(image, with_for_update=True)  # two simultaneous requests make one unit of work
     made: str | None = image.pixels_key
     if made is not None:
         return Answer.READY, image
@@ -55,7 +55,7 @@ def ask(session: Session, image_id: uuid.UUID) -> tuple[Answer, Image]:
     if last is not None and last.state not in ENDED_WORK:
         return Answer.MAKING, image
     now = session.scalar(select(func.clock_timestamp()))
-    if last is not None and last.finished_at and now and now - last.finished_at < REST:
+    if last is not None and last.finished_at and now and now - last.finished_at < RETRY_AFTER:
         return Answer.NONE, image
     work.add_unit(
         session, WorkKind.PIXELS, site_id=image.site_id, subject_id=image_id, priority=Priority.URGENT
@@ -64,14 +64,14 @@ def ask(session: Session, image_id: uuid.UUID) -> tuple[Answer, Image]:
 
 
 def delete_expired() -> None:
-    """Delete the pictures whose time is over; whoever looks again has them made again."""
+    """Delete renderings past their retention; a later request makes them again."""
     keep = timedelta(seconds=get_settings().pixels_keep_seconds)
     with session_scope() as session:
         old = session.scalars(
             select(Image)
             .where(Image.pixels_key.is_not(None), Image.pixels_at < func.clock_timestamp() - keep)
             .order_by(Image.pixels_at)
-            .limit(PART)
+            .limit(DELETED_AT_ONCE)
             .with_for_update(skip_locked=True)
         )
         for image in old:

@@ -1,4 +1,4 @@
-"""What readers say of studies, how far that agrees with the AI, and which reports they sign."""
+"""Readers' answers to studies: recording, withdrawing and signing them, and their agreement with the AI."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vocabulary.times import instant
 
 
 class StudyChanged(ServiceError):
-    """The finding is not the one that was on the reader's screen."""
+    """The finding is newer than the one on the reader's screen."""
 
     code, status = "study_changed", 409
     title = "The study changed while it was being read: more of its images have arrived."
@@ -45,7 +45,7 @@ class NothingToSign(ServiceError):
 
 
 class TooLate(ServiceError):
-    """An answer that can no longer be taken back."""
+    """The time for withdrawing the answer has passed."""
 
     code, status = "too_late_to_take_back", 409
     title = "This answer can no longer be taken back."
@@ -76,7 +76,7 @@ class Place:
 
 
 class Agreement(StrEnum):
-    """How a reader's answer stands to what the AI said."""
+    """Whether a reader's answer agrees with the AI."""
 
     AGREE = "agree"
     DISAGREE = "disagree"
@@ -86,9 +86,9 @@ class Agreement(StrEnum):
 def agreement(answer: str, triage: str | None) -> Agreement:
     """Compare an answer with the AI's triage: only a clear one on both sides can agree."""
     clear = {(Answer.PRESENT, Triage.POSITIVE), (Answer.ABSENT, Triage.NEGATIVE)}
-    crossed = {(Answer.PRESENT, Triage.NEGATIVE), (Answer.ABSENT, Triage.POSITIVE)}
+    opposed = {(Answer.PRESENT, Triage.NEGATIVE), (Answer.ABSENT, Triage.POSITIVE)}
     pair = (answer, triage)
-    return Agreement.AGREE if pair in clear else Agreement.DISAGREE if pair in crossed else Agreement.OPEN
+    return Agreement.AGREE if pair in clear else Agreement.DISAGREE if pair in opposed else Agreement.OPEN
 
 
 def _check_place(found: StudyReading, place: Place) -> None:
@@ -353,15 +353,15 @@ def disagreements(site_id: uuid.UUID, bundle: Bundle) -> Iterator[bytes]:
     """
     yield _line(TRAINING_COLUMNS)
     meaning = label_meaning(bundle)
-    crossed = ((Review.answer == Answer.PRESENT.value) & (Review.triage == Triage.NEGATIVE.value)) | (
+    opposed = ((Review.answer == Answer.PRESENT.value) & (Review.triage == Triage.NEGATIVE.value)) | (
         (Review.answer == Answer.ABSENT.value) & (Review.triage == Triage.POSITIVE.value)
     )
     with Session(get_engine()) as session:
-        answers = select(Review.id).where(Review.id.in_(_last_answers(site_id, bundle.name)), crossed)
+        answers = select(Review.id).where(Review.id.in_(_last_answers(site_id, bundle.name)), opposed)
         chosen = session.scalars(answers.order_by(Review.study_id)).all()
     for start in range(0, len(chosen), PAGE):  # a transaction a page: whoever reads may stall
         with Session(get_engine()) as session:
-            rows = _crossed_images(session, chosen[start : start + PAGE], bundle.name)
+            rows = _opposed_images(session, chosen[start : start + PAGE], bundle.name)
         seen: tuple[uuid.UUID, str] | None = None  # a study that came twice has its bytes twice
         for review, image in rows:
             if seen != (review.study_id, image.sha256):
@@ -369,7 +369,7 @@ def disagreements(site_id: uuid.UUID, bundle: Bundle) -> Iterator[bytes]:
             seen = review.study_id, image.sha256
 
 
-def _crossed_images(
+def _opposed_images(
     session: Session, reviews: Sequence[uuid.UUID], bundle: str
 ) -> Sequence[Row[Review, Image]]:
     query = (

@@ -1,4 +1,4 @@
-"""A study, or an image, with what a reader wants beside it: its finding, other images, earlier results."""
+"""A study or an image as a reader sees it: with its finding, its other images and earlier results."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def get_study(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, *, tria
         if found is None or not (found.promoted or trials):
             raise NotFound
         batch = found
-    of_all = list(
+    all_versions = list(
         session.scalars(
             select(StudyFinding)
             .join(Batch, Batch.id == StudyFinding.batch_id)
@@ -113,9 +113,9 @@ def get_study(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, *, tria
             .order_by(StudyFinding.created_at.desc(), StudyFinding.version.desc())
         )
     )
-    versions = sorted((v for v in of_all if v.bundle == batch.bundle), key=lambda v: -v.version)
+    versions = sorted((v for v in all_versions if v.bundle == batch.bundle), key=lambda v: -v.version)
     finding = versions[0] if versions else None
-    signed = next((v for v in of_all if v.signed_at), None)
+    signed = next((v for v in all_versions if v.signed_at), None)
     stands_on = {image.id for image in studies.study_state(session, study_id, batch.bundle).images}
     of_batch = select(Image.id).where(
         Image.study_id == study_id,
@@ -130,7 +130,7 @@ def get_study(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, *, tria
         bundle=get_bundle(session, batch.bundle),
         finding=finding,
         images=get_images(session, site_id, stands_on),
-        reports=[version for version in of_all if version.report_key],
+        reports=[version for version in all_versions if version.report_key],
         row=row,
         read_at=min((v.created_at for v in versions if finding and v.basis == finding.basis), default=None),
         amended=signed if signed and finding and studies.is_amended(signed, finding) else None,
@@ -139,14 +139,14 @@ def get_study(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, *, tria
 
 @dataclass(frozen=True)
 class Earlier:
-    """What was said of the same bytes at another time."""
+    """An earlier result for the same bytes."""
 
     image: Image
     batch: Batch
 
 
 def earlier_results(session: Session, image: Image, *, trials: bool) -> list[Earlier]:
-    """Return what other batches of the site say of the image's bytes, the newest first."""
+    """Return the results for the image's bytes in other batches of the site, newest first."""
     query = (
         select(Image, Batch)
         .join(Batch, Batch.id == Image.batch_id)
@@ -166,7 +166,7 @@ def earlier_results(session: Session, image: Image, *, trials: bool) -> list[Ear
 
 
 def trial_findings(session: Session, image: Image, bundle: str) -> list[Finding]:
-    """Return what other bundles say of the image's bytes: for those who compare bundles, not for readers."""
+    """Return other bundles' findings on the image's bytes: for comparing bundles, never for readers."""
     query = (
         select(Finding)
         .where(Finding.site_id == image.site_id, Finding.sha256 == image.sha256, Finding.bundle != bundle)

@@ -29,7 +29,7 @@ class NegativeNotEarned(ServiceError):
 
 
 class AnotherBundle(ServiceError):
-    """The figures were measured on other contents than the server's bundle of that name."""
+    """The figures were measured with another bundle than the server's of that name."""
 
     code, status = "another_bundle", 409
     title = (
@@ -40,7 +40,7 @@ class AnotherBundle(ServiceError):
 
 @dataclass(frozen=True)
 class PartNegative:
-    """Whether a bundle may call a body part negative at a site, and on what that rests."""
+    """Whether a bundle may call a body part negative at a site, and by which evidence."""
 
     region: str
     by_bundle: bool
@@ -66,7 +66,7 @@ def by_bundle(bundle: Bundle) -> dict[str, bool]:
 
 
 def negatives(session: Session, site_id: uuid.UUID, bundle: Bundle) -> list[PartNegative]:
-    """Return for each region of a bundle whether it may be called negative at a site, by name."""
+    """Return, sorted by name, whether each region of a bundle may be called negative at a site."""
     query = select(PartValidation).where(
         PartValidation.site_id == site_id, PartValidation.bundle == bundle.name
     )
@@ -129,7 +129,7 @@ def unlock(
 
 
 def lock(session: Session, site_id: uuid.UUID, by: uuid.UUID | None, name: str, region: str) -> None:
-    """Take a site's validation back: the region is in doubt again unless the bundle itself has earned it.
+    """Withdraw a site's validation: the region is in doubt again unless the bundle's own evidence suffices.
 
     Raises
     ------

@@ -16,7 +16,7 @@ from typing import Any
 from settings import VERSION
 from store.reading.reported import Reported, ReportedImage
 from vocabulary.anatomy import PARTS, part_words
-from vocabulary.dicom import MANUFACTURER, derived_uid
+from vocabulary.dicom import FINDING_CODES, MANUFACTURER, derived_uid
 from vocabulary.states import Triage
 from vocabulary.words import NOTICE, TRIAGE_WORDS
 
@@ -24,7 +24,6 @@ Resource = dict[str, Any]
 
 SYSTEM = "urn:fractureai"
 _SNOMED, _LOINC, _DICOM = "http://snomed.info/sct", "http://loinc.org", "urn:dicom:uid"
-_FINDINGS = {"fractured": ("72704001", "Fracture"), "abnormal": ("263654008", "Abnormal")}
 _SIDES = {"L": "left", "R": "right"}
 _CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
 _SECTION = "http://terminology.hl7.org/CodeSystem/v2-0074"
@@ -49,8 +48,8 @@ def _instant(at: datetime) -> str:
 
 
 def _finding(said: Reported) -> Resource:
-    if said.label_meaning in _FINDINGS:
-        return _concept(_SNOMED, *_FINDINGS[said.label_meaning])
+    if said.label_meaning in FINDING_CODES:
+        return _concept(_SNOMED, *FINDING_CODES[said.label_meaning])
     return {"text": said.label_meaning}
 
 

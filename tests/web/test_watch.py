@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import func, select
 
-from cli.changes import tells_changes
+from cli.changes import notifies_of_all_changes
 from cli.client import Client
 from cli.local_files import find_files
 from cli.main import main
@@ -474,7 +474,7 @@ def test_new_contents_under_a_known_name_are_found_by_a_thorough_look(
 
 
 @pytest.mark.skipif(
-    not tells_changes(Path(tempfile.gettempdir())), reason="a file system that tells no changes"
+    not notifies_of_all_changes(Path(tempfile.gettempdir())), reason="a file system that tells no changes"
 )
 def test_where_the_kernel_tells_of_changes_nothing_is_looked_at_in_vain(
     serving: Serving, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch

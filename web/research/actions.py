@@ -1,4 +1,4 @@
-"""What people and programs do with data sets, runs and comparisons."""
+"""Actions on data sets, runs and comparisons, shared by the pages and the API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from web.contract.research import (
 
 
 def start(session: Session, body: NewRun) -> tables.Run:
-    """Start the run that was asked for, audited; call `dispatch` after the commit."""
+    """Start a run and audit it; call `dispatch` after the commit."""
     run = runs.start_run(
         session,
         identity().site_id,
@@ -37,7 +37,7 @@ def start(session: Session, body: NewRun) -> tables.Run:
 
 
 def compare(session: Session, body: NewComparison) -> tables.Comparison:
-    """Start the comparison that was asked for, audited; call `dispatch` after the commit."""
+    """Start a comparison and audit it; call `dispatch` after the commit."""
     a, b = (runs.get_run(session, identity().site_id, run_id) for run_id in (body.run_a, body.run_b))
     made = runs.start_comparison(
         session,
@@ -57,21 +57,21 @@ def find_run(session: Session, run_id: uuid.UUID) -> tables.Run:
 
 
 def forget_dataset(dataset_id: uuid.UUID) -> None:
-    """Forget a data set, audited."""
+    """Remove a data set and audit it."""
     with session_scope() as session:
         datasets.remove_dataset(session, datasets.get_dataset(session, identity().site_id, dataset_id))
         audit(session, "dataset_deleted", dataset_id)
 
 
 def forget_run(run_id: uuid.UUID) -> None:
-    """Delete a run, audited."""
+    """Delete a run and audit it."""
     with session_scope() as session:
         run_deletion.delete_run(session, find_run(session, run_id))
         audit(session, "run_deleted", run_id)
 
 
 def act(run_id: uuid.UUID, action: str) -> None:
-    """Cancel, pause, resume or retry a run, audited."""
+    """Cancel, pause, resume or retry a run, and audit it."""
     with session_scope() as session:
         runs.act(session, find_run(session, run_id), action)
         audit(session, f"run_{action}", run_id)

@@ -43,7 +43,7 @@ from web.research.actions import (
 
 pages = Blueprint("research", __name__)
 
-#: Figures that are shown run by run.
+#: Figures whose trend is shown over runs.
 TREND = (
     ("auc", "AUC"),
     ("kappa", "Kappa"),
@@ -79,7 +79,7 @@ def home() -> str:
 
 @dataclass(frozen=True)
 class TrendLine:
-    """What one bundle reached in one run."""
+    """One bundle's figures in one run."""
 
     run: uuid.UUID
     dataset: str
@@ -112,14 +112,14 @@ def trend(evaluated: Sequence[tables.Run]) -> list[TrendLine]:
 
 
 class ChangedFilters(Query):
-    """What narrows the images that changed side."""
+    """Filters of the list of images whose result changed."""
 
     region: Annotated[str, StringConstraints(max_length=40)] | None = None
     right: Literal["yes", "no", "unlabelled"] | None = None
     to: Literal["positive", "negative"] | None = None
 
-    def holds(self, changed: Mapping[str, Any]) -> bool:
-        """Tell whether an image that changed side is wanted."""
+    def matches(self, changed: Mapping[str, Any]) -> bool:
+        """Return whether a changed image passes the filters."""
         right = {True: "yes", False: "no", None: "unlabelled"}[changed["right"]]
         to = "positive" if changed["b"] > changed["a"] else "negative"
         return (
@@ -129,7 +129,7 @@ class ChangedFilters(Query):
 
 @dataclass(frozen=True)
 class Place:
-    """Where an image stands among those that changed side."""
+    """An image's position in the list of changed images."""
 
     at: int
     of: int
@@ -138,7 +138,7 @@ class Place:
 
 
 def place_of(number: int, changed: Sequence[Mapping[str, Any]]) -> Place | None:
-    """Return an image's place among those that are listed; None where it is not among them."""
+    """Return an image's position in the list; None where it is not listed."""
     numbers = [int(image["number"]) for image in changed]
     if number not in numbers:
         return None
@@ -279,7 +279,7 @@ def show_changed_image(comparison_id: uuid.UUID, number: int) -> str:
         run = find_run(session, compared.run_a)
         image = comparisons.image_of(session, run, number, (compared.bundle_a, compared.bundle_b))
         audit(session, "run_image_viewed", image.image.id)
-    listed = [c for c in (compared.figures or {}).get("changed_images", ()) if args.holds(c)]
+    listed = [c for c in (compared.figures or {}).get("changed_images", ()) if args.matches(c)]
     return _attention(run, image, comparison_id, place_of(number, listed), args.kept())
 
 
@@ -364,7 +364,7 @@ def show_comparison(comparison_id: uuid.UUID) -> str | Response:
         layout="research/export.html" if export else "base.html",
         export=export,
         compared=document,
-        changed=[c for c in (document.figures or {}).get("changed_images", ()) if args.holds(c)],
+        changed=[c for c in (document.figures or {}).get("changed_images", ()) if args.matches(c)],
         chosen=args.kept(),
         run=run,
         made_with=json.dumps(repeat, indent=1),
