@@ -80,7 +80,7 @@ def _sentence_of(error: Exception) -> tuple[str, int]:
     log = _log(error)
     where = f" The details are in {log}." if log else ""
     return (
-        f"An internal error of FractureAI ({type(error).__name__}); the command was not at fault.{where}",
+        f"FractureAI itself failed ({type(error).__name__}); your command is not at fault.{where}",
         OUR_ERROR,
     )
 
