@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text, update
+from sqlalchemy.orm import Session
 
 from store.base.blobs import BlobStore
 from store.base.sealed_blobs import get_opened
@@ -122,13 +124,25 @@ def test_a_quota_counts_what_arrives_whatever_was_announced(ask: Asker, blobs: B
     assert ask.post(f"{address}/take", json={}).json["counts"]["accepted"] == 5
 
 
-def test_uploads_at_once_do_not_all_fit_into_what_is_left(app: Any, site_key: str, blobs: BlobStore) -> None:
-    batch = Asker(app.test_client(use_cookies=False), site_key).draft()
+def test_uploads_at_once_do_not_all_fit_into_what_is_left(
+    app: Any, site_key: str, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Asker(app.test_client(use_cookies=False), site_key)
+    drafts = [first.draft() for _ in range(8)]  # one each: into one batch they go one after the other
+    batch = drafts[0]
     limited(batch, 350_000)
+    count = quotas.quota
+
+    def slowly(session: Session, site_id: uuid.UUID) -> quotas.Quota:
+        found = count(session, site_id)
+        time.sleep(0.2)  # whoever holds no lock counts meanwhile
+        return found
+
+    monkeypatch.setattr(quotas, "quota", slowly)
 
     def send(n: int) -> int:
         ask = Asker(app.test_client(use_cookies=False), site_key)
-        return int(ask.send(batch, (f"{n}.png", png(str(n) * 100_000))).status_code)
+        return int(ask.send(drafts[n], (f"{n}.png", png(str(n) * 100_000))).status_code)
 
     with ThreadPoolExecutor(8) as pool:
         codes = list(pool.map(send, range(8)))
