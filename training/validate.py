@@ -10,6 +10,7 @@ from models.bundle import Bundle, load_bundle
 from models.fitted_on import FoundBy, fitted_on
 from models.scorer import open_scorer
 from pipeline.earned import PartFigures
+from pipeline.triage import may_be_negative
 from training.datasets import AUTO, hashed, load_pixels, open_dataset
 from training.evaluate import chosen_part
 from training.looks import looks_of_files
@@ -30,7 +31,8 @@ class PartCounts(PartFigures):
 def count_parts(bundle: Bundle, readings: Iterable[Reading]) -> list[PartCounts]:
     """Count readings by the part that the bundle saw, since that is whose negative is said.
 
-    Images that it does not assess are left out: it calls none of them negative.
+    Images that it does not assess are left out: it calls none of them negative. A positive below the
+    threshold is missed even where a flag forbids *negative*; a negative is cleared only where none does.
     """
     counts = {region: [0, 0, 0, 0] for region in bundle.models}
     for reading in readings:
@@ -43,7 +45,7 @@ def count_parts(bundle: Bundle, readings: Iterable[Reading]) -> list[PartCounts]
             row[1] += not below
         else:
             row[2] += 1
-            row[3] += below
+            row[3] += below and may_be_negative(reading.route.flags)
     return [
         PartCounts(*row, region=region, may_say_negative=bundle.models[region].may_say_negative)
         for region, row in counts.items()

@@ -21,9 +21,11 @@ BUNDLE = cast(
 )
 
 
-def reading(region: str, positive: bool, probability: float | None, unread: Reason | None = None) -> Reading:
+def reading(
+    region: str, positive: bool, probability: float | None, unread: Reason | None = None, *flags: Reason
+) -> Reading:
     example: Any = SimpleNamespace(positive=positive, path=Path("a.png"))
-    return Reading(cast(Example, example), Route(region, 0.9, unread), 0.0, probability, None)
+    return Reading(cast(Example, example), Route(region, 0.9, unread, flags), 0.0, probability, None)
 
 
 def test_images_count_for_the_part_that_was_seen_and_unread_ones_for_none():
@@ -52,3 +54,9 @@ def test_thirty_found_of_thirty_have_earned_it_and_twenty_nine_of_twenty_nine_ha
     for count, earned in ((30, True), (29, False)):
         part = {p.region: p for p in count_parts(BUNDLE, [reading("hip", True, 0.9)] * count)}["hip"]
         assert part.earned is earned
+
+
+def test_what_a_flag_keeps_from_being_negative_is_not_cleared_and_a_fracture_there_is_missed():
+    flagged = [reading("hip", positive, 0.1, None, Reason.SEVERAL_REGIONS) for positive in (True, False)]
+    hip = {p.region: p for p in count_parts(BUNDLE, flagged)}["hip"]
+    assert (hip.positives, hip.found, hip.negatives, hip.cleared) == (1, 0, 1, 0)
