@@ -77,3 +77,14 @@ def operate_bundle_by_form(action: str) -> BaseResponse:
     """Promote a bundle, go back to the one before, or set the shadow bundle, from the bundles' page."""
     operate(action, request.form.get("bundle", ""))
     return redirect(url_for("bundles.list_bundles"), 303)
+
+
+@pages.post("/bundles/<name>/negatives/<region>/lock")
+@needs(Permission.ADMINISTER)
+@form_on("bundles.show_bundle")
+def lock_negative_by_form(name: str, region: str) -> BaseResponse:
+    """Take the site's validation of a body part back, from the bundle's page."""
+    user = identity()
+    with session_scope() as session:
+        validations.lock(session, user.site_id, user.user_id, name, region)
+    return redirect(url_for("bundles.show_bundle", name=name), 303)
