@@ -29,30 +29,27 @@ class Orthanc:
         self.dicom, self.http = free_port(), free_port()
         self._folder = folder
         folder.mkdir(exist_ok=True)
-        (folder / "orthanc.json").write_text(
-            json.dumps(
-                {
-                    "StorageDirectory": str(folder / "storage"),
-                    "IndexDirectory": str(folder / "storage"),
-                    "DicomAet": AE_TITLE,
-                    "DicomPort": self.dicom,
-                    "HttpPort": self.http,
-                    "RemoteAccessAllowed": False,
-                    "AuthenticationEnabled": False,
-                    "DicomAlwaysAllowStore": True,
-                    "DicomAlwaysAllowFind": True,
-                    "DicomAlwaysAllowEcho": True,
-                    "StableAge": 1,
-                    "Plugins": [PLUGIN],
-                    **settings,
-                    "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "StudiesMetadata": "Full"},
-                }
-            )
-        )
+        self._settings = {
+            "StorageDirectory": str(folder / "storage"),
+            "IndexDirectory": str(folder / "storage"),
+            "DicomAet": AE_TITLE,
+            "DicomPort": self.dicom,
+            "HttpPort": self.http,
+            "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": False,
+            "DicomAlwaysAllowStore": True,
+            "DicomAlwaysAllowFind": True,
+            "DicomAlwaysAllowEcho": True,
+            "StableAge": 1,
+            "Plugins": [PLUGIN],
+            "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "StudiesMetadata": "Full"},
+            **settings,
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
+        (self._folder / "orthanc.json").write_text(json.dumps(self._settings))
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [PROGRAM, str(self._folder / "orthanc.json")], stdout=log, stderr=log, start_new_session=True
@@ -72,6 +69,24 @@ class Orthanc:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def restart(self, **settings: Any) -> None:
+        """Kill it, and start it with other settings."""
+        self.stop()
+        self._settings |= settings
+        self.start()
+
+    def hang(self) -> None:
+        """Let it take connections and say nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
 
     def get(self, path: str) -> Any:
         """Ask its own API."""
