@@ -7,7 +7,7 @@ watched once.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -21,7 +21,18 @@ from store.base.session import session_scope
 from store.base.tables import Site
 from store.operations import drift_statistics as rules
 from store.operations import notices
-from store.operations.drift_statistics import BINS, HIGHEST, LOWEST, RECENT_DAYS, Counts, Watch
+from store.operations.drift_statistics import (
+    BINS,
+    DISTANCE_BINS,
+    FARTHEST_OCTAVE,
+    HIGHEST,
+    LOWEST,
+    NEAREST_OCTAVE,
+    RECENT_DAYS,
+    Counts,
+    Part,
+    Watch,
+)
 from store.operations.drift_tables import Device, DriftAlarm, DriftBaseline, DriftDay
 from store.research.research_tables import Promotion
 
@@ -41,24 +52,30 @@ def step() -> None:
 
 # counting
 
-#: What ended since a day, but for research and copies; a bin of a score is that of `drift_statistics.Counts`.
+#: What ended since a day, but for research and copies; bins are those of `drift_statistics.Counts`.
 _COUNTED = """
     SELECT i.site_id, b.bundle, (i.finished_at AT TIME ZONE 'UTC')::date AS day,
            coalesce(i.region, '') AS region, coalesce(i.device_id::text, '') AS device,
            i.status = 'rejected' AS rejected, i.triage,
            CASE WHEN i.triage <> 'not_assessable'
                 THEN width_bucket(f.logit, :lowest, :highest, :bins) END AS bin,
+           CASE WHEN f.distance > 0 AND f.distance < 'Infinity'
+                THEN width_bucket(log(f.distance::numeric) / log(2.0), :nearest, :farthest, :distance_bins)
+                END AS distance_bin,
            count(*) AS n
     FROM images i JOIN batches b ON b.id = i.batch_id LEFT JOIN findings f ON f.id = i.finding_id
     WHERE i.finished_at >= CAST(:since AS date)::timestamp AT TIME ZONE 'UTC' AND b.run_id IS NULL
           AND i.status IN ('done', 'rejected') AND i.reason IS DISTINCT FROM 'duplicate_in_study'
-    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8"""
+    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9"""
 
 
 def count_days(session: Session, since: date) -> None:
     """Count anew what ended since a day (UTC); a day may lose what was erased."""
     found: dict[tuple[Any, ...], Counts] = {}
-    given = {"since": since, "lowest": LOWEST, "highest": HIGHEST, "bins": BINS}
+    given = {
+        **{"since": since, "lowest": LOWEST, "highest": HIGHEST, "bins": BINS},
+        **{"nearest": NEAREST_OCTAVE, "farthest": FARTHEST_OCTAVE, "distance_bins": DISTANCE_BINS},
+    }
     for row in session.execute(text(_COUNTED), given):
         counts = found.setdefault((row.site_id, row.bundle, row.day, row.region, row.device), Counts())
         counts.n += row.n
@@ -68,6 +85,8 @@ def count_days(session: Session, since: date) -> None:
             setattr(counts, row.triage, getattr(counts, row.triage) + row.n)
         if row.bin is not None:
             counts.logits[row.bin] += row.n
+        if row.distance_bin is not None:
+            counts.distances[row.distance_bin] += row.n
     session.execute(delete(DriftDay).where(DriftDay.day >= since))
     keys = ("site_id", "bundle", "day", "region", "device")
     rows = [
@@ -78,20 +97,44 @@ def count_days(session: Session, since: date) -> None:
         session.execute(insert(DriftDay).values(rows[start : start + 1000]))
 
 
-def days_of(session: Session, site_id: uuid.UUID, bundle: str, since: date) -> dict[date, Counts]:
-    """Return what came of each day since one, of all regions and devices; of days without images nothing."""
+#: Of `days_of`: what came of all images.
+ALL = ""
+
+
+def days_of(session: Session, site_id: uuid.UUID, bundle: str, since: date) -> dict[str, dict[date, Counts]]:
+    """Return what came of each day since one: of `ALL` images, of each region and of each device.
+
+    Regions and devices have their `part_of` as key. Of days without images there is nothing.
+    """
     query = select(DriftDay).where(
         DriftDay.site_id == site_id, DriftDay.bundle == bundle, DriftDay.day >= since
     )
-    found: dict[date, Counts] = {}
+    found: dict[str, dict[date, Counts]] = {ALL: {}}
     for row in session.scalars(query.order_by(DriftDay.day)):
-        found.setdefault(row.day, Counts()).add(_counts(row))
+        counts = _counts(row)
+        names = [ALL]
+        if row.region:
+            names.append(part_of("region", row.region))
+        if row.device:
+            names.append(part_of("device", row.device))
+        for name in names:
+            found.setdefault(name, {}).setdefault(row.day, Counts()).add(counts)
     return found
+
+
+def part_of(kind: str, name: str) -> str:
+    """Return what a region or a device is called in `DriftAlarm.part` and `DriftBaseline.parts`."""
+    return f"{kind} {name}"
 
 
 def _counts(row: DriftDay) -> Counts:
     devices = {row.device: row.n} if row.device else {}
-    return Counts(row.n, row.positive, row.doubt, row.not_assessable, row.rejected, list(row.logits), devices)
+    found = Counts(
+        row.n, row.positive, row.doubt, row.not_assessable, row.rejected, list(row.logits), devices
+    )
+    if row.distances:
+        found.distances = list(row.distances)
+    return found
 
 
 # watching
@@ -145,20 +188,24 @@ def restart(session: Session, site_id: uuid.UUID, *, by: uuid.UUID | None = None
 def watch(session: Session, site_id: uuid.UUID, bundle: str, today: date) -> list[DriftAlarm]:
     """Take in the days before today that were not watched yet; return the alarms that they raise."""
     baseline = _current(session, site_id, bundle, today)
-    days = days_of(session, site_id, bundle, baseline.started_on)
-    if baseline.frozen_on is None and not _freeze(baseline, days, today):
+    since = baseline.started_on
+    if baseline.watched_to is not None:
+        since = max(since, baseline.watched_to - timedelta(days=RECENT_DAYS))
+    days = days_of(session, site_id, bundle, since)
+    if baseline.frozen_on is None and not _freeze(baseline, days[ALL], today):
         return []
     assert baseline.frozen_on is not None
     state = Watch(Counts(**baseline.counts), dict(baseline.sums), dict(baseline.rests))
+    parts = parts_of(baseline)
+    by_part = {name: of_part for name, of_part in days.items() if name != ALL}
     raised: list[DriftAlarm] = []
-    day = (baseline.watched_to or baseline.frozen_on) + timedelta(days=1)
+    day = baseline.started_on if baseline.watched_to is None else baseline.watched_to + timedelta(days=1)
     while day < today:
-        recent = rules.total(
-            days[each]
-            for each in (day - timedelta(days=n) for n in range(RECENT_DAYS))
-            if each in days and each > baseline.frozen_on
-        )
-        for alarm in state.advance(days.get(day, Counts()), recent):
+        found = rules.advance_parts(parts, by_part, day)
+        if day > baseline.frozen_on:
+            recent = _recent(days[ALL], day, baseline.frozen_on)
+            found += [(ALL, alarm) for alarm in state.advance(days[ALL].get(day, Counts()), recent)]
+        for part, alarm in found:
             raised.append(
                 DriftAlarm(
                     site_id=site_id,
@@ -166,6 +213,7 @@ def watch(session: Session, site_id: uuid.UUID, bundle: str, today: date) -> lis
                     bundle=bundle,
                     day=day,
                     signal=alarm.signal,
+                    part=part,
                     value=alarm.value,
                     limit=alarm.limit,
                 )
@@ -173,11 +221,43 @@ def watch(session: Session, site_id: uuid.UUID, bundle: str, today: date) -> lis
         baseline.watched_to = day
         day += timedelta(days=1)
     baseline.sums, baseline.rests = state.sums, state.rests
+    baseline.parts = {name: _written(part) for name, part in parts.items()}
     session.add_all(raised)
     session.flush()
     if raised:
-        notices.monitoring_alarm(session, site_id, bundle, sorted({alarm.signal for alarm in raised}))
+        words = part_words(session, site_id)
+        told = {f"{a.signal} ({words(a.part)})" if a.part else a.signal for a in raised}
+        notices.monitoring_alarm(session, site_id, bundle, sorted(told))
     return raised
+
+
+def _recent(days: Mapping[date, Counts], day: date, frozen_on: date) -> Counts:
+    near = (day - timedelta(days=n) for n in range(RECENT_DAYS))
+    return rules.total(days[each] for each in near if each in days and each > frozen_on)
+
+
+def parts_of(baseline: DriftBaseline) -> dict[str, Part]:
+    """Return the windows of regions and devices, and their sums."""
+    found = {}
+    for name, kept in baseline.parts.items():
+        frozen_on = date.fromisoformat(kept["frozen_on"]) if kept["frozen_on"] else None
+        found[name] = Part(**{**kept, "counts": Counts(**kept["counts"]), "frozen_on": frozen_on})
+    return found
+
+
+def _written(part: Part) -> dict[str, Any]:
+    return {**asdict(part), "frozen_on": part.frozen_on and part.frozen_on.isoformat()}
+
+
+def part_words(session: Session, site_id: uuid.UUID) -> Callable[[str], str]:
+    """Return what says which region or device a part is."""
+    names = _device_names(session, site_id)
+
+    def words(part: str) -> str:
+        kind, _, name = part.partition(" ")
+        return f"{kind} {names.get(name, name)}" if kind == "device" else part
+
+    return words
 
 
 def _freeze(baseline: DriftBaseline, days: dict[date, Counts], today: date) -> bool:
@@ -214,7 +294,7 @@ class Watched:
 
 def watched_days(session: Session, baseline: DriftBaseline, days: int = 60) -> list[Watched]:
     """Return the last days of a bundle at a site, with the sums as `watch` had them."""
-    found = days_of(session, baseline.site_id, baseline.bundle, baseline.started_on)
+    found = days_of(session, baseline.site_id, baseline.bundle, baseline.started_on)[ALL]
     if not found:
         return []
     state = Watch(Counts(**baseline.counts)) if baseline.frozen_on is not None else None
@@ -223,8 +303,7 @@ def watched_days(session: Session, baseline: DriftBaseline, days: int = 60) -> l
     while day <= last:
         counts, shift, sums = found.get(day, Counts()), None, {}
         if state is not None and baseline.frozen_on is not None and day > baseline.frozen_on:
-            near = (day - timedelta(days=n) for n in range(RECENT_DAYS))
-            recent = rules.total(found[each] for each in near if each in found and each > baseline.frozen_on)
+            recent = _recent(found, day, baseline.frozen_on)
             state.advance(counts, recent)
             sums = dict(state.sums)
             if recent.scored >= rules.PSI_IMAGES:
@@ -234,32 +313,58 @@ def watched_days(session: Session, baseline: DriftBaseline, days: int = 60) -> l
     return out[-days:]
 
 
-def by_device(session: Session, site_id: uuid.UUID, bundle: str, since: date) -> list[tuple[str, Counts]]:
+@dataclass(frozen=True)
+class PartShown:
+    """A region or device as the page shows it.
+
+    Attributes
+    ----------
+    counts
+        Of the last days.
+    part
+        Its window and its sums; None where nothing was watched yet.
+    """
+
+    name: str
+    counts: Counts
+    part: Part | None
+
+
+def by_device(session: Session, baseline: DriftBaseline, since: date) -> list[PartShown]:
     """Return what came of the images of each device since a day, the busiest first; its name in words."""
-    names = {
+    names = _device_names(session, baseline.site_id)
+    return _by(session, baseline, since, "device", lambda key: names.get(key, "not stated"))
+
+
+def by_region(session: Session, baseline: DriftBaseline, since: date) -> list[PartShown]:
+    """Return what came of the images of each region since a day, the busiest first."""
+    return _by(session, baseline, since, "region", lambda key: key or "not told")
+
+
+def _device_names(session: Session, site_id: uuid.UUID) -> dict[str, str]:
+    return {
         str(each.id): " ".join(
             filter(None, (each.manufacturer, each.model, each.station and each.station[:8]))
         )
         for each in session.scalars(select(Device).where(Device.site_id == site_id))
     }
-    return _by(session, site_id, bundle, since, lambda row: names.get(row.device, "not stated"))
-
-
-def by_region(session: Session, site_id: uuid.UUID, bundle: str, since: date) -> list[tuple[str, Counts]]:
-    """Return what came of the images of each region since a day, the busiest first."""
-    return _by(session, site_id, bundle, since, lambda row: row.region or "not told")
 
 
 def _by(
-    session: Session, site_id: uuid.UUID, bundle: str, since: date, name: Callable[[DriftDay], str]
-) -> list[tuple[str, Counts]]:
+    session: Session, baseline: DriftBaseline, since: date, kind: str, name: Callable[[str], str]
+) -> list[PartShown]:
     query = select(DriftDay).where(
-        DriftDay.site_id == site_id, DriftDay.bundle == bundle, DriftDay.day >= since
+        DriftDay.site_id == baseline.site_id, DriftDay.bundle == baseline.bundle, DriftDay.day >= since
     )
     found: dict[str, Counts] = {}
     for row in session.scalars(query):
-        found.setdefault(name(row), Counts()).add(_counts(row))
-    return sorted(found.items(), key=lambda each: -each[1].n)
+        found.setdefault(getattr(row, kind), Counts()).add(_counts(row))
+    parts = parts_of(baseline)
+    shown = [
+        PartShown(name(key), counts, parts.get(part_of(kind, key)) if key else None)
+        for key, counts in found.items()
+    ]
+    return sorted(shown, key=lambda each: -each.counts.n)
 
 
 def alarms(session: Session, site_id: uuid.UUID, limit: int = 50) -> list[DriftAlarm]:

@@ -6,7 +6,7 @@ import uuid
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Date, Float, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import Date, Float, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from store.base.tables import Base, id_column, now_column, site_column, zero_column
@@ -28,8 +28,8 @@ class Device(Base):
 class DriftDay(Base):
     """What came of the images that one bundle read of one region, from one device, on one day (UTC).
 
-    `device` is an id, or empty where it is not known; `logits` has the counts of
-    `drift_statistics.Counts`. It outlives the images.
+    `device` is an id, or empty where it is not known; `logits` and `distances` have the counts of
+    `drift_statistics.Counts`, the latter none where an earlier version counted. It outlives the images.
     """
 
     __tablename__ = "drift_days"
@@ -44,12 +44,14 @@ class DriftDay(Base):
     not_assessable: Mapped[int] = zero_column()
     rejected: Mapped[int] = zero_column()
     logits: Mapped[list[Any]]
+    distances: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"), default=list)
 
 
 class DriftBaseline(Base):
     """The acceptance window of a bundle at a site, and the sums that have gathered since it was frozen.
 
-    The latest one of a site counts. While it is open, `counts` is empty.
+    The latest one of a site counts. While it is open, `counts` is empty. `parts` has the window and the sums
+    of each region and device, as `drift_statistics.Part` has them.
     """
 
     __tablename__ = "drift_baselines"
@@ -62,16 +64,20 @@ class DriftBaseline(Base):
     counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
     sums: Mapped[dict[str, Any]] = mapped_column(default=dict)
     rests: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    parts: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"), default=dict)
     watched_to: Mapped[date | None] = mapped_column(Date)
     created_at: Mapped[datetime] = now_column()
 
 
 class DriftAlarm(Base):
-    """Something that was no longer as in the acceptance window."""
+    """Something that was no longer as in the acceptance window: of all images, or of a region or device.
+
+    `part` is empty, ``region NAME`` or ``device ID``.
+    """
 
     __tablename__ = "drift_alarms"
     __table_args__ = (
-        UniqueConstraint("baseline_id", "day", "signal"),
+        UniqueConstraint("baseline_id", "day", "signal", "part"),
         Index("ix_drift_alarms_site", "site_id", "day"),
     )
     id: Mapped[uuid.UUID] = id_column()
@@ -80,6 +86,7 @@ class DriftAlarm(Base):
     bundle: Mapped[str]
     day: Mapped[date] = mapped_column(Date)
     signal: Mapped[str]
+    part: Mapped[str] = mapped_column(server_default=text("''"), default="")
     value: Mapped[float] = mapped_column(Float)
     limit: Mapped[float] = mapped_column("limit_value", Float)
     created_at: Mapped[datetime] = now_column()

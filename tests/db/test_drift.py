@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pytest
 from sqlalchemy import select, text, update
 
-from bench.drift import Stream
+from bench.drift import CHANGES, DEVICES, REGIONS, Hospital, Stream
 from store.base.session import session_scope
 from store.base.tables import Batch, Bundle, Finding, Image, Notice, Site
 from store.bundles import promotions
 from store.intake import batches
 from store.operations import drift, notices
-from store.operations.drift_statistics import BINS, Counts, total
-from store.operations.drift_tables import DriftAlarm, DriftBaseline, DriftDay
+from store.operations.drift_statistics import BINS, DISTANCE_BINS, Counts, total
+from store.operations.drift_tables import Device, DriftAlarm, DriftBaseline, DriftDay
 from tests.db.conftest import make_site, new_files
 from tests.reading import read_batch
 
@@ -24,7 +25,7 @@ TODAY = date(2026, 11, 30)
 
 
 def stated(site: uuid.UUID, days: list[Counts], last: date, bundle: str = "b1") -> None:
-    """Write days down as `count_days` would, of two regions and the devices named."""
+    """Write days down as `count_days` would, of one region and the devices named."""
     with session_scope() as session:
         for n, counts in enumerate(reversed(days)):
             for device in counts.devices or {"": counts.n}:
@@ -33,6 +34,23 @@ def stated(site: uuid.UUID, days: list[Counts], last: date, bundle: str = "b1") 
                         site_id=site, bundle=bundle, day=last - timedelta(days=n), region="hand",
                         device=device, n=counts.n, positive=counts.positive, doubt=counts.doubt,
                         not_assessable=counts.not_assessable, rejected=counts.rejected, logits=counts.logits,
+                        distances=counts.distances,
+                    )
+                )  # fmt: skip
+
+
+def stated_by_all(site: uuid.UUID, days: list[Hospital], last: date) -> None:
+    """Write days down, of every device and region of a hospital."""
+    rng = np.random.default_rng(6)
+    with session_scope() as session:
+        for n, hospital in enumerate(reversed(days)):
+            for (region, device), stream in hospital.streams.items():
+                counts = stream.day(rng, 150 * REGIONS[region] * DEVICES[device])
+                values = {name: value for name, value in asdict(counts).items() if name != "devices"}
+                session.add(
+                    DriftDay(
+                        site_id=site, bundle="b1", day=last - timedelta(days=n), region=region,
+                        device=stream.device, **values,
                     )
                 )  # fmt: skip
 
@@ -57,9 +75,11 @@ def test_a_day_is_counted_as_its_images_ended(site: uuid.UUID) -> None:
     with session_scope() as session:
         read = session.scalars(select(Image).where(Image.status == "done").order_by(Image.path)).all()
         triages = ("positive", "positive", "doubt", "negative", "not_assessable")
-        for image, triage, logit in zip(read, triages, (3.0, 99.0, 0.1, -99.0, 1.0), strict=True):
+        logits, far = (3.0, 99.0, 0.1, -99.0, 1.0), (1.0, 0.0, float("inf"), float("nan"), 1e9)
+        for image, triage, logit, distance in zip(read, triages, logits, far, strict=True):
             image.triage, image.region, image.device_id = triage, "hand", device
-            session.get_one(Finding, image.finding_id).logit = logit
+            finding = session.get_one(Finding, image.finding_id)
+            finding.logit, finding.distance = logit, distance
         session.flush()
         today = datetime.now(UTC).date()
         drift.count_days(session, today - timedelta(days=1))
@@ -71,6 +91,7 @@ def test_a_day_is_counted_as_its_images_ended(site: uuid.UUID) -> None:
     assert (unread.n, unread.rejected, unread.scored) == (1, 1, 0)
     assert hand.devices == {str(device): 5}
     assert {bin_: n for bin_, n in enumerate(hand.logits) if n} == {0: 1, 17: 1, 23: 1, BINS + 1: 1}
+    assert {bin_: n for bin_, n in enumerate(hand.distances) if n} == {17: 1, DISTANCE_BINS + 1: 1}
 
 
 def test_a_window_freezes_and_a_stable_month_raises_nothing(site: uuid.UUID) -> None:
@@ -113,6 +134,57 @@ def test_a_change_raises_an_alarm_and_tells(site: uuid.UUID, changed: Stream, si
         assert {alarm.signal for alarm in session.scalars(select(DriftAlarm))} >= {signal}
         assert all(alarm.day > TODAY - timedelta(days=5) for alarm in drift.alarms(session, site))
     assert watched(site, TODAY) == set(), "a day is watched once"
+
+
+def test_a_change_on_one_device_does_not_drown(site: uuid.UUID) -> None:
+    with session_scope() as session:
+        device = Device(site_id=site, manufacturer="SIEMENS", model="YSIO", station="1a2b3c4d5e6f")
+        session.add(device)
+        session.flush()
+        key = str(device.id)
+        event = [notices.Event.MONITORING_ALARM]
+        notices.add_target(session, site, notices.Channel.WEBHOOK, "https://ris.example/", event)
+    usual = Hospital().with_change(lambda stream: replace(stream, device=key), device="b")
+    changed = CHANGES["inverted LUT on one device (30%)"](usual)
+    stated_by_all(site, [usual] * 30, TODAY - timedelta(days=4))
+    assert watched(site, TODAY - timedelta(days=3)) == set()
+    stated_by_all(site, [changed] * 3, TODAY - timedelta(days=1))
+    assert watched(site, TODAY)
+    with session_scope() as session:
+        (by_itself,) = {
+            alarm.part for alarm in drift.alarms(session, site) if alarm.part.startswith("device")
+        }
+        assert by_itself == f"device {key}"
+        told = session.scalars(select(Notice)).one().payload["data"]["signals"]
+        assert any("(device SIEMENS YSIO 1a2b3c4d)" in signal for signal in told)
+        baseline = drift.latest_baseline(session, site)
+        assert baseline is not None
+        shown = drift.by_device(session, baseline, TODAY - timedelta(days=30))
+        assert [each.name for each in shown if each.part and each.part.frozen_on] == [
+            each.name for each in shown
+        ]
+        assert {"hand", "leg"} == {
+            each.name for each in drift.by_region(session, baseline, TODAY - timedelta(days=30))
+        }
+    assert watched(site, TODAY) == set(), "a day is watched once"
+
+
+def test_what_an_earlier_version_counted_and_froze_goes_on(site: uuid.UUID) -> None:
+    stated(site, drawn(20), TODAY - timedelta(days=11))
+    watched(site, TODAY - timedelta(days=10))
+    with session_scope() as session:
+        session.execute(update(DriftDay).values(distances=[]))
+        baseline = session.scalars(select(DriftBaseline)).one()
+        baseline.counts = {name: kept for name, kept in baseline.counts.items() if name != "distances"}
+        baseline.sums = {name: kept for name, kept in baseline.sums.items() if name != "distance up"}
+        baseline.parts = {}
+    stated(site, drawn(10, seed=8), TODAY - timedelta(days=1))
+    assert watched(site, TODAY) == set()
+    with session_scope() as session:
+        baseline = session.scalars(select(DriftBaseline)).one()
+        assert "distance up" not in baseline.sums
+        parts = drift.parts_of(baseline)
+        assert parts["region hand"].frozen_on == TODAY - timedelta(days=4), "a week from then on"
 
 
 def test_a_promotion_and_a_person_begin_a_new_window(site: uuid.UUID) -> None:

@@ -44,8 +44,11 @@ def test_a_window_its_plots_its_alarms_and_a_new_one(app: Any) -> None:
     page = browser.client.get("/admin/monitoring").text
     assert "Positive: more than before" in page
     assert "A device that was not there before" in page
-    assert page.count('<svg class="plot days"') == 6
-    assert len(re.findall(r'<polyline points="[\d., ]+"', page)) == 6
+    assert page.count('<svg class="plot days"') == 7
+    assert len(re.findall(r'<polyline points="[\d., ]+"', page)) == 7
+    assert "Distance to the training data, median a day" in page
+    assert "<td>region hand</td>" in page, "an alarm says of what"
+    assert re.search(r"<td>hand</td>.*?\d+\.\d of \d+\.\d</td>", page)
     assert "It does not say that findings are wrong" in page
     assert "style=" not in page.partition("<main")[2]
     if folder := os.environ.get("FRACTUREAI_TEST_PAGES"):

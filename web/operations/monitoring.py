@@ -12,7 +12,7 @@ from werkzeug.wrappers import Response
 from store.accounts.accounts import Permission
 from store.base.session import session_scope
 from store.operations import drift, drift_statistics
-from store.operations.drift_statistics import LIMIT, PSI_LIMIT, RATES, expected
+from store.operations.drift_statistics import LIMIT, PSI_LIMIT, RATES, expected, median_distance
 from web.auth.identity import identity, needs
 from web.base.forms import form_on
 
@@ -27,6 +27,7 @@ RATE_WORDS = {
 SIGNAL_WORDS = {
     **{f"{rate} up": f"{word}: more than before" for rate, word in RATE_WORDS.items()},
     **{f"{rate} down": f"{word}: fewer than before" for rate, word in RATE_WORDS.items()},
+    "distance up": "Farther from the training data than before",
     "score": "The scores have shifted",
     "device": "A device that was not there before",
 }
@@ -84,6 +85,10 @@ def _plots(days: Sequence[drift.Watched], baseline: drift_statistics.Counts | No
         shares = [k / n if n else None for k, n in (day.counts.of(rate) for day in days)]
         marks = [(expected(baseline, rate), "acceptance window")] if baseline else []
         plots.append(_plot(f"{RATE_WORDS[rate]}, share a day", shares, marks, share=True))
+    distances = [median_distance(day.counts.distances) for day in days]
+    usual = median_distance(baseline.distances) if baseline else None
+    marks = [(usual, "acceptance window")] if usual is not None else []
+    plots.append(_plot("Distance to the training data, median a day", distances, marks, share=False))
     if baseline:
         worst = [max(day.sums.values()) if day.sums else None for day in days]
         plots.append(_plot("Cumulative sum, the largest", worst, [(LIMIT, "alarm")], share=False))
@@ -114,8 +119,12 @@ def show() -> str:
             plots=_plots(days, frozen),
             days=days[-14:],
             rates=RATE_WORDS,
-            devices=drift.by_device(session, site_id, baseline.bundle, since),
-            regions=drift.by_region(session, site_id, baseline.bundle, since),
+            devices=drift.by_device(session, baseline, since),
+            regions=drift.by_region(session, baseline, since),
+            part_limit=drift_statistics.part_limit(drift.parts_of(baseline)),
+            part_needed=(drift_statistics.PART_IMAGES, drift_statistics.WINDOW_DAYS),
+            part_words=drift.part_words(session, site_id),
+            median_distance=median_distance,
             weeks=drift.weeks(session, site_id, baseline.bundle),
             alarms=drift.alarms(session, site_id),
             signals=SIGNAL_WORDS,
