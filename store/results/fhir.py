@@ -129,6 +129,8 @@ def search_reports(
     ----------
     identifier
         An accession number, or a Study Instance UID.
+    since
+        Reports that were made or signed then or later.
 
     Raises
     ------
@@ -138,7 +140,7 @@ def search_reports(
     if identifier is not None:
         query = query.where(or_(Study.study_uid == identifier, Study.accession == identifier))
     if since is not None:
-        query = query.where(StudyFinding.created_at >= since)
+        query = query.where(or_(StudyFinding.created_at >= since, StudyFinding.signed_at >= since))
     rows = session.execute(_BY_CREATION.after(query, cursor).limit(limit + 1)).all()
     page = _BY_CREATION.page(list(rows), limit, lambda row: row[0])
     return Page([_report(said) for said in _reported(session, page.items)], page.next_cursor)

@@ -126,6 +126,7 @@ def report(said: Reported, *, results: Sequence[str]) -> Resource:
     found: Resource = {
         "resourceType": "DiagnosticReport",
         "id": str(said.id),
+        "meta": {"lastUpdated": _instant(said.signed_at or said.made_at)},
         "identifier": [{"system": _DICOM, "value": f"urn:oid:{said.uid}"}],
         "status": "final" if said.signed_at else "preliminary",
         "category": [_concept(_SECTION, "RAD", "Radiology")],

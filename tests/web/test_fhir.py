@@ -42,6 +42,17 @@ def get(ask: Asker, path: str, status: int = 200) -> Any:
     return answer.json if status == 200 else None
 
 
+def test_who_asks_for_what_is_new_sees_a_report_signed_since(ask: Asker, read: list[str]) -> None:
+    asked = "/fhir/DiagnosticReport?_lastUpdated=gt2030-01-01T00:00:00Z"
+    assert not get(ask, asked)["entry"]
+    with session_scope() as session:
+        found = session.get_one(StudyFinding, uuid.UUID(read[0]))
+        found.signed_at, found.signed_by = datetime(2030, 1, 2, tzinfo=UTC), "Dr Day"
+    (entry,) = get(ask, asked)["entry"]
+    assert entry["resource"]["id"] == read[0]
+    assert entry["resource"]["meta"]["lastUpdated"].startswith("2030-01-02")
+
+
 def test_readings_are_searched_and_their_references_hold(
     ask: Asker, stranger: Asker, read: list[str]
 ) -> None:
