@@ -67,6 +67,27 @@ def bound_pdus(line: AssociationSocket, most: int, seconds: float) -> None:
     line.recv = read_bounded  # type: ignore[method-assign]
 
 
+def end_on_error(association: Association) -> None:
+    """Have an association end when something is sent that cannot be understood, such as half a command.
+
+    pynetdicom lets its thread die of that, and Python prints why: with what was sent, perhaps.
+    """
+    machine = association.dul.state_machine
+    act = machine.do_action
+
+    def guarded(event: str) -> None:
+        try:
+            act(event)
+        except Exception as error:  # whatever a peer can think of
+            kind = type(error).__name__
+            log_seldom(log, logging.WARNING, kind, "an association that is not understood ends: %s", kind)
+            association.is_aborted, association.is_established = True, False
+            association._kill = association.dul._kill_thread = True
+            cast(AssociationSocket, association.dul.socket).close()
+
+    machine.do_action = guarded  # type: ignore[method-assign]
+
+
 class Handler(RequestHandler):
     """Makes an association of a connection; it reads no PDU that is longer than was agreed on."""
 
@@ -74,6 +95,7 @@ class Handler(RequestHandler):
         association = super()._create_association()
         line = cast(AssociationSocket, association.dul.socket)
         bound_pdus(line, self.server.ae.maximum_pdu_size, self.server.ae.network_timeout or 60.0)
+        end_on_error(association)
         cast(GatewayServer, self.server).began(association, self.client_address)
         return association
 

@@ -30,7 +30,7 @@ from store.base.seldom import log_seldom
 from store.base.session import session_scope
 from store.intake import poll_sources, received
 from store.intake.poll_sources import PollSource
-from store.intake.received import ObjectRefused, Source
+from store.intake.received import ObjectRefused, Refusal, Source
 from vocabulary.dicom import TAKEN_CLASSES
 
 log = logging.getLogger("fractureai.poller")
@@ -150,7 +150,10 @@ class Poll:
         raise StudyFailed("an answer without end")
 
     def _get(self, path: str, parameters: dict[str, str], accept: str) -> httpx.Response:
-        answer = self._ask(path, MOST_ANSWERED, accept, params=parameters)
+        try:
+            answer = self._ask(path, MOST_ANSWERED, accept, params=parameters)
+        except TooLong:
+            raise StudyFailed("an answer that is longer than it may be") from None
         if answer.status_code not in {200, 204}:
             raise StudyFailed(f"the archive answers {answer.status_code}")
         return answer
@@ -177,6 +180,7 @@ class Poll:
         if n == known:
             return n
         studies: set[uuid.UUID] = set()
+        failed: StudyFailed | None = None
         try:
             for start in range(0, len(wanted), PAGE):
                 part = wanted[start : start + PAGE]
@@ -186,20 +190,32 @@ class Poll:
                 for series_uid, sop_uid in part:
                     if sop_uid not in here:
                         place = f"/studies/{study_uid}/series/{series_uid}/instances/{sop_uid}"
-                        self._keep(self._file(place), study_uid, studies)
+                        failed = self._fetch(place, study_uid, studies) or failed
         finally:
             received.sending_ended(self._source.site_id, studies)
+        if failed is not None:
+            raise failed
         return n
 
+    def _fetch(self, place: str, study_uid: str, studies: set[uuid.UUID]) -> StudyFailed | None:
+        """Fetch an object and keep it; return why the archive does not give it now: others it may give."""
+        try:
+            self._keep(self._file(place), study_uid, studies)
+        except StudyFailed as failure:
+            return failure
+        except TooLong:
+            log.warning("an object from %s is refused: %s", self._source.name, Refusal.TOO_LARGE.value)
+        return None
+
     def _file(self, path: str) -> bytes:
-        """Return the one file of a WADO-RS answer (PS3.18, 8.6.1.2)."""
+        """Return the one file of a WADO-RS answer (PS3.18, 8.6.1.2). Raises `PollFailed`, `TooLong`."""
         answer = self._ask(path, self._settings.max_file_bytes + (1 << 16), _FILE)
         if answer.status_code != 200:
             raise StudyFailed(f"the archive answers {answer.status_code}")
         return _only_part(answer.content, answer.headers.get("Content-Type", ""))
 
     def _ask(self, path: str, most: int, accept: str, **more: Any) -> httpx.Response:
-        """Ask in time: other archives may wait for this one's place."""
+        """Ask in time: other archives may wait for this one's place. Raises `PollFailed`, `TooLong`."""
         if time.monotonic() > self._until:
             raise PollFailed("not all of it came in one round: the next one goes on")
         seconds = self._settings.delivery_timeout_seconds
@@ -207,8 +223,6 @@ class Poll:
             answer = ask(
                 self._client, "GET", path, seconds=seconds, most=most, headers={"Accept": accept}, **more
             )
-        except TooLong:
-            raise StudyFailed("an answer that is longer than it may be") from None
         except (httpx.HTTPError, OSError) as error:
             raise PollFailed(f"no answer: {type(error).__name__}") from None
         if answer.status_code in {401, 403, 429}:  # it would say so of every study

@@ -18,7 +18,8 @@ from vocabulary.dicom import IMPLEMENTATION_UID
 SOP_CLASS, SOP_INSTANCE = 0x00080016, 0x00080018
 MANUFACTURER_TAG, STUDY_UID = 0x00080070, 0x0020000D
 DEFLATED = "1.2.840.10008.1.2.1.99"
-UID = re.compile(r"[0-9.]{1,64}")
+#: As devices write them, and never dots alone: a UID is a part of an address.
+UID = re.compile(r"(?=\.*[0-9])[0-9.]{1,64}")
 
 _PIXEL_DATA = 0x7FE00010
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
