@@ -202,7 +202,7 @@ def test_the_tables_are_mura_s_and_one_line_an_image(site_id, bundles, tmp_path)
 
 def test_names_of_a_data_set_are_no_formulas():
     said = [evaluation.Record("=1+1.png", "a" * 64, "@study", "-p", "hand", True, "hand", None)]
-    made = evaluations.tables("b1", said)
+    made = evaluations.tables("b1", said, {})
     rows = list(csv.DictReader(io.StringIO(made["b1-images.csv"].decode())))
     assert [rows[0][name] for name in ("path", "study", "patient")] == ["'=1+1.png", "'@study", "'-p"]
     assert b"'@study,'-p," in made["b1-studies.csv"]
