@@ -159,8 +159,8 @@ def test_the_web_process_loads_no_image_library_and_no_network() -> None:
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True
     ).stdout
-    # types, and the rule and figures of evidence
-    words = ["earned", "evidence", "types"]
+    # types, the rule and figures of evidence, and the names of DICOM elements
+    words = ["dicom", "dicom.elements", "earned", "evidence", "types"]
     assert out.strip() == f"[] {[f'pipeline.{word}' for word in words]}"
 
 
