@@ -120,8 +120,10 @@ def add_site(name: str, email: str, home: Path | None) -> None:
 @client_command
 def change_viewer(starts_with_map: str, home: Path | None, site: str | None) -> None:
     """Let a site's readers start with the attention map on or off; what a person then chooses is kept."""
-    with on_site(home, site) as (_, found):
-        found.starts_with_map = starts_with_map == "on"
+    with on_site(home, site) as (session, found):
+        from store.accounts.sites import set_viewer_start
+
+        set_viewer_start(session, found, starts_with_map == "on")
         click.echo(f"{found.name} starts with the attention map {starts_with_map}.")
 
 
@@ -138,10 +140,9 @@ def change_time_zone(zone: str, home: Path | None, site: str | None) -> None:
     except ValueError as error:
         raise UsageProblem(f"{zone}: {error}.") from error
     with on_site(home, site) as (session, found):
-        from store.accounts.accounts import write_audit
+        from store.accounts.sites import set_time_zone
 
-        before, found.time_zone = found.time_zone, chosen
-        write_audit(session, found.id, None, "time_zone_changed", before=before, zone=chosen)
+        set_time_zone(session, found, chosen)
         click.echo(f"{found.name} writes times in {chosen or 'UTC'}.")
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import cache
 from zoneinfo import ZoneInfo, available_timezones
 
 
-def list_zones() -> list[str]:
+@cache
+def list_zones() -> tuple[str, ...]:
     """Return the names of time zones that people choose from: of places, and UTC."""
     places = {"Africa", "America", "Antarctica", "Arctic", "Asia", "Atlantic", "Australia", "Europe"}
     places |= {"Indian", "Pacific", "UTC"}
-    return sorted(zone for zone in available_timezones() if zone.split("/")[0] in places)
+    return tuple(sorted(zone for zone in available_timezones() if zone.split("/")[0] in places))
 
 
 def known_zone(name: str) -> str:

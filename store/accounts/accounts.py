@@ -559,7 +559,7 @@ def identify_session(session: Session, token: str, *, idle_hours: float) -> Iden
     """Return whose browser this is, or None. Notes that it was seen at most once a minute."""
     unnoted = UserSession.last_seen_at < func.now() - timedelta(minutes=1)
     row = session.execute(
-        select(UserSession, User, unnoted, Site)
+        select(UserSession, User, unnoted, Site.second_factor_roles, Site.time_zone)
         .join(User, User.id == UserSession.user_id)
         .join(Site, Site.id == User.site_id)
         .where(
@@ -572,17 +572,17 @@ def identify_session(session: Session, token: str, *, idle_hours: float) -> Iden
     ).first()
     if row is None:
         return None
-    opened, user, is_unnoted, site = row
+    opened, user, is_unnoted, demanded, zone = row
     if is_unnoted:
         _note_now(session, UserSession.last_seen_at, UserSession.id == opened.id, unnoted)
     known = _identity_of(user)
-    owes = known.role in site.second_factor_roles and not opened.second_factor and user.totp_secret is None
+    owes = known.role in demanded and not opened.second_factor and user.totp_secret is None
     return replace(
         known,
         csrf_token=opened.csrf_token,
         name=user.name,
         must_enrol=owes,
-        time_zone=site.time_zone,
+        time_zone=zone,
     )
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store.accounts.accounts import Role
+from store.accounts.accounts import Role, write_audit
 from store.base.tables import Bundle, Site, User
 
 
@@ -43,6 +43,20 @@ def bootstrap(session: Session, site_name: str, email: str) -> tuple[Site, User,
         session.add(admin)
         session.flush()
     return site, admin, created
+
+
+def set_time_zone(session: Session, site: Site, zone: str | None, *, by: uuid.UUID | None = None) -> None:
+    """Set the zone of a site's times and days (None: UTC); a change is audited."""
+    if site.time_zone != zone:
+        before, site.time_zone = site.time_zone, zone
+        write_audit(session, site.id, by, "time_zone_changed", before=before, zone=zone)
+
+
+def set_viewer_start(session: Session, site: Site, with_map: bool, *, by: uuid.UUID | None = None) -> None:
+    """Set whether pictures open with the attention map; a change is audited."""
+    if site.starts_with_map is not with_map:
+        site.starts_with_map = with_map
+        write_audit(session, site.id, by, "viewer_start_changed", map=with_map)
 
 
 _QUICK_HASH = re.compile("[0-9a-f]{64}")

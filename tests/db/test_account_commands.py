@@ -113,3 +113,5 @@ def test_a_site_starts_without_the_attention_map(server: None) -> None:
     assert "North starts with the attention map off" in fractureai("sites", "viewer", "--map", "off").output
     with session_scope() as session:
         assert session.query(Site).filter_by(name="North").one().starts_with_map is False
+        (said,) = session.query(Audit).filter_by(action="viewer_start_changed").all()
+        assert said.detail == {"map": False}

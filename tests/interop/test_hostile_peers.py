@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pydicom
@@ -20,9 +19,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 
-from interop import poller
 from pipeline.dicom.elements import UID, split_file
 from settings import get_settings
 from store.base.sealed_blobs import get_opened
@@ -32,6 +30,7 @@ from store.intake import gateway_peers, poll_sources
 from store.intake.gateway_tables import ReceivedObject
 from store.intake.poll_sources import PollSource
 from tests.interop.conftest import CALLED, CALLING, Receiver, film
+from tests.interop.polling import poll, serving
 
 VERIFICATION, CR = "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.1.1"
 COMMITMENT, COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
@@ -266,32 +265,12 @@ class Archive:
         data = found if isinstance(found, bytes) else json.dumps(found).encode()
         self.answers[path] = (200, data, "application/dicom+json")
 
-
-@contextmanager
-def dicomweb(archive: Archive) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            archive.asked.append(path)
-            status, data, kind = archive.answers.get(path, (404, b"", "text/plain"))
-            if "offset=0" not in self.path and "offset=" in self.path:
-                data = b"[]"
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    def answer(self, path: str) -> tuple[int, str, bytes]:
+        """Return status, type and body."""
+        place, _, query = path.partition("?")
+        self.asked.append(place)
+        status, data, kind = self.answers.get(place, (404, b"", "text/plain"))
+        return status, kind, b"[]" if "offset=0" not in query and "offset=" in query else data
 
 
 def element(value: object, vr: str = "UI") -> dict[str, object]:
@@ -319,19 +298,11 @@ def offered(archive: Archive, *films: bytes) -> list[dict[str, object]]:
 @pytest.fixture
 def archive(database: object, site: uuid.UUID, settings_env: pytest.MonkeyPatch) -> Iterator[Archive]:
     found = Archive()
-    with dicomweb(found) as address, session_scope() as session:
+    with serving(found.answer) as port, session_scope() as session:
         gateway_peers.set_site(session, site, ae_title=CALLED, release=0)
-        poll_sources.add(session, site, "archive", address, since=date(2026, 11, 19))
+        poll_sources.add(session, site, "archive", f"http://127.0.0.1:{port}", since=date(2026, 11, 19))
         session.commit()
         yield found
-
-
-def poll() -> str | None:
-    with session_scope() as session:
-        session.execute(update(PollSource).values(due_at=func.clock_timestamp()))
-    assert poller.poll_once()
-    with session_scope() as session:
-        return session.scalars(select(PollSource.error)).one()
 
 
 def test_one_object_that_an_archive_does_not_give_holds_no_other(archive: Archive):

@@ -28,6 +28,7 @@ from store.intake.gateway_tables import ReceivedStudy
 from store.intake.poll_sources import PollSource
 from tests.interop.conftest import CALLED, film
 from tests.interop.orthanc import Orthanc, running_orthanc
+from tests.interop.polling import poll
 from tests.interop.test_stalled_archive import answering
 from tests.running import PATIENCE, wait_for
 
@@ -57,15 +58,6 @@ def archive(running: Orthanc, site: uuid.UUID, settings_env: pytest.MonkeyPatch)
     running.put(film("old", 1, StudyDate="20260101", Modality="DX"))
     running.put(film("other", 1, StudyDate=DAY, Modality="OT"))
     return running
-
-
-def poll() -> str | None:
-    """A round, whenever it is due; return what went wrong."""
-    with session_scope() as session:
-        session.execute(update(PollSource).values(due_at=func.clock_timestamp()))
-    assert poller.poll_once()
-    with session_scope() as session:
-        return session.scalars(select(PollSource.error)).one()
 
 
 def sop_uids() -> list[str]:

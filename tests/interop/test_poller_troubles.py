@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pydicom
 import pytest
 from sqlalchemy import func, select, text, update
 
-from interop import poller
 from store.base.session import session_scope
 from store.base.tables import Base, Image
 from store.intake import gateway_peers, poll_sources
 from store.intake.poll_sources import PolledStudy, PollSource
 from store.operations import retention
 from tests.interop.conftest import CALLED, film
+from tests.interop.polling import poll, serving
 
 DEEP = b"[" * 100_000
 
@@ -69,36 +66,10 @@ class FakeArchive:
         return 200, "application/dicom+json", json.dumps(listed).encode()
 
 
-@contextmanager
-def answering() -> Iterator[FakeArchive]:
-    archive = FakeArchive()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, kind, body = archive.answer(self.path)
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    archive.port = server.server_address[1]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield archive
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.fixture
 def archive(site: uuid.UUID) -> Iterator[FakeArchive]:
-    with answering() as found:
+    found = FakeArchive()
+    with serving(found.answer) as found.port:
         ask_it(site, found, "archive")
         yield found
 
@@ -117,14 +88,6 @@ def have(archive: FakeArchive, name: str) -> str:
     archive.files[uid] = [data]
     archive.studies.append(study(uid))
     return uid
-
-
-def poll() -> str | None:
-    with session_scope() as session:
-        session.execute(update(PollSource).values(due_at=func.clock_timestamp()))
-    assert poller.poll_once()
-    with session_scope() as session:
-        return session.scalars(select(PollSource.error)).one()
 
 
 def n_images() -> int:

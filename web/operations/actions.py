@@ -6,6 +6,7 @@ import re
 import uuid
 from urllib.parse import urlsplit
 
+from store.accounts import sites
 from store.accounts.accounts import write_audit
 from store.base.session import session_scope
 from store.base.tables import NoticeTarget, Site
@@ -93,22 +94,9 @@ def set_times(body: NewRetention) -> None:
 def set_site(body: NewSite) -> None:
     """Set the site's time zone, and whether pictures open with the attention map; changes are audited."""
     with session_scope() as session:
-        site = session.get_one(Site, identity().site_id)
-        if site.starts_with_map is not body.starts_with_map:
-            site.starts_with_map = body.starts_with_map
-            write_audit(
-                session, site.id, identity().user_id, "viewer_start_changed", map=body.starts_with_map
-            )
-        if site.time_zone != body.time_zone:
-            before, site.time_zone = site.time_zone, body.time_zone
-            write_audit(
-                session,
-                site.id,
-                identity().user_id,
-                "time_zone_changed",
-                before=before,
-                zone=body.time_zone,
-            )
+        site, by = session.get_one(Site, identity().site_id), identity().user_id
+        sites.set_viewer_start(session, site, body.starts_with_map, by=by)
+        sites.set_time_zone(session, site, body.time_zone, by=by)
 
 
 def set_quota(body: NewQuota) -> None:

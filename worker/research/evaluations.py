@@ -241,7 +241,8 @@ def _compare(lease: Lease, compared: Comparison) -> None:
             }
             dataset = run.made_with["dataset"]
     bundles = _bundle(compared.bundle_a), _bundle(compared.bundle_b)
-    found = [_found(fitted_on(bundle), sides[0]) for bundle in bundles]
+    fitted = [fitted_on(bundle) for bundle in bundles]
+    found = [_found(each, sides[0]) for each in fitted]
     # what one bundle has by the file and the other by its look was found by the file
     figures = comparison.compare(
         *sides,
@@ -249,7 +250,7 @@ def _compare(lease: Lease, compared: Comparison) -> None:
         fitted_on={name: min(each[name] for each in found if name in each) for name in found[0] | found[1]},
     )
     figures["overlap"]["bundles_without_looks"] = sorted(
-        {bundle.name for bundle in bundles if not fitted_on(bundle).knows_looks}
+        {bundle.name for bundle, each in zip(bundles, fitted, strict=True) if not each.knows_looks}
     )
     for changed in figures["changed_images"]:
         changed["number"] = numbers[changed["name"]]
