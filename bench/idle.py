@@ -96,7 +96,7 @@ def compute_nothing() -> None:
         classify: {"scorer_of": _scorer_of},
         detect: {"scorer_of": _scorer_of},
         explain: {
-            "_grey": lambda _jpeg: np.zeros((SIDE, SIDE), np.uint8),
+            "grey_of": lambda _jpeg: np.zeros((SIDE, SIDE), np.uint8),
             "body_mask": lambda grey: grey,
             "attention_regions": lambda *_, **__: (),
             "on_body": lambda *_: True,

@@ -102,6 +102,22 @@ def test_what_is_wrong_is_told_by_member_and_without_its_value(ask: Asker) -> No
     assert {error["member"] for error in told.json["errors"]} == {"limit", "order"}
 
 
+def test_every_day_of_an_address_has_the_same_bounds(ask: Asker) -> None:
+    """A day that Python can hold but no sum of days can, and one of no form that the description names."""
+    listed = [
+        (path, parameter["name"])
+        for path, operations in document()["paths"].items()
+        for parameter in operations.get("get", {}).get("parameters", ())
+        if "name" in parameter and "date" in json.dumps(parameter["schema"])
+    ]
+    assert ("/worklist", "until") in listed
+    for path, name in listed:
+        for day in ("9999-12-31", "0001-01-01", "1764547200", "2026-13-01"):
+            answer = ask.get(f"/api/v1{path}?{name}={day}")
+            assert answer.status_code == 422, (path, name, day)
+            assert name in answer.get_data(as_text=True)
+
+
 def test_a_view_takes_no_body_that_its_route_does_not_describe(app: Any) -> None:
     with (
         app.test_request_context("/api/v1/batches", method="POST", json={}),

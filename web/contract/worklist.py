@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -54,12 +53,10 @@ class WorklistFilters(Cursored):
     status: _Status | None = Field(None, description="Only these.")
     batch: UUID | None = Field(None, description="Only of this batch.")
     bundle: Words | None = Field(None, description="Only read by this bundle.")
-    since: Annotated[date, Day] | None = Field(
+    since: Day | None = Field(
         None, alias="from", description="Arrived on this day, of the site's time zone, or later."
     )
-    until: Annotated[date, Day] | None = Field(
-        None, description="Arrived on this day, of the site's time zone, or earlier."
-    )
+    until: Day | None = Field(None, description="Arrived on this day, of the site's time zone, or earlier.")
     reviewed: Literal["no", "yes", "all"] | None = Field(
         None, description="Reviewed or not. When absent, no; a search looks in all."
     )
