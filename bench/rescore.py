@@ -98,7 +98,7 @@ class Stand:
 
 
 @contextmanager
-def standing(home: Path) -> Iterator[Stand]:
+def running_stand(home: Path) -> Iterator[Stand]:
     """Run a server while the block does."""
     stand = Stand(home)
     try:
@@ -186,7 +186,7 @@ def rescore(
     _say(f"{count} images laid out as MURA is")
     home = folder / "home"
     seen: dict[str, Any] = {"images": count}
-    with standing(home) as stand:
+    with running_stand(home) as stand:
         for path in bundles:
             _fractureai("bundles", "add", path, "--home", home)
         started = time.monotonic()

@@ -417,8 +417,8 @@ HOSPITAL = Need("hospital, 200 a day and 30,000 in a night", 6_000, 2.5, 0.12, 3
 REGION = Need("region, 10,000 a day", 300_000, 2.5, 0.10)
 NATION = Need("nation, 100 million a month", 100e6, 2.5, 0.08)
 NIGHT = 10 * 3600
-#: How busy a core may be at the busiest hour, and within how many seconds 95% of the studies are to be read.
-BUSY, SOON = 0.65, 60.0
+#: How busy a core may be at the busiest hour.
+BUSY = 0.65
 CORES_A_HOST = 16
 
 

@@ -637,8 +637,8 @@ class _ComeBack(Exception):
 
 def _come_back(response: httpx.Response) -> None:
     if response.status_code in TRANSIENT:
-        wish = response.headers.get("retry-after", "")
-        raise _ComeBack(_refusal(response), float(wish) if wish.isdigit() else 0.0)
+        delay = response.headers.get("retry-after", "")
+        raise _ComeBack(_refusal(response), float(delay) if delay.isdigit() else 0.0)
 
 
 @contextmanager

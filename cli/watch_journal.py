@@ -195,12 +195,12 @@ class Journal:
 
     # reports
 
-    def folder_of(self, study: str, wish: str) -> str:
-        """Return the study's folder: the name wished for, or one with its id when another study has that."""
+    def folder_of(self, study: str, preferred: str) -> str:
+        """Return the study's folder: the preferred name, or one with its id when another study has that."""
         known = self._db.execute("SELECT name FROM folders WHERE study = ?", (study,)).fetchone()
         if known:
             return str(known[0])
-        for name in (wish, f"{wish}-{study[:8]}", f"{wish}-{study}"):
+        for name in (preferred, f"{preferred}-{study[:8]}", f"{preferred}-{study}"):
             # Shares of Windows do not tell A from a.
             taken = self._db.execute(
                 "SELECT 1 FROM folders WHERE name = ? COLLATE NOCASE", (name,)

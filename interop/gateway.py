@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-from pynetdicom import _config, evt
+from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from interop.listener import GatewayServer
 from interop.peers import committed_of
+from interop.quiet import quieten
 from interop.sop_classes import receiver_contexts
 from settings import Settings, SettingsError, get_settings, start_log
 from store.base.errors import BlobFull, QuotaExceeded, ServiceError
@@ -103,9 +104,7 @@ class Gateway:
         self._settings = settings
         self._sendings: WeakKeyDictionary[Association, _Sending] = WeakKeyDictionary()
         self._letting_in = threading.Lock()
-        _config.LOG_HANDLER_LEVEL = "none"
-        # what it says may quote a peer, and so a patient
-        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+        quieten()
         entity = ApplicationEntity("FRACTUREAI")
         # pynetdicom's own bound counts those, too, whom nobody knows yet: ours is in `_let_in`
         entity.maximum_associations = 4 * settings.gateway_associations

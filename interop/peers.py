@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import ssl
 import threading
 from abc import ABC, abstractmethod
@@ -18,7 +17,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.filereader import dcmread
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import _config, evt
+from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.pdu import A_ABORT_RQ
@@ -26,6 +25,7 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from interop.asking import SLOWEST, TooLong, ask, new_client, parsed
 from interop.listener import bound_pdus
+from interop.quiet import quieten
 from settings import Settings
 from store.base.deadline import Deadline
 from store.results.deliveries import Protocol, authorization_of
@@ -39,7 +39,7 @@ COMMITMENT, COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.
 COMMITMENT_SECONDS = 1.0
 _PENDING = (0xFF00, 0xFF01)
 #: What an archive may answer to a question for one study or one object: identifiers, and bytes by HTTP.
-MOST_FOUND, MOST_ANSWERED = 1000, 4 << 20
+MAX_FOUND, MAX_ANSWERED = 1000, 4 << 20
 
 
 def committed_of(information: Dataset) -> tuple[set[str], set[str]]:
@@ -152,8 +152,7 @@ class DimsePeer(Peer):
     def __init__(self, destination: Destination, settings: Settings) -> None:
         self._destination = destination
         self._settings = settings
-        _config.LOG_HANDLER_LEVEL = "none"
-        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it may quote the peer
+        quieten()
 
     @contextmanager
     def _association(
@@ -270,7 +269,7 @@ class DimsePeer(Peer):
                             return None
                         raise Trouble("no answer to C-FIND")
                     if code in _PENDING:
-                        if len(found) == MOST_FOUND:
+                        if len(found) == MAX_FOUND:
                             raise Trouble("the archive finds more than was asked for")
                         if identifier is not None:
                             found.append(identifier)
@@ -349,7 +348,7 @@ class HttpPeer(Peer):
                     method,
                     self._address + path,
                     seconds=self._timeout,
-                    most=MOST_ANSWERED,
+                    most=MAX_ANSWERED,
                     headers=headers,
                     **more,
                 )

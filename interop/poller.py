@@ -38,13 +38,13 @@ log = logging.getLogger("fractureai.poller")
 #: Studies, or instances, of one answer.
 PAGE = 100
 #: What an archive may answer: bytes of a page, pages, and passes until nothing new is found.
-MOST_ANSWERED, MOST_PAGES, MOST_PASSES = 64 << 20, 10_000, 20
+MAX_ANSWERED, MAX_PAGES, MAX_PASSES = 64 << 20, 10_000, 20
 #: Seconds between two looks for an archive that is due.
 LOOK_SECONDS = 2.0
 #: Archives that are asked at one time, and seconds after which one gives its place to the next.
-MOST_AT_ONCE, ROUND_SECONDS = 8, 300.0
+MAX_AT_ONCE, ROUND_SECONDS = 8, 300.0
 #: Instances of a study that can be counted.
-_MOST_INSTANCES = 1 << 30
+_MAX_INSTANCES = 1 << 30
 #: Of what a query finds: study, series and instance.
 _KEYS = ("0020000D", "0020000E", "00080018")
 _FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -68,7 +68,7 @@ def _first(item: dict[str, Any], tag: str) -> str:
 
 def _count(text: str) -> int:
     """Return a number of instances; 0 where it is none."""
-    return min(int(text), _MOST_INSTANCES) if re.fullmatch(r"[0-9]{1,12}", text) else 0
+    return min(int(text), _MAX_INSTANCES) if re.fullmatch(r"[0-9]{1,12}", text) else 0
 
 
 class Poll:
@@ -121,7 +121,7 @@ class Poll:
         takes several pages is asked for until a whole pass finds nothing new.
         """
         found: dict[str, dict[str, Any]] = {}
-        for _ in range(MOST_PASSES):
+        for _ in range(MAX_PASSES):
             before, pages = len(found), 0
             for page in self._pages(path, parameters):
                 pages += 1
@@ -133,7 +133,7 @@ class Poll:
     def _pages(self, path: str, parameters: dict[str, str]) -> Iterator[list[dict[str, Any]]]:
         last: list[dict[str, Any]] = []
         offset = 0
-        for _ in range(MOST_PAGES):
+        for _ in range(MAX_PAGES):
             page = {**parameters, "limit": str(PAGE), "offset": str(offset)}
             answer = self._get(path, page, "application/dicom+json")
             try:
@@ -151,7 +151,7 @@ class Poll:
 
     def _get(self, path: str, parameters: dict[str, str], accept: str) -> httpx.Response:
         try:
-            answer = self._ask(path, MOST_ANSWERED, accept, params=parameters)
+            answer = self._ask(path, MAX_ANSWERED, accept, params=parameters)
         except TooLong:
             raise StudyFailed("an answer that is longer than it may be") from None
         if answer.status_code not in {200, 204}:
@@ -321,7 +321,7 @@ class Rounds:
         """Begin the round of an archive that is due; return whether there was one and a place for it."""
         with self._counting:
             asked = set(self._asked)
-        if len(asked) >= MOST_AT_ONCE:
+        if len(asked) >= MAX_AT_ONCE:
             return False
         with session_scope() as session:
             source = poll_sources.take_due(session, but_not=asked)

@@ -6,13 +6,11 @@ The same reading always gives the same bytes: nothing comes from the clock or fr
 from __future__ import annotations
 
 import io
-import logging
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pydicom import config
 from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
@@ -20,17 +18,12 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from interop.quiet import quieten
 from pipeline.types import AttentionRegion
 from settings import VERSION
 from store.reading.reported import Reported, ReportedImage
 from vocabulary.dicom import IMPLEMENTATION_UID, MANUFACTURER, derived_uid
 from vocabulary.states import Answer
-
-# pydicom and highdicom quote the values that they complain about, which may identify a patient
-for _name in ("pydicom", "highdicom"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
-config.settings.writing_validation_mode = config.IGNORE
-config.settings.reading_validation_mode = config.IGNORE
 
 #: Series numbers by kind: higher than a modality's, so that a viewer hangs the radiograph first.
 SERIES = {"sc": 9001, "sr": 9002, "pdf": 9003, "summary": 9004, "signed": 9005}
@@ -70,7 +63,8 @@ class ReadImage(ReportedImage):
     attention: tuple[AttentionRegion, ...] = ()
 
     def source(self) -> Dataset:
-        """Return the elements of its envelope, not yet parsed."""
+        """Return the elements of its envelope, not yet parsed; each object that is made begins with it."""
+        quieten()
         return read_dataset(io.BytesIO(self.identity), is_implicit_VR=False, is_little_endian=True)
 
 

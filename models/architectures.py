@@ -322,7 +322,6 @@ _BUILDERS: dict[str, Callable[[int, str | None], Backbone]] = {
     "custom_cnn": _custom_cnn,
 }
 ARCHITECTURES: tuple[str, ...] = tuple(_BUILDERS)
-DEFAULT_ARCHITECTURE = "efficientnet_b1"
 
 
 def build_backbone(architecture: str, size: int, weights: str | Path | None = None) -> Backbone:

@@ -94,7 +94,6 @@ class StudyRecord:
     low: float
     high: float
     n_images: int
-    sha256s: tuple[str, ...]
 
 
 def forced_region(models: Mapping[str, RegionModel], probabilities: Mapping[str, float]) -> str:
@@ -194,7 +193,6 @@ def studies_of(records: Iterable[Record], *, worst: bool = False) -> list[StudyR
                 _mean([s.low for s in scores]),
                 _mean([s.high for s in scores]),
                 len(members),
-                tuple(m.sha256 for m in members),
             )
         )
     return joined

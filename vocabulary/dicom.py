@@ -16,7 +16,6 @@ TAKEN_CLASSES: Mapping[str, str] = {
     _STORAGE + "7.3": "Multi-frame Grayscale Word Secondary Capture Image Storage",
     _STORAGE + "7.4": "Multi-frame True Color Secondary Capture Image Storage",
 }
-ENHANCED_SR = _STORAGE + "88.22"
 COMPREHENSIVE_SR = _STORAGE + "88.33"
 COMPREHENSIVE_3D_SR = _STORAGE + "88.34"
 ENCAPSULATED_PDF = _STORAGE + "104.1"

@@ -704,7 +704,7 @@ class Export(Base):
     id: Mapped[uuid.UUID] = id_column()
     site_id: Mapped[uuid.UUID] = site_column()
     user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("users.id"))
-    wish: Mapped[dict[str, Any]]
+    request: Mapped[dict[str, Any]] = mapped_column("wish")  # so processes of the version before know it
     name: Mapped[str]
     media_type: Mapped[str]
     trials: Mapped[bool] = mapped_column(Boolean, server_default=text("false"), default=False)

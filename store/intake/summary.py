@@ -19,7 +19,7 @@ WORST, BARS, STEPS = 12, 30, 40
 #: Steps to which probabilities are rounded before they are counted.
 GRAIN = 1000
 #: Batches above this have no summary: it reads every row.
-MOST_IMAGES = 200_000
+MAX_IMAGES = 200_000
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def summary(session: Session, batch: Batch, cuts: Mapping[str, Mapping[str, floa
     cuts
         The bundle's thresholds by region: ``low`` and ``high``.
     """
-    if batch.n_done == 0 or batch.n_total > MOST_IMAGES:
+    if batch.n_done == 0 or batch.n_total > MAX_IMAGES:
         return None
     here = Image.batch_id == batch.id
     share = func.round(Image.probability * literal_column(str(GRAIN))).label("share")

@@ -32,7 +32,7 @@ NEW_DEVICE_SHARE = 0.2
 #: Days that an alarm of the last days' images is not repeated.
 REST_DAYS = 7
 #: Regions and devices that are watched by themselves: those that came first.
-MOST_PARTS = 500
+MAX_PARTS = 500
 
 #: What is counted of an image's triage, each among the images that were read; `rejected` among all.
 RATES = ("positive", "doubt", "not_assessable", "rejected")
@@ -307,7 +307,7 @@ def advance_parts(
     limit, found = part_limit(parts), []
     for name in sorted(days):
         counts = days[name].get(day, Counts())
-        if name not in parts and counts.n and len(parts) < MOST_PARTS:
+        if name not in parts and counts.n and len(parts) < MAX_PARTS:
             parts[name] = Part()
         part = parts.get(name)
         if part is None:

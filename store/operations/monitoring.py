@@ -111,7 +111,7 @@ class QueueDepth:
     oldest_seconds: float
 
 
-#: The queue of a unit of work, as the view `queue_depth` says it.
+#: The queue of a unit of work by the shared words; tests hold the view `queue_depth` against the same words.
 _QUEUE = case(
     *((Work.kind == kind.value, queue) for kind, queue in KIND_QUEUES.items()),
     *((Work.stage == stage.value, stage.queue) for stage in Stage),

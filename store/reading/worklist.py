@@ -308,37 +308,37 @@ def escalate_overdue(session: Session, limit: int = 1000) -> int:
 _REVIEWED_PART: ColumnElement[int] = literal_column("(worklist.rank / 9)", Integer)
 
 
-def _conditions(site_id: uuid.UUID, wish: Filters) -> list[ColumnElement[bool]]:
+def _conditions(site_id: uuid.UUID, filters: Filters) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [WorklistRow.site_id == site_id]
-    if wish.rank is not None and wish.sort is not None:
-        conditions.append(_REVIEWED_PART.in_([int(wish.rank is Rank.REVIEWED)]))
-    if wish.rank is Rank.URGENT:
+    if filters.rank is not None and filters.sort is not None:
+        conditions.append(_REVIEWED_PART.in_([int(filters.rank is Rank.REVIEWED)]))
+    if filters.rank is Rank.URGENT:
         conditions.append(WorklistRow.rank.in_(_URGENT))
-    elif wish.rank is not None:
-        conditions.append(WorklistRow.rank == int(wish.rank))
-    elif wish.sort is not None and wish.reviewed is not None:
-        conditions.append(_REVIEWED_PART.in_([int(wish.reviewed)]))
-    elif wish.reviewed is not None:
+    elif filters.rank is not None:
+        conditions.append(WorklistRow.rank == int(filters.rank))
+    elif filters.sort is not None and filters.reviewed is not None:
+        conditions.append(_REVIEWED_PART.in_([int(filters.reviewed)]))
+    elif filters.reviewed is not None:
         waits = WorklistRow.rank < int(Rank.REVIEWED)
-        conditions.append(WorklistRow.rank == int(Rank.REVIEWED) if wish.reviewed else waits)
+        conditions.append(WorklistRow.rank == int(Rank.REVIEWED) if filters.reviewed else waits)
     for column, value in (
-        (WorklistRow.triage, wish.triage),
-        (WorklistRow.region, wish.region),
-        (WorklistRow.status, wish.status),
-        (WorklistRow.batch_id, wish.batch),
-        (WorklistRow.bundle, wish.bundle),
+        (WorklistRow.triage, filters.triage),
+        (WorklistRow.region, filters.region),
+        (WorklistRow.status, filters.status),
+        (WorklistRow.batch_id, filters.batch),
+        (WorklistRow.bundle, filters.bundle),
     ):
         if value is not None:
             conditions.append(column == value)
-    if wish.status is not None and wish.status != ImageStatus.DONE:
+    if filters.status is not None and filters.status != ImageStatus.DONE:
         conditions.append(WorklistRow.status != literal_column("'done'"))  # the partial index's own words
-    if wish.since is not None:
-        begin = begin_of(wish.since, wish.zone)
+    if filters.since is not None:
+        begin = begin_of(filters.since, filters.zone)
         conditions.append(WorklistRow.day >= begin.date())
         if begin.time() != time():  # the row itself is looked at on the first day alone
             conditions.append((WorklistRow.day > begin.date()) | (WorklistRow.arrived_at >= begin))
-    if wish.until is not None:
-        end = end_of(wish.until, wish.zone)
+    if filters.until is not None:
+        end = end_of(filters.until, filters.zone)
         if end.time() == time():
             conditions.append(WorklistRow.day < end.date())
         else:
@@ -395,23 +395,23 @@ _ORDERS = {
 }
 
 
-def _order(wish: Filters) -> Keyset:
+def _order(filters: Filters) -> Keyset:
     """Return the list's order; of the reviewed the newest first."""
-    if wish.sort is not None:
-        return replace(_ORDERS[wish.sort], descending=wish.descending)
-    newest_first = wish.reviewed is True or wish.rank is Rank.REVIEWED
-    return replace(_ORDER, descending=newest_first is not wish.descending)
+    if filters.sort is not None:
+        return replace(_ORDERS[filters.sort], descending=filters.descending)
+    newest_first = filters.reviewed is True or filters.rank is Rank.REVIEWED
+    return replace(_ORDER, descending=newest_first is not filters.descending)
 
 
 def _page_of(
-    session: Session, site_id: uuid.UUID, wish: Filters, order: Keyset, cursor: str | None, limit: int
+    session: Session, site_id: uuid.UUID, filters: Filters, order: Keyset, cursor: str | None, limit: int
 ) -> tuple[list[WorklistRow], WorklistRow | None]:
-    query = order.after(select(WorklistRow).where(*_conditions(site_id, wish)), cursor)
-    return _rows(session, site_id, query, wish.search, limit)
+    query = order.after(select(WorklistRow).where(*_conditions(site_id, filters)), cursor)
+    return _rows(session, site_id, query, filters.search, limit)
 
 
 def _of_both(
-    session: Session, site_id: uuid.UUID, wish: Filters, order: Keyset, cursor: str | None, limit: int
+    session: Session, site_id: uuid.UUID, filters: Filters, order: Keyset, cursor: str | None, limit: int
 ) -> tuple[list[WorklistRow], WorklistRow | None]:
     """Merge what waits with what is reviewed: an index sorts each of them, and no index both."""
 
@@ -419,7 +419,7 @@ def _of_both(
         return tuple(getattr(row, column.key) for column in order.columns)
 
     parts = [
-        _page_of(session, site_id, replace(wish, reviewed=reviewed), order, cursor, limit)
+        _page_of(session, site_id, replace(filters, reviewed=reviewed), order, cursor, limit)
         for reviewed in (False, True)
     ]
     found = sorted((row for rows, _ in parts for row in rows), key=place, reverse=order.descending)
@@ -433,15 +433,15 @@ def _of_both(
 
 
 def list_studies(
-    session: Session, site_id: uuid.UUID, wish: Filters, *, cursor: str | None = None, limit: int = 50
+    session: Session, site_id: uuid.UUID, filters: Filters, *, cursor: str | None = None, limit: int = 50
 ) -> Page[Item]:
     """Return a page of the list in its order; of the reviewed the newest first. Raises `InvalidCursor`.
 
     A page of a search for words that very many studies hold may be short, and yet have a next one.
     """
-    order = _order(wish)
-    both = wish.sort is not None and wish.reviewed is None and wish.rank is None
-    rows, last = (_of_both if both else _page_of)(session, site_id, wish, order, cursor, limit)
+    order = _order(filters)
+    both = filters.sort is not None and filters.reviewed is None and filters.rank is None
+    rows, last = (_of_both if both else _page_of)(session, site_id, filters, order, cursor, limit)
     labels: dict[uuid.UUID, str] = {}
     openers: dict[uuid.UUID, str] = {}
     if rows:
@@ -456,14 +456,16 @@ def list_studies(
     return Page(items, order.cursor_of(last) if last else None)
 
 
-def next_after(session: Session, site_id: uuid.UUID, wish: Filters, study_id: uuid.UUID) -> uuid.UUID | None:
+def next_after(
+    session: Session, site_id: uuid.UUID, filters: Filters, study_id: uuid.UUID
+) -> uuid.UUID | None:
     """Return the study that follows this one in the list, or the first one when it is not in the list."""
     row = session.get(WorklistRow, study_id)
     if row is not None and row.site_id == site_id:
-        page = list_studies(session, site_id, wish, cursor=_order(wish).cursor_of(row), limit=1)
+        page = list_studies(session, site_id, filters, cursor=_order(filters).cursor_of(row), limit=1)
         if page.items:
             return page.items[0].row.study_id
-    first = list_studies(session, site_id, wish, limit=2).items
+    first = list_studies(session, site_id, filters, limit=2).items
     return next((item.row.study_id for item in first if item.row.study_id != study_id), None)
 
 

@@ -131,7 +131,7 @@ def create(session: Session, request: ExportRequest, user_id: uuid.UUID | None) 
         id=uuid.uuid4(),
         site_id=site_id,
         user_id=user_id,
-        wish=request.document(),
+        request=request.document(),
         name=request.file_name,
         media_type=request.format.media_type,
         trials=_holds_trials(session, request),
@@ -270,8 +270,8 @@ def delete_holding(session: Session, site_id: uuid.UUID, image_ids: Collection[u
     """
     gone = []
     for export in session.scalars(select(Export).where(Export.site_id == site_id)):
-        wished = ExportRequest.of_document(site_id, export.wish, trials=True).selection
-        widest = replace(wished, status=None, triage=None, region=None)
+        chosen = ExportRequest.of_document(site_id, export.request, trials=True).selection
+        widest = replace(chosen, status=None, triage=None, region=None)
         held = select(Image.id).join(Batch, Batch.id == Image.batch_id)
         held = held.where(*widest.conditions(), Image.id.in_(image_ids)).limit(1)
         if session.scalar(held) is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Row, Select, or_, select
@@ -19,13 +18,6 @@ from store.reading.reported import Reported, ReportedImage
 from store.results import fhir_resources
 from store.results.fhir_resources import Resource
 from vocabulary.states import Triage
-
-
-@dataclass(frozen=True)
-class _Found:
-    finding: StudyFinding
-    study: Study
-    bundle: Bundle
 
 
 def _readings(site_id: uuid.UUID) -> Select[StudyFinding, Study, Bundle]:

@@ -393,8 +393,8 @@ def iter_lines(selection: Selection, *, with_lists: bool = False) -> Iterator[Li
         stem = names.stem(folder + row.path)
         report, is_new = "", False
         if row.report_key is not None:
-            wish = folder + (one_part(row.accession) or row.path)
-            report, is_new = names.report(row.report_key, row.n_images or 1, wish)
+            preferred = folder + (one_part(row.accession) or row.path)
+            report, is_new = names.report(row.report_key, row.n_images or 1, preferred)
         extension = EXTENSIONS.get(row.media_type or "", "bin")
         yield Line(
             row,

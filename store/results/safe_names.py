@@ -96,12 +96,12 @@ class MemberNames:
         """Return the stem of the next image, the same in every pass over the batch."""
         return self._unlike("", safe_stem(path))
 
-    def _unlike(self, kind: str, wish: str) -> str:
-        stem = wish
+    def _unlike(self, kind: str, preferred: str) -> str:
+        stem = preferred
         while (key := self._key(kind + stem)) in self._seen:
-            first = self._key(kind + wish)
+            first = self._key(kind + preferred)
             self._seen[first] += 1
-            stem = f"{wish}-{self._seen[first]}"
+            stem = f"{preferred}-{self._seen[first]}"
         self._seen[key] = 1
         return stem
 
@@ -109,14 +109,14 @@ class MemberNames:
     def _key(stem: str) -> bytes:
         return hashlib.blake2b(stem.casefold().encode(), digest_size=10).digest()
 
-    def report(self, key: str, n_images: int, wish: str) -> tuple[str, bool]:
+    def report(self, key: str, n_images: int, preferred: str) -> tuple[str, bool]:
         """Return the member name of the report stored under `key`, and whether it is new.
 
-        It is named by its study's accession number, or else its first image's file: `wish`, made unique.
+        It is named by its study's accession number, or else its first image's file: `preferred`, made unique.
         """
         if n_images > 1 and key in self._reports:
             return self._reports[key], False
-        name = f"reports/{self._unlike('reports/', safe_stem(wish))}.pdf"
+        name = f"reports/{self._unlike('reports/', safe_stem(preferred))}.pdf"
         if n_images > 1:
             self._reports[key] = name
         return name, True

@@ -162,7 +162,7 @@ def test_slow_archives_hold_no_other(
         assert not rounds.begin_due(), "its round goes on: it is not asked twice at a time"
         assert len(asked) == 2
         # places are few: each is given up after a while
-        monkeypatch.setattr(poller, "MOST_AT_ONCE", 2)
+        monkeypatch.setattr(poller, "MAX_AT_ONCE", 2)
         sources("archive")
         assert not rounds.begin_due()
         left.set()

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom import config
 from pynetdicom.ae import ApplicationEntity
-from sqlalchemy import func, select, text
+from sqlalchemy import Engine, func, select, text
 
+from interop.quiet import quieten
 from pipeline.dicom.elements import split_file
 from store.base.blobs import FolderStore, get_blobs
 from store.base.errors import BlobFull
@@ -26,7 +28,7 @@ from store.base.tables import Image, Priority
 from store.intake import batches, gateway_peers, received
 from store.intake.gateway_tables import ReceivedObject
 from store.operations import monitoring
-from tests.interop.conftest import CALLED, CALLING, Receiver, arrived, film, make_site
+from tests.interop.conftest import CALLED, CALLING, Receiver, arrived, film, make_site, receiving
 from vocabulary.dicom import MANUFACTURER
 
 SC = "1.2.840.10008.5.1.4.1.1.7"
@@ -307,3 +309,14 @@ def test_more_associations_than_set_are_refused_for_now(receiver: Receiver, sett
         assert [one.is_established for one in held] == [True, True, False]
         for one in held[:2]:
             one.release()
+
+
+def test_a_malformed_value_is_quoted_nowhere(
+    database: Engine, settings_env: pytest.MonkeyPatch, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    settings_env.setattr(config.settings, "reading_validation_mode", config.WARN)
+    settings_env.setattr(config.settings, "writing_validation_mode", config.WARN)
+    quieten.cache_clear()
+    with receiving(settings_env, tmp_path):
+        pydicom.DataElement(0x00080018, "UI", "DOE^JANE")
+    assert not recwarn.list

@@ -142,7 +142,7 @@ def test_a_part_has_its_own_window_and_a_higher_limit_among_many() -> None:
 
 
 def test_strangers_open_no_windows_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "MOST_PARTS", 3)
+    monkeypatch.setattr(rules, "MAX_PARTS", 3)
     parts: dict[str, Part] = {}
     day = date(2026, 1, 1)
     advance_parts(parts, {f"device {n}": {day: Counts(n=1)} for n in range(9)}, day)

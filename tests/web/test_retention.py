@@ -117,7 +117,7 @@ def test_an_erased_study_is_nowhere(browser: Browser, ask: Asker, blobs: BlobSto
         key = f"exports/{batch_row.site_id}/x/y"
         sha256, size = blobs.put(key, f"a ZIP with {gone}".encode())
         export = Export(
-            site_id=batch_row.site_id, wish={"batch": str(batch), "format": "zip"}, name="x.zip",
+            site_id=batch_row.site_id, request={"batch": str(batch), "format": "zip"}, name="x.zip",
             media_type="application/zip",
             key=key, sha256=sha256, size=size, expires_at=func.now() + timedelta(days=1),
         )  # fmt: skip

@@ -81,7 +81,7 @@ def test_a_prepared_file_keeps_the_zone_in_which_it_was_asked_for(
 ) -> None:
     berlin(browser)
     wish = {"format": "jsonl", "since": "2026-03-29", "until": "2026-03-29"}
-    assert ask.post("/exports", json=wish).json["wish"]["zone"] == "Europe/Berlin"
+    assert ask.post("/exports", json=wish).json["request"]["zone"] == "Europe/Berlin"
 
 
 def test_a_name_that_is_no_zone_is_refused_in_the_form_and_by_the_api(browser: Browser, ask: Asker) -> None:

@@ -238,7 +238,7 @@ def test_a_chosen_zip_holds_those_studies(ask: Asker, browser: Browser, batch: s
     assert sorted(line.split(",")[0] for line in lines) == ["05.png", "urgent.png"]
     assert browser.post("/worklist/download", study=["x"]).status_code == 422
     made = ask.post("/exports", json={"format": "csv", "studies": [two[0]["study_id"]]}).json
-    assert (made["total"], made["wish"]["studies"]) == (1, [two[0]["study_id"]])
+    assert (made["total"], made["request"]["studies"]) == (1, [two[0]["study_id"]])
 
 
 def test_a_recorded_answer_is_taken_back(page: Page, link: Callable[[], str], ask: Asker, batch: str) -> None:

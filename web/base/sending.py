@@ -56,9 +56,9 @@ def send_blob(
     return response
 
 
-def send_stream(wish: ExportRequest) -> Response:
+def send_stream(export: ExportRequest) -> Response:
     """Answer a file while it is made."""
-    response = Response(stream(wish), content_type=wish.format.media_type)
-    response.headers["Content-Disposition"] = f'attachment; filename="{wish.file_name}"'
+    response = Response(stream(export), content_type=export.format.media_type)
+    response.headers["Content-Disposition"] = f'attachment; filename="{export.file_name}"'
     response.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold the first byte back
     return response

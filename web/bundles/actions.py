@@ -5,9 +5,7 @@ from __future__ import annotations
 from store.base.session import session_scope
 from store.bundles import promotions
 from web.auth.identity import audit, identity
-from web.contract.research import (
-    Serving,
-)
+from web.contract.research import Serving
 
 
 def operate(action: str, name: str) -> Serving:

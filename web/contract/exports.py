@@ -101,7 +101,7 @@ class Export(Document):
     state: ExportState
     error_code: str | None
     name: str
-    wish: Wanted
+    request: Wanted
     done: Count
     total: Count
     missing: Count = Field(description="Members whose bytes the store does not have.")
@@ -117,7 +117,7 @@ class Export(Document):
         export, here = row.export, f"{API}/exports/{row.export.id}"
         file = f"{here}/file" if row.state is ExportState.READY else None
         return cls(
-            **picked(export, "id", "name", "wish", "size", "sha256", "created_at", "expires_at"),
+            **picked(export, "id", "name", "request", "size", "sha256", "created_at", "expires_at"),
             **picked(row, "state", "error_code"),
             done=export.n_done,
             total=export.n_total,

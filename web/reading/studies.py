@@ -130,13 +130,13 @@ def _study_page(
     trouble: ServiceError | None = None,
 ) -> str:
     """Return a study's page; `typed` is what an answer that met `trouble` said, and stands there again."""
-    wish = args.filters(identity().time_zone)
+    filters = args.filters(identity().time_zone)
     with session_scope() as session:
         found = _get(session, study_id)
         next_id = None
         if identity().may(Permission.WORK):
             worklist.note_opened(session, identity().site_id, study_id, identity().user_id)
-            next_id = worklist.next_after(session, identity().site_id, wish, study_id)
+            next_id = worklist.next_after(session, identity().site_id, filters, study_id)
         audit(session, "study_viewed", study_id)
         chosen = viewer_choice(session)
         said_by_readers = reviews.history(session, study_id, found.bundle.name)

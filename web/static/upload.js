@@ -332,14 +332,14 @@ class Upload {
     this.box.scrollIntoView({ block: "nearest" });
     try {
       if (!this.batch) {
-        const wish = {
+        const body = {
           label: options.get("label"),
           priority: options.get("priority"),
           report: options.has("report"),
           heatmap: options.has("heatmap"),
           ...(options.has("bundle") ? { bundle: options.get("bundle") } : {}),
         };
-        this.batch = (await this.persist(() => postJson("/api/v1/batches", wish, { "Idempotency-Key": this.key }))).id;
+        this.batch = (await this.persist(() => postJson("/api/v1/batches", body, { "Idempotency-Key": this.key }))).id;
         history.replaceState(null, "", `/batches/${this.batch}`); // a reload goes on with this draft
       }
       this.here = `/api/v1/batches/${this.batch}`;

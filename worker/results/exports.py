@@ -50,7 +50,7 @@ def run(lease: Lease) -> bool:
     """Make one file and keep it under its key; nothing is left of one that was cancelled meanwhile."""
     with session_scope() as session:
         export = session.get_one(Export, lease.subject_id)
-    request = ExportRequest.of_document(lease.site_id, export.wish, trials=export.trials)
+    request = ExportRequest.of_document(lease.site_id, export.request, trials=export.trials)
     progress = _Watched(lease, export.n_total)
     if request.format is Format.PDF:
         from worker.results.merged_pdf import MergedPdf
