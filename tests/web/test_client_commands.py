@@ -355,21 +355,25 @@ def slow_line(url: str, rate: float) -> Iterator[str]:
             while piece := source.recv(1 << 14):
                 sink.sendall(piece)
                 time.sleep(len(piece) * pause)
+        with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
 
+    def carry(near: socket.socket) -> None:
+        with near, socket.create_connection(target) as far:
+            back = threading.Thread(target=pump, args=(far, near, 0.0), daemon=True)
+            back.start()
+            pump(near, far, 1 / rate)
+            back.join()
+
     def accept() -> None:
-        while True:
-            try:
-                near, _ = listener.accept()
-            except OSError:
-                return
-            far = socket.create_connection(target)
-            for arguments in ((near, far, 1 / rate), (far, near, 0.0)):
-                threading.Thread(target=pump, args=arguments, daemon=True).start()
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=carry, args=[listener.accept()[0]], daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    listener.close()
+    with listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def submitting(folder: Path, url: str, *options: str) -> subprocess.Popen[str]:
@@ -480,7 +484,9 @@ def test_a_server_that_hangs_can_be_left(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{hanging.getsockname()[1]}"
         environment = {**os.environ, "FRACTUREAI_URL": url, "FRACTUREAI_API_KEY": "k"}
         command = [sys.executable, "-m", "cli.main", "submit", str(tmp_path)]
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process:
-            hanging.accept()
+        with (
+            subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process,
+            hanging.accept()[0],
+        ):
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 5

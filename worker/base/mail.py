@@ -67,8 +67,12 @@ class _Secure(_Bounded, smtplib.SMTP_SSL):
         wrapped = self.context.wrap_socket(
             self._connected(host, port), server_hostname=self._host, do_handshake_on_connect=False
         )
-        self._deadline.watch(wrapped)
-        wrapped.do_handshake()
+        try:
+            self._deadline.watch(wrapped)
+            wrapped.do_handshake()
+        except OSError:
+            wrapped.close()
+            raise
         return wrapped
 
 
