@@ -32,6 +32,7 @@ def _sql(statement: str) -> TextClause:
 
 
 # Every word begins with its site's id: another site's words are neither found nor read.
+# IS TRUE: see `worklist._REFRESH`.
 _NOTE = _sql(
     f"""
     INSERT INTO worklist_words AS old (study_id, words)
@@ -40,7 +41,7 @@ _NOTE = _sql(
     FROM (
         SELECT DISTINCT i.study_id, i.site_id, said
         FROM images i CROSS JOIN LATERAL (VALUES (i.accession), (i.study_uid), (i.path)) AS told (said)
-        WHERE i.batch_id = :batch AND i.study_id = ANY(:studies)
+        WHERE (i.batch_id = :batch) IS TRUE AND i.study_id = ANY(:studies)
           AND EXISTS (SELECT 1 FROM worklist WHERE worklist.study_id = i.study_id)
     ) AS told CROSS JOIN LATERAL unnest(
         {_WORDS.format(said="said")} || {_DOTTED.format(said="said")}

@@ -334,6 +334,48 @@ def test_every_combination_of_filters_is_read_from_an_index(
             assert not whole & large, "\n".join(plan)
 
 
+COPY = text(
+    """
+    WITH made AS (INSERT INTO studies (id, site_id, key)
+        SELECT gen_random_uuid(), :site, 'copy:' || gen_random_uuid() FROM generate_series(1, :n)
+        RETURNING id)
+    INSERT INTO images (id, site_id, batch_id, study_id, finding_id, path, sha256, size, status, stage,
+        triage)
+    SELECT gen_random_uuid(), :site, i.batch_id, made.id, i.finding_id, made.id || '.png', i.sha256, 10,
+        i.status, i.stage, i.triage FROM images i CROSS JOIN made WHERE i.batch_id = :batch
+    """
+)
+
+
+def test_a_batch_that_the_planner_does_not_know_yet_is_not_read_once_for_each_study(
+    site: uuid.UUID, database: Engine, blobs: object
+) -> None:
+    """Statistics are older than a batch that has just come: it seems to hold one image."""
+    known, fresh = (read(site, {"a.png": POSITIVE}) for _ in range(2))
+    with session_scope() as session:
+        session.execute(COPY, {"site": site, "batch": known.id, "n": 6000})
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+    with session_scope() as session:
+        session.execute(COPY, {"site": site, "batch": fresh.id, "n": 600})
+        asked = list(session.scalars(select(Image.study_id).where(Image.batch_id == fresh.id).limit(500)))
+        connection = session.connection()
+        written: list[tuple[str, object]] = []
+
+        def listen(_: object, __: object, statement: str, parameters: object, *more: object) -> None:
+            if "INSERT INTO worklist" in statement:
+                written.append((statement, parameters))
+
+        event.listen(connection, "before_cursor_execute", listen)
+        worklist.refresh(session, session.get_one(Batch, fresh.id), [id_ for id_ in asked if id_])
+        event.remove(connection, "before_cursor_execute", listen)
+        assert len(written) == 2
+        for statement, parameters in written:
+            plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
+            read_from = [line for line in plan if "images_batch" in line or "Seq Scan on images" in line]
+            assert not read_from, "\n".join(plan)
+
+
 def test_images_of_several_studies_and_a_cancelled_rest(site: uuid.UUID, blobs: object) -> None:
     batch = read(site, {"a.png": POSITIVE, "b.png": POSITIVE})
     with session_scope() as session:
