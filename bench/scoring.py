@@ -162,9 +162,11 @@ def apart(measure: Callable[..., Any], *arguments: object) -> Any:
         return process.submit(measure, *arguments).result()
 
 
-def read_real(folder: Path, count: int, backend: str, precision: str) -> list[tuple[str, float, str]]:
+def read_real(
+    folder: Path, count: int, backend: str, precision: str, bundle_folder: Path = BUNDLE
+) -> list[tuple[str, float, str]]:
     """Return (region, probability, triage) of readable images; not assessed ones have probability -1."""
-    bundle = load_bundle(BUNDLE)
+    bundle = load_bundle(bundle_folder)
     scorer = open_scorer(bundle, backend=backend, precision=precision, cache=NETWORKS)
     said = []
     for path in sorted(folder.iterdir())[:count]:
