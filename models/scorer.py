@@ -365,11 +365,16 @@ class _TensorFlow:
                 parts.append({name: rows.numpy()[: len(part)] for name, rows in function(padded).items()})
             return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
-        # what the processor says of the self-test images, against the same graph as it will serve
+        # what the processor says of the self-test images, against the same graph as it will serve: a GPU
+        # chooses how to convolve by the batch's size, so each size is asked
         images = self_test_images(self.bundle.input_size(network))
         with tf.device("/CPU:0"):
             said = {n: rows.numpy() for n, rows in function(images).items() if n in outputs.CHECKED}
-        _check(network, run(images), said, "TensorFlow in float32", TOLERANCE["float32"])
+        for size in BATCH_SIZES:
+            rows = np.arange(size) % len(images)
+            expected = {name: answers[rows] for name, answers in said.items()}
+            kind = f"TensorFlow in float32, {size} at a time,"
+            _check(network, run(images[rows]), expected, kind, TOLERANCE["float32"])
         return run
 
 

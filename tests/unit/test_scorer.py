@@ -190,7 +190,33 @@ def test_a_backend_that_disagrees_refuses_to_serve(tiny_bundle, tmp_path, stack)
 def test_tensorflow_checks_the_path_that_a_gpu_takes_against_the_processor(tiny_bundle, monkeypatch, stack):
     assert open_scorer(tiny_bundle, backend="tensorflow").detect("fracture", stack[:1]).logits.shape == (1,)
     monkeypatch.setitem(scorer_module.TOLERANCE, "float32", -1.0)  # nothing agrees so well
-    with pytest.raises(ScorerError, match="TensorFlow in float32 disagrees with network fracture"):
+    with pytest.raises(
+        ScorerError, match="TensorFlow in float32, 1 at a time, disagrees with network fracture"
+    ):
+        open_scorer(tiny_bundle, backend="tensorflow").detect("fracture", stack[:1])
+
+
+@pytest.mark.parametrize("wrong", BATCH_SIZES)
+def test_tensorflow_checks_every_size_of_batch(tiny_bundle, monkeypatch, stack, wrong):
+    """A GPU chooses how to convolve by the size of the batch, and may be wrong at one of them alone."""
+    from models import outputs, traced
+
+    ours = traced.traced
+
+    def wrong_at_one_size(bundle, network):
+        function, times = ours(bundle, network), []
+
+        def say(images):
+            said = dict(function(images))
+            times.append(len(images))
+            if times != [len(images)] and len(images) == wrong:  # the first call is the processor's
+                said[outputs.LOGIT] += 0.1
+            return said
+
+        return say
+
+    monkeypatch.setattr(traced, "traced", wrong_at_one_size)
+    with pytest.raises(ScorerError, match=f"TensorFlow in float32, {wrong} at a time, disagrees"):
         open_scorer(tiny_bundle, backend="tensorflow").detect("fracture", stack[:1])
 
 
