@@ -34,10 +34,10 @@ demo: setup
 up: setup
 	@exec .venv/bin/fractureai up $(ARGS)
 
-# Two files at a time: most tests wait for servers
+# Three files at a time: most tests wait for servers. A process takes up to 2.5 GB; ARGS='-n 1' where that is too much
 test:
 	@scripts/setup.sh test
-	@exec $(PY) -m pytest -n 2 --dist loadfile --durations 10 $(ARGS)
+	@exec $(PY) -m pytest -n 3 --dist loadfile --durations 10 $(ARGS)
 
 pythons:
 	@scripts/setup.sh test

@@ -16,6 +16,6 @@ for python in ${PYTHONS:-python3.11 python3.12 python3.13}; do
             sha256sum requirements.lock >"$env/installed" || { failed="$failed $version"; continue; }
     fi
     echo "Python $version" >&2
-    "$env/bin/python" -m pytest -q -n 2 --dist loadfile "$@" || failed="$failed $version"
+    "$env/bin/python" -m pytest -q -n 3 --dist loadfile "$@" || failed="$failed $version"
 done
 [ -z "$failed" ] || { echo "Not passed on:$failed" >&2; exit 1; }

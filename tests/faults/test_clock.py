@@ -25,10 +25,11 @@ from tests.running import (
     wait_until_ended,
 )
 
+pytestmark = pytest.mark.faults
+
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
-@pytest.mark.faults
 @pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime: apt-get install libfaketime")
 @pytest.mark.parametrize("jump", ["+1h", "-1h"])
 @pytest.mark.usefixtures("patient")

@@ -17,6 +17,8 @@ from tests.db.test_broker import GARBAGE, odd_messages
 from tests.running import ALL, PATIENCE, Service, assert_sound, draft, submit, wait_for, wait_until_ended
 from vocabulary.states import STAGES, Stage
 
+pytestmark = pytest.mark.faults
+
 
 def chunks(batch_id: uuid.UUID) -> list[Work]:
     with session_scope() as session:
@@ -81,7 +83,6 @@ def test_messages_of_other_versions(
     assert {unit.attempt for unit in chunks(batch.id)} == {0}
 
 
-@pytest.mark.faults
 def test_garbage_in_the_broker_is_dropped_and_counted(
     light: Service, site_id: uuid.UUID, few: dict[str, bytes], calm: dict[str, float], broker: redis.Redis
 ) -> None:

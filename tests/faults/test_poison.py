@@ -10,14 +10,16 @@ import pytest
 from tests.faults.hostile import ABORT, HUNGRY, LOOP, STUCK
 from tests.running import assert_sound, images_of, light_service, submit, wait_until_ended
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.mark.parametrize(
     ("poison", "reason", "error"),
     [
         pytest.param(ABORT, "worker_lost", "the lease ran out", id="aborts"),
-        pytest.param(HUNGRY, "processing_error", "out of memory", id="eats memory", marks=pytest.mark.faults),
-        pytest.param(LOOP, "processing_timeout", "soft time limit", id="loops", marks=pytest.mark.faults),
-        pytest.param(STUCK, "worker_lost", "the lease ran out", id="hangs in C", marks=pytest.mark.faults),
+        pytest.param(HUNGRY, "processing_error", "out of memory", id="eats memory"),
+        pytest.param(LOOP, "processing_timeout", "soft time limit", id="loops"),
+        pytest.param(STUCK, "worker_lost", "the lease ran out", id="hangs in C"),
     ],
 )
 def test_a_poison_image(

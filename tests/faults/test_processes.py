@@ -32,6 +32,8 @@ from tests.running import (
 )
 from web.intake.uploads import CHUNK as UPLOAD_CHUNK
 
+pytestmark = pytest.mark.faults
+
 
 def leased(stage: str | None = None) -> bool:
     """Whether a worker holds a lease, of any stage or of this one."""
@@ -100,7 +102,7 @@ def holders() -> int:
     ("ending", "environment", "stage"),
     [
         pytest.param(SLOW, {}, "prepare", id="decoding"),
-        pytest.param(b"", {SLOW_SCORING: "1"}, "detect", id="scoring", marks=pytest.mark.faults),
+        pytest.param(b"", {SLOW_SCORING: "1"}, "detect", id="scoring"),
     ],
 )
 def test_sigterm_gives_work_back_without_counting_an_attempt(
@@ -132,7 +134,6 @@ def test_sigterm_gives_work_back_without_counting_an_attempt(
     assert unit.attempt == 0
 
 
-@pytest.mark.faults
 def test_the_web_killed_in_mid_upload(site_id: uuid.UUID, few: dict[str, bytes], tmp_path: Path) -> None:
     import httpx
 

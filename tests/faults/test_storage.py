@@ -30,6 +30,8 @@ from tests.running import (
 )
 from vocabulary.states import ImageStatus
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture
 def small_blobs(small_disk: Path, service_settings: pytest.MonkeyPatch) -> Path:
@@ -40,7 +42,6 @@ def small_blobs(small_disk: Path, service_settings: pytest.MonkeyPatch) -> Path:
     return small_disk
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("fault", ["full", "read-only"])
 def test_the_blob_store_takes_nothing_for_a_while(
     fault: str,
@@ -95,7 +96,6 @@ def test_an_upload_that_is_no_longer_what_was_sent(
     assert_sound(batch, calm, retryable=True)
 
 
-@pytest.mark.faults
 @pytest.mark.usefixtures("patient")  # three attempts fail by the stack: none is left for a lease that ran out
 @pytest.mark.parametrize("fault", ["altered", "missing"])
 def test_a_chunk_whose_input_stack_is_gone_starts_again(
