@@ -67,6 +67,22 @@ def bound_pdus(line: AssociationSocket, most: int, seconds: float) -> None:
     line.recv = read_bounded  # type: ignore[method-assign]
 
 
+def close_surely(line: AssociationSocket) -> None:
+    """Have a connection's socket closed at its end, also where the peer or a deadline shut it down before.
+
+    pynetdicom closes only what it could shut down itself; the association, which refers to itself, then holds
+    the descriptor until it is collected.
+    """
+
+    def shut() -> None:
+        if (sock := line.socket) is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+    line._shutdown_socket = shut  # type: ignore[method-assign]
+
+
 def end_on_error(association: Association) -> None:
     """Have an association end when something is sent that cannot be understood, such as half a command.
 
@@ -95,6 +111,7 @@ class Handler(RequestHandler):
         association = super()._create_association()
         line = cast(AssociationSocket, association.dul.socket)
         bound_pdus(line, self.server.ae.maximum_pdu_size, self.server.ae.network_timeout or 60.0)
+        close_surely(line)
         end_on_error(association)
         cast(GatewayServer, self.server).began(association, self.client_address)
         return association

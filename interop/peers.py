@@ -24,7 +24,7 @@ from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from interop.asking import SLOWEST, TooLong, ask, new_client, parsed
-from interop.listener import bound_pdus
+from interop.listener import bound_pdus, close_surely
 from interop.quiet import quieten
 from settings import Settings
 from store.base.deadline import Deadline
@@ -142,6 +142,7 @@ class _Caller(ApplicationEntity):
     ) -> AssociationSocket:
         line = super()._create_socket(assoc, address, tls_args)
         bound_pdus(line, self.maximum_pdu_size, self.network_timeout or 60.0)
+        close_surely(line)
         self._deadline.watch(lambda: line.socket)
         return line
 

@@ -207,6 +207,11 @@ def get_person(session: Session, site_id: uuid.UUID, user_id: uuid.UUID) -> User
     return user
 
 
+def is_email(text: str) -> bool:
+    """Tell whether a text is one e-mail address; whether somebody reads there, a mail shows."""
+    return _EMAIL.fullmatch(text) is not None
+
+
 def invite(
     session: Session, site_id: uuid.UUID, email: str, role: Role, *, name: str = "", by: uuid.UUID | None
 ) -> tuple[User, str]:
@@ -216,7 +221,7 @@ def invite(
     ------
     EmailInvalid, EmailTaken
     """
-    if not _EMAIL.fullmatch(email.strip()):
+    if not is_email(email.strip()):
         raise EmailInvalid
     if accounts.find_user(session, site_id, email) is not None:
         raise EmailTaken

@@ -29,6 +29,8 @@ from vocabulary.states import ImageStatus
 #: Re-scoring is always done in this precision, so that figures repeat.
 PRECISION = "float32"
 MAX_BUNDLES = 8
+#: Loss of study-level AUC that a comparison takes for none, where nobody states another.
+MARGIN = 0.02
 
 
 class DatasetNotReady(ServiceError):

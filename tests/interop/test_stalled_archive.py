@@ -13,8 +13,11 @@ from contextlib import contextmanager, suppress
 import pytest
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from interop.asking import new_client
+from interop.listener import close_surely
 from interop.peers import STUDY_ROOT_FIND, VERIFICATION, Peer, Sought, Trouble, peer_of
 from interop.poller import Poll, PollFailed
 from settings import get_settings
@@ -226,3 +229,14 @@ def test_an_answer_without_end_is_not_held_in_memory(
 
     with answering(talk) as port, pytest.raises(Trouble, match="too long"):
         reach(port, "http").has(SOUGHT)
+
+
+def test_a_socket_that_cannot_be_shut_down_is_closed_all_the_same() -> None:
+    """As when the peer has reset it: such descriptors were held until the association was collected."""
+    association = Association(ApplicationEntity(), "requestor")
+    line = AssociationSocket(association, address=AddressInformation("127.0.0.1", 0))
+    close_surely(line)
+    sock = line.socket
+    assert sock is not None
+    line.close()
+    assert sock.fileno() == -1

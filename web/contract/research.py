@@ -12,11 +12,10 @@ from store.base import tables
 from store.base.tables import Priority
 from store.research import datasets, research_tables
 from store.research.research_tables import RunKind
+from store.research.runs import MARGIN
 from web.contract.base import API, Body, Count, Document, Id, Link, Links, Moment, Page, Words, picked
 from web.contract.batches import PRIORITIES, BatchProgress
 
-#: Loss of study-level AUC that a comparison takes for none, where nobody states another.
-MARGIN = 0.02
 _Figures = dict[str, Any]
 
 

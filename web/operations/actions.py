@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from urllib.parse import urlsplit
 
 from store.accounts import sites
 from store.accounts.accounts import write_audit
+from store.accounts.people import is_email
 from store.base.session import session_scope
 from store.base.tables import NoticeTarget, Site
 from store.operations import notices, retention
@@ -20,8 +20,6 @@ from web.contract.notices import NoticeTargetBody
 from web.contract.retention import Erasure, NewQuota, NewRetention
 from web.contract.site import NewSite
 
-_EMAIL = re.compile(r"[^@\s<>\"',;]{1,64}@[^@\s<>\"',;]{1,190}")
-
 
 def _address(channel: Channel, text: str) -> str:
     """Check what a person typed; whether the address is a private one is looked at when it is used."""
@@ -29,7 +27,7 @@ def _address(channel: Channel, text: str) -> str:
     if channel is Channel.EMAIL:
         if not current_settings().smtp_host:
             raise InvalidRequest([("address", "this server has no mail server set")])
-        if not _EMAIL.fullmatch(text):
+        if not is_email(text):
             raise InvalidRequest([("address", "this is not an e-mail address")])
         return text
     schemes = {"https", "http"} if current_settings().notice_private_addresses else {"https"}

@@ -13,17 +13,13 @@ from store.accounts.accounts import Permission
 from store.base.session import session_scope
 from store.operations import drift, drift_statistics
 from store.operations.drift_statistics import LIMIT, PSI_LIMIT, RATES, expected, median_distance
+from vocabulary.words import TRIAGE_WORDS
 from web.auth.identity import identity, needs
 from web.base.forms import form_on
 
 monitoring_pages = Blueprint("monitoring", __name__, url_prefix="/admin/monitoring")
 
-RATE_WORDS = {
-    "positive": "Positive",
-    "doubt": "In doubt",
-    "not_assessable": "Not assessable",
-    "rejected": "Rejected",
-}
+RATE_WORDS = {rate: {**TRIAGE_WORDS, "rejected": "Rejected"}[rate] for rate in RATES}
 SIGNAL_WORDS = {
     **{f"{rate} up": f"{word}: more than before" for rate, word in RATE_WORDS.items()},
     **{f"{rate} down": f"{word}: fewer than before" for rate, word in RATE_WORDS.items()},

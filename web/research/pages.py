@@ -31,7 +31,7 @@ from web.base.forms import form_on
 from web.base.pacing import PAGE, is_watched
 from web.base.request_args import without_empty_fields
 from web.contract.base import Query
-from web.contract.research import MARGIN, Comparison, Dataset, NewComparison, NewRun, Run, RunSummary
+from web.contract.research import Comparison, Dataset, NewComparison, NewRun, Run, RunSummary
 from web.research.actions import (
     act,
     compare,
@@ -211,7 +211,7 @@ def show_run(run_id: uuid.UUID) -> str | Response:
             comparisons=runs.list_comparisons(session, identity().site_id, run_id),
             shadow=comparisons.shadow_agreement(session, run) if run.kind == RunKind.SHADOW else None,
             others=[r for r, _ in runs.list_runs(session, identity().site_id) if _comparable(r, run)],
-            margin=MARGIN,
+            margin=runs.MARGIN,
         )
     return _exported(page, f"run-{run_id}") if export else page
 
@@ -337,7 +337,7 @@ def compare_by_form() -> BaseResponse:
     sides = {}
     for side in ("a", "b"):
         sides[f"run_{side}"], _, sides[f"bundle_{side}"] = form.get(side, "").partition(" ")
-    body = parse_form(NewComparison, {"margin": form.get("margin", MARGIN), **sides})
+    body = parse_form(NewComparison, {"margin": form.get("margin", runs.MARGIN), **sides})
     with session_scope() as session:
         made = compare(session, body)
     dispatch.dispatch()

@@ -33,9 +33,6 @@ from store.research import runs
 from store.research.research_tables import Comparison, DatasetImage, DatasetLabel, FindingScore, Run, RunFile
 from store.results.safe_names import cell
 
-#: Loss of study-level AUC that counts as none, where nobody states another.
-MARGIN = 0.02
-
 COLUMNS = (
     *("path", "sha256", "study", "patient", "region", "label"),
     *("seen_region", "probability", "low", "high", "read_by_service", "error", "fitted_on"),
@@ -218,7 +215,7 @@ def _evaluate_run(lease: Lease, run: Run) -> None:
         if not runs.list_comparisons(session, run.site_id, run.id):
             for other in run.bundles[1:]:
                 runs.start_comparison(
-                    session, run.site_id, run.user_id, (held, run.bundles[0]), (held, other), MARGIN
+                    session, run.site_id, run.user_id, (held, run.bundles[0]), (held, other), runs.MARGIN
                 )
 
 
