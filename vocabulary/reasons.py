@@ -129,8 +129,8 @@ REASONS: Mapping[Reason, ReasonText] = {
         " way again does not help.",
     ),
     Reason.UNSUPPORTED_CODING: ReasonText(
-        "The picture is packed in a way that is not read here: JPEG of other than 8 bits, JPEG-LS, or a rare"
-        " compression of TIFF.",
+        "The picture is packed in a way that is not read here: JPEG of other than 8 bits, JPEG-LS, CMYK"
+        " without a mark that says how, or a rare compression of TIFF.",
         "Save it as PNG, or as TIFF without compression; exporting it the same way again does not help.",
     ),
     Reason.ANIMATED: ReasonText(

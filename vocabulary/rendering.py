@@ -18,6 +18,7 @@ class RenderingCode(StrEnum):
     SYNTAX_FROM_STREAM = "syntax_from_stream"
     DEPTH_FROM_STREAM = "depth_from_stream"
     COLOUR_FROM_STREAM = "colour_from_stream"
+    SIGN_FROM_STREAM = "sign_from_stream"
     BYTES_SWAPPED = "bytes_swapped"
     SURPLUS_IGNORED = "surplus_ignored"
     COMMA_REPAIRED = "comma_repaired"
@@ -44,6 +45,7 @@ RENDERING: Mapping[RenderingCode, str] = {
     RenderingCode.SYNTAX_FROM_STREAM: "The picture data are coded otherwise than stated: {}.",
     RenderingCode.DEPTH_FROM_STREAM: "The picture data have another depth than stated: {} bits.",
     RenderingCode.COLOUR_FROM_STREAM: "The colours are coded otherwise than stated: {}.",
+    RenderingCode.SIGN_FROM_STREAM: "The values were read {}, as the picture data state it.",
     RenderingCode.BYTES_SWAPPED: "The two bytes of each value stood the wrong way round.",
     RenderingCode.SURPLUS_IGNORED: "Bytes behind the picture were left out.",
     RenderingCode.COMMA_REPAIRED: "A decimal comma in the header was read as a point: {}.",

@@ -308,7 +308,7 @@ def behind_jpeg(data: bytes, last: JpegSegment) -> int:
 
 
 def _jpeg(data: bytes) -> Container:
-    scans, aspect, album = 0, 1.0, False
+    scans, aspect, album, marked, components = 0, 1.0, False, False, 0
     exif, xmp = 0, 0
     size: tuple[int, int] | None = None
     unsent: dict[tuple[int, int], int] = {}  # progressive: (component, coefficient) -> low bits still to come
@@ -338,10 +338,14 @@ def _jpeg(data: bytes) -> Container:
             exif = from_exif([body[6:]])
         elif marker == 0xE1 and body[:28] == b"http://ns.adobe.com/xap/1.0/" and not xmp:
             xmp = from_xmp(body)
+        elif marker == 0xEE and body[:5] == b"Adobe":
+            marked = True
         elif marker == 0xE2 and body[:4] == b"MPF\0":
             album = True  # CIPA DC-007: the first of its pictures is the one to be shown
     if size is None or not scans:
         raise Rejected(Reason.TRUNCATED, "JPEG ends before its picture")
+    if components == 4 and not marked:  # read as Adobe writes them, upside down (T.872, 6.5.3)
+        raise Rejected(Reason.UNSUPPORTED_CODING, "CMYK without Adobe's mark")
     if any(unsent.values()):  # a decoder would not mind, and show a coarse picture
         raise Rejected(Reason.TRUNCATED, "progressive JPEG without its last scans")
     orientation, source = _stated(exif, xmp)

@@ -26,6 +26,7 @@ from pipeline.dicom.stream import (
     by_plane,
     colour_of,
     cut_native,
+    has_other_sign,
     is_grey,
     is_transposed,
     locate,
@@ -67,13 +68,9 @@ def require_pixel_module(clean: Dataset, max_pixels: int) -> None:
     require_size(columns, rows, max_pixels)
     if allocated not in {8, 16} or samples not in {1, 3} or photometric not in PHOTOMETRICS:
         raise Rejected(Reason.DICOM_PIXEL_FORMAT, f"{allocated} bits, {samples} samples, {photometric}")
-    if (
-        (samples == 1 and photometric not in ONE_SAMPLE)
-        or (samples == 3 and photometric == "PALETTE COLOR")
-        or not 1 <= stored <= allocated
-        or not stored - 1 <= high < allocated
-        or representation not in {0, 1}
-    ):
+    if (photometric == "PALETTE COLOR") if samples == 3 else (photometric not in ONE_SAMPLE):
+        raise Rejected(Reason.DICOM_CONTRADICTION, f"{samples} samples, {photometric}")
+    if not 1 <= stored <= allocated or not stored - 1 <= high < allocated or representation not in {0, 1}:
         raise Rejected(Reason.DICOM_CORRUPT, "image pixel module that contradicts itself or is not read")
 
 
@@ -135,8 +132,21 @@ def stored_values(value: bytes, coded_as: str, clean: Dataset) -> Decoded:
         steps += frame.steps
         if frame.damaged or tell_damage(codecs.heard(), frame.kept or b""):
             flags = (Reason.DAMAGED_PICTURE_DATA,)
+        if stream.syntax == RLE and values.ndim == 2 and values.dtype == np.uint16:
+            # some writers put the low bytes first
+            signed = clean.PixelRepresentation == 1
+            values, odd, more = put_right(values, clean.BitsStored, signed=signed, grey=True)
+            frame = replace(frame, steps=(*frame.steps, *more))
+            flags, steps = flags + (odd if more else ()), steps + more
         if _believe_depth(values, frame.precision, clean):
             steps.append(RenderingStep(RenderingCode.DEPTH_FROM_STREAM, str(frame.precision)))
+            flags += (Reason.HEADER_CONTRADICTS_PICTURE,)
+        stated = clean.PixelRepresentation == 1
+        contradicted = frame.signed not in {None, stated} and values.ndim == 2
+        if contradicted and has_other_sign(values, clean.BitsStored, signed=stated):
+            clean.PixelRepresentation = int(not stated)
+            word = "without a sign" if stated else "with a sign"
+            steps.append(RenderingStep(RenderingCode.SIGN_FROM_STREAM, word))
             flags += (Reason.HEADER_CONTRADICTS_PICTURE,)
         limited = _limited(values, clean)
         if frame.kept is None or limited is not None or frame.steps:
@@ -167,6 +177,8 @@ class _Frame:
         What its colours are, where the header says otherwise.
     damaged
         The coded data do not end where they should.
+    signed
+        Whether the frame states that its values have a sign; None where its coding states nothing of that.
     """
 
     values: npt.NDArray[Any]
@@ -174,6 +186,7 @@ class _Frame:
     precision: int
     steps: tuple[RenderingStep, ...] = ()
     damaged: bool = False
+    signed: bool | None = None
 
 
 def _decode_frame(frame: bytes, syntax: UID, clean: Dataset) -> _Frame:
@@ -181,9 +194,10 @@ def _decode_frame(frame: bytes, syntax: UID, clean: Dataset) -> _Frame:
         planes, runs, whole = _decode_rle(frame, clean)
         return _with_colours(_Frame(planes, runs, clean.BitsAllocated, damaged=not whole), clean)
     if syntax in JPEG_2000_SYNTAXES:
-        precision = _require_jpeg_2000(frame, clean)
+        precision, signed = _require_jpeg_2000(frame, clean)
         stream = strip_jpeg_2000(frame)
-        found = _Frame(jpeg_2000_decode(stream or frame), stream, precision, damaged=stream is None)
+        values = jpeg_2000_decode(stream or frame)
+        found = _Frame(values, stream, precision, damaged=stream is None, signed=signed)
         if clean.PhotometricInterpretation in {"YBR_ICT", "YBR_RCT"}:
             return found  # the stream's own transform has been undone
         return _with_colours(found, clean)
@@ -311,7 +325,7 @@ def _decode_rle(frame: bytes, clean: Dataset) -> tuple[npt.NDArray[Any], bytes, 
     size, depth = clean.Rows * clean.Columns, clean.BitsAllocated // 8
     count, *starts = struct.unpack_from("<16I", frame)
     if count != clean.SamplesPerPixel * depth:
-        raise Rejected(Reason.DICOM_CORRUPT, "RLE segments do not match the header")
+        raise Rejected(Reason.DICOM_CONTRADICTION, "RLE segments of another number than its header says")
     ends = [*starts[1:count], len(frame)]
     try:
         unpacked = [_unpack_bits(frame[a:b], size) for a, b in zip(starts, ends, strict=False)]
@@ -424,13 +438,13 @@ def _decode_gdcm(frame: bytes, clean: Dataset, precision: int) -> npt.NDArray[An
     return values[..., 0] if shape[2] == 1 else values
 
 
-def _require_jpeg_2000(frame: bytes, clean: Dataset) -> int:
+def _require_jpeg_2000(frame: bytes, clean: Dataset) -> tuple[int, bool]:
     """Check a JPEG 2000 codestream (SIZ, ITU-T T.800 A.5.1) against the header, and that it has an end.
 
     Returns
     -------
-    int
-        Its precision in bits.
+    tuple
+        Its precision in bits, and whether its values have a sign.
     """
     start = frame.find(b"\xff\x4f\xff\x51")
     if start < 0:
@@ -443,4 +457,4 @@ def _require_jpeg_2000(frame: bytes, clean: Dataset) -> int:
         raise Rejected(Reason.DICOM_CORRUPT, "JPEG 2000 stream of more than 16 bits")
     if b"\xff\xd9" not in frame.rstrip(b"\0\xff")[-1024:]:  # padded by whatever length
         raise Rejected(Reason.TRUNCATED, "JPEG 2000 stream without its end marker")
-    return int(depth & 127) + 1
+    return int(depth & 127) + 1, bool(depth & 128)

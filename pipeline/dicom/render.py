@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRBigEndian
 
 from pipeline.depth import FullDepth, from_tables
 from pipeline.dicom.header import element_values
-from pipeline.dicom.stream import wraps
+from pipeline.dicom.stream import values_of, wraps
 from pipeline.dicom.terms import NATIVE
 from pipeline.quality import WHITE, Counts, contrast, entropy, percentiles
 from pipeline.types import Rejected, RenderingStep, UInt8Array
@@ -33,6 +33,8 @@ MIN_SHARE_OF_ENTROPY = 0.4
 MAX_WHITE_BEYOND = 0.25
 #: Padding is believed if the values beside it lie further from it than this share of the picture's range ...
 MIN_PADDING_STEP = 0.05
+#: ... and so many times as far as the next ones lie from those (saturated bone is approached by degrees) ...
+MIN_PADDING_EDGE = 2.0
 #: ... and if it leaves at least this share of the pixels.
 MIN_UNPADDED = 0.02
 #: Share of its range by which up to so many entries of a LUT may lie off those beside them.
@@ -51,9 +53,7 @@ def render(
         The picture, what a person must know of it, and the steps by which it came about.
     """
     index = _stored_bits(values, clean)
-    stored = np.arange(1 << clean.BitsStored, dtype=np.int32)
-    if clean.PixelRepresentation == 1:
-        stored[stored.size // 2 :] -= stored.size
+    stored = values_of(clean.BitsStored, signed=clean.PixelRepresentation == 1)
     steps: list[RenderingStep] = []
     flags: tuple[Reason, ...] = ()
     try:
@@ -135,7 +135,7 @@ def _padding(
     if not isinstance(first, int):
         return nothing
     last = clean.get("PixelPaddingRangeLimit")
-    low, high = sorted((first, last if isinstance(last, int) else first))
+    low, high = sorted(_of_sign(n, stored) for n in (first, last if isinstance(last, int) else first))
     padding = (stored >= low) & (stored <= high)
     # whole lines and whole columns, some of them: neighbours must stay neighbours
     across = index[:: max(1, index.shape[0] // 256)]
@@ -143,22 +143,42 @@ def _padding(
     if not padding[across].any() and not padding[down].any():
         return nothing
     believed = bool(np.count_nonzero(~padding[across]) >= MIN_UNPADDED * across.size)
-    edges = np.concatenate([_steps_at_edges(lines, padding, stored) for lines in (across, down)])
+    edges, beside = np.concatenate([_steps_at_edges(n, padding, stored) for n in (across, down)], axis=1)
     if believed and edges.size:
         bottom, top = np.percentile(stored[across], (1, 99))
-        believed = bool(np.median(edges) >= MIN_PADDING_STEP * max(float(top - bottom), 1.0))
+        least = max(MIN_PADDING_STEP * max(float(top - bottom), 1.0), MIN_PADDING_EDGE * np.median(beside))
+        believed = bool(np.median(edges) >= least)
     steps.append(RenderingStep(RenderingCode.PADDING_BLACK if believed else RenderingCode.PADDING_IGNORED))
     return padding if believed else nothing
+
+
+def _of_sign(number: int, values: npt.NDArray[Any]) -> int:
+    """Return a number of 16 bits with the sign of the values that it is meant for.
+
+    An implicit data set does not say which it has, and some writers say it wrongly.
+    """
+    if number >= 1 << 15 and values.min() < 0:
+        return number - (1 << 16)
+    return number + (1 << 16) if number < 0 <= values.min() else number
 
 
 def _steps_at_edges(
     lines: npt.NDArray[np.uint16], padding: npt.NDArray[np.bool_], stored: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.int32]:
-    """Return by how much the values differ wherever padding and picture are neighbours on a line."""
+    """Return by how much values differ where padding and picture are neighbours on a line, and beside that.
+
+    Returns
+    -------
+    array
+        Of shape (2, n): from the padding to the picture's first pixel, and from that to its second.
+    """
     padded = padding[lines]
-    edges = padded[:, :-1] != padded[:, 1:]
-    steps = stored[lines[:, :-1][edges]] - stored[lines[:, 1:][edges]]
-    return cast(npt.NDArray[np.int32], np.abs(steps))
+    found = []
+    for line, edge in ((lines, padded), (lines[:, ::-1], padded[:, ::-1])):
+        begins = edge[:, :-2] & ~edge[:, 1:-1] & ~edge[:, 2:]
+        last, first, second = (stored[line[:, n : line.shape[1] - 2 + n][begins]] for n in (0, 1, 2))
+        found.append(np.abs(np.stack([last - first, first - second])))
+    return cast(npt.NDArray[np.int32], np.concatenate(found, axis=1))
 
 
 def _modality(stored: npt.NDArray[np.int32], clean: Dataset, steps: list[RenderingStep]) -> npt.NDArray[Any]:
@@ -261,11 +281,7 @@ def _lut(values: npt.NDArray[Any], item: Dataset, clean: Dataset) -> npt.NDArray
     if len(descriptor) != 3 or not data:
         raise ValueError("LUT without a descriptor or data")
     entries, first = descriptor[0] & 0xFFFF or 65536, descriptor[1]
-    # its sign is that of the values that go in, which an implicit data set does not say
-    if first >= 1 << 15 and values.min() < 0:
-        first -= 1 << 16
-    elif first < 0 <= values.min():
-        first += 1 << 16
+    first = _of_sign(first, values)
     if isinstance(data[0], bytes):
         order = ">" if clean.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
         packed = descriptor[2] <= 8 and len(data[0]) < 2 * entries  # two 8-bit entries a word

@@ -236,10 +236,15 @@ def put_right(
 
 
 def roughness(words: npt.NDArray[np.uint16]) -> float:
-    """Mean difference between neighbours of a line, of some stretches of a picture."""
-    lines = words[: words.size // 256 * 256].reshape(-1, 256)
+    """Mean difference between neighbours of a line, as a share of the spread, of some stretches of a picture.
+
+    As a share: values of 8 bits that a writer put into the upper byte are 256 times smaller once swapped.
+    """
+    lines = words.ravel()[: words.size // 256 * 256].reshape(-1, 256)
     lines = lines[:: max(1, len(lines) // 512)].astype(np.int32)
-    return float(np.abs(np.diff(lines, axis=1)).mean()) if lines.size else 0.0
+    if not lines.size or not (spread := float(lines.std())):
+        return 0.0
+    return float(np.abs(np.diff(lines, axis=1)).mean()) / spread
 
 
 def is_transposed(values: npt.NDArray[Any]) -> bool:
@@ -263,6 +268,31 @@ def is_transposed(values: npt.NDArray[Any]) -> bool:
         return float(np.abs(above - below).mean())
 
     return rows != columns and roughness_down(rows) < MAX_ROUGHNESS_DOWN * roughness_down(columns)
+
+
+def values_of(bits: int, *, signed: bool) -> npt.NDArray[np.int32]:
+    """Return what each pattern of so many stored bits stands for: PS3.5, 8.1.1."""
+    stored = np.arange(1 << bits, dtype=np.int32)
+    if signed:
+        stored[stored.size // 2 :] -= stored.size
+    return stored
+
+
+def has_other_sign(values: npt.NDArray[Any], bits: int, *, signed: bool) -> bool:
+    """Tell whether decoded values run over the end of their range as stated, and not with the other sign.
+
+    Parameters
+    ----------
+    values
+        Of shape (h, w).
+    bits, signed
+        Bits Stored, and whether Pixel Representation says so.
+    """
+    wide = np.int16 if values.dtype.kind == "i" else np.uint16
+    index = values.astype(wide, copy=False).view(np.uint16) & np.uint16((1 << bits) - 1)
+    return wraps(index, values_of(bits, signed=signed)) and not wraps(
+        index, values_of(bits, signed=not signed)
+    )
 
 
 def wraps(index: npt.NDArray[np.uint16], stored: npt.NDArray[np.int32]) -> bool:

@@ -362,3 +362,13 @@ def test_colours_under_a_full_transparency_are_shown() -> None:
         np.dstack([grey()] * 3 + [np.zeros_like(grey())]), photometric="rgb", extrasamples=["UNASSALPHA"]
     )
     np.testing.assert_array_equal(read(data).pixels, grey())
+
+
+def test_cmyk_without_a_mark_is_refused_with_its_own_reason() -> None:
+    inks = np.dstack([255 - grey()] * 3 + [np.zeros_like(grey())])
+    out = io.BytesIO()
+    Image.fromarray(inks, "CMYK").save(out, "JPEG", quality=95)
+    marked = out.getvalue()
+    assert np.abs(read(marked).pixels.astype(int) - grey()).mean() < 3
+    at = marked.index(b"\xff\xee")
+    assert refusal(marked[:at] + marked[at + 16 :]) == Reason.UNSUPPORTED_CODING

@@ -582,7 +582,7 @@ def test_no_pixels_and_cut_pixels():
         ({"BitsAllocated": None}, Reason.DICOM_CORRUPT),
         ({"SamplesPerPixel": 3}, Reason.TRUNCATED),
         ({"PhotometricInterpretation": None}, Reason.DICOM_NO_PHOTOMETRIC),
-        ({"PhotometricInterpretation": "RGB"}, Reason.DICOM_CORRUPT),
+        ({"PhotometricInterpretation": "RGB"}, Reason.DICOM_CONTRADICTION),
         ({"PixelRepresentation": 7}, Reason.DICOM_CORRUPT),
         ({"SOPClassUID": SECRET}, Reason.DICOM_UNSUPPORTED_CLASS),
     ],
@@ -604,7 +604,7 @@ def test_rle_runs_that_overshoot_or_stop_short():
     result = read(make_dicom(pixels, RLELossless, coded=rle_frame(high, low + bomb)))
     np.testing.assert_array_equal(result.pixels, read(make_dicom(pixels)).pixels)
     assert refusal(make_dicom(pixels, RLELossless, coded=rle_frame(high, low[:-20]))) is Reason.TRUNCATED
-    assert refusal(make_dicom(pixels, RLELossless, coded=rle_frame(high))) is Reason.DICOM_CORRUPT
+    assert refusal(make_dicom(pixels, RLELossless, coded=rle_frame(high))) is Reason.DICOM_CONTRADICTION
 
 
 def test_a_file_cut_at_any_byte_is_refused():

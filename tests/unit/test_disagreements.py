@@ -547,6 +547,56 @@ def test_values_of_a_wrong_sign_are_flagged(film):
     assert Reason.HEADER_CONTRADICTS_PICTURE in read(make_dicom(bright, PixelRepresentation=1)).flags
 
 
+def test_values_of_8_bits_in_the_upper_byte_are_not_swapped(film):
+    result = read(make_dicom((film >> 4) << 8, bits=16))
+    assert result.flags == ()
+    assert RenderingCode.BYTES_SWAPPED not in codes(result)
+
+
+def test_the_sign_of_a_codestream_is_believed_where_the_stated_one_makes_values_run_over(film):
+    signed = film.astype(np.int16) - 2048
+    expected = read(make_dicom(signed)).pixels
+    for coded, stated in ((signed, 0), (film, 1)):
+        data = make_dicom(film, JPEG2000Lossless, coded=jpeg_2000(coded), PixelRepresentation=stated)
+        result = same_again(read(data))
+        np.testing.assert_array_equal(result.pixels, expected)
+        assert result.flags == (Reason.HEADER_CONTRADICTS_PICTURE,)
+        assert RenderingCode.SIGN_FROM_STREAM in codes(result)
+    # patterns of values with a sign, in a stream that knows none: the header is right
+    patterns = signed.view(np.uint16) & 4095
+    data = make_dicom(film, JPEG2000Lossless, coded=jpeg_2000(patterns), PixelRepresentation=1)
+    result = read(data)
+    np.testing.assert_array_equal(result.pixels, expected)
+    assert result.flags == ()
+
+
+def test_bone_that_is_saturated_at_the_padding_value_stays_white(film):
+    bright = np.minimum(film.astype(int) * 3, 4095).astype(np.uint16)
+    result = read(make_dicom(bright, PixelPaddingValue=4095, **WINDOW))
+    assert RenderingCode.PADDING_IGNORED in codes(result)
+    assert set(result.pixels[bright == 4095]) == {255}
+    for values, stated in ((np.pad(film, 20, constant_values=63536), -2000), (np.pad(film, 20), 0)):
+        data = make_dicom(values.astype(np.uint16), bits=16)
+        raw = pydicom.dcmread(io.BytesIO(data))
+        raw.add_new("PixelPaddingValue", "SS", stated)  # a sign that the values do not have
+        out = io.BytesIO()
+        raw.save_as(out)
+        assert RenderingCode.PADDING_BLACK in codes(read(out.getvalue()))
+    framed = np.pad(film, 20, constant_values=4095)
+    result = read(make_dicom(framed, PixelPaddingValue=4095, **WINDOW))
+    assert RenderingCode.PADDING_BLACK in codes(result)
+    assert set(result.pixels[:20].ravel()) == {0}
+
+
+def test_run_lengths_with_the_low_bytes_first_are_swapped(film, shown):
+    low, high = (packed_bits(((film + 1) >> n & 255).astype(np.uint8)) for n in (0, 8))
+    assert read(make_dicom(film, RLELossless, coded=rle_frame(high, low), **WINDOW)).flags == ()
+    result = same_again(read(make_dicom(film, RLELossless, coded=rle_frame(low, high), **WINDOW)))
+    assert np.abs(result.pixels.astype(int) - shown).max() <= 1
+    assert result.flags == (Reason.HEADER_CONTRADICTS_PICTURE,)
+    assert RenderingCode.BYTES_SWAPPED in codes(result)
+
+
 @pytest.mark.parametrize("stated", [0, 1])
 def test_grey_in_colour_settles_how_the_planes_are_arranged(grey, stated):
     noisy = np.clip(grey + np.random.default_rng(0).normal(0, 5, grey.shape), 0, 255).astype(np.uint8)
