@@ -65,6 +65,8 @@ def test_a_batchs_page_ends_though_a_control_has_the_focus(
     ask.post(f"/batches/{batch}/submit")
     sign_in(page, link)
     page.goto(f"/batches/{batch}")
+    bell = page.get_by_role("button", name="Notify me when it is done")
+    expect(bell).to_be_visible()
     page.get_by_text("Priority…").click()
     page.get_by_label("Read this batch as").select_option("urgent")
     page.get_by_label("Read this batch as").focus()
@@ -79,6 +81,7 @@ def test_a_batchs_page_ends_though_a_control_has_the_focus(
         session.get_one(Batch, batch).status = "queued"
     read_batch(batch)
     expect(title).to_contain_text("done")
+    expect(bell).to_be_hidden()  # it stands outside the part that is replaced
 
 
 def test_chosen_files_are_listed_with_sizes_and_can_be_taken_out(

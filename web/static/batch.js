@@ -92,6 +92,7 @@ async function follow(head) {
         stale = false;
         tableSince = Date.now();
         if (ENDED.includes(status)) {
+          if (bell) bell.hidden = true;
           notify(`${batch.status}: ${batch.counts.done} of ${batch.counts.total} images read`);
           return;
         }
@@ -110,6 +111,7 @@ async function follow(head) {
 
 // A browser's own notification when the batch has ended, for who asked for it on this page.
 const bell = document.querySelector("[data-notify]");
+const asked = bell?.textContent;
 
 function notify(words) {
   if (bell?.getAttribute("aria-pressed") === "true" && Notification.permission === "granted") new Notification(batchTitle, { body: words });
@@ -120,6 +122,7 @@ if (bell && "Notification" in window) {
   bell.addEventListener("click", async () => {
     const on = bell.getAttribute("aria-pressed") !== "true" && (await Notification.requestPermission()) === "granted";
     bell.setAttribute("aria-pressed", String(on));
+    bell.textContent = on ? "You are notified when it is done" : Notification.permission === "denied" ? "The browser allows no notifications here" : asked;
   });
 }
 
