@@ -305,12 +305,13 @@ def wraps(index: npt.NDArray[np.uint16], stored: npt.NDArray[np.int32]) -> bool:
     stored
         The value that each of them stands for.
     """
-    lines = index[:: max(1, index.shape[0] // 256)].astype(np.int32)
-    values = stored[lines]
+    values = stored[index[:: max(1, index.shape[0] // 256)]]
+    overrun = np.abs(np.diff(values, axis=1)) > stored.size * 7 // 8
+    least = MAX_OVERRUN * overrun.size
+    if np.count_nonzero(overrun) <= least:
+        return False
     inside = (values > stored.min()) & (values < stored.max())  # black beside white is no overrun
-    apart = np.abs(np.diff(values, axis=1))
-    overrun = (apart > stored.size * 7 // 8) & inside[:, 1:] & inside[:, :-1]
-    return bool(np.count_nonzero(overrun) > MAX_OVERRUN * overrun.size)
+    return bool(np.count_nonzero(overrun & inside[:, 1:] & inside[:, :-1]) > least)
 
 
 def by_plane(planes: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
