@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import random
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -256,7 +257,10 @@ def independent(data: bytes) -> npt.NDArray[np.float64]:
     )
     modality = apply_modality_lut(values, film)
     if "WindowWidth" in film or "VOILUTSequence" in film:
-        grey = _scaled(np.asarray(apply_voi_lut(modality, film), float), film)
+        with warnings.catch_warnings():
+            # a rescale may leave fractions, and who compares allows for what pydicom then cuts
+            warnings.filterwarnings("ignore", "Applying a VOI LUT on a float input array")
+            grey = _scaled(np.asarray(apply_voi_lut(modality, film), float), film)
     else:
         low, high = np.percentile(modality[~padding], (0.5, 99.5))
         grey = np.clip((modality.astype(float) - low) / (high - low), 0, 1) * 255

@@ -58,7 +58,8 @@ def row_count(url: str) -> int:
 def start(home: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     parent = subprocess.Popen([sys.executable, "-c", UP, str(home)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    with parent.stdout as told:
+        children = [psutil.Process(int(pid)) for pid in told.readline().split()]
     assert len(children) == 2
     return parent, children
 

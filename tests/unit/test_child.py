@@ -38,12 +38,11 @@ def test_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         f"child = Child('c', {SLEEP!r}, Path({str(tmp_path / 'c.log')!r})); child.start()\n"
         "print(child.process.pid, flush=True); time.sleep(60)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    assert psutil.pid_exists(pid)
-    parent.kill()
-    parent.wait()
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert psutil.pid_exists(pid)
+        parent.kill()
     assert gone_within(pid, 5)
 
 
