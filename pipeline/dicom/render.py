@@ -40,6 +40,8 @@ MIN_UNPADDED = 0.02
 #: Share of its range by which up to so many entries of a LUT may lie off those beside them.
 MAX_OUTLIER = 0.1
 _FEW_ENTRIES = np.ones((1, 5), np.uint8)
+#: Times its range that a LUT may go up and down in all; one that only rises goes once.
+MAX_UPS_AND_DOWNS = 3.0
 
 
 def render(
@@ -262,7 +264,10 @@ def _header_windows(values: npt.NDArray[Any], clean: Dataset) -> Iterator[tuple[
 
 
 def _stands_out(table: npt.NDArray[Any]) -> bool:
-    """Tell whether a few entries of a LUT lie far above or below those on both sides of them."""
+    """Tell whether a few entries of a LUT lie far above or below their neighbours, or it goes up and down."""
+    some = table[:: max(1, table.size // 256)].astype(np.int32)
+    if np.abs(np.diff(some)).sum() > MAX_UPS_AND_DOWNS * np.ptp(some):
+        return True
     line = np.ascontiguousarray(table, np.uint16)[None]
     above = cv2.morphologyEx(line, cv2.MORPH_TOPHAT, _FEW_ENTRIES)
     below = cv2.morphologyEx(line, cv2.MORPH_BLACKHAT, _FEW_ENTRIES)

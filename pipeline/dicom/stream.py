@@ -214,9 +214,11 @@ def put_right(
     """
     full = int(np.iinfo(words.dtype).max)
     may_be_swapped = grey and words.itemsize == 2
-    if may_be_swapped and stored == 16 and roughness(words.byteswap()) < MAX_ROUGHNESS * roughness(words):
-        step = [RenderingStep(RenderingCode.BYTES_SWAPPED)]
-        return words.byteswap(), (Reason.HEADER_CONTRADICTS_PICTURE,), step
+    if may_be_swapped and stored == 16:
+        values = words.view(np.int16 if signed else np.uint16)
+        if roughness(values.byteswap()) < MAX_ROUGHNESS * roughness(values):
+            step = [RenderingStep(RenderingCode.BYTES_SWAPPED)]
+            return words.byteswap(), (Reason.HEADER_CONTRADICTS_PICTURE,), step
     above = full & ~((1 << stored) - 1)
     if not above:
         return words, (), []
@@ -235,7 +237,7 @@ def put_right(
     return words, (Reason.HEADER_CONTRADICTS_PICTURE,), []
 
 
-def roughness(words: npt.NDArray[np.uint16]) -> float:
+def roughness(words: npt.NDArray[Any]) -> float:
     """Mean difference between neighbours of a line, as a share of the spread, of some stretches of a picture.
 
     As a share: values of 8 bits that a writer put into the upper byte are 256 times smaller once swapped.

@@ -547,6 +547,17 @@ def test_values_of_a_wrong_sign_are_flagged(film):
     assert Reason.HEADER_CONTRADICTS_PICTURE in read(make_dicom(bright, PixelRepresentation=1)).flags
 
 
+def test_swapped_bytes_of_values_with_a_sign_are_told_by_their_roughness(film):
+    deep = (film * 16 + np.random.default_rng(0).integers(0, 200, film.shape)).astype(np.int32) - 30_000
+    good = make_dicom(deep.astype(np.int16), bits=16)
+    swapped = make_dicom(deep.astype(np.int16).byteswap(), bits=16)
+    assert read(good).flags == ()
+    np.testing.assert_array_equal(same_again(read(swapped)).pixels, read(good).pixels)
+    moved = deep.astype("<i2").tobytes()[1:] + b"\0"  # a byte is lost: each word has two values' halves
+    result = read(make_dicom(np.frombuffer(moved, "<i2").reshape(film.shape), bits=16))
+    assert result.flags == (Reason.HEADER_CONTRADICTS_PICTURE,)
+
+
 def test_values_of_8_bits_in_the_upper_byte_are_not_swapped(film):
     result = read(make_dicom((film >> 4) << 8, bits=16))
     assert result.flags == ()
@@ -691,3 +702,15 @@ def test_a_lut_that_is_no_sequence_is_flagged(film, word):
     dataset.save_as(file)
     result = same_again(read(file.getvalue()))
     assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
+
+
+def test_a_voi_lut_whose_bytes_have_moved_is_left_out(film):
+    rising = np.arange(4096, dtype="<u2")
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [4096, 0, 12])
+    item.add_new("LUTData", "OW", rising.tobytes())
+    assert RenderingCode.VOI_LUT in codes(read(make_dicom(film, VOILUTSequence=[item])))
+    item.LUTData = rising.tobytes()[1:] + b"\0"  # a saw
+    result = read(make_dicom(film, VOILUTSequence=[item]))
+    assert result.flags == (Reason.HEADER_VALUE_UNREADABLE,)
+    np.testing.assert_array_equal(result.pixels, read(make_dicom(film)).pixels)
