@@ -43,7 +43,8 @@ OPEN_DAYS = 2
 def step() -> None:
     """Count the last days, and watch those that are over."""
     with session_scope() as session:
-        session.execute(text("SELECT pg_advisory_xact_lock(7213)"))  # one at a time
+        # one at a time; the loop that calls this holds 7213 as long as it lives
+        session.execute(text("SELECT pg_advisory_xact_lock(7215)"))
         today = session.scalars(select(cast(func.timezone("UTC", func.now()), Date))).one()
         count_days(session, today - timedelta(days=OPEN_DAYS - 1))
         for site in session.scalars(select(Site).where(Site.default_bundle.is_not(None))):

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from bench.drift import CHANGES, DEVICES, REGIONS, Hospital, Stream
-from store.base.session import session_scope
+from store.base.session import get_engine, session_scope
 from store.base.tables import Batch, Bundle, Finding, Image, Notice, Site
 from store.bundles import promotions
 from store.intake import batches
@@ -20,6 +20,7 @@ from store.operations.drift_statistics import BINS, DISTANCE_BINS, Counts, total
 from store.operations.drift_tables import Device, DriftAlarm, DriftBaseline, DriftDay
 from tests.db.conftest import make_site, new_files
 from tests.reading import read_batch
+from worker import reconcile
 
 TODAY = date(2026, 11, 30)
 
@@ -218,7 +219,11 @@ def test_recovery_counts_and_watches_every_site(site: uuid.UUID) -> None:
     read_batch(batch.id)
     with session_scope() as session:
         session.execute(update(Batch).where(Batch.id == batch.id).values(bundle="b1"))
-    drift.step()
+    held = text("SELECT pg_try_advisory_lock(:key)")
+    with get_engine().connect() as loop:  # as while the loop runs that calls it
+        assert loop.scalar(held, {"key": reconcile.ADVISORY_LOCK})
+        drift.step()
+        loop.invalidate()
     with session_scope() as session:
         assert session.scalar(select(DriftDay.n)) is not None
         assert session.scalars(select(DriftBaseline.site_id)).all() == [
