@@ -69,7 +69,10 @@ def small_pictures(count: int = DISTINCT) -> list[bytes]:
 
 
 def with_server(work: Callable[[Server, Path], None], *, workers: int | None = None, warm: int = 40) -> None:
-    """Start a fresh server in a temporary home, warm, and do something with it; the main thread watches."""
+    """Start a fresh server in a temporary home and do something with it; the main thread watches.
+
+    Before that, `warm` images are read.
+    """
     failed: list[BaseException] = []
     os.environ.setdefault("FRACTUREAI_CACHE_DIR", str(CACHE))
     with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as name:
@@ -81,11 +84,9 @@ def with_server(work: Callable[[Server, Path], None], *, workers: int | None = N
 
             def do() -> None:
                 try:
-                    send(
-                        running,
-                        write_variants(folder / "warm", small_pictures(8), warm, 999),
-                        label="warm-up",
-                    )
+                    if warm:
+                        first = write_variants(folder / "warm", small_pictures(8), warm, 999)
+                        send(running, first, label="warm-up")
                     work(running, folder)
                 except BaseException as error:
                     failed.append(error)

@@ -1,4 +1,4 @@
-"""How long a batch still takes: by the slowest stage's pace, from the marks that its stages left behind."""
+"""How long a batch still takes: by the slowest queue's pace, from the marks that its stages left behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vocabulary.states import STAGES
 
 #: Marks that a batch leaves from its beginning to its end.
 MARKS = 64
-#: The share of the latest progress from which a stage's pace is taken: the beginning is a warm-up.
+#: The share of the latest progress from which a queue's pace is taken: the beginning is a warm-up.
 LATEST = 0.6
 
 
@@ -42,8 +42,10 @@ def passed_by_work(passed: Sequence[int], unread: int) -> list[int]:
 def seconds_left(marks: Sequence[Mark], now: Mark, total: int) -> float | None:
     """Estimate how many seconds after `now` every image has passed every stage.
 
-    Of each stage: what is left in it, by the pace that it had lately; the slowest stage decides. The pace of
-    a stage that has just begun counts from when the one before it had handed over its first images.
+    The slowest queue decides. Stages of one queue share its workers, which do the one while the other waits:
+    their passes are counted together until the first of them is through, and then those of the other alone.
+    A queue's pace is measured from chunk to chunk, and not before its second: the first one also waited for
+    workers that were not warm, or that did the queue's other stage.
 
     Parameters
     ----------
@@ -55,23 +57,41 @@ def seconds_left(marks: Sequence[Mark], now: Mark, total: int) -> float | None:
     Returns
     -------
     float or None
-        None until every stage has begun: what a later one costs is not known before.
+        None until two chunks have passed every stage: what a later one costs is not known before.
     """
     known = [mark for mark in marks if mark.at < now.at]
-    times = []
-    for stage, passed in enumerate(now.passed):
-        if passed >= total:
-            continue
-        since = [mark for mark in known if 0 < mark.passed[stage] <= passed - LATEST * passed]
-        handed = [
-            mark for mark in known if mark.passed[stage] < passed and (not stage or mark.passed[stage - 1])
-        ]
-        begin = since[-1] if since else next(iter(handed), None)
-        if begin is None:
-            return None
-        pace = (passed - begin.passed[stage]) / (now.at - begin.at)
-        times.append((total - passed) / pace)
-    return max(times, default=0.0)
+    queues: dict[str, list[int]] = {}
+    for number, stage in enumerate(STAGES[: len(now.passed)]):
+        queues.setdefault(stage.queue, []).append(number)
+    times = [_left_in_queue(known, now, total, queue) for queue in queues.values()]
+    return None if None in times else max((time for time in times if time is not None), default=0.0)
+
+
+def _left_in_queue(known: Sequence[Mark], now: Mark, total: int, queue: Sequence[int]) -> float | None:
+    """Estimate when the stages of one queue are through."""
+    going = [stage for stage in queue if now.passed[stage] < total]
+    if not going:
+        return 0.0
+
+    def moved(mark: Mark) -> int:
+        return sum(mark.passed[stage] for stage in going)
+
+    def alone(mark: Mark) -> bool:
+        return all(mark.passed[stage] >= total for stage in queue if stage not in going)
+
+    so_far = moved(now)
+    before = [m for m in known if all(m.passed[stage] for stage in going) and moved(m) < so_far]
+    before = [mark for mark in before if alone(mark)] or before
+    if not before:
+        return None
+    latest = [mark for mark in before if moved(mark) <= (1 - LATEST) * so_far]
+    begin = latest[-1] if latest else before[0]
+    chunk = next(mark for mark in [*known, now] if moved(mark) >= so_far)
+    steps = len({moved(mark) for mark in before if mark.at >= begin.at})
+    waited, step = now.at - chunk.at, (chunk.at - begin.at) / steps
+    until = chunk if waited <= 2 * step else now  # nothing for so long: the pace is another one now
+    left = (total * len(going) - so_far) * (until.at - begin.at) / (so_far - moved(begin))
+    return max(0.0, left - (now.at - until.at))
 
 
 def batch_seconds_left(session: Session, batch: Batch) -> float | None:
