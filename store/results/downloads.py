@@ -46,14 +46,26 @@ MAX_STUDIES = 500
 
 
 class Format(StrEnum):
-    """What kind of file."""
+    """What kind of file, in the order in which the page offers them."""
 
-    CSV = "csv"
+    ZIP = "zip"
     XLSX = "xlsx"
+    CSV = "csv"
     JSONL = "jsonl"
     PARQUET = "parquet"
-    ZIP = "zip"
     PDF = "pdf"
+
+    @property
+    def words(self) -> str:
+        """Return what the page calls it."""
+        return {
+            "zip": "ZIP: tables, reports, pictures",
+            "xlsx": "Excel table",
+            "csv": "CSV table",
+            "jsonl": "JSON Lines table",
+            "parquet": "Parquet table",
+            "pdf": "One PDF with all reports of a batch",
+        }[self.value]
 
     @property
     def media_type(self) -> str:
