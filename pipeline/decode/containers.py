@@ -597,7 +597,9 @@ def _webp(data: bytes) -> Container:
     if pictures == 1 and len(set(sizes)) > 1:
         raise _corrupt("WebP whose picture does not fit its canvas")
     pictures = max(pictures, _pictures(data, size + 8, sizes[0]))
-    return Container("image/webp", *sizes[0], pictures, *_stated(exif, xmp))
+    # what stands behind its stated length was put in somewhere: nothing else tells that the picture broke
+    damaged = bool(_behind(data, size + 8))
+    return Container("image/webp", *sizes[0], pictures, *_stated(exif, xmp), damaged=damaged)
 
 
 def gif_pictures(data: bytes) -> int:

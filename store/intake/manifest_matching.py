@@ -24,20 +24,33 @@ def _base_name(path: str) -> str:
     return _caseless(path).rpartition("/")[2]
 
 
+_MAX_FOLDERS = 8
 #: From the strictest to what still leaves no doubt.
-FORMS: tuple[Callable[[str], str], ...] = (_same, _normal, _caseless, _base_name)
+FORMS: tuple[Callable[[str], str], ...] = (_same, _normal, _caseless)
+
+
+def _tails(files: Collection[str], rows: Collection[str]) -> list[Callable[[str], str]]:
+    """Return forms of the last so many folders and the name, the longest first: the root may be another."""
+    depth = min(max((path.count("/") for path in paths), default=0) for paths in (files, rows))
+
+    def tail(folders: int) -> Callable[[str], str]:
+        return lambda path: "/".join(_caseless(path).split("/")[-1 - folders :])
+
+    return [tail(folders) for folders in range(min(depth, _MAX_FOLDERS), 0, -1)]
 
 
 def match(files: Collection[str], rows: Collection[str]) -> dict[str, str]:
     """Return the row of each file that has one, both by path.
 
-    As written, else in Unicode's composed form, else whatever the case, else by the base name. Each time the
-    form must be that of one row and of one file only, among all of them: a patient's accession number is
-    never guessed between two.
+    As written, else in Unicode's composed form, else whatever the case, else below another root folder, else
+    by the base name. Each time the form must be that of one row and of one file only, among all of them: a
+    patient's accession number is never guessed between two.
     """
     found: dict[str, str] = {}
     taken: set[str] = set()
-    for form in FORMS:
+    for form in (*FORMS, *_tails(files, rows), _base_name):
+        if len(taken) == len(rows):
+            break
         files_of, rows_of = _by_form(files, form), _by_form(rows, form)
         for key, paths in files_of.items():
             named = rows_of.get(key, [])

@@ -372,3 +372,10 @@ def test_cmyk_without_a_mark_is_refused_with_its_own_reason() -> None:
     assert np.abs(read(marked).pixels.astype(int) - grey()).mean() < 3
     at = marked.index(b"\xff\xee")
     assert refusal(marked[:at] + marked[at + 16 :]) == Reason.UNSUPPORTED_CODING
+
+
+def test_a_webp_longer_than_it_says_is_flagged() -> None:
+    whole = cv2.imencode(".webp", grey(), [cv2.IMWRITE_WEBP_QUALITY, 80])[1].tobytes()
+    assert Reason.DAMAGED_PICTURE_DATA not in read(whole).flags
+    assert Reason.DAMAGED_PICTURE_DATA not in read(whole + bytes(4)).flags
+    assert Reason.DAMAGED_PICTURE_DATA in read(whole + whole[-6:]).flags

@@ -22,6 +22,17 @@ APART = unicodedata.normalize("NFD", COMPOSED)
         ([APART.upper()], [COMPOSED], {APART.upper(): COMPOSED}),
         (["export/p1/1.png"], ["p1/1.png"], {"export/p1/1.png": "p1/1.png"}),
         (["1.PNG"], ["C:/x/1.png"], {"1.PNG": "C:/x/1.png"}),
+        (
+            ["export/p1/1.png", "export/p2/1.png"],
+            ["p1/1.png", "p2/1.png"],
+            {"export/p1/1.png": "p1/1.png", "export/p2/1.png": "p2/1.png"},
+        ),
+        (
+            ["CD/P1/1.PNG", "CD/p2/1.png"],
+            ["D:/x/p1/1.png", "D:/x/p2/1.png"],
+            {"CD/P1/1.PNG": "D:/x/p1/1.png", "CD/p2/1.png": "D:/x/p2/1.png"},
+        ),
+        (["a/p1/1.png", "b/p1/1.png"], ["p1/1.png"], {}),
         # the strictest form goes first, and nothing is taken twice
         (["a.png", "A.png"], ["a.png"], {"a.png": "a.png"}),
         (["a.png", "A.png"], ["A.png", "a.png"], {"a.png": "a.png", "A.png": "A.png"}),
