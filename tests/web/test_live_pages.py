@@ -100,8 +100,11 @@ def test_chosen_files_are_listed_with_sizes_and_can_be_taken_out(
     expect(listed).to_have_count(2)
     expect(page.get_by_text("2 files chosen")).to_be_visible()
     page.locator("[data-files]").set_input_files(
-        [{"name": "x.txt", "mimeType": "text/plain", "buffer": b"x"}]
+        [{"name": name, "mimeType": "text/plain", "buffer": b"x"} for name in ("x.txt", "a10.txt", "a9.txt")]
     )
+    expect(listed.locator("td:first-child")).to_have_text(["0.png", "2.png", "a9.txt", "a10.txt", "x.txt"])
+    page.get_by_role("button", name="Remove a9.txt").click()
+    page.get_by_role("button", name="Remove a10.txt").click()
     expect(listed).to_have_count(3)
     page.get_by_role("button", name="Upload").click()
     expect(page.get_by_text("Uploaded; some files were not accepted")).to_be_visible()

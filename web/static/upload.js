@@ -15,6 +15,7 @@ function bytesSpoken(n) {
   return n < 2 ** 30 ? `${(n / 2 ** 20).toFixed(n < 10 * 2 ** 20 ? 1 : 0)} MB` : `${(n / 2 ** 30).toFixed(1)} GB`;
 }
 
+const byName = new Intl.Collator("en", { numeric: true });
 const counted = (n, word) => `${figure.format(n)} ${word}${n === 1 ? "" : "s"}`;
 
 // asking the server
@@ -260,7 +261,7 @@ class Upload {
   }
 
   showChosen() {
-    const items = [...this.chosen.values()];
+    const items = [...this.chosen.values()].sort((a, b) => byName.compare(a.path, b.path)); // a folder comes in any order
     this.total = items.reduce((sum, item) => sum + item.file.size, 0);
     this.form.querySelector("[data-chosen]").textContent = items.length ? `${counted(items.length, "file")} chosen, ${bytesSpoken(this.total)}` : "";
     if (this.running) return;
