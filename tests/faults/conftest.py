@@ -6,6 +6,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -141,12 +142,15 @@ class Breakable:
 
     def hang(self) -> None:
         """SIGSTOP: connections stay, nothing answers."""
-        for process in self._processes():
-            process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def wake(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
         for process in self._processes():
-            process.send_signal(signal.SIGCONT)
+            with suppress(psutil.NoSuchProcess):  # Postgres ends processes of its own at any time
+                process.send_signal(number)
 
     def repair(self) -> None:
         """Have it run again after a test that ended in between."""
