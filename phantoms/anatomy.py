@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Vector = npt.NDArray[np.float64]
+Field = tuple[float, float]
 
 #: Stations along the axis of every shape.
 STATIONS = 256
@@ -179,7 +180,7 @@ class Anatomy:
     flesh: tuple[tuple[Solid, ...], ...]
     air: tuple[Solid, ...]
     centre: Vector
-    field: tuple[float, float]
+    field: Field
     view: str
     side: str
 
@@ -220,6 +221,16 @@ def _limb(shape_: Shape, start: Vector, end: Vector, girth: float = 1.0, cortex:
     axis = (end - start) / np.linalg.norm(end - start)
     across = np.array([axis[1], -axis[0], 0.0])
     return Solid(shape_, start, end, across / np.linalg.norm(across), (girth, girth), cortex)
+
+
+def cassette(rng: np.random.Generator, *, large: bool) -> Field:
+    """Draw the height and width of a picture: a cassette of 35 x 43 or 24 x 30 cm, collimated a little.
+
+    Departments with one size of cassette expose small parts on the large one, too; the limb then fills a
+    third of the picture and its neighbouring joint is in it.
+    """
+    tall, wide = (430.0, 350.0) if large else (300.0, 240.0)
+    return tall * rng.uniform(0.9, 1.0), wide * rng.uniform(0.85, 1.0)
 
 
 def _hinge(bones: Iterable[Bone], pivot: Vector, turn: Vector) -> list[Bone]:
@@ -277,11 +288,11 @@ _RADIUS = shape(
         (0.3, 7.2, 6.6, 3, 0, 3.0),
         (0.55, 7.4, 6.4, 4, 0, 3.0),
         (0.8, 8.6, 7.4, 2, 0, 2.3),
-        (0.92, 14.0, 10, 0, 0, 1.2),
+        (0.92, 14.0, 10, 0, 0, 1.1),
         (0.97, 16.2, 11.4, 0, 0, 0.9),
         (1, 15.6, 11, 0, 0, 0.9),
     ],
-    (0.008, 0.03),
+    (0.012, 0.012),
 )
 _ULNA = shape(
     [
@@ -301,9 +312,9 @@ _HUMERUS_DISTAL = shape(
         (0, 11.3, 11.3, 0, 0, 4.6),
         (0.55, 10.8, 11, 0, 0, 4.2),
         (0.72, 13.5, 9.8, 0, 0, 3.0),
-        (0.86, 22.5, 8.2, 0, 0, 1.7),
-        (0.94, 29, 7.4, 0, 1, 1.1),
-        (1, 25, 7.4, 0, 2, 1.0),
+        (0.86, 22.5, 8.6, 0, 0, 1.5),
+        (0.94, 29, 8.6, 0, 1, 1.1),
+        (1, 25, 8.6, 0, 2, 1.0),
     ],
     (0, 0.05),
 )
@@ -355,37 +366,38 @@ _FEMUR_DISTAL = shape(
         (0, 14.2, 14.4, 0, 0, 6.6),
         (0.5, 14.8, 14.6, 0, 0, 5.2),
         (0.7, 18.5, 16.5, 0, 1, 3.4),
-        (0.84, 29, 20, 0, 0, 1.7),
-        (0.93, 39, 23, 0, 1, 1.2),
+        (0.84, 29, 20, 0, 0, 1.4),
+        (0.93, 39, 23, 0, 1, 1.1),
         (1, 36, 20, 0, 2, 1.0),
     ],
     (0, 0.07),
 )
 _TIBIA = shape(
     [
-        (0, 37, 24, 0, -3, 1.2),
-        (0.035, 38, 25, 0, -3, 1.2),
-        (0.08, 30, 23, 0, 0, 1.6),
-        (0.15, 20.5, 20, 0, 2, 3.0),
+        (0, 36, 24, 0, -6, 1.0),
+        (0.03, 38, 25, 0, -6, 1.0),
+        (0.07, 33, 22.5, 0, -4, 1.2),
+        (0.12, 24, 20, 0, -1, 1.8),
+        (0.18, 18.5, 17.5, 0, 1, 3.2),
         (0.3, 14.2, 15, 0, 2, 5.4),
         (0.55, 12, 12.5, 0, 0, 5.8),
         (0.78, 12, 11.5, 0, 0, 4.2),
         (0.9, 17, 15, 0, 0, 2.0),
         (0.965, 22, 18.5, 0, 0, 1.2),
-        (1, 21, 18, 0, 0, 1.2),
+        (1, 21, 18, 0, 0, 0.8),
     ],
-    (0.012, 0.015),
+    (0.015, 0.015),
 )
 _FIBULA = shape(
     [
-        (0, 10, 10.5, 0, 0, 1.0),
-        (0.045, 10.5, 11, 0, 0, 1.0),
-        (0.11, 6, 6.4, 0, 0, 2.2),
-        (0.4, 6.6, 6.8, 1, 0, 3.2),
-        (0.75, 6.2, 6.4, 0, 0, 2.8),
-        (0.9, 9.5, 8, 0, 0, 1.5),
-        (0.96, 10.5, 9, 0, 0, 1.1),
-        (1, 7, 7, 0, 0, 1.0),
+        (0, 10, 10.5, 0, 0, 0.6),
+        (0.045, 10.5, 11, 0, 0, 0.6),
+        (0.11, 6, 6.4, 0, 0, 1.4),
+        (0.4, 6.4, 6.6, 1, -6, 2.5),
+        (0.75, 6.2, 6.4, 0, -5, 2.4),
+        (0.9, 9.5, 8, 0, -1, 1.2),
+        (0.96, 10.5, 9, 0, 0, 0.8),
+        (1, 7, 7, 0, 0, 0.8),
     ],
     (0.03, 0.035),
 )
@@ -408,7 +420,7 @@ _FINGER = shape([(0, 9.5, 8.5, 0, 0, 1.5), (0.6, 8.5, 7.8, 0, 0, 1.5), (1, 7.2, 
 _PALM = shape(
     [(0, 26, 17, 0, 0, 2), (0.35, 36, 16, 2, 0, 2), (0.7, 42, 14, 0, 0, 2), (1, 40, 11, 0, 0, 2)], (0.1, 0.12)
 )
-_FOREARM = shape(
+FOREARM = shape(
     [
         (0, 42, 42, 0, 0, 5),
         (0.25, 43, 40, 0, 0, 5),
@@ -462,7 +474,10 @@ def forearm_bones(wrist: tuple[str, ...] = ()) -> list[Bone]:
     return [
         Bone(
             "radius",
-            (_limb(_RADIUS, _at(-13, 18, 3), _at(-14, 256, 3)),),
+            (
+                _limb(_RADIUS, _at(-13, 18, 3), _at(-14, 256, 3)),
+                _ellipsoid(_at(-24, 255, 3), (5.5, 9, 6), 12),  # its styloid process
+            ),
             breaks=(Break(0, 0.06, 0.1, wrist), Break(0, 0.88, 0.95, wrist), Break(0, 0.4, 0.8, wrist)),
         ),
         Bone(
@@ -471,6 +486,7 @@ def forearm_bones(wrist: tuple[str, ...] = ()) -> list[Bone]:
                 _limb(_ULNA, _at(9, -17, -18), _at(14, 252, 0)),
                 _ellipsoid(_at(8, -12, -13), (9.5, 7, 8)),
                 _ellipsoid(_at(8, 22, -4), (9, 6, 12)),
+                _ellipsoid(_at(20, 253, 0), (2.5, 6, 2.5)),
             ),
             breaks=(Break(0, 0.07, 0.11, wrist), Break(0, 0.35, 0.8, wrist)),
         ),
@@ -485,7 +501,7 @@ def elbow(rng: np.random.Generator) -> Anatomy:
     flex = turn_about(X, bend)
     pivot = _at(0, 5, 2)
     upper = _limb(UPPER_ARM, _at(0, -230), _at(0, 22), rng.uniform(0.8, 1.15))
-    lower = _limb(_FOREARM, _at(0, -22), _at(0, 262), upper.girth[0])
+    lower = _limb(FOREARM, _at(0, -22), _at(0, 262), upper.girth[0])
     forearm = _hinge(forearm_bones(), pivot, flex @ carry)
     turn = flex @ carry
     joint = _ellipsoid(_at(0, 0), (43 * upper.girth[0], 55, 40 * upper.girth[0]), 0, 4)
@@ -495,7 +511,7 @@ def elbow(rng: np.random.Generator) -> Anatomy:
         (flesh,),
         (),
         _at(0, rng.uniform(0, 25), 30 if lateral else 0),
-        (rng.uniform(175, 235),) * 2,
+        cassette(rng, large=False),
         "LL" if lateral else "AP",
         "R",
     )
@@ -568,7 +584,7 @@ def hand_and_forearm(
     wrist = tuple(bone.name for bone in bones)
     forearm = tuple(bone.moved(FOREARM_TURN, FOREARM_SHIFT) for bone in forearm_bones(wrist))
     palm = _limb(_PALM, _at(0, 8), _at(1, -100))
-    arm = _limb(_FOREARM, _at(0, 285), _at(0, -8), rng.uniform(0.8, 1.1))
+    arm = _limb(FOREARM, _at(0, 285), _at(0, -8), rng.uniform(0.8, 1.1))
     return forearm, tuple(bones), (arm, palm, *fingers)
 
 
@@ -576,12 +592,12 @@ def hand(rng: np.random.Generator) -> Anatomy:
     """Build a left hand, its back to the viewer: whole hand, wrist, or hand with forearm."""
     forearm, bones, flesh = hand_and_forearm(rng)
     frame = rng.random()
-    if frame < 0.5:
-        centre, field = _at(4, -72), (rng.uniform(225, 270), rng.uniform(190, 240))
-    elif frame < 0.7:
+    if frame < 0.45:
+        centre, field = _at(4, -72), cassette(rng, large=False)
+    elif frame < 0.55:
         centre, field = _at(0, -8), (rng.uniform(150, 190), rng.uniform(125, 160))
     else:
-        centre, field = _at(2, rng.uniform(10, 40)), (rng.uniform(330, 400), rng.uniform(260, 330))
+        centre, field = _at(2, rng.uniform(10, 40)), cassette(rng, large=True)
     pose = rng.random()
     view, degrees = ("PA", rng.normal(0, 6)) if pose < 0.7 else ("OBL", rng.uniform(25, 45))
     part = Anatomy((*forearm, *bones), (flesh,), (), centre, field, view, "L")
@@ -631,6 +647,22 @@ def _foot_bones() -> tuple[list[Bone], tuple[Solid, ...]]:
 
 def leg(rng: np.random.Generator) -> Anatomy:
     """Build a right leg: knee, whole lower leg, or ankle with foot; frontal or lateral."""
+    frame = rng.random()
+    return _leg(rng, "knee" if frame < 0.4 else "lower leg" if frame < 0.72 else "ankle")
+
+
+def knee(rng: np.random.Generator) -> Anatomy:
+    """Build a right knee, frontal or lateral."""
+    return _leg(rng, "knee")
+
+
+def lower_leg(rng: np.random.Generator) -> Anatomy:
+    """Build a right lower leg with both its joints, frontal or lateral."""
+    return _leg(rng, "lower leg")
+
+
+def _leg(rng: np.random.Generator, shown: str) -> Anatomy:
+    """Build a right leg, frontal or lateral, and look at its knee, lower leg or ankle."""
     lateral = rng.random() < 0.45
     foot, sole = _foot_bones()
     point = turn_about(X, -rng.uniform(-8, 25) if lateral else -rng.uniform(15, 50))  # the toes point down
@@ -642,17 +674,17 @@ def leg(rng: np.random.Generator) -> Anatomy:
         Bone(
             "tibia",
             (
-                _limb(_TIBIA, _at(0, 8), _at(3, 372)),
+                _limb(_TIBIA, _at(0, 6), _at(3, 372)),
                 _ellipsoid(_at(-5, 8, -3), (4.5, 8, 6)),
                 _ellipsoid(_at(7, 7, -3), (4.5, 8, 6)),
-                _ellipsoid(_at(0, 42, 22), (9, 18, 6)),
+                _ellipsoid(_at(0, 38, 16), (9, 22, 8)),  # the tuberosity
                 _ellipsoid(_at(20, 376, 1), (7, 14, 10)),
             ),
             breaks=(Break(0, 0.3, 0.88, names), Break(0, 0.08, 0.14, (*names, "fibula"))),
         ),
         Bone(
             "fibula",
-            (_limb(_FIBULA, _at(-38, 26, -16), _at(-23, 396, -5)),),
+            (_limb(_FIBULA, _at(-31, 23, -29), _at(-24, 396, -9)),),
             breaks=(Break(0, 0.8, 0.93), Break(0, 0.3, 0.8)),
         ),
         *(bone.moved(np.eye(3), ankle) for bone in foot),
@@ -662,30 +694,30 @@ def leg(rng: np.random.Generator) -> Anatomy:
             "femur",
             (
                 _limb(_FEMUR_DISTAL, _at(0, -260), _at(0, 0)),
-                _ellipsoid(_at(-22, -15, -10), (18, 19.5, 26)),
-                _ellipsoid(_at(21, -14, -10), (17, 19.5, 26)),
+                # both condyles, which one ray meets in a lateral view, and where they bear
+                _ellipsoid(_at(0, -17, -9), (39, 18, 26)),
+                *(_ellipsoid(_at(x, -9, -9), (19, 13.5, 25)) for x in (-21, 21)),
             ),
             breaks=(Break(0, 0.72, 0.84), Break(0, 0.5, 0.7)),
         ),
-        Bone("patella", (_ellipsoid(_at(0, -32, 34), (22, 22, 9.5), cortex=1.4),)),
+        Bone("patella", (_ellipsoid(_at(0, -32, 34), (21, 21, 8.5)),)),
     ]
     fat = rng.uniform(0.82, 1.12)
     thigh = _limb(_THIGH, _at(0, -270), _at(0, 25), fat)
     knee = _ellipsoid(_at(0, -8, 0), (57.5 * fat, 70, 61 * fat), 0, 5)
     calf = _limb(_CALF, _at(0, -25, -4), _at(2, 400, -4), fat)
-    bend = turn_about(X, -rng.uniform(5, 70) if lateral else -rng.uniform(0, 4))
+    bend = turn_about(X, -rng.uniform(20, 100) if lateral else -rng.uniform(0, 4))
     pivot = _at(0, -12, -10)
     below = _hinge(below, pivot, bend)
     foot_flesh = tuple(s.moved(np.eye(3), ankle) for s in sole)
     lower_flesh = tuple(s.moved(bend, pivot - bend @ pivot) for s in (calf, *foot_flesh))
-    frame = rng.random()
-    if frame < 0.4:
-        along, field = rng.uniform(-10, 25), (rng.uniform(240, 300), rng.uniform(190, 240))
-    elif frame < 0.72:
+    if shown == "knee":
+        along, field = rng.uniform(-10, 25), cassette(rng, large=rng.random() < 0.75)
+    elif shown == "lower leg":
         along, field = rng.uniform(180, 200), (rng.uniform(430, 500), rng.uniform(330, 380))
     else:
         along, field = 345.0, (rng.uniform(250, 310), rng.uniform(210, 260))
-    where = _at(0, along, 55 if lateral and frame >= 0.72 else 0)
+    where = _at(0, along, 55 if lateral and shown == "ankle" else 0)
     centre = where if along < 60 else bend @ (where - pivot) + pivot
     part = Anatomy(
         (*above, *below), ((thigh, knee, *lower_flesh),), (), centre, field, "LL" if lateral else "AP", "R"
@@ -706,9 +738,9 @@ def _chest(middle: float) -> tuple[list[Bone], list[tuple[Solid, ...]], list[Sol
         side = _at(middle - wide, y + drop, 0)
         back = _limb(_RIB, _at(middle - 15, y, -60), side)
         front = _limb(_RIB, _at(middle - 34 - i, y + drop + fall, 60), side, 0.95)
-        rib = Bone(f"rib{i + 1}_r", (replace(back, across=-back.across),))
-        tip = Bone(f"ribtip{i + 1}_r", (replace(front, cortex=0.8),))
-        bones += [rib, tip, _mirrored(rib, middle), _mirrored(tip, middle)]
+        # one bone, so that it is no denser where its halves meet
+        rib = Bone(f"rib{i + 1}_r", (replace(back, across=-back.across), replace(front, cortex=0.8)))
+        bones += [rib, _mirrored(rib, middle)]
     for i in range(16):
         y = -170 + 23.0 * i
         wide = 11 + 0.55 * i
@@ -957,3 +989,5 @@ BUILDERS: dict[str, Callable[[np.random.Generator], Anatomy]] = {
     "hip": hip,
     "leg": leg,
 }
+#: Parts of the leg on their own.
+LEG_BUILDERS: dict[str, Callable[[np.random.Generator], Anatomy]] = {"knee": knee, "lower_leg": lower_leg}

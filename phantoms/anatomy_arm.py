@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from phantoms.anatomy import (
+    FOREARM,
     FOREARM_SHIFT,
     FOREARM_TURN,
     UPPER_ARM,
@@ -19,6 +20,7 @@ from phantoms.anatomy import (
     X,
     Y,
     Z,
+    cassette,
     forearm_bones,
     hand_and_forearm,
     shoulder,
@@ -88,10 +90,10 @@ def wrist(rng: np.random.Generator) -> Anatomy:
     forearm, bones, flesh = hand_and_forearm(rng)
     view, degrees = _pose(rng, 0.4, 0.15)
     high = rng.uniform(135, 190)
+    coned = high, high * rng.uniform(0.62, 0.85)
+    field = coned if rng.random() < 0.25 else cassette(rng, large=False)
     centre = np.array([0, rng.uniform(-12, 12), 0.0])
-    part = Anatomy(
-        (*forearm, *bones), (flesh,), (), centre, (high, high * rng.uniform(0.62, 0.85)), view, "L"
-    )
+    part = Anatomy((*forearm, *bones), (flesh,), (), centre, field, view, "L")
     return part.moved(turn_about(Y, degrees), _HERE)
 
 
@@ -112,7 +114,7 @@ def forearm(rng: np.random.Generator) -> Anatomy:
         ((*flesh, arm),),
         (),
         np.array([-4, rng.uniform(112, 140), 0.0]),
-        (rng.uniform(290, 350), rng.uniform(130, 190)),
+        cassette(rng, large=True),
         view,
         "L",
     )
@@ -139,13 +141,16 @@ def humerus(rng: np.random.Generator) -> Anatomy:
         ),
     )
     flesh, *rest = part.flesh
-    arm = Solid(UPPER_ARM, -230 * Y, 30 * Y, X).moved(down, elbow)
+    limb = [
+        solid.moved(down, elbow)
+        for solid in (Solid(UPPER_ARM, -230 * Y, 30 * Y, X), Solid(FOREARM, -22 * Y, 262 * Y, X))
+    ]
     part = Anatomy(
         (whole, *others, *(b.moved(down, elbow) for b in forearm_bones())),
-        ((*flesh, arm), *rest),
+        ((*flesh, *limb), *rest),
         part.air,
         shaft.start + axis * rng.uniform(135, 190),
-        (rng.uniform(320, 400), rng.uniform(170, 240)),
+        cassette(rng, large=True),
         "AP",
         "R",
     )

@@ -293,7 +293,7 @@ def phantom_figures(
 ) -> dict[str, dict[str, int]]:
     """Return how held-out phantoms of what the demo shows are triaged: what `make demo` will look like."""
     found: dict[str, dict[str, int]] = {}
-    for region in ("hand", "elbow", "shoulder", "hip", "leg"):
+    for region in ("knee", "lower_leg", "humerus", "forearm", "hip", "shoulder", "elbow", "hand"):
         examples, pictures = phantom_examples([region], count, _HELD_OUT_SEED)
         for r in read(scorer, Films([phantom_film(e) for e in examples], pictures)):
             model, way = models[_best(r.probabilities)], _routed(r.probabilities, rules)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phantoms.film import REGIONS
+from phantoms.film import REGIONS, VERSION
 from pipeline.preprocess import model_input
 from pipeline.types import Float32Array, UInt8Array
 from training.datasets import Example, load_pixels, phantom_examples, read_fracatlas, read_split
@@ -128,7 +128,7 @@ def _phantoms(count: int, first_seed: int, cache: Path) -> tuple[list[Example], 
     """Make phantoms, or read those of an earlier run: half a second each, and every process wants them."""
     if not count:
         return [], []
-    path = cache / f"phantoms-{count}-{first_seed}.npz"
+    path = cache / f"phantoms{VERSION}-{count}-{first_seed}.npz"
     if not path.exists():
         made, pictures = phantom_examples(REGIONS, count, first_seed)
         outlines = [e.polygons[0] if e.polygons else np.zeros((0, 2), np.float32) for e in made]

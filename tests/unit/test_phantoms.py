@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from phantoms.anatomy import BALL, BUILDERS, Plate, Solid, shape, turn_about
+from phantoms.anatomy import BALL, BUILDERS, LEG_BUILDERS, Plate, Solid, shape, turn_about
 from phantoms.anatomy_arm import ARM_BUILDERS
 from phantoms.files import demo_images, encode_phantom, write_phantoms
 from phantoms.film import REGIONS, Screen, make_phantom
@@ -159,7 +159,7 @@ def test_both_sides_and_several_views_occur():
 
 @pytest.mark.parametrize("region", REGIONS)
 def test_bones_that_move_with_a_fragment_exist(region):
-    anatomy = {**BUILDERS, **ARM_BUILDERS}[region](np.random.default_rng(0))
+    anatomy = {**BUILDERS, **ARM_BUILDERS, **LEG_BUILDERS}[region](np.random.default_rng(0))
     names = {bone.name for bone in anatomy.bones}
     for bone in anatomy.bones:
         for site in bone.breaks:
@@ -235,15 +235,15 @@ def test_the_demo_set_holds_every_kind_of_outcome(tmp_path):
     paths = demo_images(tmp_path)
     names = {str(path.relative_to(tmp_path)) for path in paths}
     assert len(names) == len(paths) >= 24
-    for region, least in (("hand", 5), ("leg", 4), ("hip", 3), ("shoulder", 3), ("elbow", 2)):
+    for region, least in (("knee", 10), ("lower_leg", 3), ("humerus", 2), ("forearm", 2), ("hip", 2)):
         assert sum(name.startswith(f"{region}_") for name in names) >= least
-    for region in ("hand", "leg"):
+    for region in ("forearm", "knee"):
         views = [pydicom.dcmread(tmp_path / f"study_{region}" / f"view_{i}.dcm") for i in (1, 2)]
         assert views[0].StudyInstanceUID == views[1].StudyInstanceUID
         assert views[0].ViewPosition != views[1].ViewPosition
         assert views[0].Laterality == views[1].Laterality
-    copy = tmp_path / "study_leg" / "view_1_copy.dcm"
-    assert copy.read_bytes() == (tmp_path / "study_leg" / "view_1.dcm").read_bytes()
+    copy = tmp_path / "study_knee" / "view_1_copy.dcm"
+    assert copy.read_bytes() == (tmp_path / "study_knee" / "view_1.dcm").read_bytes()
     assert not (tmp_path / "cut_off.jpg").read_bytes().endswith(b"\xff\xd9")
     photograph = cv2.imread(str(tmp_path / "holiday.jpg"), cv2.IMREAD_COLOR).astype(int)
     assert (photograph.max(axis=2) - photograph.min(axis=2)).mean() > 60
