@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import psutil
 
+from cli.client import ClientError
 from cli.embedded import (
     EmbeddedError,
     Servers,
@@ -222,6 +223,32 @@ def _servers(named: Servers) -> Iterator[Check]:
             )
 
 
+def _maintenance(home: Path, named: Servers) -> Iterator[Check]:
+    """Look at recovery and cleaning up of the server whose database answers."""
+    if not (named.database_url and postgres_answers(named.database_url)):
+        return
+    from cli.operate import server_parts
+    from store.base.session import session_scope
+    from store.operations import monitoring
+
+    advice = "Look into the log of `reconcile`; the page Health says when each step last went through."
+    try:
+        with server_parts(home), session_scope() as session:
+            problems = monitoring.step_problems(session)
+    except ClientError as error:
+        yield Check(
+            "recovery and cleaning up", "problem", str(error), "Run `fractureai up`, which migrates it."
+        )
+        return
+    detail = "; ".join(f"{step} {how.words}" for step, how in problems.items())
+    yield Check(
+        "recovery and cleaning up",
+        "warning" if problems else "ok",
+        detail or "every step went through",
+        advice,
+    )
+
+
 def _files_answer(url: str) -> bool:
     from store.base.blobs import open_blobs
     from store.base.errors import BlobUnavailable
@@ -260,6 +287,7 @@ def examine(home: Path) -> list[Check]:
         *_bundles(),
     ]
     checks += [*_embedded(named), *_servers(named)]
+    checks += _maintenance(home, running or named)
     checks.append(Check("server here", "ok", f"runs on {home}" if running else f"none runs on {home}"))
     return checks
 

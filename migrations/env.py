@@ -6,6 +6,7 @@ from alembic import context
 from sqlalchemy import text
 
 from settings import get_settings
+from store.base.advisory_locks import AdvisoryLock, wait_for_lock
 from store.base.database_roles import grant_application
 from store.base.session import own_connection
 from store.base.tables import Base
@@ -17,7 +18,6 @@ from store.reading.worklist_tables import WorklistRow  # noqa: F401 - its tables
 from store.research.research_tables import Dataset  # noqa: F401 - its tables belong to Base
 from store.results.delivery_tables import Delivery  # noqa: F401 - its tables belong to Base
 
-ADVISORY_LOCK = 7211
 #: How long a change of a table waits for those who use it: they wait behind it for as long.
 LOCK_TIMEOUT = "20s"
 
@@ -33,7 +33,7 @@ else:
             # transaction: a connection of the pool keeps neither the lock nor the limits.
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SET LOCAL lock_timeout = 0"))
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+            wait_for_lock(connection, AdvisoryLock.MIGRATIONS)
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             context.run_migrations()
             grant_application(connection, get_settings())

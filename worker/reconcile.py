@@ -16,11 +16,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, delete, exists, func, select, text
+from sqlalchemy import delete, exists, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings, start_log
 from store.accounts import throttle
+from store.base.advisory_locks import AdvisoryLock, try_to_hold
 from store.base.blobs import get_blobs
 from store.base.errors import BlobMissing, ServiceError
 from store.base.seldom import log_seldom
@@ -29,6 +30,7 @@ from store.base.tables import ENDED_WORK, Batch, SignInToken, UserSession, Work,
 from store.intake import batch_end, batches, received, uploads
 from store.intake.gateway_tables import ReceivedStudy
 from store.operations import drift, monitoring, notices, retention
+from store.operations.monitoring import Step
 from store.queue import work
 from store.queue.dispatch import dispatch
 from store.reading import full_depth, worklist
@@ -40,7 +42,6 @@ from worker.flow import describe
 T = TypeVar("T")
 log = logging.getLogger("fractureai.reconcile")
 
-ADVISORY_LOCK = 7213
 TIDY_SECONDS = 600.0
 
 
@@ -113,19 +114,19 @@ def _cancel_old_drafts() -> None:
 
 
 #: What is done every `TIDY_SECONDS`, each by itself: one that fails holds no other back.
-TIDYING: dict[str, Callable[[], None]] = {
-    "scratch": _delete_scratch,
-    "exports": exports.delete_expired,
-    "pixels": full_depth.delete_expired,
-    "uploads": uploads.delete_expired,
-    "worklist": _raise_waiting,
-    "old rows": _forget_old,
-    "drafts": _cancel_old_drafts,
-    "incoming": uploads.delete_old,
-    "envelopes": deliveries.expire_envelopes,
-    "monitoring": drift.step,
-    "notices": notices.fail_abandoned,
-    "deliveries": deliveries.fail_abandoned,
+TIDYING: dict[Step, Callable[[], None]] = {
+    Step.SCRATCH: _delete_scratch,
+    Step.EXPORTS: exports.delete_expired,
+    Step.PIXELS: full_depth.delete_expired,
+    Step.UPLOADS: uploads.delete_expired,
+    Step.WORKLIST: _raise_waiting,
+    Step.OLD_ROWS: _forget_old,
+    Step.DRAFTS: _cancel_old_drafts,
+    Step.INCOMING: uploads.delete_old,
+    Step.ENVELOPES: deliveries.expire_envelopes,
+    Step.MONITORING: drift.step,
+    Step.NOTICES: notices.fail_abandoned,
+    Step.DELIVERIES: deliveries.fail_abandoned,
 }
 
 
@@ -135,7 +136,7 @@ def tidy() -> None:
         attempt(name, step)
 
 
-def attempt(name: str, step: Callable[[], T]) -> T | None:
+def attempt(name: Step, step: Callable[[], T]) -> T | None:
     """Do one step and write down how it went, for `/readyz` and the metrics; None when it failed.
 
     A step that fails is tried again in its turn, and whatever it is must not end recovery.
@@ -202,7 +203,7 @@ def loop(ended: Callable[[float], bool]) -> None:
         try:
             with own_connection() as holder:
                 holder.execute(text(f"SET idle_session_timeout = '{LONGEST_ROUND_SECONDS}s'"))
-                while not _take_lock(holder):
+                while not try_to_hold(holder, AdvisoryLock.RECONCILE):
                     _show_alive()
                     if ended(wait):
                         return
@@ -229,25 +230,21 @@ def _show_alive() -> None:
             Path(file).touch()
 
 
-def _take_lock(holder: Connection) -> bool:
-    return bool(holder.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_LOCK}))
-
-
 @dataclass
 class _Times:
     """When the slow steps were last done."""
 
-    tidied: float = 0.0
-    swept: float = 0.0
+    tidied: float = -TIDY_SECONDS
+    swept: float = -TIDY_SECONDS
 
 
 def _round(times: _Times) -> None:
-    attempt("received studies", received.complete_due)
-    attempt(monitoring.RECOVER, recover)
+    attempt(Step.RECEIVED_STUDIES, received.complete_due)
+    attempt(Step.RECOVER, recover)
     if time.monotonic() - times.tidied > TIDY_SECONDS:
         times.tidied = time.monotonic()
         tidy()
-    if time.monotonic() - times.swept > TIDY_SECONDS and not attempt("deletion", _delete_some):
+    if time.monotonic() - times.swept > TIDY_SECONDS and not attempt(Step.DELETION, _delete_some):
         times.swept = time.monotonic()  # nothing is left to delete, or it failed: look again later
 
 

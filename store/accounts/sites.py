@@ -9,11 +9,12 @@ import uuid
 from collections.abc import Callable
 from functools import lru_cache
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from settings import get_settings
 from store.accounts.accounts import Role, write_audit
+from store.base.advisory_locks import AdvisoryLock, wait_for_lock
 from store.base.tables import Bundle, Site, User
 
 
@@ -24,7 +25,7 @@ def bootstrap(session: Session, site_name: str, email: str) -> tuple[Site, User,
     -------
     site, admin, created
     """
-    session.execute(text("SELECT pg_advisory_xact_lock(7212)"))  # two starting at once make one site
+    wait_for_lock(session, AdvisoryLock.FIRST_SITE)  # two starting at once make one site
     site = session.scalar(select(Site).order_by(Site.created_at).limit(1))
     created = site is None
     if site is None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.accounts.accounts import hash_token
+from store.base.advisory_locks import AdvisoryLock, wait_for_lock
 from store.base.tables import SignInAttempt
 
 WINDOW = timedelta(minutes=15)
@@ -32,7 +33,7 @@ def try_sign_in(session: Session, limits: Mapping[str, int]) -> list[int] | None
     """
     hashes = {hash_token(key): most for key, most in limits.items()}
     for key_hash in sorted(hashes):
-        session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 7214))"), {"key": key_hash})
+        wait_for_lock(session, AdvisoryLock.SIGN_IN, of=key_hash)
     for key_hash, most in hashes.items():
         recent = select(func.count()).where(
             SignInAttempt.key_hash == key_hash, SignInAttempt.at > func.clock_timestamp() - WINDOW

@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.accounts.accounts import write_audit
+from store.base.advisory_locks import AdvisoryLock, wait_for_lock
 from store.base.session import session_scope
 from store.base.tables import Site
 from store.operations import drift_statistics as rules
@@ -43,8 +44,7 @@ OPEN_DAYS = 2
 def step() -> None:
     """Count the last days, and watch those that are over."""
     with session_scope() as session:
-        # one at a time; the loop that calls this holds 7213 as long as it lives
-        session.execute(text("SELECT pg_advisory_xact_lock(7215)"))
+        wait_for_lock(session, AdvisoryLock.MONITORING)
         today = session.scalars(select(cast(func.timezone("UTC", func.now()), Date))).one()
         count_days(session, today - timedelta(days=OPEN_DAYS - 1))
         for site in session.scalars(select(Site).where(Site.default_bundle.is_not(None))):

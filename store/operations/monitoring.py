@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 
 from sqlalchemy import case, func, literal_column, select, text
 from sqlalchemy.dialects.postgresql import insert
@@ -14,10 +17,32 @@ from store.base.tables import ENDED_WORK, Batch, EventCount, Maintenance, Work, 
 from store.queue.dispatch import ALL_QUEUES, KIND_QUEUES
 from vocabulary.states import BatchStatus, Stage
 
-#: The step of `worker.reconcile` without which nothing that went wrong is ever mended.
-RECOVER = "recover"
-#: What `fractureai backup` notes.
+
+class Step(StrEnum):
+    """A step of `worker.reconcile`, by its name in the table `maintenance`."""
+
+    #: Without it nothing that went wrong is ever mended.
+    RECOVER = "recover"
+    RECEIVED_STUDIES = "received studies"
+    SCRATCH = "scratch"
+    EXPORTS = "exports"
+    PIXELS = "pixels"
+    UPLOADS = "uploads"
+    WORKLIST = "worklist"
+    OLD_ROWS = "old rows"
+    DRAFTS = "drafts"
+    INCOMING = "incoming"
+    ENVELOPES = "envelopes"
+    MONITORING = "monitoring"
+    NOTICES = "notices"
+    DELIVERIES = "deliveries"
+    DELETION = "deletion"
+
+
+#: What `fractureai backup` notes in the same table.
 BACKUP = "backup"
+#: A step that is done every ten minutes, and has not gone through for so long, is overdue.
+STEP_OVERDUE_SECONDS = 1800.0
 #: Messages of the broker that no worker could read.
 DROPPED_MESSAGES = "dropped_messages"
 #: Batches that were ended though what their end should have written failed each time.
@@ -58,12 +83,58 @@ def seconds_since_success(session: Session) -> dict[str, float]:
 
 def recovery_problem(session: Session) -> str | None:
     """Return what is wrong with recovery, or None: it went through lately."""
-    seconds = seconds_since_success(session).get(RECOVER)
+    seconds = seconds_since_success(session).get(Step.RECOVER)
     if seconds is None:
         return "never went through"
     if seconds > get_settings().recovery_overdue_seconds:
         return f"last went through {seconds:.0f} s ago"
     return None
+
+
+@dataclass(frozen=True)
+class StepProblem:
+    """A step of `worker.reconcile` that did not go through.
+
+    Attributes
+    ----------
+    failed_at
+        When it failed last, and has not gone through since; None for a step that is overdue.
+    succeeded_at
+        When it last went through; None where it never did.
+    """
+
+    failed_at: datetime | None
+    succeeded_at: datetime | None
+
+    @property
+    def words(self) -> str:
+        """Say it, after the step's name."""
+        if self.failed_at is not None:
+            return "failed when last done"
+        return "never went through" if self.succeeded_at is None else "is overdue"
+
+
+def step_problems(session: Session) -> dict[Step, StepProblem]:
+    """Return the steps that failed when they were last done, or are overdue.
+
+    While recovery itself is overdue it stands for those behind it: the loop does not turn.
+    """
+    rows = {row.step: row for row in session.scalars(select(Maintenance))}
+    ages = seconds_since_success(session)
+    problems: dict[Step, StepProblem] = {}
+    turns = recovery_problem(session) is None
+    for step in Step:
+        row = rows.get(step)
+        failed = row is not None and row.error is not None
+        if failed or (turns and ages.get(step, math.inf) > STEP_OVERDUE_SECONDS):
+            problems[step] = StepProblem(
+                failed_at=row.failed_at if row is not None and failed else None,
+                succeeded_at=row.succeeded_at if row is not None else None,
+            )
+    if not turns and Step.RECOVER not in problems:
+        row = rows.get(Step.RECOVER)
+        problems[Step.RECOVER] = StepProblem(None, row.succeeded_at if row is not None else None)
+    return problems
 
 
 def count_event(session: Session, name: str, n: int = 1) -> None:

@@ -6,21 +6,62 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import ColumnElement, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from settings import VERSION
 from store.base.blobs import get_blobs
-from store.base.tables import Batch, Image, Maintenance, Worker
+from store.base.tables import Batch, Image, Maintenance, NoticeTarget, Worker
+from store.intake.poll_sources import PollSource
 from store.operations import monitoring
-from store.operations.monitoring import QueueDepth
+from store.operations.monitoring import QueueDepth, Step, StepProblem
+from store.results.delivery_tables import Destination
 from vocabulary.states import ImageStatus
 
 #: A worker that has not said so for this long is not there.
 WORKER_SEEN = timedelta(seconds=30)
 #: Days over which failures are counted.
 FAILURE_DAYS = 7
+
+
+class OutsideKind(StrEnum):
+    """What somebody outside the service is for it."""
+
+    DESTINATION = "destination"
+    NOTICE_TARGET = "notice_target"
+    ARCHIVE = "archive"
+
+
+@dataclass(frozen=True)
+class Unreached:
+    """Somebody outside with whom the last try failed, or who gets nothing until a person lets it."""
+
+    kind: OutsideKind
+    name: str
+
+
+def list_unreached(session: Session, site_id: uuid.UUID | None = None) -> list[Unreached]:
+    """Return whom a site, or all of them, cannot reach now."""
+    kinds: list[tuple[OutsideKind, type[Any], Any, ColumnElement[bool]]] = [
+        (
+            OutsideKind.DESTINATION,
+            Destination,
+            Destination.name,
+            or_(Destination.failures > 0, Destination.stopped.is_not(None)),
+        ),
+        (OutsideKind.NOTICE_TARGET, NoticeTarget, NoticeTarget.address, NoticeTarget.failures > 0),
+        (OutsideKind.ARCHIVE, PollSource, PollSource.name, PollSource.error.is_not(None)),
+    ]
+    found = []
+    for kind, table, name, fails in kinds:
+        query = select(name).where(table.removed_at.is_(None), fails).order_by(name)
+        if site_id is not None:
+            query = query.where(table.site_id == site_id)
+        found += [Unreached(kind, each) for each in session.scalars(query)]
+    return found
 
 
 @dataclass(frozen=True)
@@ -37,6 +78,10 @@ class Overview:
         Reason -> images of the site that failed for it or were refused within `FAILURE_DAYS`.
     steps
         Steps of recovery and cleaning up: when each went through, and how it failed since.
+    step_problems
+        Those of them that failed when last done, or are overdue.
+    unreached
+        Whom the site cannot reach.
     fullness
         Which share of the room for files is taken (0-1); None where there is no telling.
     """
@@ -44,9 +89,10 @@ class Overview:
     workers: Sequence[tuple[Worker, bool]]
     queues: Mapping[str, QueueDepth]
     failures: Mapping[str, int]
-    steps: Sequence[Maintenance]
+    steps: Mapping[Step, Maintenance | None]
+    step_problems: Mapping[Step, StepProblem]
+    unreached: Sequence[Unreached]
     last_backup: datetime | None
-    recovery_problem: str | None
     fullness: float | None
     database_bytes: int
     versions: Mapping[str, str]
@@ -72,15 +118,17 @@ def overview(session: Session, site_id: uuid.UUID) -> Overview:
         .group_by(Image.reason)
         .order_by(func.count().desc(), Image.reason)
     )
-    steps = list(session.scalars(select(Maintenance).order_by(Maintenance.step)))
+    done = {row.step: row for row in session.scalars(select(Maintenance))}
+    backup = done.get(monitoring.BACKUP)
     schema = session.scalar(text("SELECT version_num FROM alembic_version"))
     return Overview(
         workers=[(worker, bool(now)) for worker, now in workers],
         queues=monitoring.queue_depths_of_site(session, site_id),
         failures={str(reason): int(n) for reason, n in failures},
-        steps=[step for step in steps if step.step != monitoring.BACKUP],
-        last_backup=next((step.succeeded_at for step in steps if step.step == monitoring.BACKUP), None),
-        recovery_problem=monitoring.recovery_problem(session),
+        steps={step: done.get(step) for step in Step},
+        step_problems=monitoring.step_problems(session),
+        unreached=list_unreached(session, site_id),
+        last_backup=None if backup is None else backup.succeeded_at,
         fullness=get_blobs().fullness(),
         database_bytes=int(session.scalar(text("SELECT pg_database_size(current_database())")) or 0),
         versions={

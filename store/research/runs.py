@@ -11,6 +11,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from settings import VERSION
+from store.base.advisory_locks import AdvisoryLock, wait_for_lock
 from store.base.errors import NotFound, ServiceError, UnknownBundle, WrongState
 from store.base.tables import Batch, Bundle, Image, Priority, Site, WorkKind
 from store.intake import batches
@@ -183,7 +184,7 @@ def shadow_batch(session: Session, batch: Batch) -> Batch | None:
         return None
     shadow = str(site.shadow_bundle)
     names = [batch.bundle, shadow]
-    session.execute(text("SELECT pg_advisory_xact_lock(7214, hashtext(:site))"), {"site": str(site.id)})
+    wait_for_lock(session, AdvisoryLock.SHADOW_RUN, of=str(site.id))
     run = session.scalar(
         select(Run).where(
             Run.site_id == site.id,

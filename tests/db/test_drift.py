@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from bench.drift import CHANGES, DEVICES, REGIONS, Hospital, Stream
+from store.base.advisory_locks import AdvisoryLock, try_to_hold
 from store.base.session import get_engine, session_scope
 from store.base.tables import Batch, Bundle, Finding, Image, Notice, Site
 from store.bundles import promotions
@@ -20,7 +21,6 @@ from store.operations.drift_statistics import BINS, DISTANCE_BINS, Counts, total
 from store.operations.drift_tables import Device, DriftAlarm, DriftBaseline, DriftDay
 from tests.db.conftest import make_site, new_files
 from tests.reading import read_batch
-from worker import reconcile
 
 TODAY = date(2026, 11, 30)
 
@@ -219,9 +219,8 @@ def test_recovery_counts_and_watches_every_site(site: uuid.UUID) -> None:
     read_batch(batch.id)
     with session_scope() as session:
         session.execute(update(Batch).where(Batch.id == batch.id).values(bundle="b1"))
-    held = text("SELECT pg_try_advisory_lock(:key)")
     with get_engine().connect() as loop:  # as while the loop runs that calls it
-        assert loop.scalar(held, {"key": reconcile.ADVISORY_LOCK})
+        assert try_to_hold(loop, AdvisoryLock.RECONCILE)
         drift.step()
         loop.invalidate()
     with session_scope() as session:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, func, select, text, update
 
 from cli.prepare import migrate_database
 from settings import get_settings
+from store.base.advisory_locks import AdvisoryLock, wait_for_lock
 from store.base.session import get_engine, own_connection, session_scope
 from store.base.tables import Maintenance, Work, WorkKind, WorkState
 from store.operations import fsck, monitoring
@@ -70,13 +71,13 @@ def _forget_engine() -> None:
 def went_through(after: float = 0.0) -> bool:
     """Whether recovery went through within the last half second before now, or so many seconds after."""
     with session_scope() as session:
-        row = session.get(Maintenance, monitoring.RECOVER)
+        row = session.get(Maintenance, monitoring.Step.RECOVER)
         return row is not None and row.succeeded_at is not None and row.error is None
 
 
 def failed() -> bool:
     with session_scope() as session:
-        row = session.get(Maintenance, monitoring.RECOVER)
+        row = session.get(Maintenance, monitoring.Step.RECOVER)
         return row is not None and row.error is not None
 
 
@@ -129,12 +130,26 @@ def test_recovery_goes_on_when_the_blob_store_was_away_at_the_start(
 
 
 @pytest.mark.usefixtures("quick", "broker")
+def test_every_step_is_noted_and_none_fails() -> None:
+    """What health looks for is what the loop does."""
+    with reconciling():
+
+        def all_noted() -> bool:
+            with session_scope() as session:
+                return session.scalar(select(func.count()).select_from(Maintenance)) == len(monitoring.Step)
+
+        wait_for(all_noted, "a whole round")
+        with session_scope() as session:
+            assert monitoring.step_problems(session) == {}
+
+
+@pytest.mark.usefixtures("quick", "broker")
 def test_two_reconciles_at_once_and_one_is_active(site: uuid.UUID) -> None:
     with reconciling(), reconciling():
         wait_for(went_through, "the active one")
         with session_scope() as session:
             held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = :key AND granted"
-            assert session.scalar(text(held), {"key": reconcile.ADVISORY_LOCK}) == 1
+            assert session.scalar(text(held), {"key": AdvisoryLock.RECONCILE.value}) == 1
 
 
 def leaves_nothing_in_the_pool() -> None:
@@ -187,7 +202,7 @@ def test_a_migration_waits_for_another_one_for_longer_than_a_lock_timeout(
             ended.append(error)
 
     with own_connection(autocommit=False) as other:
-        other.execute(text("SELECT pg_advisory_xact_lock(7211)"))
+        wait_for_lock(other, AdvisoryLock.MIGRATIONS)
         thread = threading.Thread(target=migrate)
         thread.start()
         with own_connection() as watcher:

@@ -90,11 +90,11 @@ def waiting() -> bool:
 
 
 def holders() -> int:
-    from worker.reconcile import ADVISORY_LOCK
+    from store.base.advisory_locks import AdvisoryLock
 
     with session_scope() as session:
         query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = :key AND granted")
-        return int(session.scalar(query, {"key": ADVISORY_LOCK}) or 0)
+        return int(session.scalar(query, {"key": AdvisoryLock.RECONCILE.value}) or 0)
 
 
 @pytest.mark.usefixtures("patient")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from playwright.sync_api import Page, expect
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from store.base.session import session_scope
-from store.base.tables import Maintenance, Site, Worker
+from store.base.tables import Maintenance, NoticeTarget, Site, Worker
+from store.intake.poll_sources import PollSource
 from store.operations import monitoring
+from store.results.delivery_tables import Destination
 from tests.web.asking import Asker, Browser, png
 from tests.web.browsing import chromium, page, sign_in
 from tests.web.test_results import finished
@@ -37,8 +39,8 @@ def busy(ask: Asker) -> None:
     add_worker("here@host", "cpu", "report")
     add_worker("gone@host", "gpu", seen=timedelta(minutes=5))
     with session_scope() as session:
-        monitoring.note_success(session, monitoring.RECOVER)
-        monitoring.note_failure(session, "retention", "secret words of an exception")
+        monitoring.note_success(session, monitoring.Step.RECOVER)
+        monitoring.note_failure(session, monitoring.Step.DELETION, "secret words of an exception")
 
 
 def test_it_says_what_is_wrong_and_what_waits(
@@ -60,9 +62,80 @@ def test_it_says_what_is_wrong_and_what_waits(
     expect(failures).to_contain_text("not_an_image")
     expect(failures).to_contain_text("worker_lost")
     steps = page.get_by_role("region", name="Recovery and cleaning up")
-    expect(steps.get_by_role("row").filter(has_text="retention")).to_contain_text("failed")
+    expect(steps.get_by_role("row").filter(has_text="deletion")).to_contain_text("failed")
+    expect(alert).to_contain_text("“deletion” failed when last done")
+    expect(steps.get_by_role("row").filter(has_text="monitoring")).to_contain_text("never")
+    expect(alert).to_contain_text("“monitoring”, ")
+    expect(alert).to_contain_text("never went through")
     expect(page.get_by_text("secret words")).to_have_count(0)
     expect(page.get_by_text("none by fractureai backup")).to_be_visible()
+
+
+def everything_went_through() -> None:
+    add_worker("one", "cpu", "gpu", "report", "notices", "exports")
+    with session_scope() as session:
+        for step in monitoring.Step:
+            monitoring.note_success(session, step)
+
+
+def first_line(browser: Browser) -> str:
+    return browser.client.get("/admin/health").text.split('id="health"')[1].split("<section")[0]
+
+
+@pytest.mark.parametrize("step", list(monitoring.Step))
+def test_the_first_line_says_which_step_fails_or_is_overdue(browser: Browser, step: monitoring.Step) -> None:
+    everything_went_through()
+    assert "is there, and every step" in first_line(browser)
+    with session_scope() as session:
+        monitoring.note_failure(session, step, "secret words of an exception")
+    words = first_line(browser)
+    assert f"“{step}” failed when last done" in words
+    assert "is there" not in words
+    with session_scope() as session:
+        monitoring.note_success(session, step)
+    assert "is there" in first_line(browser)
+    with session_scope() as session:
+        half_an_hour = func.now() - timedelta(minutes=31)
+        session.execute(update(Maintenance).where(Maintenance.step == step).values(succeeded_at=half_an_hour))
+    late = first_line(browser)
+    assert (
+        "Recovery does not go through" if step == monitoring.Step.RECOVER else f"“{step}” is overdue"
+    ) in late
+    assert "is there" not in late
+    with session_scope() as session:
+        session.execute(delete(Maintenance).where(Maintenance.step == step))
+    never = first_line(browser)
+    assert "Recovery does not" in never or f"“{step}” never went through" in never
+
+
+def test_the_first_line_says_whom_nothing_reaches(browser: Browser) -> None:
+    everything_went_through()
+    with session_scope() as session:
+        site = session.scalars(select(Site.id)).first()
+        session.add_all(
+            [
+                Destination(
+                    **{
+                        "site_id": site,
+                        "name": "north",
+                        "protocol": "dimse",
+                        "address": "a:1",
+                        "kinds": ["sr"],
+                    },
+                    stopped="another patient",
+                ),
+                NoticeTarget(
+                    **{"site_id": site, "channel": "webhook", "address": "https://hook", "events": []},
+                    failures=2,
+                ),
+                PollSource(
+                    site_id=site, name="vault", address="https://v", cursor_day=date.today(), error="401"
+                ),
+            ]
+        )
+    words = first_line(browser)
+    for name in ("north", "https://hook", "vault"):
+        assert f" {name}: see" in words
 
 
 def test_a_backup_is_known_and_grows_old(browser: Browser) -> None:

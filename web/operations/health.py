@@ -7,6 +7,7 @@ operator's network reaches.
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 
 import redis
@@ -22,6 +23,7 @@ from store.base.blobs import storage_problem
 from store.base.session import session_scope
 from store.base.tables import ENDED_WORK, Batch, Work, Worker, WorkKind, WorkState
 from store.operations import monitoring
+from store.operations.overview import OutsideKind, list_unreached
 from store.queue.dispatch import ALL_QUEUES, KIND_QUEUES
 from store.results.delivery_tables import Destination
 from vocabulary.states import BatchStatus
@@ -170,6 +172,24 @@ def _alarms(session: Session, registry: CollectorRegistry) -> None:
     )
     for step, seconds in monitoring.seconds_since_success(session).items():
         success.labels(step).set(seconds)
+    failing = Gauge(
+        "fractureai_maintenance_failing",
+        "1 for a step of recovery and cleaning up that failed when last done, or is overdue.",
+        ["step"],
+        registry=registry,
+    )
+    problems = monitoring.step_problems(session)
+    for each in monitoring.Step:
+        failing.labels(each).set(each in problems)
+    unreached = Gauge(
+        "fractureai_unreached",
+        "Those whom results go to, notices go to or studies are asked from, and who fail or are stopped.",
+        ["kind"],
+        registry=registry,
+    )
+    kinds = Counter(each.kind for each in list_unreached(session))
+    for kind in OutsideKind:
+        unreached.labels(kind).set(kinds[kind])
     unavailable = Gauge(
         "fractureai_work_unavailable",
         "Units of work that wait for a dependency, without counting an attempt.",
@@ -188,8 +208,8 @@ def _alarms(session: Session, registry: CollectorRegistry) -> None:
     retried = Gauge(
         "fractureai_work_retried", "Unfinished units of work that failed once or more.", registry=registry
     )
-    failing = select(func.count()).where(Work.attempt > 0, Work.state.not_in(ENDED_WORK))
-    retried.set(session.scalar(failing) or 0)
+    tried = select(func.count()).where(Work.attempt > 0, Work.state.not_in(ENDED_WORK))
+    retried.set(session.scalar(tried) or 0)
     events = Gauge("fractureai_events", "What happened that should not.", ["event"], registry=registry)
     for name in (monitoring.DROPPED_MESSAGES, monitoring.BATCHES_GIVEN_UP):
         events.labels(name).set(0)

@@ -10,6 +10,8 @@ from settings import Settings
 from store.accounts.accounts import Permission
 from store.base.session import session_scope
 from store.operations import overview as service
+from store.operations.monitoring import Step
+from store.operations.overview import OutsideKind
 from store.results import deliveries
 from store.results.deliveries import STATE_WORDS
 from vocabulary.reasons import REASONS, Reason
@@ -29,12 +31,27 @@ MISSING_WORDS = {
 }
 
 
-def trouble(settings: Settings) -> list[str]:
-    """Return what is missing, as sentences."""
-    return [
+UNREACHED_WORDS = {
+    OutsideKind.DESTINATION: "Results do not reach {}: see Deliveries.",
+    OutsideKind.NOTICE_TARGET: "Notices do not reach {}: see Notices.",
+    OutsideKind.ARCHIVE: "Studies cannot be asked from {}: see “fractureai gateway polls”.",
+}
+
+
+def trouble(settings: Settings, found: service.Overview) -> list[str]:
+    """Return what is missing or fails, as sentences."""
+    missing = missing_parts(settings)
+    words = [
         MISSING_WORDS.get(part, f"No {part.removeprefix('worker-')} worker was seen in 30 seconds.")
-        for part in missing_parts(settings)
+        for part in missing
     ]
+    steps: dict[str, list[str]] = {}
+    for step, how in found.step_problems.items():
+        if step != Step.RECOVER or "recovery" not in missing:
+            steps.setdefault(how.words, []).append(f"“{step}”")
+    for what, names in steps.items():
+        words.append(f"Of recovery and cleaning up, {', '.join(names)} {what}: see the log of “reconcile”.")
+    return words + [UNREACHED_WORDS[each.kind].format(each.name) for each in found.unreached]
 
 
 @overview.get("")
@@ -50,7 +67,7 @@ def show() -> str:
         return render_template(
             "operations/health.html",
             found=found,
-            trouble=trouble(current_app.extensions["settings"]),
+            trouble=trouble(current_app.extensions["settings"], found),
             failures=[(REASONS[Reason(code)], code, n) for code, n in found.failures.items()],
             failure_days=service.FAILURE_DAYS,
             deliveries=[(STATE_WORDS[state], n) for state, n in sent.items() if n],
