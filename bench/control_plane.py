@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import Spread, machine, publish
-from bench.service import ROLES, by_role, processor_seconds, send, small_pictures, with_server, write_variants
+from bench.service import (
+    ROLES,
+    by_role,
+    in_own_process,
+    processor_seconds,
+    send,
+    small_pictures,
+    with_server,
+    write_variants,
+)
 from cli import supervise
 from cli.child import Child
 from cli.supervise import Server
@@ -89,6 +98,7 @@ def measure(slots: int, images: int, rounds: int, alone: int) -> tuple[Spreads, 
         What `carried` says; what `carried_alone` does of `alone` studies, empty if there are none; and
         processor milliseconds a second at rest.
     """
+    idle_workers()
     seen: list[dict[str, float]] = []
     single: list[dict[str, float]] = []
     resting: list[dict[str, float]] = []
@@ -125,12 +135,10 @@ def main() -> None:
     parser.add_argument("--alone", type=int, default=50, help="studies of two images that come by themselves")
     arguments = parser.parse_args()
     before = machine()
-    idle_workers()
     figures: dict[str, dict[str, Spread]] = {}
     for position, slots in enumerate(arguments.workers):
-        many, single, resting = measure(
-            slots, arguments.images, arguments.rounds, 0 if position else arguments.alone
-        )
+        alone = 0 if position else arguments.alone
+        many, single, resting = in_own_process(measure, slots, arguments.images, arguments.rounds, alone)
         column = f"an image; {slots} decoding, {supervise.REPORTS_A_DECODER * slots} reporting"
         for name, value in many.items():
             row = name if name == "images/s" else f"{name}, CPU ms"
@@ -140,8 +148,8 @@ def main() -> None:
         if not position:
             for name, value in resting.items():
                 figures[f"{name}, CPU ms"]["a second at rest"] = value
-    title = f"Workers that compute nothing, {arguments.images} images a round, {arguments.rounds} rounds"
-    publish("control_plane", title, figures, before)
+        title = f"Workers that compute nothing, {arguments.images} images a round, {arguments.rounds} rounds"
+        publish("control_plane", title, figures, before)  # as far as it is: the next column takes long
 
 
 if __name__ == "__main__":

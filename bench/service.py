@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import multiprocessing
 import os
 import statistics
 import tempfile
@@ -11,9 +12,10 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import psutil
@@ -28,6 +30,8 @@ from cli.submit import SubmitOptions, run_submit
 from cli.supervise import Server, server
 from phantoms.files import encode_phantom
 from phantoms.film import make_phantom
+
+Result = TypeVar("Result")
 
 REGIONS = ("hand", "leg", "hip", "shoulder")
 DISTINCT = 64
@@ -97,6 +101,15 @@ def with_server(work: Callable[[Server, Path], None], *, workers: int | None = N
             running.supervisor.run(ended)  # children end with the thread that made them
     if failed:
         raise failed[0]
+
+
+def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function of a module in a process of its own.
+
+    A process keeps its settings and connections: to a second server started in it, the first would be meant.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def send(

@@ -24,7 +24,7 @@ import simpy
 
 from bench.control_plane import ALONE, at_rest, carried, idle_workers
 from bench.measure import RESULTS, machine, publish, quantile
-from bench.service import ROLES, small_pictures, with_server, write_variants
+from bench.service import ROLES, in_own_process, small_pictures, with_server, write_variants
 from cli.supervise import Server
 from settings import Settings
 from vocabulary.states import STAGES, Stage
@@ -373,20 +373,26 @@ def check_sleepers(decoders: Sequence[int], images: int) -> dict[str, dict[str, 
     chunk = 4
     os.environ["FRACTUREAI_IDLE_MS"] = ",".join(f"{stage}={1000 * s:g}" for stage, s in slept.items())
     os.environ["FRACTUREAI_CHUNK_SIZE"] = str(chunk)
-    idle_workers()
     rows = {}
     for number in decoders:
-        seen: list[float] = []
-
-        def work(running: Server, folder: Path, seen: list[float] = seen) -> None:
-            files = write_variants(folder / "images", small_pictures(4), images, 1)
-            seen.append(carried(running, files, "sleepers", at_rest(1))["images/s"])
-
-        with_server(work, workers=number, warm=8)
+        real = in_own_process(sleepers, number, images)
         said = reads(Costs(slept), one_machine(number, 1), math.inf, Batch("one", images, 0.0), chunk=chunk)
         row = f"{number} decoding, {2 * number} reporting, 1 scoring; stages that sleep"
-        rows[row] = {"real, images/s": seen[0], "model, images/s": said, "model / real": said / seen[0]}
+        rows[row] = {"real, images/s": real, "model, images/s": said, "model / real": said / real}
     return rows
+
+
+def sleepers(decoders: int, images: int) -> float:
+    """Return how many images a second a real server carries whose stages sleep."""
+    idle_workers()
+    seen: list[float] = []
+
+    def work(running: Server, folder: Path) -> None:
+        files = write_variants(folder / "images", small_pictures(4), images, 1)
+        seen.append(carried(running, files, "sleepers", at_rest(1))["images/s"])
+
+    with_server(work, workers=decoders, warm=8)
+    return seen[0]
 
 
 # --- sizes ---
