@@ -21,36 +21,48 @@ RUN apt-get update \
 # Dependencies first: their layers change only with the locks. Installing compiles byte code, the project's too
 FROM base AS venv
 RUN python -m venv /opt/venv
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_DEPS=1
+# Wheels that several roles need come once: the builder keeps them beside the images
+ENV PIP_CACHE_DIR=/wheels PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_DEPS=1
 WORKDIR /src
 
-FROM venv AS web-built
+# Each role's lock holds that of the role before it, so that a package is installed once for all of them
+FROM venv AS web-venv
 COPY requirements-web.lock ./
-RUN pip install --require-hashes -r requirements-web.lock
+RUN --mount=type=cache,target=/wheels pip install --require-hashes -r requirements-web.lock
+
+FROM web-venv AS read-venv
+COPY requirements-read.lock ./
+RUN --mount=type=cache,target=/wheels pip install --require-hashes -r requirements-read.lock
+
+FROM read-venv AS score-venv
+COPY requirements-score.lock ./
+RUN --mount=type=cache,target=/wheels pip install --require-hashes -r requirements-score.lock
+
+FROM score-venv AS cpu-venv
+COPY requirements-cpu.lock ./
+RUN --mount=type=cache,target=/wheels pip install --require-hashes -r requirements-cpu.lock
+
+FROM read-venv AS gpu-venv
+COPY requirements-gpu.lock ./
+RUN --mount=type=cache,target=/wheels pip install --require-hashes -r requirements-gpu.lock
+
+FROM web-venv AS web-built
 COPY . .
 RUN docker/install
 
-FROM venv AS read-built
-COPY requirements-read.lock ./
-RUN pip install --require-hashes -r requirements-read.lock
+FROM read-venv AS read-built
 COPY . .
 RUN docker/install data
 
-FROM venv AS score-built
-COPY requirements-score.lock ./
-RUN pip install --require-hashes -r requirements-score.lock
+FROM score-venv AS score-built
 COPY . .
 RUN docker/install data
 
-FROM venv AS cpu-built
-COPY requirements-cpu.lock ./
-RUN pip install --require-hashes -r requirements-cpu.lock
+FROM cpu-venv AS cpu-built
 COPY . .
 RUN docker/install data
 
-FROM venv AS gpu-built
-COPY requirements-gpu.lock ./
-RUN pip install --require-hashes -r requirements-gpu.lock
+FROM gpu-venv AS gpu-built
 COPY . .
 RUN docker/install data
 

@@ -39,6 +39,12 @@ crun-unlimited = ["$work/crun-unlimited"]
 [network]
 network_backend = "netavark"
 END
+cat > "$work/storage.conf" <<END
+[storage]
+driver = "overlay"
+graphroot = "$work/storage"
+runroot = "$work/run"
+END
 cat > "$work/crun-unlimited" <<'END'
 #!/usr/bin/python3
 import json, os, sys
@@ -62,7 +68,7 @@ fi
 cat > "$podman" <<END
 #!/bin/sh
 unset DOCKER_CONFIG DOCKER_HOST
-export CONTAINERS_CONF=$work/containers.conf
+export CONTAINERS_CONF=$work/containers.conf CONTAINERS_STORAGE_CONF=$work/storage.conf
 exec nsenter -t "\$(cat $work/namespace.pid)" -m --wd="\$PWD" podman "\$@"
 END
 chmod +x "$podman"
@@ -77,34 +83,38 @@ mkdir -p "$wheels"
 }
 install -D -m 755 "$wheels"/${compose}*.data/scripts/docker-compose "$work/docker/cli-plugins/docker-compose"
 
-# 3. Stand-ins for the base images
-"$podman" image exists localhost/debian || {
-    [ -f "$work/debian.tar" ] || mmdebstrap --variant=minbase bookworm "$work/debian.tar"
-    "$podman" import -q "$work/debian.tar" localhost/bookworm
+# 3. Stand-ins for the base images: Debian as thin as the official ones, without manuals and translations
+debian() { # NAME PACKAGES
+    "$podman" image exists "localhost/$1" || {
+        [ -f "$work/$1.tar" ] || {
+            mmdebstrap --variant=minbase --include="$2" --dpkgopt='path-exclude=/usr/share/man/*' \
+                --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/doc/*' bookworm "$work/part.tar"
+            mv "$work/part.tar" "$work/$1.tar"
+        }
+        "$podman" import -q "$work/$1.tar" "localhost/$1"
+    }
 }
 build() { # NAME CONTEXT [OPTION...]; the Containerfile is read from standard input
     name=$1 context=$2; shift 2
     "$podman" build -q --isolation chroot --network host --layers -t "$name" -f - "$@" "$context"
 }
+libraries=ca-certificates,netbase,tzdata,libssl3,libffi8,libsqlite3-0,libbz2-1.0,zlib1g,liblzma5,libreadline8,libncursesw6,libuuid1,libexpat1
+debian debian ca-certificates,netbase,tzdata,libssl3,wget,libcap2-bin,redis-tools
 tree=$work/python
 mkdir -p "$tree"
-"$podman" image exists localhost/debian || build localhost/debian "$tree" <<'END'
-FROM localhost/bookworm
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates netbase tzdata libssl3 libffi8 libsqlite3-0 \
-    libbz2-1.0 zlib1g liblzma5 libreadline8 libncursesw6 libuuid1 libexpat1 libnsl2 libtirpc3 wget libcap2-bin redis-tools \
-    && rm -rf /var/lib/apt/lists/*
-END
 if [ -n "${PYTHON_TREE:-}" ]; then
+    debian python-libraries "$libraries"
     [ -f "$tree/python.tar" ] || tar -C "$PYTHON_TREE" --exclude='*/test' --exclude=__pycache__ --exclude='*.a' -cf "$tree/python.tar" bin lib
     build localhost/python "$tree" <<'END'
-FROM localhost/debian
+FROM localhost/python-libraries
 ADD python.tar /usr/local/
 RUN ldconfig && ln -sf "$(cd /usr/local/bin && ls python3.?? | head -1)" /usr/local/bin/python && python -c 'import ssl, sqlite3, ctypes, lzma, bz2, zlib'
 END
 else
+    debian python-debian ca-certificates,netbase,tzdata,python3,python3-venv
     build localhost/python "$tree" <<'END'
-FROM localhost/debian
-RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv && rm -rf /var/lib/apt/lists/* && ln -s python3 /usr/bin/python
+FROM localhost/python-debian
+RUN ln -sf python3 /usr/bin/python
 END
 fi
 for name in postgres valkey caddy; do mkdir -p "$work/$name"; done

@@ -82,6 +82,17 @@ def test_each_image_is_built_once_and_every_role_has_one() -> None:
     assert alone == {"fractureai-gpu:0.1.0"}
 
 
+def test_an_image_holds_what_its_lock_names_and_no_more() -> None:
+    def packages(role: str) -> set[str]:
+        lock = (ROOT / f"requirements-{role}.lock").read_text()
+        return set(re.findall(r"^[\w.-]+==\S+", lock, re.MULTILINE))
+
+    chain = re.findall(r"^FROM (\S+)-venv AS (\S+)-venv$", DOCKERFILE, re.MULTILINE)
+    assert {role for pair in chain for role in pair} == {"web", "read", "score", "cpu", "gpu"}
+    for earlier, role in chain:
+        assert packages(earlier) <= packages(role), f"{role} would keep packages of {earlier}"
+
+
 def test_the_webs_image_holds_no_networks() -> None:
     lock = (ROOT / "requirements-web.lock").read_text()
     heavy = ("tensorflow", "openvino", "opencv", "weasyprint", "pydicom", "pyarrow", "pixeltable")
