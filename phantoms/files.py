@@ -17,6 +17,8 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 
 from phantoms.film import REGIONS, Phantom, make_phantom
 
+#: DICOM's term where it is not the region's name.
+_BODY_PARTS = {"lower_leg": "LEG"}
 FORMATS: tuple[str, ...] = ("png", "jpeg", "dicom")
 NOTICE = "SYNTHETIC PHANTOM: not a patient. Made by the phantoms of FractureAI."
 
@@ -56,7 +58,8 @@ def _dicom(phantom: Phantom, study: str, number: int) -> bytes:
     out.PatientAge, out.PatientBirthDate, out.PatientSex = "045Y", "", ""
     out.AccessionNumber, out.StudyID, out.ReferringPhysicianName = f"SYN{number_of_study:010d}", "", ""
     out.SeriesNumber, out.InstanceNumber = 1, number
-    out.BodyPartExamined, out.ViewPosition = phantom.region.upper(), phantom.view
+    out.BodyPartExamined = _BODY_PARTS.get(phantom.region, phantom.region.upper())
+    out.ViewPosition = phantom.view
     out.Laterality, out.PatientOrientation = phantom.laterality, ""
     out.BurnedInAnnotation = "NO"
     out.PixelSpacing = [f"{phantom.spacing:.4f}"] * 2
@@ -180,7 +183,9 @@ _DEMO = (
     ("humerus", "", 2, 0),
     ("forearm", "", 2, 0),
     ("hip", "", 1, 1),
-    ("shoulder", "", 1, 0),
+    ("shoulder", "", 1, 1),
+    ("elbow", "", 1, 0),
+    ("hand", "", 1, 0),
 )
 
 
@@ -189,6 +194,32 @@ def _shown(seed: int, region: str, view: str, *, fracture: bool) -> Phantom:
     while view and make_phantom(seed, region, fracture=False, longest=64).view != view:
         seed += 1000
     return make_phantom(seed, region, fracture=fracture)
+
+
+def _demo_phantoms(seed: int) -> tuple[dict[str, list[Phantom]], dict[str, list[Phantom]]]:
+    """Make the demo's phantoms by region: single ones, and those of its two studies."""
+    singles: dict[str, list[Phantom]] = {}
+    count = 0
+    for region, view, broken, whole in _DEMO:
+        for i in range(broken + whole):
+            singles.setdefault(region, []).append(_shown(seed + count, region, view, fracture=i < broken))
+            count += 1
+    studies: dict[str, list[Phantom]] = {}
+    for region, broken in (("forearm", 2), ("knee", 0)):
+        views: dict[str, Phantom] = {}
+        attempt = seed + 100
+        while len(views) < 2:
+            phantom = make_phantom(attempt, region, fracture=len(views) < broken)
+            if all(phantom.laterality == other.laterality for other in views.values()):
+                views.setdefault(phantom.view, phantom)
+            attempt += 1
+        studies[region] = list(views.values())
+    return singles, studies
+
+
+def demo_phantoms(seed: int = 2026) -> list[Phantom]:
+    """Return the phantoms of the demo's sample set."""
+    return [phantom for kind in _demo_phantoms(seed) for phantoms in kind.values() for phantom in phantoms]
 
 
 def demo_images(folder: Path | str, *, seed: int = 2026) -> list[Path]:
@@ -207,26 +238,15 @@ def demo_images(folder: Path | str, *, seed: int = 2026) -> list[Path]:
         path.write_bytes(data)
         paths.append(path)
 
-    count = 0
-    for region, view, broken, whole in _DEMO:
-        for i in range(broken + whole):
-            kind = ("png", "jpeg")[count % 2]
-            phantom = _shown(seed + count, region, view, fracture=i < broken)
-            save(f"{region}_{i + 1}{_SUFFIX[kind]}", encode_phantom(phantom, kind))
-            count += 1
-    for region, broken in (("forearm", 2), ("knee", 0)):
-        views: dict[str, Phantom] = {}
-        attempt = seed + 100
-        while len(views) < 2:
-            phantom = make_phantom(attempt, region, fracture=len(views) < broken)
-            if all(phantom.laterality == other.laterality for other in views.values()):
-                views.setdefault(phantom.view, phantom)
-            attempt += 1
-        for i, phantom in enumerate(views.values(), 1):
-            save(
-                f"study_{region}/view_{i}.dcm",
-                encode_phantom(phantom, "dicom", study=f"demo-{region}", number=i),
-            )
+    singles, studies = _demo_phantoms(seed)
+    for region, phantoms in singles.items():
+        for i, phantom in enumerate(phantoms, 1):
+            kind = ("png", "jpeg")[len(paths) % 2]
+            save(f"{region}_{i}{_SUFFIX[kind]}", encode_phantom(phantom, kind))
+    for region, phantoms in studies.items():
+        for i, phantom in enumerate(phantoms, 1):
+            data = encode_phantom(phantom, "dicom", study=f"demo-{region}", number=i)
+            save(f"study_{region}/view_{i}.dcm", data)
     save("study_knee/view_1_copy.dcm", (folder / "study_knee" / "view_1.dcm").read_bytes())
     cut = encode_phantom(make_phantom(seed + 200, "leg", fracture=False), "jpeg")
     save("cut_off.jpg", cut[: len(cut) // 3])

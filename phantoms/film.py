@@ -441,7 +441,7 @@ def _flesh(anatomy: Anatomy, screen: Screen, rng: np.random.Generator) -> FloatA
     streaks = cv2.resize(
         cv2.GaussianBlur(streaks, (0, 0), 1), (half.width, half.height), interpolation=cv2.INTER_CUBIC
     )
-    total *= 1 + 0.05 * streaks
+    total *= 1 + 0.08 * streaks  # planes of fat between muscles
     for solid in anatomy.air:
         gas = half.chords(solid)
         if gas:
@@ -520,7 +520,8 @@ def _expose(
         primary * open_, (max(1, width // 8), max(1, height // 8)), interpolation=cv2.INTER_AREA
     )
     haze = cv2.resize(cv2.GaussianBlur(small, (0, 0), max(1.0, width / 80)), (width, height))
-    signal = primary + rng.uniform(0.03, 0.12) * haze
+    # scatter, of the order of the primary's tenth to third: limbs are exposed without a grid
+    signal = primary + rng.uniform(0.1, 0.35) * haze
     signal = cv2.GaussianBlur(signal, (0, 0), rng.uniform(0.45, 0.8) * max(1.0, min(height, width) / 400))
     inside = (total[::3, ::3] > 0.12) & (open_[::3, ::3] > 0.5)  # of the body, every third pixel
     typical = float(np.exp(-np.median(total[::3, ::3][inside]))) if inside.any() else 0.5
@@ -531,7 +532,7 @@ def _expose(
     flat = cv2.resize(density, (small.shape[1], small.shape[0]), interpolation=cv2.INTER_AREA)
     flat = cv2.resize(cv2.GaussianBlur(flat, (0, 0), max(1.0, small.shape[1] / 10)), (width, height))
     # as digital systems do: thick parts are brought nearer to thin ones, the more the thicker the part
-    density = density - (rng.uniform(0.2, 0.5) + 0.2 * (typical < 0.1)) * flat
+    density = density - (rng.uniform(0.0, 0.35) + 0.2 * (typical < 0.1)) * flat
     sample = density[::3, ::3][inside]
     low, high = np.percentile(sample if sample.size > 64 else density, (1.0, 99.6))
     span = max(float(high - low), 0.1)

@@ -56,6 +56,8 @@ from training.travel import equalised
 ALONE = ("hip", "shoulder")
 #: So many of the true limbs of validation may lie nearer to being refused.
 _LIMBS_REFUSED = 0.005
+#: A part of so many normal films has half of the offset that they say.
+_SHRINK = 20
 #: How much of a fracture's logit may be the reading network's, where two read it.
 _SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)
 #: Phantoms from this seed on are never trained on.
@@ -151,22 +153,49 @@ def routing_rules(validation: Sequence[Read]) -> RoutingRules:
     return RoutingRules(0.5, None, 0.35, across_families=True, max_foreign=foreign)
 
 
-def _fit(reads: Sequence[Read], models: Mapping[str, RegionModel]) -> dict[str, RegionModel]:
-    """Fit calibration and thresholds: a family at a time, hip and shoulder on all films."""
+def _offsets(films: Sequence[Read], centre: float) -> dict[str, float]:
+    """Return by part how far its thresholds lie from its family's, on the scale of the logit.
+
+    A share `centre` of how far the mean of its normal films lies from its family's; less where there are few.
+    """
+    normal = [(_best(r.probabilities), r.logit or 0.0) for r in films if not r.film.example.positive]
+    found = dict.fromkeys(PARTS, 0.0)
+    for part in PARTS:
+        mine = [logit for told, logit in normal if told == part]
+        family = [logit for told, logit in normal if FAMILY[told] == FAMILY[part]]
+        if mine:
+            share = len(mine) / (len(mine) + _SHRINK)
+            found[part] = centre * share * float(np.mean(mine) - np.mean(family))
+    return found
+
+
+def _fit(
+    reads: Sequence[Read], models: Mapping[str, RegionModel], centre: float = 0.0
+) -> dict[str, RegionModel]:
+    """Fit calibration and thresholds: a family at a time, hip and shoulder on all films.
+
+    With `centre` the thresholds of a family's parts lie apart by `_offsets`, and what they miss and find is
+    still the whole family's.
+    """
     films = [r for r in reads if r.film.source == "film" and r.logit is not None]
+    offsets = _offsets(films, centre)
     fitted = {}
     for part, model in models.items():
         mine = [r for r in films if part in ALONE or FAMILY[_best(r.probabilities)] == FAMILY[part]]
         y = np.array([r.film.example.positive for r in mine])
         platt = fit_platt([r.logit or 0.0 for r in mine], y)
-        p = np.array([calibrate(r.logit or 0.0, platt) for r in mine])
-        fitted[part] = replace(model, calibration=platt, thresholds=cautious_thresholds(p, y))
+        within = np.array([(r.logit or 0.0) - offsets[_best(r.probabilities)] for r in mine])
+        cuts = cautious_thresholds(within, y)
+        low, high = (calibrate(cut + offsets[part], platt) for cut in (cuts.low, cuts.high))
+        fitted[part] = replace(model, calibration=platt, thresholds=Thresholds(low, high))
     return fitted
 
 
-def judged(reads: Sequence[Read], fitted_on: Sequence[Read], models: Mapping[str, RegionModel]) -> list[_Row]:
+def judged(
+    reads: Sequence[Read], fitted_on: Sequence[Read], models: Mapping[str, RegionModel], centre: float = 0.0
+) -> list[_Row]:
     """Return films with part, probability and thresholds, those fitted on other films."""
-    fitted, rows = _fit(fitted_on, models), []
+    fitted, rows = _fit(fitted_on, models, centre), []
     for r in reads:
         if r.film.source == "film" and r.logit is not None:
             model = fitted[_best(r.probabilities)]
@@ -174,7 +203,9 @@ def judged(reads: Sequence[Read], fitted_on: Sequence[Read], models: Mapping[str
     return rows
 
 
-def cross_fitted(reads: Sequence[Read], models: Mapping[str, RegionModel], folds: int = 10) -> list[_Row]:
+def cross_fitted(
+    reads: Sequence[Read], models: Mapping[str, RegionModel], centre: float = 0.0, folds: int = 10
+) -> list[_Row]:
     """Return every film judged by what was fitted without its fold; a group of near-duplicates is in one.
 
     Folds hold equally many groups with a fracture: thresholds stand on those.
@@ -189,7 +220,7 @@ def cross_fitted(reads: Sequence[Read], models: Mapping[str, RegionModel], folds
     for number in range(folds):
         mine = [r for r in reads if fold[r.film.example.group] == number]
         others = [r for r in reads if fold[r.film.example.group] != number]
-        rows.extend(judged(mine, others, models))
+        rows.extend(judged(mine, others, models, centre))
     return rows
 
 
@@ -390,6 +421,7 @@ def build(
     out: Path,
     command: str,
     join: bool = False,
+    centre: float = 0.0,
 ) -> Bundle:
     """Build the bundle; see the module.
 
@@ -401,6 +433,8 @@ def build(
         Whose networks read the fracture; None: the heads of that one.
     join
         Let the heads of that one read it too.
+    centre
+        How far apart the thresholds of a family's parts lie, see `_offsets`.
     """
     region_network = next(iter(networks))
     network = networks[region_network].model
@@ -440,8 +474,9 @@ def build(
     halves = [[replace(r, route=_routed(r.probabilities, rules)) for r in half] for half in halves]
     content = replace(content, routing=rules)
     everything = [*halves[0], *halves[1]]
-    test_rows, rows = judged(halves[1], halves[0], content.models), cross_fitted(everything, content.models)
-    models = _fit(everything, content.models)
+    test_rows = judged(halves[1], halves[0], content.models, centre)
+    rows = cross_fitted(everything, content.models, centre)
+    models = _fit(everything, content.models, centre)
     broken = [(part, p >= cuts.low) for r, part, p, cuts in rows if r.film.example.positive]
     fractures = {part: sum(name == part for name, _ in broken) for part in PARTS}
     hits = {part: sum(name == part and hit for name, hit in broken) for part in PARTS}
@@ -505,6 +540,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, help="a reading network's input (default: the last stage's)")
     parser.add_argument("--fracture", type=Path, help="a bundle whose fracture networks read the fracture")
     parser.add_argument("--join", action="store_true", help="let the reading network's heads read it, too")
+    parser.add_argument(
+        "--centre", type=float, default=0.0, help="set thresholds by part: by this share of what parts differ"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--data", type=Path, help="default: ../shared/data")
     parser.add_argument("--out", type=Path, default=Path("models/bundles"))
@@ -514,6 +552,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fracture = load_bundle(args.fracture) if args.fracture else None
     split = ROOT / "training" / "splits" / "fracatlas.csv"
     told = f"--fracture {args.fracture} " if args.fracture else ""
+    if args.centre:
+        told += f"--centre {args.centre} "
     if args.config:
         plan = load_config(args.config, ReadingPlan)
         size, split = args.size or plan.stages[-1].size, plan.split
@@ -526,7 +566,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told += f"--head runs/{args.head.name}"
     bundle = build(
         networks, fracture, split, args.data or shared_data(), args.runs, args.out / args.name,
-        f"python -m training.reading_bundle {args.name} {told}", args.join,
+        f"python -m training.reading_bundle {args.name} {told}", args.join, args.centre,
     )  # fmt: skip
     print(json.dumps(bundle.manifest["figures"], indent=1))
     print(bundle.folder, bundle.sha256)
