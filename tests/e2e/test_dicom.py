@@ -18,7 +18,7 @@ from cli.embedded import free_port
 from phantoms.files import encode_phantom
 from phantoms.film import make_phantom
 from tests.conftest import ROOT
-from tests.e2e.test_up import COMMAND, ENDS_WITHIN, Running, client_of
+from tests.e2e.test_up import COMMAND, Running, client_of
 from tests.interop.orthanc import AE_TITLE, running_orthanc
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -95,5 +95,4 @@ def test_a_film_goes_in_and_its_results_lie_in_the_archive(home: Path, tmp_path:
             with client_of(home) as client:
                 assert [batch["label"] for batch in client.batches()] == [f"DICOM from {AE_TITLE}"]
         finally:
-            server.process.terminate()
-            server.process.wait(ENDS_WITHIN)
+            server.close()

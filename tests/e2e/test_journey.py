@@ -41,8 +41,7 @@ def service(home: Path) -> Iterator[tuple[str, str]]:
     up = Running(*COMMAND, "up", "--home", str(home))
     address = up.wait_for(r"Serving at (http\S+)")
     yield address.rstrip("/"), up.wait_for(r"Sign in:\s+(http\S+)")
-    up.process.terminate()
-    up.process.wait(30)
+    up.close()
 
 
 def pictures(folder: Path, n: int, first: int = 0) -> Path:

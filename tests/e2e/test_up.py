@@ -100,15 +100,21 @@ class Running:
         assert not left
         return status
 
+    def close(self) -> None:
+        """End it if it still runs, and read no more of what it prints."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(ENDS_WITHIN)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
 
 @pytest.fixture
 def run() -> Iterator[list[Running]]:
     started: list[Running] = []
     yield started
     for each in started:
-        if each.process.poll() is None:
-            each.process.terminate()
-            each.process.wait(ENDS_WITHIN)
+        each.close()
 
 
 def start(run: list[Running], *arguments: str) -> Running:

@@ -61,11 +61,12 @@ ignore_startup_parameters = options
 """
     )
     user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None  # it refuses to run as root
-    process = subprocess.Popen(
-        [PGBOUNCER, str(folder / "pgbouncer.ini")],
-        stderr=(folder / "log").open("wb"),
-        **unprivileged(user),  # type: ignore[call-overload]
-    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [PGBOUNCER, str(folder / "pgbouncer.ini")],
+            stderr=log,
+            **unprivileged(user),  # type: ignore[call-overload]
+        )
     try:
         wait_for(lambda: _listens(port), PATIENCE, "the pooler")
         address = there._replace(netloc=there.netloc.replace(f":{there.port}", f":{port}"))

@@ -18,6 +18,7 @@ from pydicom import config
 from pynetdicom.ae import ApplicationEntity
 from sqlalchemy import Engine, func, select, text
 
+from interop.listener import close_surely
 from interop.quiet import quieten
 from pipeline.dicom.elements import split_file
 from store.base.blobs import FolderStore, get_blobs
@@ -308,6 +309,7 @@ def test_more_associations_than_set_are_refused_for_now(receiver: Receiver, sett
         held = [entity.associate("127.0.0.1", small.port, ae_title=CALLED) for _ in range(3)]
         assert [one.is_established for one in held] == [True, True, False]
         for one in held[:2]:
+            close_surely(one.dul.socket)
             one.release()
 
 
