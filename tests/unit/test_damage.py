@@ -98,8 +98,10 @@ def test_a_tiff_whose_strips_are_damaged(grey):
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg", "packbits", "tiff_adobe_deflate"])
 def test_what_libtiff_tells_of_a_coding_is_heard(grey, compression):
+    # of packbits only runs can be damaged: noise is stored as it is, and no byte of it is wrong
+    film = grey & 0xE0 if compression == "packbits" else grey
     with io.BytesIO() as file:
-        Image.fromarray(grey).save(file, "TIFF", compression=compression)
+        Image.fromarray(film).save(file, "TIFF", compression=compression)
         data = file.getvalue()
     assert flags(data) == ()
     middle = len(data) // 2
