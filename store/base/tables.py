@@ -431,6 +431,17 @@ class BatchMark(Base):
     passed: Mapped[list[Any]]  # of each stage, in their order
 
 
+class BatchSummary(Base):
+    """What a batch amounted to when it was of this version; see `store.intake.summary`."""
+
+    __tablename__ = "batch_summaries"
+    batch_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True
+    )
+    version: Mapped[int] = mapped_column(BigInteger)
+    figures: Mapped[dict[str, Any]]
+
+
 class Study(Base):
     """Images that belong together. `key` says by what: ``uid:``, ``manifest:``, ``path:`` or ``image:``.
 

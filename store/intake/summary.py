@@ -6,11 +6,13 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import extract, func, literal_column, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from store.base.tables import Batch, Image
+from store.base.tables import Batch, BatchSummary, Image
 from vocabulary.states import ImageStatus, Triage
 from vocabulary.words import scale_place
 
@@ -50,6 +52,8 @@ class Summary:
 def summary(session: Session, batch: Batch, cuts: Mapping[str, Mapping[str, float]]) -> Summary | None:
     """Return a batch's summary; None where nothing was read yet, or the batch is too large.
 
+    Counting reads every row: what was counted is kept until the batch changes.
+
     Parameters
     ----------
     cuts
@@ -57,35 +61,55 @@ def summary(session: Session, batch: Batch, cuts: Mapping[str, Mapping[str, floa
     """
     if batch.n_done == 0 or batch.n_total > MAX_IMAGES:
         return None
-    here = Image.batch_id == batch.id
+    kept = session.get(BatchSummary, batch.id)
+    if kept is not None and kept.version == batch.version:
+        figures = kept.figures
+    else:
+        figures = _count(session, batch.id, cuts)
+        row = insert(BatchSummary).values(batch_id=batch.id, version=batch.version, figures=figures)
+        changed = {"version": row.excluded.version, "figures": row.excluded.figures}
+        session.execute(row.on_conflict_do_update(index_elements=["batch_id"], set_=changed))
+    worst = [uuid.UUID(id_) for id_ in figures["worst"]]
+    found = session.scalars(select(Image).where(Image.id.in_(worst), Image.display_key.is_not(None)))
+    return Summary(
+        worst=sorted(found, key=lambda image: worst.index(image.id)),
+        scores=figures["scores"],
+        parts=dict(sorted(figures["parts"].items(), key=lambda part: -sum(part[1].values()))),
+        pace=figures["pace"],
+        seconds=figures["seconds"],
+    )
+
+
+def _count(session: Session, batch_id: uuid.UUID, cuts: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Count every image of a batch; as JSON."""
     share = func.round(Image.probability * literal_column(str(GRAIN))).label("share")
     counted = session.execute(
         select(Image.region, Image.triage, share, func.count())
-        .where(here, Image.status == ImageStatus.DONE, Image.triage.is_not(None))
+        .where(Image.batch_id == batch_id, Image.status == ImageStatus.DONE, Image.triage.is_not(None))
         .group_by(Image.region, Image.triage, share)
     ).all()
-    pace, seconds = _pace(session, batch.id)
+    pace, seconds = _pace(session, batch_id)
     scores, parts = [0] * BARS, dict[str, Counter[str]]()
     for region, triage, place, n in counted:
         parts.setdefault(region or "", Counter())[triage] += n
         if place is not None and region in cuts:
             at = scale_place(float(place) / GRAIN, cuts[region]["low"], cuts[region]["high"])
             scores[min(BARS - 1, int(at * BARS))] += n
-    return Summary(
-        worst=_worst(session, batch.id),
-        scores=scores,
-        parts=dict(sorted(parts.items(), key=lambda part: -sum(part[1].values()))),
-        pace=pace,
-        seconds=seconds,
-    )
+    return {
+        "worst": [str(id_) for id_ in _worst(session, batch_id)],
+        "scores": scores,
+        "parts": parts,
+        "pace": pace,
+        "seconds": seconds,
+    }
 
 
-def _worst(session: Session, batch_id: uuid.UUID) -> list[Image]:
-    found: list[Image] = []
+def _worst(session: Session, batch_id: uuid.UUID) -> list[uuid.UUID]:
+    found: list[uuid.UUID] = []
     for triage in (Triage.POSITIVE, Triage.DOUBT):
         if len(found) < WORST:
             found += session.scalars(
-                select(Image)
+                select(Image.id)
                 .where(Image.batch_id == batch_id, Image.triage == triage, Image.display_key.is_not(None))
                 .order_by(Image.probability.desc().nulls_last(), Image.seq)
                 .limit(WORST - len(found))

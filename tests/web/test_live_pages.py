@@ -7,12 +7,13 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from playwright.sync_api import Page, expect
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from store.base.blobs import BlobStore
-from store.base.session import session_scope
+from store.base.session import get_engine, session_scope
 from store.base.tables import Batch, Image
 from store.intake import summary
+from store.operations import retention
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 from tests.web.browsing import chromium, draw, page, sign_in
@@ -134,6 +135,33 @@ def test_a_batch_that_has_ended_is_summed_up(ask: Asker, browser: Browser, blobs
     assert f"{below} below the lower" in shown
     assert "style=" not in shown
     assert "Summary" not in browser.client.get(f"/batches/{batch}?triage=positive").text
+
+
+def test_a_batch_is_counted_once_until_it_changes(ask: Asker, browser: Browser) -> None:
+    batch = read(ask, *(f"{n}.png" for n in range(4)))
+    read_whole: list[str] = []
+
+    def note(_c: object, _k: object, statement: str, *_: object) -> None:
+        if "FROM images" in statement and ("count(*)" in statement or "min(" in statement):
+            read_whole.append(statement)
+
+    event.listen(get_engine(), "before_cursor_execute", note)
+    shown = [browser.client.get(f"/batches/{batch}").text for _ in range(2)]
+    event.remove(get_engine(), "before_cursor_execute", note)
+    assert "Summary" in shown[0]
+    assert shown[0].split('id="batch-summary"')[1] == shown[1].split('id="batch-summary"')[1]
+    assert len(read_whole) <= 2, "the first page may count it, not the second"
+    with session_scope() as session:
+        found = session.get_one(Batch, batch)
+        study = session.scalars(select(Image.study_id).order_by(Image.seq)).first()
+        before = summary.summary(session, found, {})
+        retention.erase(session, found.site_id, [study], [])
+    with session_scope() as session:
+        after = summary.summary(session, session.get_one(Batch, batch), {})
+    assert before is not None
+    assert after is not None
+    counts = [sum(sum(part.values()) for part in each.parts.values()) for each in (before, after)]
+    assert counts[1] == counts[0] - 1
 
 
 def is_below(image: Image) -> bool:

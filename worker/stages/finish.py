@@ -11,13 +11,16 @@ from functools import partial
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings
 from store.base.blobs import get_blobs
 from store.base.errors import ServiceError
 from store.base.session import session_scope
 from store.base.tables import Batch, Image, Work
-from store.intake import batch_end, batches, uploads
+from store.bundles.bundles import get_bundle
+from store.bundles.words import thresholds
+from store.intake import batch_end, batches, summary, uploads
 from store.queue import work
 from store.queue.work import Lease
 from store.reading import studies, worklist
@@ -156,7 +159,17 @@ def run(lease: Lease) -> bool:
     if ends and batch.cancelled_at is not None:
         with suppress(ServiceError):  # `reconcile` does it later
             uploads.delete_old(lease.batch_id)
+    if ends and purpose.is_clinical:
+        with suppress(SQLAlchemyError):  # the page counts it when it is asked for
+            _sum_up(lease.batch_id)
     return False
+
+
+def _sum_up(batch_id: uuid.UUID) -> None:
+    """Count what the batch amounts to, that its page need not."""
+    with session_scope() as session:
+        batch = session.get_one(Batch, batch_id)
+        summary.summary(session, batch, thresholds(get_bundle(session, batch.bundle)))
 
 
 def _assign_unread(batch: Batch) -> None:
