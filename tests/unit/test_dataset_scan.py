@@ -45,10 +45,10 @@ def messy(tmp_path_factory):
     """Class folders with one of everything that goes wrong."""
     root = tmp_path_factory.mktemp("messy")
     good = save(root / "hand" / "normal" / "a.png", phantom(1))
-    save(root / "hand" / "fractured" / "b.png", phantom(12))
+    save(root / "hand" / "fractured" / "b.png", phantom(2))
     save(root / "leg" / "fractured" / "c.png", phantom(4, "leg"))
     shutil.copy(good, root / "hand" / "fractured" / "same bytes.png")
-    save(root / "hand" / "fractured" / "again.jpg", cv2.resize(phantom(12), None, fx=0.9, fy=0.9), 1, 70)
+    save(root / "hand" / "fractured" / "again.jpg", cv2.resize(phantom(2), None, fx=0.9, fy=0.9), 1, 70)
     whole = save(root / "hand" / "normal" / "whole.jpg", phantom(3)).read_bytes()
     (root / "hand" / "normal" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (root / "hand" / "normal" / "no picture.png").write_bytes(b"x" * 99)
