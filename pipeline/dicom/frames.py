@@ -132,13 +132,15 @@ def stored_values(value: bytes, coded_as: str, clean: Dataset) -> Decoded:
         steps += frame.steps
         if frame.damaged or tell_damage(codecs.heard(), frame.kept or b""):
             flags = (Reason.DAMAGED_PICTURE_DATA,)
-        if stream.syntax == RLE and values.ndim == 2 and values.dtype == np.uint16:
+        low = clean.HighBit == clean.BitsStored - 1  # stored bits begin at the lowest
+        if stream.syntax == RLE and low and values.ndim == 2 and values.dtype == np.uint16:
             # some writers put the low bytes first
             signed = clean.PixelRepresentation == 1
             values, odd, more = put_right(values, clean.BitsStored, signed=signed, grey=True)
             frame = replace(frame, steps=(*frame.steps, *more))
             flags, steps = flags + (odd if more else ()), steps + more
-        if _believe_depth(values, frame.precision, clean):
+        # RLE codes words, and knows nothing of what is stored in them
+        if (low or stream.syntax != RLE) and _believe_depth(values, frame.precision, clean):
             steps.append(RenderingStep(RenderingCode.DEPTH_FROM_STREAM, str(frame.precision)))
             flags += (Reason.HEADER_CONTRADICTS_PICTURE,)
         stated = clean.PixelRepresentation == 1

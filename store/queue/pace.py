@@ -89,9 +89,14 @@ def _left_in_queue(known: Sequence[Mark], now: Mark, total: int, queue: Sequence
     chunk = next(mark for mark in [*known, now] if moved(mark) >= so_far)
     steps = len({moved(mark) for mark in before if mark.at >= begin.at})
     waited, step = now.at - chunk.at, (chunk.at - begin.at) / steps
-    until = chunk if waited <= 2 * step else now  # nothing for so long: the pace is another one now
-    left = (total * len(going) - so_far) * (until.at - begin.at) / (so_far - moved(begin))
-    return max(0.0, left - (now.at - until.at))
+    progress, rest = so_far - moved(begin), total * len(going) - so_far
+    at_this_pace = rest * (chunk.at - begin.at) / progress
+    if waited <= step:
+        left = at_this_pace - waited
+    else:  # the next chunk is late: the pace is what it would be if that came now
+        due = progress / steps
+        left = max(0.0, rest - due) * (now.at - begin.at) / (progress + due)
+    return max(left, min(step, at_this_pace) / 4)  # something is left
 
 
 def batch_seconds_left(session: Session, batch: Batch) -> float | None:
@@ -102,11 +107,9 @@ def batch_seconds_left(session: Session, batch: Batch) -> float | None:
     marks = [Mark(row.at.timestamp(), tuple(row.passed)) for row in rows]
     passed = [int(getattr(batch, f"s_{stage.value}")) for stage in STAGES]
     unread = batch.n_rejected + batch.n_failed + batch.n_cancelled
-    now = Mark(batch.rate_at.timestamp(), tuple(passed_by_work(passed, unread)))
-    left = seconds_left(marks, now, batch.n_total - unread)
-    if left is None:
-        return None
-    return max(0.0, left - (datetime.now(UTC) - batch.rate_at).total_seconds())
+    latest = Mark(batch.rate_at.timestamp(), tuple(passed_by_work(passed, unread)))
+    now = Mark(max(datetime.now(UTC).timestamp(), latest.at), latest.passed)
+    return seconds_left([*marks, latest], now, batch.n_total - unread)
 
 
 def forget_marks(session: Session, batch: Batch) -> None:

@@ -195,6 +195,17 @@ def test_swapped_bytes_are_put_right_and_flagged(film, shown):
     assert RenderingCode.BYTES_SWAPPED in codes(result)
 
 
+def test_bytes_of_a_picture_that_is_stored_high_are_left_as_they_are(film):
+    """Eight bits that matter, in the upper byte of words: no writer put the low bytes first."""
+    high = (film // 16 << 8).astype(np.uint16)
+    coded = rle_frame(packed_bits((high >> 8).astype(np.uint8)), packed_bits((high & 255).astype(np.uint8)))
+    for frame in (None, coded):
+        syntax = ExplicitVRLittleEndian if frame is None else RLELossless
+        result = read(make_dicom(high, syntax, coded=frame, BitsStored=12, HighBit=15, **WINDOW))
+        assert RenderingCode.BYTES_SWAPPED not in codes(result)
+        assert Reason.HEADER_CONTRADICTS_PICTURE not in result.flags
+
+
 def test_native_values_beyond_the_stored_bits_are_masked_and_flagged(film):
     result = read(make_dicom(film * 16 + 7, **WINDOW))
     assert Reason.HEADER_CONTRADICTS_PICTURE in result.flags

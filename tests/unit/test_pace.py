@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from bench.pace import read_runs
@@ -114,11 +116,22 @@ def test_a_stage_that_waited_for_its_worker_is_not_slow_for_that() -> None:
     assert all(left == pytest.approx(true, rel=0.25, abs=2) for left, true in told)
 
 
+def test_a_late_chunk_is_waited_for_without_a_jump() -> None:
+    """Chunks came every 10 s, and the next takes a minute: something is left, and nothing jumps."""
+    marks = [Mark(10.0, (16, 16, 16, 16, 16)), Mark(20.0, (32, 32, 32, 32, 32))]
+    for total, slowest in ((48, 2.5), (64, 36.0)):
+        told = [seconds_left(marks, Mark(at, marks[-1].passed), total) for at in range(21, 80)]
+        assert None not in told
+        assert all(left and left > 0 for left in told)
+        assert all(abs(b - a) <= 2.0 for a, b in pairwise(told)), told  # type: ignore[operator]
+        assert max(told[10:]) <= slowest  # type: ignore[type-var,operator]
+
+
 @pytest.mark.parametrize(
     ("name", "off"), [("the first 60 of a fresh server", 0.25), ("120 without reports", 0.5)]
 )
 def test_real_runs(name: str, off: float) -> None:
-    """The two recorded runs in which the machine was not taken away by others half way; see `bench.pace`."""
+    """Two of the recorded runs, by their first estimate; `bench.pace` prints all: others are further off."""
     run = next(run for run in read_runs() if run.name == name)
     told = next((left, true) for share, left, true in run.estimates() if share >= 0.1 and left is not None)
     assert told[0] == pytest.approx(told[1], rel=off)
