@@ -39,7 +39,7 @@ from tests.running import (
     wait_for,
     wait_until_ended,
 )
-from tests.web.asking import Asker
+from tests.web.asking import Asker, ClosingClient
 from web.factory import create_app
 
 
@@ -48,7 +48,9 @@ def ask(site_id: uuid.UUID) -> Asker:
     with session_scope() as session:
         admin = session.scalars(select(User)).one()
         key = accounts.create_api_key(session, admin, "tests")[1]
-    return Asker(create_app().test_client(use_cookies=False), key)
+    app = create_app()
+    app.test_client_class = ClosingClient
+    return Asker(app.test_client(use_cookies=False), key)
 
 
 def assert_refused(answer: Any) -> None:

@@ -597,7 +597,7 @@ def test_bone_that_is_saturated_at_the_padding_value_stays_white(film):
     result = read(make_dicom(bright, PixelPaddingValue=4095, **WINDOW))
     assert RenderingCode.PADDING_IGNORED in codes(result)
     assert set(result.pixels[bright == 4095]) == {255}
-    for values, stated in ((np.pad(film, 20, constant_values=63536), -2000), (np.pad(film, 20), 0)):
+    for values, stated in ((np.pad(film, 20, constant_values=63536), -2000), (np.pad(film + 1000, 20), 0)):
         data = make_dicom(values.astype(np.uint16), bits=16)
         raw = pydicom.dcmread(io.BytesIO(data))
         raw.add_new("PixelPaddingValue", "SS", stated)  # a sign that the values do not have

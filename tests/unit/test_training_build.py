@@ -15,7 +15,7 @@ from training.experiment import OTHER, Experiment, NetworkPlan
 from training.fit import Schedule
 
 QUICK = Schedule(1, 64, rate=1e-3, batch=16, average=0.5)
-LONGER = Schedule(6, 160, rate=2e-3, batch=16, average=0.5)
+LONGER = Schedule(12, 160, rate=2e-3, batch=16, average=0.5)
 EXPERIMENT = Experiment(
     name="small",
     split=Path(__file__).parent / "split.csv",
