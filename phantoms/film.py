@@ -35,7 +35,7 @@ from phantoms.anatomy_arm import ARM_BUILDERS
 _BUILDERS = {**BUILDERS, **ARM_BUILDERS, **LEG_BUILDERS}
 REGIONS: tuple[str, ...] = tuple(_BUILDERS)
 #: What is kept of made phantoms is named by it: the same seeds gave other pictures before.
-VERSION = 2
+VERSION = 3
 
 # linear attenuation per mm at the effective energy of a 55-70 kVp beam; those of bone are in excess of muscle
 _MU_MUSCLE = 0.0215
