@@ -58,26 +58,23 @@ class Format(StrEnum):
     @property
     def words(self) -> str:
         """Return what the page calls it."""
-        return {
-            "zip": "ZIP: tables, reports, pictures",
-            "xlsx": "Excel table",
-            "csv": "CSV table",
-            "jsonl": "JSON Lines table",
-            "parquet": "Parquet table",
-            "pdf": "One PDF with all reports of a batch",
-        }[self.value]
+        return _FORMATS[self][0]
 
     @property
     def media_type(self) -> str:
         """Return the file's media type."""
-        return {
-            "csv": "text/csv; charset=utf-8",
-            "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-            "jsonl": "application/jsonl; charset=utf-8",
-            "parquet": "application/vnd.apache.parquet",
-            "zip": "application/zip",
-            "pdf": "application/pdf",
-        }[self.value]
+        return _FORMATS[self][1]
+
+
+#: What the page calls each kind of file, and its media type.
+_FORMATS = {
+    Format.ZIP: ("ZIP: tables, reports, pictures", "application/zip"),
+    Format.XLSX: ("Excel table", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
+    Format.CSV: ("CSV table", "text/csv; charset=utf-8"),
+    Format.JSONL: ("JSON Lines table", "application/jsonl; charset=utf-8"),
+    Format.PARQUET: ("Parquet table", "application/vnd.apache.parquet"),
+    Format.PDF: ("One PDF with all reports of a batch", "application/pdf"),
+}
 
 
 class Part(StrEnum):
