@@ -14,7 +14,7 @@ from cli.output import open_console, print_rows
 from vocabulary.states import Triage
 
 if TYPE_CHECKING:
-    from store.results.delivery_tables import Destination
+    from store.outgoing.delivery_tables import Destination
 
 KINDS = click.Choice(["sc", "summary", "sr", "signed", "pdf"])
 TRIAGE = click.Choice([triage.value for triage in Triage])
@@ -32,7 +32,7 @@ def destinations(ctx: click.Context, home: Path | None, site: str | None) -> Non
 
 def _list_destinations(home: Path | None, name: str | None) -> None:
     with on_site(home, name) as (session, site):
-        from store.results import deliveries
+        from store.outgoing import deliveries
 
         rows = [
             (
@@ -94,8 +94,8 @@ def add_destination(
 ) -> None:
     """Send a site's results to an archive: host:port with AE titles, or the address of a service."""
     with on_site(home, site) as (session, found):
-        from store.results import deliveries
-        from store.results.deliveries import ObjectKind, Protocol
+        from store.outgoing import deliveries
+        from store.outgoing.deliveries import ObjectKind, Protocol
         from vocabulary.states import Triage
 
         deliveries.add_destination(
@@ -126,7 +126,7 @@ def test_destination(name: str, home: Path | None, site: str | None) -> None:
     from settings import get_settings
 
     with on_site(home, site) as (session, found):
-        from store.results import deliveries
+        from store.outgoing import deliveries
 
         peer = peer_of(deliveries.get_destination(session, found.id, name), get_settings())
     try:
@@ -143,7 +143,7 @@ def test_destination(name: str, home: Path | None, site: str | None) -> None:
 def remove_destination(name: str, home: Path | None, site: str | None) -> None:
     """Send nothing more to an archive."""
     with on_site(home, site) as (session, found):
-        from store.results import deliveries
+        from store.outgoing import deliveries
 
         deliveries.remove_destination(session, deliveries.get_destination(session, found.id, name))
     click.echo(f"Nothing more goes to {name}.")
@@ -156,7 +156,7 @@ def remove_destination(name: str, home: Path | None, site: str | None) -> None:
 def resume_destination(name: str, home: Path | None, site: str | None) -> None:
     """Let an archive that refused us for good have what waits for it."""
     with on_site(home, site) as (session, found):
-        from store.results import deliveries
+        from store.outgoing import deliveries
 
         deliveries.resume(session, deliveries.get_destination(session, found.id, name))
     click.echo(f"What waits for {name} goes there.")
@@ -174,7 +174,7 @@ def deliveries_group(ctx: click.Context, state: str | None, home: Path | None, s
 
 def _list_deliveries(home: Path | None, name: str | None, state: str | None) -> None:
     with on_site(home, name) as (session, site):
-        from store.results import deliveries
+        from store.outgoing import deliveries
 
         counts = deliveries.count(session, site.id)
         rows = [
@@ -201,7 +201,7 @@ def _list_deliveries(home: Path | None, name: str | None, state: str | None) -> 
 def retry(delivery: uuid.UUID, home: Path | None, site: str | None) -> None:
     """Send an object again that failed, was held, or suppressed."""
     with on_site(home, site) as (session, found):
-        from store.results import deliveries
+        from store.outgoing import deliveries
 
         deliveries.retry(session, deliveries.get_delivery(session, found.id, delivery))
     click.echo("It is sent again.")
@@ -214,7 +214,7 @@ def retry(delivery: uuid.UUID, home: Path | None, site: str | None) -> None:
 def suppress(delivery: uuid.UUID, home: Path | None, site: str | None) -> None:
     """Never send an object that has not been sent."""
     with on_site(home, site) as (session, found):
-        from store.results import deliveries
+        from store.outgoing import deliveries
 
         deliveries.suppress(session, deliveries.get_delivery(session, found.id, delivery))
     click.echo("It is not sent.")

@@ -27,14 +27,14 @@ from store.base.session import session_scope
 from store.base.tables import Bundle, Finding, Image, Site, Study, StudyFinding
 from store.intake import received
 from store.intake.envelopes import Binding, EnvelopeUnreadable
-from store.operations import notices
+from store.outgoing import deliveries, notices
+from store.outgoing.deliveries import ENDED, DeliveryState, ObjectKind
+from store.outgoing.delivery_tables import Delivery, Destination
 from store.queue import resting, work
 from store.queue.work import Lease
 from store.reading import studies
 from store.reading.review_tables import Review
-from store.results import deliveries, fhir_resources
-from store.results.deliveries import ENDED, DeliveryState, ObjectKind
-from store.results.delivery_tables import Delivery, Destination
+from store.results import fhir_resources
 from vocabulary.dicom import COMPREHENSIVE_3D_SR, derived_uid
 from vocabulary.states import Answer as ReadersAnswer
 from vocabulary.states import Triage

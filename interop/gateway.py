@@ -34,7 +34,7 @@ from store.base.session import session_scope
 from store.intake import received
 from store.intake.gateway_peers import CalledUnknown, Caller, CallingUnknown, admit
 from store.intake.received import ObjectRefused, Source
-from store.results import deliveries
+from store.outgoing import deliveries
 from vocabulary.dicom import IMPLEMENTATION_UID
 
 log = logging.getLogger("fractureai.gateway")

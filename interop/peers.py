@@ -28,8 +28,8 @@ from interop.listener import bound_pdus, close_surely
 from interop.quiet import quieten
 from settings import Settings
 from store.base.deadline import Deadline
-from store.results.deliveries import Protocol, authorization_of
-from store.results.delivery_tables import Destination
+from store.outgoing.deliveries import Protocol, authorization_of
+from store.outgoing.delivery_tables import Destination
 from vocabulary.dicom import IMPLEMENTATION_UID
 
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"

@@ -10,13 +10,14 @@ from store.base.advisory_locks import AdvisoryLock, wait_for_lock
 from store.base.database_roles import grant_application
 from store.base.session import own_connection
 from store.base.tables import Base
+from store.bundles.bundle_tables import Promotion  # noqa: F401 - its tables belong to Base
 from store.intake.gateway_tables import GatewaySite  # noqa: F401 - its tables belong to Base
 from store.intake.poll_sources import PollSource  # noqa: F401 - its tables belong to Base
 from store.operations.drift_tables import DriftDay  # noqa: F401 - its tables belong to Base
+from store.outgoing.delivery_tables import Delivery  # noqa: F401 - its tables belong to Base
 from store.reading.review_tables import Review  # noqa: F401 - its table belongs to Base
 from store.reading.worklist_tables import WorklistRow  # noqa: F401 - its tables belong to Base
 from store.research.research_tables import Dataset  # noqa: F401 - its tables belong to Base
-from store.results.delivery_tables import Delivery  # noqa: F401 - its tables belong to Base
 
 #: How long a change of a table waits for those who use it: they wait behind it for as long.
 LOCK_TIMEOUT = "20s"

@@ -24,9 +24,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from settings import VERSION, SettingsError, get_settings, start_log
+from store.base import event_counts
 from store.base.session import session_scope
 from store.base.tables import Worker
-from store.operations import monitoring
 from store.queue.broker import TRANSPORT, Dropped
 from store.queue.dispatch import MESSAGE_PRIORITY, broker_options
 from vocabulary.states import Stage
@@ -119,7 +119,7 @@ class HeartBeat(threading.Thread):
                         )
                     )
                     if dropped:
-                        monitoring.count_event(session, monitoring.DROPPED_MESSAGES, dropped)
+                        event_counts.count_event(session, event_counts.DROPPED_MESSAGES, dropped)
                 dropped = 0
             except SQLAlchemyError as error:
                 log.warning("no heart-beat: the database does not answer (%s)", type(error).__name__)

@@ -29,13 +29,14 @@ from store.base.session import own_connection, session_scope
 from store.base.tables import ENDED_WORK, Batch, SignInToken, UserSession, Work, Worker
 from store.intake import batch_end, batches, received, uploads
 from store.intake.gateway_tables import ReceivedStudy
-from store.operations import drift, monitoring, notices, retention
+from store.operations import drift, monitoring, retention
 from store.operations.monitoring import Step
+from store.outgoing import deliveries, notices
 from store.queue import work
 from store.queue.dispatch import dispatch
 from store.reading import full_depth, worklist
 from store.research import run_deletion
-from store.results import deliveries, exports
+from store.results import exports
 from vocabulary.states import BatchStatus
 from worker.flow import describe
 

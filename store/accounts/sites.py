@@ -46,6 +46,15 @@ def bootstrap(session: Session, site_name: str, email: str) -> tuple[Site, User,
     return site, admin, created
 
 
+def lock_site(session: Session, site_id: uuid.UUID) -> Site:
+    """Lock a site's row until the transaction ends: whoever counts against a limit goes one after another.
+
+    Rows that name the site can still be written meanwhile.
+    """
+    query = select(Site).where(Site.id == site_id).with_for_update(key_share=True)
+    return session.scalars(query.execution_options(populate_existing=True)).one()
+
+
 def set_time_zone(session: Session, site: Site, zone: str | None, *, by: uuid.UUID | None = None) -> None:
     """Set the zone of a site's times and days (None: UTC); a change is audited."""
     if site.time_zone != zone:

@@ -803,7 +803,7 @@ class Maintenance(Base):
 
 
 class EventCount(Base):
-    """How often something happened that must not go unnoticed; see `store.operations.monitoring`."""
+    """How often something happened that must not go unnoticed; see `store.base.event_counts`."""
 
     __tablename__ = "event_counts"
     name: Mapped[str] = mapped_column(primary_key=True)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from store.base.errors import ServiceError
 from store.base.tables import Site
 from store.bundles import bundles
-from store.research.research_tables import Promotion
+from store.bundles.bundle_tables import Promotion
 
 
 class NothingToRollBack(ServiceError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 
 from sqlalchemy import func, or_, select
@@ -11,10 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from settings import get_settings
+from store.base import event_counts
 from store.base.session import is_unavailable
 from store.base.tables import Batch, Work, WorkKind, WorkState
-from store.operations import monitoring, notices
-from store.research import runs
+from store.outgoing import notices
 from vocabulary.reasons import Reason
 from vocabulary.states import TERMINAL_BATCH_STATUSES, BatchStatus
 
@@ -44,10 +45,20 @@ def end(session: Session, batch: Batch, failure: Reason | None = None) -> None:
     batch.version += 1
 
 
+_receivers: list[Callable[[Session, Batch], None]] = []
+
+
+def on_batch_ended(receive: Callable[[Session, Batch], None]) -> Callable[[Session, Batch], None]:
+    """Have a function called in the transaction that ends a batch; decorates what plugs in from above."""
+    _receivers.append(receive)
+    return receive
+
+
 def announce(session: Session, batch: Batch) -> None:
-    """Queue what follows a batch's end: notices, a run's evaluation, the shadow bundle's look."""
+    """Queue what follows a batch's end: notices, and what has plugged in."""
     notices.finished_batch(session, batch)
-    runs.after_batch(session, batch)
+    for receive in _receivers:
+        receive(session, batch)
 
 
 def is_ended(batch: Batch, round_: int) -> bool:
@@ -86,7 +97,7 @@ def give_up(session: Session, limit: int = 100) -> list[uuid.UUID]:
         if not is_ended(batch, unit.round):
             continue
         end(session, batch, failure)
-        monitoring.count_event(session, monitoring.BATCHES_GIVEN_UP)
+        event_counts.count_event(session, event_counts.BATCHES_GIVEN_UP)
         session.flush()
         ended.append(batch.id)
         log.error("batch %s is ended without its end's work: %s (%s)", batch.id, failure.value, unit.error)

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Row, Select, Text, and_, func, or_, select, text, update
+from sqlalchemy import Text, func, or_, select, text, update
 from sqlalchemy import column as column_of
 from sqlalchemy import values as values_of
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from settings import get_settings
 from store.base.errors import (
@@ -25,18 +25,15 @@ from store.base.errors import (
     UploadsDeleted,
     WrongState,
 )
-from store.base.paging import Keyset, Page, moment, whole
+from store.base.paging import Keyset, Page, moment
 from store.base.tables import (
     Batch,
     BatchReason,
     Bundle,
-    Finding,
     Image,
     ManifestLine,
     Priority,
     Site,
-    Study,
-    StudyFinding,
     Work,
     WorkState,
 )
@@ -80,16 +77,6 @@ class ManifestRow:
     view: str = ""
     laterality: str = ""
     priority: Priority | None = None
-
-
-@dataclass(frozen=True)
-class ImageRow:
-    """An image with its study, its finding and the study's latest finding, where there are any."""
-
-    image: Image
-    study: Study | None
-    finding: Finding | None
-    study_finding: StudyFinding | None
 
 
 def incoming_of(batch_id: uuid.UUID) -> str:
@@ -177,7 +164,6 @@ def get_batch(session: Session, site_id: uuid.UUID, batch_id: uuid.UUID, *, lock
 
 
 _BY_CREATION = Keyset((Batch.created_at, Batch.id), (moment, uuid.UUID), descending=True)
-_BY_ARRIVAL = Keyset((Image.seq,), (whole(64),))
 
 
 def list_batches(
@@ -700,72 +686,3 @@ def retry(
     counters.apply(session, batch.id, delta)
     session.refresh(batch)
     return batch
-
-
-# images
-
-
-def _image_rows(site_id: uuid.UUID) -> Select[Image, Study, Finding, StudyFinding]:
-    latest = aliased(StudyFinding)
-    newest = (
-        select(func.max(latest.version))
-        .where(latest.study_id == StudyFinding.study_id, latest.bundle == StudyFinding.bundle)
-        .correlate(StudyFinding)
-        .scalar_subquery()
-    )
-    return (
-        select(Image, Study, Finding, StudyFinding)
-        .join(Batch, Batch.id == Image.batch_id)
-        .outerjoin(Study, Study.id == Image.study_id)
-        .outerjoin(Finding, Finding.id == Image.finding_id)
-        .outerjoin(
-            StudyFinding,
-            and_(
-                StudyFinding.study_id == Image.study_id,
-                StudyFinding.bundle == Batch.bundle,
-                StudyFinding.version == newest,
-            ),
-        )
-        .where(Image.site_id == site_id, Batch.run_id.is_(None))
-    )
-
-
-def _image_row(row: Row[Image, Study, Finding, StudyFinding]) -> ImageRow:
-    image, study, finding, study_finding = row
-    return ImageRow(image, study, finding, study_finding)
-
-
-def list_images(
-    session: Session,
-    site_id: uuid.UUID,
-    batch_id: uuid.UUID,
-    *,
-    status: str | None = None,
-    triage: str | None = None,
-    region: str | None = None,
-    cursor: str | None = None,
-    limit: int = 100,
-) -> Page[ImageRow]:
-    """Return a batch's images in the order of their arrival. Raises `NotFound`, `InvalidCursor`."""
-    get_batch(session, site_id, batch_id)
-    query = _image_rows(site_id).where(Image.batch_id == batch_id)
-    for column, value in ((Image.status, status), (Image.triage, triage), (Image.region, region)):
-        if value is not None:
-            query = query.where(column == value)
-    rows = session.execute(_BY_ARRIVAL.after(query, cursor).limit(limit + 1))
-    return _BY_ARRIVAL.page(map(_image_row, rows), limit, lambda row: row.image)
-
-
-def get_image(session: Session, site_id: uuid.UUID, image_id: uuid.UUID) -> ImageRow:
-    """Return one image of the site. Raises `NotFound`."""
-    row = session.execute(_image_rows(site_id).where(Image.id == image_id)).first()
-    if row is None:
-        raise NotFound
-    return _image_row(row)
-
-
-def get_images(session: Session, site_id: uuid.UUID, ids: Collection[uuid.UUID]) -> list[ImageRow]:
-    """Return images of one study of the site in the order of their numbers."""
-    rows = [_image_row(row) for row in session.execute(_image_rows(site_id).where(Image.id.in_(ids)))]
-    place = studies.numbers(row.image for row in rows)
-    return sorted(rows, key=lambda row: place[row.image.id])

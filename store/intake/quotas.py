@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from settings import get_settings
+from store.accounts.sites import lock_site
 from store.base.errors import QuotaExceeded
 from store.base.tables import Batch, Site, Upload
 from vocabulary.states import BatchStatus
@@ -20,15 +21,6 @@ class Quota:
 
     used: int
     limit: int | None
-
-
-def lock_site(session: Session, site_id: uuid.UUID) -> Site:
-    """Lock a site's row until the transaction ends: whoever counts against a limit goes one after another.
-
-    Rows that name the site can still be written meanwhile.
-    """
-    query = select(Site).where(Site.id == site_id).with_for_update(key_share=True)
-    return session.scalars(query.execution_options(populate_existing=True)).one()
 
 
 def _limit(session: Session, site_id: uuid.UUID) -> int | None:

@@ -32,6 +32,7 @@ from pipeline.dicom.elements import (
     read_header,
 )
 from settings import get_settings
+from store.base import event_counts
 from store.base.blobs import get_blobs
 from store.base.errors import BatchEmpty, BatchNotDraft, NotFound, ServiceError
 from store.base.sealed_blobs import put_sealed
@@ -40,7 +41,6 @@ from store.base.tables import Batch, Image, Priority
 from store.intake import batches
 from store.intake.gateway_tables import GatewaySite, MadeObject, ReceivedObject, ReceivedStudy
 from store.intake.urgent_rules import UrgentRule
-from store.operations import monitoring
 from vocabulary.dicom import MANUFACTURER, TAKEN_CLASSES
 from vocabulary.states import BatchStatus, ImageStatus
 
@@ -154,7 +154,7 @@ def keep(
         raise ObjectRefused(Refusal.MISMATCH)
     with session_scope() as session:
         if _is_made_here(session, source.site_id, found_uid, header.get(MANUFACTURER_TAG, "")):
-            monitoring.count_event(session, OBJECTS_RETURNED)
+            event_counts.count_event(session, OBJECTS_RETURNED)
             return Arrival(Kept.MADE_HERE)
     if found_class not in TAKEN_CLASSES:
         raise ObjectRefused(Refusal.CLASS)
@@ -238,7 +238,7 @@ def _file(item: _Item) -> Arrival:
     sha256 = item.sha256
     with session_scope() as session:
         if _is_known(session, item, sha256):
-            monitoring.count_event(session, OBJECTS_REPEATED)
+            event_counts.count_event(session, OBJECTS_REPEATED)
             return Arrival(Kept.REPEATED)
         study = _open_study(session, item)
         batch_id = study.batch_id
@@ -260,7 +260,7 @@ def _file(item: _Item) -> Arrival:
             _note_object(session, item, sha256, answer.image_id)
     except _CameMeanwhile:
         with session_scope() as session:
-            monitoring.count_event(session, OBJECTS_REPEATED)
+            event_counts.count_event(session, OBJECTS_REPEATED)
         return Arrival(Kept.REPEATED, study.id)
     return Arrival(Kept.NEW, study.id)
 

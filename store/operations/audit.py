@@ -13,11 +13,11 @@ from datetime import date
 from sqlalchemy import Connection, Select, select, text
 from sqlalchemy.orm import Session
 
+from store.base.cells import cell
 from store.base.days import begin_of, end_of
 from store.base.paging import Keyset, Page, moment, whole
 from store.base.session import get_engine
 from store.base.tables import Audit, User
-from store.results.safe_names import cell
 from vocabulary.times import instant
 
 CSV_COLUMNS = ("at", "person", "action", "object_id", "detail", "address", "api_key", "operator")

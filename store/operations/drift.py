@@ -20,8 +20,8 @@ from store.accounts.accounts import write_audit
 from store.base.advisory_locks import AdvisoryLock, wait_for_lock
 from store.base.session import session_scope
 from store.base.tables import Site
+from store.bundles.bundle_tables import Promotion
 from store.operations import drift_statistics as rules
-from store.operations import notices
 from store.operations.drift_statistics import (
     BINS,
     DISTANCE_BINS,
@@ -35,7 +35,7 @@ from store.operations.drift_statistics import (
     Watch,
 )
 from store.operations.drift_tables import Device, DriftAlarm, DriftBaseline, DriftDay
-from store.research.research_tables import Promotion
+from store.outgoing import notices
 
 #: Days that may still change: images end today, and a transaction of yesterday may commit.
 OPEN_DAYS = 2

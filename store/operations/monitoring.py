@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store.base.tables import ENDED_WORK, Batch, EventCount, Maintenance, Work, WorkState
+from store.base.tables import ENDED_WORK, Batch, Maintenance, Work, WorkState
 from store.queue.dispatch import ALL_QUEUES, KIND_QUEUES
 from vocabulary.states import BatchStatus, Stage
 
@@ -43,10 +43,6 @@ class Step(StrEnum):
 BACKUP = "backup"
 #: A step that is done every ten minutes, and has not gone through for so long, is overdue.
 STEP_OVERDUE_SECONDS = 1800.0
-#: Messages of the broker that no worker could read.
-DROPPED_MESSAGES = "dropped_messages"
-#: Batches that were ended though what their end should have written failed each time.
-BATCHES_GIVEN_UP = "batches_given_up"
 
 
 def note_success(session: Session, step: str) -> None:
@@ -135,22 +131,6 @@ def step_problems(session: Session) -> dict[Step, StepProblem]:
         row = rows.get(Step.RECOVER)
         problems[Step.RECOVER] = StepProblem(None, row.succeeded_at if row is not None else None)
     return problems
-
-
-def count_event(session: Session, name: str, n: int = 1) -> None:
-    """Add `n` to the count of an event."""
-    row = insert(EventCount).values(name=name, n=n, last_at=func.clock_timestamp())
-    session.execute(
-        row.on_conflict_do_update(
-            index_elements=["name"],
-            set_={"n": EventCount.n + row.excluded.n, "last_at": row.excluded.last_at},
-        )
-    )
-
-
-def event_counts(session: Session) -> dict[str, int]:
-    """Return how often each event happened."""
-    return {name: n for name, n in session.execute(select(EventCount.name, EventCount.n))}
 
 
 def unavailable_work(session: Session) -> dict[str, tuple[int, float]]:

@@ -18,7 +18,7 @@ from store.base.tables import Batch, Image, Maintenance, NoticeTarget, Worker
 from store.intake.poll_sources import PollSource
 from store.operations import monitoring
 from store.operations.monitoring import QueueDepth, Step, StepProblem
-from store.results.delivery_tables import Destination
+from store.outgoing.delivery_tables import Destination
 from vocabulary.states import ImageStatus
 
 #: A worker that has not said so for this long is not there.

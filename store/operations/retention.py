@@ -40,7 +40,6 @@ from store.base.tables import (
 from store.intake.gateway_tables import ReceivedObject, ReceivedStudy
 from store.operations.fsck import COUNTERS
 from store.reading import studies, worklist
-from store.research.research_tables import Run, RunKind, RunPicture
 from store.results import exports
 from vocabulary.states import TERMINAL_BATCH_STATUSES, BatchStatus
 
@@ -204,23 +203,9 @@ def erase(
     studies.lock_studies(session, study_ids)
     mine = or_(Image.study_id.in_(study_ids), Image.id.in_(loose))
     images = session.scalars(select(Image).where(mine).order_by(Image.id).with_for_update()).all()
-    keys = {
-        key
-        for image in images
-        for key in (
-            image.incoming_key,
-            image.original_key,
-            image.display_key,
-            image.overlay_key,
-            image.heat_key,
-            image.pixels_key,
-            image.envelope_key,
-        )
-    }
-    keys |= set(
-        session.scalars(select(RunPicture.key).where(RunPicture.image_id.in_([image.id for image in images])))
-    )
-    keys |= set(session.scalars(select(StudyFinding.report_key).where(StudyFinding.study_id.in_(study_ids))))
+    keys = [image.incoming_key for image in images]
+    keys += session.scalars(select(StudyFinding.report_key).where(StudyFinding.study_id.in_(study_ids)))
+    folders = [f"images/{site_id}/{image.id}/" for image in images]
     paths = [(image.batch_id, image.path) for image in images]
     lines = [(image.batch_id, image.manifest_path) for image in images if image.manifest_path is not None]
     hashes = {image.sha256 for image in images}
@@ -239,8 +224,11 @@ def erase(
         session.execute(statement.execution_options(synchronize_session=False))
     session.expunge_all()
     _recount(session, sorted({batch_id for batch_id, _ in paths}))
-    for key in sorted(key for key in keys if key):
-        get_blobs().delete(key)
+    blobs = get_blobs()
+    for folder in folders:  # also what a worker wrote and, because of a cancel, never named
+        keys += blobs.keys(folder)
+    for key in filter(None, keys):
+        blobs.delete(key)
     return len(paths)
 
 
@@ -388,9 +376,7 @@ def _strays(
         other.source_key.is_(None),
     )
     same_bytes = Image.sha256.in_(words.hashes) & ~elsewhere
-    trial = exists().where(
-        Batch.id == Image.batch_id, Run.id == Batch.run_id, Run.kind == RunKind.SHADOW.value
-    )
+    trial = Image.source_key.is_not(None)
     stray = or_(
         Image.study_id.is_(None) & (said | same_bytes),
         trial & (said | same_bytes | Image.source_key.in_(words.originals)),
@@ -501,9 +487,6 @@ def erase_studies(
         theirs = ReceivedStudy.study_uid.in_(words.uids) | ReceivedStudy.batch_id.in_(came)
         gone = (ReceivedStudy.site_id == site_id, theirs, ~left)
         session.execute(delete(ReceivedStudy).where(*gone).execution_options(synchronize_session=False))
-        for image_id in {*held, *stray_ids}:  # also what a worker wrote and, because of a cancel, never named
-            for key in list(get_blobs().keys(f"images/{site_id}/{image_id}/")):
-                get_blobs().delete(key)
         worklist.forget_views_of(session, site_id, words.accessions | words.uids)
         for match in matches:
             write_audit(session, site_id, by, "study_erased", match.study.id, images=match.images)

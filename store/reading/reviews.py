@@ -13,6 +13,7 @@ from enum import StrEnum
 from sqlalchemy import Row, Select, case, func, select, update
 from sqlalchemy.orm import Session
 
+from store.base.cells import cell
 from store.base.errors import NotFound, ServiceError
 from store.base.session import get_engine
 from store.base.tables import Batch, Bundle, Image, Priority, StudyFinding, User, Work, WorkKind, WorkState
@@ -23,7 +24,6 @@ from store.reading.review_tables import Review, ReviewWithdrawal, counts
 from store.reading.study_view import StudyReading
 from store.reading.worklist import WAITS_AGAIN, Rank
 from store.reading.worklist_tables import WorklistRow
-from store.results.safe_names import cell
 from vocabulary.states import Answer, Triage
 from vocabulary.times import instant
 

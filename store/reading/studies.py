@@ -16,12 +16,11 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session, aliased
 
 from store.base.tables import Batch, Image, Study, StudyFinding
-from store.operations import notices
+from store.outgoing import deliveries, notices
 from store.queue import counters
 from store.reading import worklist
 from store.reading.review_tables import Review
 from store.reading.worklist_tables import WorklistRow
-from store.results import deliveries
 from vocabulary.reasons import Reason
 from vocabulary.states import TERMINAL_IMAGE_STATUSES, ImageStatus, Stage, Triage
 

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from store.base.errors import NotFound
 from store.base.tables import Batch, Bundle, Finding, Image, Study, StudyFinding
 from store.bundles.bundles import get_bundle
-from store.intake.batches import ImageRow, get_images
 from store.reading import studies
+from store.reading.images import ImageRow, get_images
 from store.reading.worklist_tables import WorklistRow
 from vocabulary.states import ImageStatus, Triage
 from vocabulary.words import worst_of

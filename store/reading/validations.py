@@ -14,7 +14,7 @@ from store.accounts.accounts import write_audit
 from store.base.errors import NotFound, ServiceError
 from store.base.tables import Bundle
 from store.bundles import bundles
-from store.research.research_tables import PartValidation
+from store.bundles.bundle_tables import PartValidation
 
 
 class NegativeNotEarned(ServiceError):

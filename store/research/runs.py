@@ -15,6 +15,7 @@ from store.base.advisory_locks import AdvisoryLock, wait_for_lock
 from store.base.errors import NotFound, ServiceError, UnknownBundle, WrongState
 from store.base.tables import Batch, Bundle, Image, Priority, Site, WorkKind
 from store.intake import batches
+from store.intake.batch_end import on_batch_ended
 from store.queue import counters, work
 from store.research.research_tables import (
     Comparison,
@@ -289,6 +290,7 @@ def count_passes(session: Session, run_id: uuid.UUID, *, classified: int = 0, de
 # evaluations
 
 
+@on_batch_ended
 def after_batch(session: Session, batch: Batch) -> None:
     """When a batch has ended: evaluate its run, or let the shadow bundle look at clinical images."""
     if batch.run_id is None:

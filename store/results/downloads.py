@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from settings import VERSION
 from store.base.blobs import get_blobs
+from store.base.cells import cell
 from store.base.errors import BlobMissing
 from store.base.session import get_engine
 from store.base.tables import Batch, Bundle
@@ -34,7 +35,6 @@ from store.results.results import (
     Selection,
     iter_lines,
 )
-from store.results.safe_names import cell
 from store.results.zips import PIECE, Sink, ZipStream, file_pieces
 from vocabulary.states import TERMINAL_BATCH_STATUSES, Triage
 from vocabulary.times import instant

@@ -12,6 +12,7 @@ from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from settings import get_settings
+from store.accounts.sites import lock_site
 from store.base.blobs import get_blobs
 from store.base.errors import (
     DownloadTooLarge,
@@ -23,7 +24,7 @@ from store.base.errors import (
 )
 from store.base.session import session_scope
 from store.base.tables import ENDED_WORK, Batch, Export, Image, Priority, Work, WorkKind, WorkState
-from store.intake import batches, quotas
+from store.intake import batches
 from store.queue import work
 from store.queue.work import Lease
 from store.results import results
@@ -121,7 +122,7 @@ def create(session: Session, request: ExportRequest, user_id: uuid.UUID | None) 
     """
     check_batch(session, request)
     site_id = request.selection.site_id
-    quotas.lock_site(session, site_id)  # two requests at once do not both find the last place free
+    lock_site(session, site_id)  # two requests at once do not both find the last place free
     waiting = select(func.count()).where(
         Work.site_id == site_id, Work.kind == WorkKind.EXPORT, Work.state.not_in(ENDED_WORK)
     )

@@ -1,4 +1,4 @@
-"""What makes downloads safe to open: cells that no spreadsheet runs, names that every system unpacks."""
+"""Names of the files in a download, which every operating system unpacks."""
 
 from __future__ import annotations
 
@@ -6,45 +6,13 @@ import hashlib
 import re
 import unicodedata
 
-from store.intake.batches import ImageRow
-from vocabulary.reasons import Reason
-
 _SUFFIXES = re.compile(r"\.(png|jpe?g|tiff?|webp|dcm|dicom|dic|ima)$", re.IGNORECASE)
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\..*)?$", re.IGNORECASE)
 #: What Windows forbids, control characters, and those that turn the direction of a line.
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069<>:"|?*]')
 #: Folders that are called as a member of another image would be.
 _LIKE_A_MEMBER = re.compile(r"\.(?=(jpg|pdf|png|tiff?|webp|dcm|bin)$)", re.IGNORECASE)
-# A cell also begins behind what separates cells in other countries' programs, which know no quotes there.
-_BEGINS = r"(?:^|(?<=[;\t\r\n]))"
-_FORMULA = re.compile(_BEGINS + r"(?='*[=+\-@＝＋－＠\t\r\n])")
-_ESCAPED = re.compile(_BEGINS + r"'(?='*[=+\-@＝＋－＠\t\r\n])")
 _MAX_PART, _MAX_STEM = 80, 180
-
-
-# words and cells
-
-
-def reason_of(row: ImageRow) -> Reason | None:
-    """Return why an image was refused, failed or not read."""
-    return Reason(row.image.reason) if row.image.reason else None
-
-
-def cell(text: str) -> str:
-    """Make a text harmless in a spreadsheet: what a formula could start with gets an apostrophe before it.
-
-    Texts that start with apostrophes before such a sign get one more, so that removing one always gives the
-    text back (`uncell`). Ordinary names are not touched.
-    """
-    return _FORMULA.sub("'", text)
-
-
-def uncell(text: str) -> str:
-    """Undo `cell`."""
-    return _ESCAPED.sub("", text)
-
-
-# names inside the archive
 
 
 def _part(text: str) -> str:

@@ -22,6 +22,7 @@ from store.base.tables import Batch, Image, Priority, Work, WorkState
 from store.intake import batches
 from store.intake.batches import ManifestRow, NewFile
 from store.queue import work
+from store.reading import images
 from store.results.results import Selection, iter_rows
 from tests.db.conftest import make_site, new_files, submitted
 from vocabulary.reasons import Reason
@@ -117,7 +118,7 @@ def test_what_cannot_be_done_says_so(site: uuid.UUID) -> None:
             (lambda: batches.submit(session, empty.id, site), BatchEmpty),
             (lambda: batches.pause(session, empty.id, site), WrongState),
             (lambda: batches.retry(session, batch.id, site), WrongState),
-            (lambda: batches.list_images(session, site, batch.id, cursor="!"), InvalidCursor),
+            (lambda: images.list_images(session, site, batch.id, cursor="!"), InvalidCursor),
             (lambda: batches.list_batches(session, site, cursor="WyJhIl0"), InvalidCursor),
         ):
             with pytest.raises(error):
@@ -130,7 +131,7 @@ def test_pages_cover_everything_once(site: uuid.UUID) -> None:
     cursor = None
     while True:
         with session_scope() as session:
-            page = batches.list_images(session, site, batch.id, cursor=cursor, limit=10)
+            page = images.list_images(session, site, batch.id, cursor=cursor, limit=10)
         seen += [row.image.path for row in page.items]
         cursor = page.next_cursor
         if cursor is None:

@@ -16,9 +16,10 @@ from store.base.session import get_engine, session_scope
 from store.base.tables import Batch, Bundle, Finding, Image, Notice, Site
 from store.bundles import promotions
 from store.intake import batches
-from store.operations import drift, notices
+from store.operations import drift
 from store.operations.drift_statistics import BINS, DISTANCE_BINS, Counts, total
 from store.operations.drift_tables import Device, DriftAlarm, DriftBaseline, DriftDay
+from store.outgoing import notices
 from tests.db.conftest import make_site, new_files
 from tests.reading import read_batch
 

@@ -16,10 +16,10 @@ from store.base.session import session_scope
 from store.base.tables import Image, StudyFinding, Work, WorkKind
 from store.intake import batches, envelopes
 from store.intake.envelopes import Binding, EnvelopeUnreadable
+from store.outgoing import deliveries
+from store.outgoing.deliveries import DeliveryState, Protocol
+from store.outgoing.delivery_tables import Delivery
 from store.queue import work
-from store.results import deliveries
-from store.results.deliveries import DeliveryState, Protocol
-from store.results.delivery_tables import Delivery
 from tests.db.conftest import new_files
 from tests.reading import read_batch
 

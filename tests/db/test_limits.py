@@ -14,8 +14,8 @@ from settings import get_settings
 from store.accounts import accounts
 from store.base.errors import ServiceError
 from store.base.session import session_scope
-from store.operations import notices
-from store.operations.notices import MAX_TARGETS, Channel
+from store.outgoing import notices
+from store.outgoing.notices import MAX_TARGETS, Channel
 from store.reading import worklist
 from store.reading.worklist import MAX_VIEWS
 from store.results import exports

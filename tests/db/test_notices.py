@@ -26,8 +26,8 @@ from settings import get_settings
 from store.base.session import session_scope
 from store.base.tables import Batch, Image, Notice, NoticeTarget, StudyFinding, Work, WorkKind, WorkState
 from store.intake import batches
-from store.operations import notices
-from store.operations.notices import Channel, Event
+from store.outgoing import notices
+from store.outgoing.notices import Channel, Event
 from store.queue import dispatch, work
 from store.reading.studies import NewFinding, assign, save_findings, study_states
 from tests.db.conftest import new_files

@@ -14,7 +14,7 @@ from store.base.session import session_scope
 from store.base.tables import Batch, Priority, Site, Work
 from store.intake import batches, quotas
 from store.queue import dispatch
-from store.reading import worklist
+from store.reading import images, worklist
 from store.research import datasets, runs
 from store.research.datasets import NewImage, ScanResult
 from store.research.research_tables import Run
@@ -76,7 +76,7 @@ def test_no_clinical_list_shows_a_run(site):
         with pytest.raises(NotFound):
             batches.get_batch(session, site, run.batch_id)
         with pytest.raises(NotFound):
-            batches.list_images(session, site, run.batch_id)
+            images.list_images(session, site, run.batch_id)
         assert results.count(session, results.Selection(site)) == 0
         assert quotas.quota(session, site).used == 0
         assert session.get_one(Batch, run.batch_id).promoted is False

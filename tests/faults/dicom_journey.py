@@ -92,8 +92,8 @@ def set_up(world: World) -> None:
     from interop.private_keys import make_key_pair
     from store.base.session import session_scope
     from store.intake import envelopes, gateway_peers
-    from store.results import deliveries
-    from store.results.deliveries import Protocol
+    from store.outgoing import deliveries
+    from store.outgoing.deliveries import Protocol
 
     site = uuid.UUID(world.known["site"])
     with session_scope() as session:
@@ -164,7 +164,7 @@ def check(world: World, done: str) -> None:
     from store.base.session import session_scope
     from store.base.tables import Image
     from store.intake.gateway_tables import ReceivedObject, ReceivedStudy
-    from store.results.delivery_tables import Delivery
+    from store.outgoing.delivery_tables import Delivery
 
     kept = [path.name.partition("-")[0] for path in world.archive.iterdir()]
     assert len(kept) == len(set(kept)), "one object came with other bytes"

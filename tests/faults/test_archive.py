@@ -28,11 +28,10 @@ from settings import get_settings
 from store.base.session import session_scope
 from store.base.tables import Notice, Work, WorkKind, WorkState
 from store.intake import envelopes
-from store.operations import notices
+from store.outgoing import deliveries, notices
+from store.outgoing.deliveries import DeliveryState, Protocol
+from store.outgoing.delivery_tables import Delivery, Destination
 from store.queue import work
-from store.results import deliveries
-from store.results.deliveries import DeliveryState, Protocol
-from store.results.delivery_tables import Delivery, Destination
 from tests.conftest import ROOT
 from tests.faults.disk import fill, mounted
 from tests.interop.conftest import film

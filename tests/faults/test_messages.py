@@ -8,10 +8,10 @@ import pytest
 import redis
 from sqlalchemy import select
 
+from store.base import event_counts
 from store.base.session import session_scope
 from store.base.tables import Work, WorkKind
 from store.intake import batches
-from store.operations import monitoring
 from store.queue import dispatch, work
 from tests.db.test_broker import GARBAGE, odd_messages
 from tests.running import ALL, PATIENCE, Service, assert_sound, draft, submit, wait_for, wait_until_ended
@@ -99,7 +99,7 @@ def test_garbage_in_the_broker_is_dropped_and_counted(
 
     def counted() -> int:
         with session_scope() as session:
-            return monitoring.event_counts(session).get(monitoring.DROPPED_MESSAGES, 0)
+            return event_counts.by_name(session).get(event_counts.DROPPED_MESSAGES, 0)
 
     wait_for(lambda: counted() >= 4 * len(GARBAGE) + 2, PATIENCE, "what was dropped")
     assert_sound(wait_until_ended(submit(site_id, few)), calm)

@@ -30,8 +30,8 @@ from store.accounts.accounts import Permission, Role
 from store.base.session import session_scope
 from store.base.tables import Batch, Priority, Site, Worker
 from store.bundles.bundles import add_bundle
-from store.operations import notices
-from store.operations.notices import EVENTS, Channel
+from store.outgoing import notices
+from store.outgoing.notices import EVENTS, Channel
 from tests.cases import BUNDLE
 from tests.faults.web import Web, running_web
 from tests.running import (

@@ -29,12 +29,12 @@ from store.base.tables import Batch, Image, Notice, StudyFinding, Work, WorkKind
 from store.intake import envelopes, gateway_peers, received
 from store.intake.envelopes import Binding, EnvelopeUnreadable
 from store.intake.gateway_tables import GatewaySite
-from store.operations import fsck, notices, retention
+from store.operations import fsck, retention
+from store.outgoing import deliveries, notices
+from store.outgoing.deliveries import ObjectKind, Protocol
+from store.outgoing.delivery_tables import Delivery, Destination
 from store.queue import work
 from store.reading import reviews, study_view
-from store.results import deliveries
-from store.results.deliveries import ObjectKind, Protocol
-from store.results.delivery_tables import Delivery, Destination
 from tests.interop.conftest import film, receiving
 from tests.interop.orthanc import AE_TITLE, Orthanc, running_orthanc
 from tests.running import wait_for

@@ -25,9 +25,9 @@ from settings import get_settings
 from store.base.session import session_scope
 from store.base.tables import Work, WorkKind, WorkState
 from store.intake import envelopes
-from store.results import deliveries
-from store.results.deliveries import ObjectKind, Protocol
-from store.results.delivery_tables import Delivery, Destination
+from store.outgoing import deliveries
+from store.outgoing.deliveries import ObjectKind, Protocol
+from store.outgoing.delivery_tables import Delivery, Destination
 from tests.interop.conftest import film
 from tests.interop.orthanc import AE_TITLE, Orthanc, running_orthanc
 from tests.interop.test_delivery import committed, listens, run_due, states

@@ -13,9 +13,9 @@ from interop.private_keys import make_key_pair
 from settings import get_settings
 from store.base.session import session_scope
 from store.intake import envelopes
-from store.results import deliveries
-from store.results.deliveries import InvalidDestination, ObjectKind, Protocol
-from store.results.delivery_tables import Delivery, Destination
+from store.outgoing import deliveries
+from store.outgoing.deliveries import InvalidDestination, ObjectKind, Protocol
+from store.outgoing.delivery_tables import Delivery, Destination
 from tests.interop.conftest import film
 from tests.interop.fhir_server import running_fhir
 from tests.interop.test_delivery import run_due, states

@@ -21,6 +21,7 @@ from sqlalchemy import Engine, func, select, text
 from interop.listener import close_surely
 from interop.quiet import quieten
 from pipeline.dicom.elements import split_file
+from store.base import event_counts
 from store.base.blobs import FolderStore, get_blobs
 from store.base.errors import BlobFull
 from store.base.sealed_blobs import get_opened
@@ -28,7 +29,6 @@ from store.base.session import session_scope
 from store.base.tables import Image, Priority
 from store.intake import batches, gateway_peers, received
 from store.intake.gateway_tables import ReceivedObject
-from store.operations import monitoring
 from tests.interop.conftest import CALLED, CALLING, Receiver, arrived, film, make_site, receiving
 from vocabulary.dicom import MANUFACTURER
 
@@ -98,7 +98,7 @@ def test_what_a_sender_repeats_is_acknowledged_and_kept_once(receiver: Receiver)
     assert len(images()) == 2
     assert received.complete_due() == 0
     with session_scope() as session:
-        assert monitoring.event_counts(session)[received.OBJECTS_REPEATED] == 3
+        assert event_counts.by_name(session)[received.OBJECTS_REPEATED] == 3
 
 
 def test_one_object_on_many_associations_at_once_is_kept_once(receiver: Receiver, site: uuid.UUID):
@@ -212,7 +212,7 @@ def test_our_own_objects_are_acknowledged_and_never_read_and_those_of_others_are
     assert receiver.send(ours, known).returncode == 0
     assert not images()
     with session_scope() as session:
-        assert monitoring.event_counts(session)[received.OBJECTS_RETURNED] == 2
+        assert event_counts.by_name(session)[received.OBJECTS_RETURNED] == 2
     assert receiver.send(film("one", 3, SOPClassUID=SC)).returncode == 0
     assert len(images()) == 1
 

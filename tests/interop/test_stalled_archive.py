@@ -22,7 +22,7 @@ from interop.peers import STUDY_ROOT_FIND, VERIFICATION, Peer, Sought, Trouble, 
 from interop.poller import Poll, PollFailed
 from settings import get_settings
 from store.intake.poll_sources import PollSource
-from store.results.delivery_tables import Destination
+from store.outgoing.delivery_tables import Destination
 from tests.interop.conftest import film
 
 SOUGHT = Sought("1.2.3", "1.2.3.4", "1.2.3.4.5", "4711")

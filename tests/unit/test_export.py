@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.results.safe_names import MemberNames, cell, safe_stem, uncell
+from store.base.cells import cell, uncell
+from store.results.safe_names import MemberNames, safe_stem
 from vocabulary.words import finding_words
 
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)

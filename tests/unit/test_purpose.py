@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 
 import pytest
@@ -27,3 +29,10 @@ def test_a_runs_batch_is_never_read_as_a_clinical_one(monkeypatch: pytest.Monkey
         purpose.purpose_of(Session(), batch)
     purpose.register(lambda _, batch: Other())
     assert isinstance(purpose.purpose_of(Session(), batch), Other)
+
+
+@pytest.mark.parametrize("load", ["worker.tasks import _stages; _stages()", "worker import reconcile"])
+def test_whoever_ends_batches_has_research_plugged_in(load: str) -> None:
+    code = f"from {load}\nfrom store.intake import batch_end\nprint(batch_end._receivers)"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "after_batch" in process.stdout

@@ -10,9 +10,9 @@ from sqlalchemy import select
 from store.accounts.accounts import Role
 from store.base.session import session_scope
 from store.base.tables import Audit, Work, WorkKind
-from store.results import deliveries
-from store.results.deliveries import DeliveryState
-from store.results.delivery_tables import Delivery
+from store.outgoing import deliveries
+from store.outgoing.deliveries import DeliveryState
+from store.outgoing.delivery_tables import Delivery
 from tests.web.world import make_world
 
 

@@ -16,7 +16,7 @@ from store.base import session as session_module
 from store.base.session import session_scope
 from store.base.tables import Site, Worker
 from store.operations import monitoring
-from store.results.delivery_tables import Destination
+from store.outgoing.delivery_tables import Destination
 from tests.reading import read_batch
 from tests.web.asking import Asker, png
 from tests.web.test_api import problem

@@ -14,7 +14,7 @@ from store.base.session import session_scope
 from store.base.tables import Maintenance, NoticeTarget, Site, Worker
 from store.intake.poll_sources import PollSource
 from store.operations import monitoring
-from store.results.delivery_tables import Destination
+from store.outgoing.delivery_tables import Destination
 from tests.web.asking import Asker, Browser, png
 from tests.web.browsing import chromium, page, sign_in
 from tests.web.test_results import finished

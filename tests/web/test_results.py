@@ -11,11 +11,11 @@ import zipfile
 from typing import Any
 
 from store.base.blobs import BlobStore
+from store.base.cells import uncell
 from store.base.session import session_scope
 from store.base.tables import Image
 from store.results import downloads
 from store.results.results import RESULT_COLUMNS
-from store.results.safe_names import uncell
 from tests.reading import read_batch
 from tests.web.asking import Asker, png, zipped
 from tests.web.conftest import Process

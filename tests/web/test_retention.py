@@ -35,8 +35,9 @@ from store.base.tables import (
 )
 from store.intake import gateway_peers, received
 from store.intake.gateway_tables import ReceivedStudy
-from store.operations import fsck, notices, retention
-from store.operations.notices import Channel, Event
+from store.operations import fsck, retention
+from store.outgoing import notices
+from store.outgoing.notices import Channel, Event
 from store.queue import work
 from store.reading import reviews, studies, study_view, worklist
 from store.research import datasets, runs

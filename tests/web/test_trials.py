@@ -15,8 +15,8 @@ from store.accounts import accounts
 from store.accounts.accounts import Role
 from store.base.session import session_scope
 from store.base.tables import Bundle, Image, Notice, Site, User, Work
-from store.operations import notices
-from store.operations.notices import Channel, Event
+from store.outgoing import notices
+from store.outgoing.notices import Channel, Event
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 from worker import flow

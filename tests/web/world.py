@@ -14,15 +14,14 @@ from store.accounts.accounts import Permission, Role
 from store.base.blobs import get_blobs
 from store.base.session import session_scope
 from store.base.tables import Image, Site, StudyFinding, User, UserSession
-from store.operations import notices
-from store.operations.notices import Channel, Event
+from store.outgoing import deliveries, notices
+from store.outgoing.deliveries import Protocol
+from store.outgoing.delivery_tables import Delivery
+from store.outgoing.notices import Channel, Event
 from store.reading import worklist
 from store.reading.review_tables import Review
 from store.research import datasets, runs
 from store.research.research_tables import Comparison, RunFile, RunPicture
-from store.results import deliveries
-from store.results.deliveries import Protocol
-from store.results.delivery_tables import Delivery
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 

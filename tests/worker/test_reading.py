@@ -28,6 +28,7 @@ from phantoms.film import make_phantom
 from pipeline.report import render
 from pipeline.report.types import StudyReport
 from settings import get_settings
+from store.base import event_counts
 from store.base.blobs import get_blobs
 from store.base.errors import BlobUnavailable, UploadsDeleted, WrongState
 from store.base.session import get_engine, session_scope
@@ -35,7 +36,7 @@ from store.base.tables import Base, Batch, Finding, Image, StudyFinding, Work, W
 from store.bundles.bundles import add_bundle
 from store.intake import batch_end, batches, uploads
 from store.intake.batches import ManifestRow
-from store.operations import fsck, monitoring
+from store.operations import fsck
 from store.queue import work
 from store.queue.work import Lease
 from store.reading import studies, worklist
@@ -463,7 +464,7 @@ def test_a_report_that_cannot_be_drawn_does_not_keep_its_batch_open(
         unit = session.scalars(select(Work).where(Work.kind == WorkKind.FINISH)).one()
         assert (unit.state, unit.attempt) == (WorkState.FAILED, 2)
         assert "a font is broken" in (unit.error or "")
-        assert monitoring.event_counts(session) == {monitoring.BATCHES_GIVEN_UP: 1}
+        assert event_counts.by_name(session) == {event_counts.BATCHES_GIVEN_UP: 1}
         shown = BatchProgress.of(ended, {}, findings=True).end_failure
         assert shown is not None
         assert shown.code == "batch_given_up"

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from store.base import tables
 from store.bundles.words import evidence, family, label_meaning, thresholds
-from store.intake.batches import ImageRow
-from store.results.safe_names import reason_of
+from store.reading.images import ImageRow
 from vocabulary.anatomy import coded_region
 from vocabulary.reasons import Reason as Code
 from vocabulary.rendering import RenderingCode
@@ -150,7 +149,7 @@ class Image(Document):
     def of(cls, row: ImageRow, bundle: tables.Bundle, *, findings: bool = True) -> Image:
         """Return an image; without `findings` it does not tell what the bundle says of it."""
         image, here = row.image, f"{API}/images/{row.image.id}"
-        reason = reason_of(row)
+        reason = Code(row.image.reason) if row.image.reason else None
         if not findings and image.reason in NOT_ASSESSABLE:
             reason = None
         links = {

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from store.base import tables
-from store.operations.notices import EVENTS, Channel, Event, NoticeState
+from store.outgoing.notices import EVENTS, Channel, Event, NoticeState
 from web.contract.base import API, Body, Count, Document, Id, Links, Moment, Page, picked
 
 

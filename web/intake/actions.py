@@ -18,6 +18,7 @@ from store.base.session import session_scope
 from store.bundles import bundles
 from store.intake import batches, uploads
 from store.queue import dispatch
+from store.reading import images
 from web.auth.identity import audit, identity
 from web.contract.base import picked
 from web.contract.batches import (
@@ -80,7 +81,7 @@ def shown_images(
     if not seen and (args.triage or args.region):
         raise FindingsWithheld
     chosen = picked(args, *ImageFilters.model_fields)
-    page = batches.list_images(session, batch.site_id, batch.id, **chosen, limit=limit)
+    page = images.list_images(session, batch.site_id, batch.id, **chosen, limit=limit)
     bundle = bundles.get_bundle(session, batch.bundle)
     audit(session, "batch_viewed", batch.id)
     return [Image.of(row, bundle, findings=seen) for row in page.items], page.next_cursor

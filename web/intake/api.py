@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 
 from store.accounts.accounts import Permission
 from store.base import tables
+from store.base.cells import cell
 from store.base.errors import BatchNotDraft, WrongState
 from store.base.session import session_scope
 from store.intake import batches, quotas
 from store.queue import pace
-from store.results.safe_names import cell
 from vocabulary.states import BatchStatus
 from web.auth.identity import audit, check_csrf, checks_csrf, identity, needs
 from web.base.binding import (

@@ -10,8 +10,9 @@ from store.accounts.accounts import write_audit
 from store.accounts.people import is_email
 from store.base.session import session_scope
 from store.base.tables import NoticeTarget, Site
-from store.operations import notices, retention
-from store.operations.notices import Channel, Event
+from store.operations import retention
+from store.outgoing import notices
+from store.outgoing.notices import Channel, Event
 from store.queue import dispatch
 from web.auth.identity import confirm_lately, identity
 from web.base.config import current_settings

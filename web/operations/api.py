@@ -10,7 +10,8 @@ from store.accounts.accounts import Permission
 from store.base.session import session_scope
 from store.base.tables import Site
 from store.intake import quotas
-from store.operations import notices, retention
+from store.operations import retention
+from store.outgoing import notices
 from web.auth.identity import identity, needs
 from web.base.binding import DONE, Reply, operation, read_body
 from web.contract.base import API, Paged, next_link, picked

@@ -19,13 +19,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from settings import Settings
+from store.base import event_counts
 from store.base.blobs import storage_problem
 from store.base.session import session_scope
 from store.base.tables import ENDED_WORK, Batch, Work, Worker, WorkKind, WorkState
 from store.operations import monitoring
 from store.operations.overview import OutsideKind, list_unreached
+from store.outgoing.delivery_tables import Destination
 from store.queue.dispatch import ALL_QUEUES, KIND_QUEUES
-from store.results.delivery_tables import Destination
 from vocabulary.states import BatchStatus
 from web.auth.identity import is_public
 from web.base.config import current_settings
@@ -211,9 +212,9 @@ def _alarms(session: Session, registry: CollectorRegistry) -> None:
     tried = select(func.count()).where(Work.attempt > 0, Work.state.not_in(ENDED_WORK))
     retried.set(session.scalar(tried) or 0)
     events = Gauge("fractureai_events", "What happened that should not.", ["event"], registry=registry)
-    for name in (monitoring.DROPPED_MESSAGES, monitoring.BATCHES_GIVEN_UP):
+    for name in (event_counts.DROPPED_MESSAGES, event_counts.BATCHES_GIVEN_UP):
         events.labels(name).set(0)
-    for name, n in monitoring.event_counts(session).items():
+    for name, n in event_counts.by_name(session).items():
         events.labels(name).set(n)
 
 

@@ -9,8 +9,8 @@ from werkzeug.wrappers import Response
 
 from store.accounts.accounts import Permission
 from store.base.session import session_scope
-from store.operations import notices
-from store.operations.notices import EVENTS, Event
+from store.outgoing import notices
+from store.outgoing.notices import EVENTS, Event
 from web.auth.identity import identity, needs
 from web.base.binding import parse_form, read_query
 from web.base.config import current_settings

@@ -12,8 +12,8 @@ from store.base.session import session_scope
 from store.operations import overview as service
 from store.operations.monitoring import Step
 from store.operations.overview import OutsideKind
-from store.results import deliveries
-from store.results.deliveries import STATE_WORDS
+from store.outgoing import deliveries
+from store.outgoing.deliveries import STATE_WORDS
 from vocabulary.reasons import REASONS, Reason
 from web.auth.identity import identity, needs
 from web.base.pacing import PAGE, is_watched

@@ -15,9 +15,10 @@ from store.base.errors import NotFound
 from store.base.session import session_scope
 from store.bundles import bundles
 from store.intake import batches
-from store.intake.batches import ImageRow
 from store.queue import dispatch
 from store.reading import full_depth
+from store.reading import images as stored_images
+from store.reading.images import ImageRow
 from vocabulary.media import EXTENSIONS
 from web.auth.identity import audit, identity, needs
 from web.base.binding import (
@@ -39,7 +40,7 @@ def visible_image(session: Session, image_id: uuid.UUID) -> tuple[ImageRow, tabl
 
     Raises `NotFound`.
     """
-    row = batches.get_image(session, identity().site_id, image_id)
+    row = stored_images.get_image(session, identity().site_id, image_id)
     batch = batches.get_batch(session, identity().site_id, row.image.batch_id)
     if not sees_findings(batch):
         raise NotFound

@@ -9,9 +9,9 @@ from werkzeug.wrappers import Response
 
 from store.accounts.accounts import Permission
 from store.base.session import session_scope
+from store.outgoing import deliveries
+from store.outgoing.deliveries import STATE_WORDS
 from store.queue import dispatch
-from store.results import deliveries
-from store.results.deliveries import STATE_WORDS
 from web.auth.identity import identity, needs
 from web.base.binding import read_query
 from web.base.forms import form_on

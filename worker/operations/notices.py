@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from settings import VERSION, Settings, get_settings
 from store.base.session import session_scope
 from store.base.tables import Notice, NoticeTarget, Work
-from store.operations import notices
-from store.operations.notices import Channel, Event, NoticeState
+from store.outgoing import notices
+from store.outgoing.notices import Channel, Event, NoticeState
 from store.queue import resting, work
 from store.queue.work import Lease
 from worker.base.mail import EXCHANGES, Outcome, send_mail

@@ -24,6 +24,7 @@ from pipeline import comparison, evaluation
 from pipeline.evaluation import CUT, Record
 from settings import get_settings
 from store.base.blobs import get_blobs
+from store.base.cells import cell
 from store.base.session import session_scope
 from store.base.tables import Finding, Image
 from store.bundles.bundles import fetch_bundle
@@ -31,7 +32,6 @@ from store.queue import work
 from store.queue.work import Lease
 from store.research import runs
 from store.research.research_tables import Comparison, DatasetImage, DatasetLabel, FindingScore, Run, RunFile
-from store.results.safe_names import cell
 
 COLUMNS = (
     *("path", "sha256", "study", "patient", "region", "label"),

@@ -20,8 +20,8 @@ from store.base.paging import Keyset, Page, moment
 from store.base.sealing import sealer
 from store.base.session import session_scope
 from store.base.tables import ENDED_WORK, Batch, Bundle, Image, Study, StudyFinding, Work, WorkKind, WorkState
+from store.outgoing.delivery_tables import Delivery, Destination
 from store.queue import resting, work
-from store.results.delivery_tables import Delivery, Destination
 from vocabulary.dicom import derived_uid
 from vocabulary.states import Triage
 

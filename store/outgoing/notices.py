@@ -19,12 +19,12 @@ from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from settings import get_settings
+from store.accounts.sites import lock_site
 from store.base.errors import NotFound, ServiceError
 from store.base.paging import Keyset, Page, moment
 from store.base.sealing import sealer
 from store.base.session import session_scope
 from store.base.tables import Batch, Notice, NoticeTarget, Work, WorkKind, WorkState
-from store.intake import quotas
 from store.queue import resting, work
 from vocabulary.states import Triage
 
@@ -105,7 +105,7 @@ def add_target(
     ------
     TooManyTargets
     """
-    quotas.lock_site(session, site_id)  # two requests at once do not both find the last place free
+    lock_site(session, site_id)  # two requests at once do not both find the last place free
     if len(list_targets(session, site_id)) >= MAX_TARGETS:
         raise TooManyTargets
     secret = (

@@ -1,0 +1,1 @@
+"""What goes out: notices to people and systems, results to archives."""
