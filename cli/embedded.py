@@ -31,7 +31,7 @@ from settings import stated
 
 POSTGRES = "postgres-18"
 OUTSIDE = Path("/var/lib/fractureai-postgres")
-START_SECONDS = 60.0
+START_SECONDS = 600.0  # of a process that lives: after a crash, on a busy machine, Postgres needs minutes
 STOP_SECONDS = 2.5
 HANDOVER_SECONDS = 15.0  # for the children of a killed run to end
 DYING_SECONDS = 1.0  # for itself

@@ -11,12 +11,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import click
+import psutil
 
 from cli.child import Child, stop_all
 from cli.client import UsageProblem
@@ -28,6 +29,9 @@ from settings import from_environ, stated
 TICK_SECONDS = 0.5
 STEADY_SECONDS = 30.0
 HOPELESS_DEATHS = 5
+LITTLE_WORK_SECONDS = (
+    2.0  # of a processor: less than that in minutes is a process that waits, not one that starts
+)
 STOP_SECONDS = 4.0  # then the servers stop: nothing runs ten seconds after Ctrl-C, on a busy machine too
 PORT = 8000
 ANYWHERE = "0.0.0.0"  # noqa: S104 - only where somebody asks for it
@@ -287,24 +291,60 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def wait_until_answering(running: Server, seconds: float = 180.0) -> None:
-    """Wait until the web process answers.
+def _processor_seconds(child: Child) -> float:
+    """Return how long a child and what it started have used the processor, those that ended included."""
+    used = 0.0
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(child.process.pid if child.process else -1)
+        for process in (first, *first.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                used += times.user + times.system + times.children_user + times.children_system
+    return used
+
+
+def wait_until_answering(
+    running: Server, say: Callable[[str], None], *, stuck: float = 180.0, longest: float = 1800.0
+) -> None:
+    """Wait until the web process answers, as long as it gets on: a busy machine may need minutes.
+
+    Parameters
+    ----------
+    say
+        Takes a line for the person, each quarter of a minute.
+    stuck
+        Seconds after which it is given up where it did next to nothing meanwhile.
+    longest
+        Seconds after which it is given up whatever it does.
 
     Raises
     ------
     EmbeddedError
         `web_not_started`.
     """
-    local = f"{running.address}/healthz"
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not running.supervisor.hopeless():
+    web = next(child for child in running.supervisor.children if child.name == "web")
+    began = said = progressed = time.monotonic()
+    used = 0.0
+    while not running.supervisor.hopeless():
         running.supervisor.tick()
         try:
-            urllib.request.urlopen(local, timeout=2).close()  # noqa: S310 - our own address
+            urllib.request.urlopen(f"{running.address}/healthz", timeout=5).close()  # noqa: S310 - our own address
         except OSError:
             time.sleep(0.1)
         else:
             return
+        now = time.monotonic()
+        if (present := _processor_seconds(web)) > used + LITTLE_WORK_SECONDS or present < used:
+            used, progressed = present, now
+        if now - progressed > stuck or now - began > longest:
+            break
+        if now - said > 15:
+            said = now
+            load = os.getloadavg()[0]
+            say(
+                f"Waiting for the web process to start, for {now - began:.0f} s; "
+                f"{load:.0f} processes want this machine's {os.cpu_count()} cores."
+            )
     raise EmbeddedError(
         "web_not_started", f"The web process does not answer; see {running.home / 'logs' / 'web.log'}."
     )
@@ -334,7 +374,7 @@ def up(
     try:
         options = {"host": host, "port": port, "workers": 0 if small else workers, "gateway": dicom}
         with server(folder, say=click.echo, **options) as running:  # type: ignore[arg-type]
-            wait_until_answering(running)
+            wait_until_answering(running, click.echo)
             click.echo(
                 f"Serving at {running.address}\nSign in:   {running.access.sign_in}\nData, logs: {folder}"
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import pytest
 from cli import supervise
 from cli.child import Child
 from cli.embedded import EmbeddedError
-from cli.supervise import HOPELESS_DEATHS, Supervisor, listen, processes
+from cli.prepare import Access
+from cli.supervise import HOPELESS_DEATHS, Server, Supervisor, listen, processes, wait_until_answering
 from store.queue.dispatch import ALL_QUEUES
 
 
@@ -100,3 +103,39 @@ def test_a_small_server_is_three_processes_and_one_worker_takes_everything(tmp_p
     assert set(argv[argv.index("-Q") + 1].split(",")) == set(ALL_QUEUES)
     assert argv[argv.index("-c") + 1] == "1"
     assert list(small["web"].argv).index("1") > list(small["web"].argv).index("2"), "the later option counts"
+
+
+@contextmanager
+def started(code: str, port: int, folder: Path) -> Iterator[Server]:
+    child = Child("web", [sys.executable, "-c", code], folder / "web.log")
+    supervisor = Supervisor([], lambda line: None)
+    supervisor.start(child)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        yield Server(address, address, Access("", ""), supervisor, folder)
+    finally:
+        child.wait_or_kill(time.monotonic())
+
+
+def test_a_web_process_that_is_slow_is_waited_for_and_one_that_does_nothing_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "LITTLE_WORK_SECONDS", 0.02)
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    slow = f"""
+import http.server, time
+end = time.monotonic() + 5
+while time.monotonic() < end: pass
+http.server.HTTPServer(("127.0.0.1", {port}), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "healthz").write_text("")
+    with started(slow, port, tmp_path) as running:
+        wait_until_answering(running, print, stuck=2.5)
+    with (
+        started("import time; time.sleep(600)", port, tmp_path) as running,
+        pytest.raises(EmbeddedError) as caught,
+    ):
+        wait_until_answering(running, print, stuck=2.5)
+    assert caught.value.code == "web_not_started"
