@@ -32,7 +32,17 @@ from store.base import event_counts
 from store.base.blobs import get_blobs
 from store.base.errors import BlobUnavailable, UploadsDeleted, WrongState
 from store.base.session import get_engine, session_scope
-from store.base.tables import Base, Batch, Finding, Image, StudyFinding, Work, WorkKind, WorkState
+from store.base.tables import (
+    Base,
+    Batch,
+    BatchSummary,
+    Finding,
+    Image,
+    StudyFinding,
+    Work,
+    WorkKind,
+    WorkState,
+)
 from store.bundles.bundles import add_bundle
 from store.intake import batch_end, batches, uploads
 from store.intake.batches import ManifestRow
@@ -145,6 +155,17 @@ def test_good_neighbours_go_on(site_id: uuid.UUID) -> None:
     assert "verified by a clinician" in text
     assert "good" not in text  # file names never reach a report
     assert_sound(batch)
+
+
+def test_the_end_of_a_batch_keeps_what_it_amounts_to(site_id: uuid.UUID) -> None:
+    batch = read(site_id, {"one.png": png(1), "two.png": png(2), "bad.png": b"no image"})
+    with session_scope() as session:
+        kept = session.get_one(BatchSummary, batch.id)
+        assert kept.version == batch.version, "the page need not count"
+        parts = kept.figures["parts"]
+    said = [image.triage for image in images_of(batch) if image.triage]
+    assert sorted(t for part in parts.values() for t, n in part.items() for _ in range(n)) == sorted(said)
+    assert len(said) == 2
 
 
 def test_dicom_images_of_a_study_are_read_together_and_patient_data_are_gone(site_id: uuid.UUID) -> None:
