@@ -208,6 +208,8 @@ def loop(ended: Callable[[float], bool]) -> None:
                     _show_alive()
                     if ended(wait):
                         return
+                with session_scope() as session:
+                    monitoring.expect_steps(session)
                 while not ended(wait):
                     _show_alive()
                     holder.execute(text("SELECT 1"))  # the lock lives as long as this connection

@@ -793,10 +793,14 @@ class Worker(Base):
 
 
 class Maintenance(Base):
-    """When a step of `worker.reconcile` last went through, and how it last failed: for health and alarms."""
+    """When a step of `worker.reconcile` last went through, and how it last failed: for health and alarms.
+
+    A step stands here since the loop that knows it began.
+    """
 
     __tablename__ = "maintenance"
     step: Mapped[str] = mapped_column(primary_key=True)
+    known_since: Mapped[datetime] = now_column()
     succeeded_at: Mapped[datetime | None]
     failed_at: Mapped[datetime | None]
     error: Mapped[str | None]

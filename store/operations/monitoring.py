@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,6 +42,12 @@ class Step(StrEnum):
 BACKUP = "backup"
 #: A step that is done every ten minutes, and has not gone through for so long, is overdue.
 STEP_OVERDUE_SECONDS = 1800.0
+
+
+def expect_steps(session: Session) -> None:
+    """Write down that the loop knows each step from now on: until its turn comes, it is not overdue."""
+    rows = [{"step": step.value} for step in Step]
+    session.execute(insert(Maintenance).values(rows).on_conflict_do_nothing())
 
 
 def note_success(session: Session, step: str) -> None:
@@ -116,13 +121,16 @@ def step_problems(session: Session) -> dict[Step, StepProblem]:
     While recovery itself is overdue it stands for those behind it: the loop does not turn.
     """
     rows = {row.step: row for row in session.scalars(select(Maintenance))}
-    ages = seconds_since_success(session)
+    waits = func.clock_timestamp() - func.coalesce(Maintenance.succeeded_at, Maintenance.known_since)
+    late = set(
+        session.scalars(select(Maintenance.step).where(func.extract("epoch", waits) > STEP_OVERDUE_SECONDS))
+    )
     problems: dict[Step, StepProblem] = {}
     turns = recovery_problem(session) is None
     for step in Step:
         row = rows.get(step)
         failed = row is not None and row.error is not None
-        if failed or (turns and ages.get(step, math.inf) > STEP_OVERDUE_SECONDS):
+        if failed or (turns and step in late):
             problems[step] = StepProblem(
                 failed_at=row.failed_at if row is not None and failed else None,
                 succeeded_at=row.succeeded_at if row is not None else None,
