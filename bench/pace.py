@@ -1,8 +1,9 @@
 """How well the time left is estimated on real runs: ``python -m bench.pace [--record]``.
 
 With ``--record`` a whole server reads batches of several sizes and mixes, and what its counters said at each
-change is kept in `bench/runs/` as JSON, with the load that the machine had before. Without it the estimates
-are printed that the estimator makes of those files; `tests/unit/test_pace.py` holds it to some of them.
+change is kept as JSON, with the load that the machine had before. Without it the estimates are printed that
+the estimator makes of those files; `tests/unit/test_pace.py` holds it to those of `bench/runs`. The
+estimator's constants were chosen on others, in `bench/runs/chosen`.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from cli.submit import SubmitOptions, run_submit
 from cli.supervise import Server
 from phantoms.files import encode_phantom
 from phantoms.film import make_phantom
-from store.queue.pace import Mark, mark_number, passed_by_work, seconds_left
+from store.queue.pace import EARLIER, Mark, Pace, mark_number, pace_of, passed_by_work, seconds_left, typical
 from vocabulary.states import STAGES
 
 FOLDER = Path(__file__).resolve().parent / "runs"
-#: Shares of the images that are through, at which the estimate is held against the truth.
+#: Shares of the work that is done, at which the estimate is held against the truth.
 SHARES = (0.1, 0.25, 0.5, 0.75)
+#: Below this no figure is said: "a few seconds left".
+FEW_SECONDS = 10
 _EVERY = 0.1
+_OF_STAGES = [f"{of}_{stage}" for of in ("s", "ms") for stage in STAGES]
 _STATE = text(
     "SELECT extract(epoch FROM clock_timestamp()) AS at, status, n_total,"
     " n_rejected + n_failed + n_cancelled AS unread, b.* FROM batches b WHERE label = :label"
@@ -42,13 +46,20 @@ class RecordedRun:
 
     Attributes
     ----------
+    number
+        Its place among the batches that the server read.
+    report
+        Whether reports were asked for: of batches with the same answer the earlier ones tell.
     load
         Processes that wanted to run on the machine in the minute before, whosever they were.
     samples
-        Seconds since the first, images in all, images that ended unread, and how many had passed each stage.
+        Seconds since the first, images in all, images that ended unread, how many had passed each stage, and
+        how many milliseconds workers had been at each.
     """
 
     name: str
+    number: int
+    report: bool
     load: float
     samples: list[list[float]]
 
@@ -57,28 +68,62 @@ class RecordedRun:
         """How long it took from the first change to the last."""
         return self.samples[-1][0]
 
-    def estimates(self) -> Iterator[tuple[float, float | None, float]]:
-        """Yield (share of the images that are through, estimated seconds left, true ones), as the server."""
-        marks: dict[int, Mark] = {}
-        for at, total, unread, *passed in self.samples:
-            counts = [int(n) for n in passed]
-            now = Mark(at, tuple(passed_by_work(counts, int(unread))))
-            if any(counts):
-                marks.setdefault(mark_number(counts, int(total)), now)
-            if at < self.seconds:
-                left = seconds_left(list(marks.values()), now, int(total - unread))
-                yield min(now.passed) / (total - unread), left, self.seconds - at
+    @property
+    def pace(self) -> Pace | None:
+        """What it took."""
+        return pace_of(self._marks()[-1], self.seconds)
 
-    def at(self, share: float) -> tuple[float | None, float]:
-        """Return the estimate and the truth when at least this share of the images was through."""
-        return next(
-            ((left, true) for through, left, true in self.estimates() if through >= share), (None, 0.0)
-        )
+    def _marks(self) -> list[Mark]:
+        found = []
+        for at, _, unread, *rest in self.samples:
+            counts = [int(n) for n in rest]
+            passed, worked = counts[: len(STAGES)], counts[len(STAGES) :]
+            found.append(Mark(at, tuple(passed_by_work(passed, int(unread))), tuple(worked)))
+        return found
+
+    def estimates(self, earlier: Pace | None) -> Iterator[Estimate]:
+        """Yield what the server says at each change."""
+        marks: dict[int, Mark] = {}
+        cost = self.samples[-1][3 + len(STAGES) :]
+        for (at, total, unread, *counts), now in zip(self.samples, self._marks(), strict=True):
+            passed = [int(n) for n in counts[: len(STAGES)]]
+            if any(passed):
+                marks.setdefault(mark_number(passed, int(total)), now)
+            if at < self.seconds:
+                read = int(total - unread)
+                left = seconds_left([*marks.values(), now], now, read, earlier)
+                work = sum(ms * n / read for ms, n in zip(cost, now.passed, strict=True)) / sum(cost)
+                yield Estimate(work, left, self.seconds - at)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is said when a share of the work is done, and how long it took in truth."""
+
+    work: float
+    left: float | None
+    true: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is within a quarter, or both are so short that no figure is said."""
+        if self.left is None:
+            return False
+        return abs(self.left - self.true) <= 0.25 * self.true or max(self.left, self.true) < FEW_SECONDS
+
+
+def told(runs: Sequence[RecordedRun]) -> Iterator[tuple[RecordedRun, list[Estimate]]]:
+    """Yield each run with what the server says of it, which has read those before."""
+    for run in runs:
+        before = [other.pace for other in runs if other.number < run.number and other.report == run.report]
+        paces = [pace for pace in before if pace is not None]
+        yield run, list(run.estimates(typical(paces[-EARLIER:])))
 
 
 def read_runs(folder: Path = FOLDER) -> list[RecordedRun]:
-    """Return the runs that are kept."""
-    return [RecordedRun(**json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
+    """Return the runs that are kept, in the order in which they were read."""
+    runs = [RecordedRun(**json.loads(path.read_text())) for path in folder.glob("*.json")]
+    return sorted(runs, key=lambda run: run.number)
 
 
 @dataclass(frozen=True)
@@ -114,7 +159,7 @@ def _watch(engine: Engine, label: str, ended: threading.Event) -> list[list[floa
         with engine.connect() as connection:
             row = connection.execute(_STATE, {"label": label}).mappings().first()
         if row is not None and row["status"] not in {"draft", "queued"}:
-            now = [int(row[key]) for key in ("n_total", "unread", *(f"s_{stage}" for stage in STAGES))]
+            now = [int(row[key]) for key in ("n_total", "unread", *_OF_STAGES)]
             if not samples or samples[-1][1:] != now:
                 samples.append([float(row["at"]), *now])
     begin = samples[0][0]
@@ -145,7 +190,7 @@ def record(running: Server, mix: Mix, folder: Path, number: int) -> RecordedRun:
     engine.dispose()
     for thread in threads:
         thread.join()
-    return RecordedRun(mix.name, round(load, 1), samples)
+    return RecordedRun(mix.name, number, mix.report, round(load, 1), samples)
 
 
 def write_files(folder: Path, mix: Mix, series: int, *, count: int | None = None) -> Path:
@@ -181,7 +226,8 @@ def keep(run: RecordedRun, folder: Path) -> None:
     """Write a run's file, a line a sample."""
     name = run.name.replace(",", "").replace(" ", "-")
     lines = ",\n  ".join(json.dumps(sample) for sample in run.samples)
-    head = f'"name": {json.dumps(run.name)}, "load": {run.load}'
+    facts = {"name": run.name, "number": run.number, "report": run.report, "load": run.load}
+    head = json.dumps(facts).strip("{}")
     (folder / f"{name}.json").write_text(f'{{\n {head},\n "samples": [\n  {lines}\n ]\n}}\n')
 
 
@@ -203,16 +249,23 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m bench.pace", description=__doc__)
     parser.add_argument("--record", action="store_true", help="read batches anew on a server of its own")
+    parser.add_argument("--runs", type=Path, default=FOLDER, help="where the recorded runs are")
     options = parser.parse_args()
     if options.record:
-        record_all(FOLDER)
-    print("| run | load before | seconds | " + " | ".join(f"after {share:.0%}" for share in SHARES) + " |")
-    print("|---|--:|--:|" + "--:|" * len(SHARES))
-    for run in read_runs():
+        record_all(options.runs)
+    print(
+        "| run | load before | seconds | "
+        + " | ".join(f"after {share:.0%}" for share in SHARES)
+        + " | hold |"
+    )
+    print("|---|--:|--:|" + "--:|" * len(SHARES) + "--:|")
+    for run, estimates in told(read_runs(options.runs)):
         cells = []
         for share in SHARES:
-            left, true = run.at(share)
-            cells.append("" if left is None else f"{left:.0f} s for {true:.0f} s")
+            at = next(each for each in estimates if each.work >= share)
+            cells.append("not said" if at.left is None else f"{at.left:.0f} s for {at.true:.0f} s")
+        said = [each for each in estimates if each.left is not None]
+        cells.append(f"{sum(each.holds for each in said)} of {len(said)}")
         print(f"| {run.name} | {run.load} | {run.seconds:.0f} | {' | '.join(cells)} |")
 
 

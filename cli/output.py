@@ -157,21 +157,13 @@ def _batch_note(batch: Json) -> str:
     words = []
     if batch["status"] == "running" and batch.get("rate"):
         words.append(f"{batch['rate']:.1f} images/s")
-        if batch.get("eta_seconds") is not None:
-            words.append(f"{duration(batch['eta_seconds'])} left")
+        words.append(batch.get("time_left") or "estimating the time left")
     return ", ".join(words)
 
 
 def moment(when: str | None) -> str:
     """Return a time of the server's to the minute, in UTC as on its pages; nothing for none."""
     return times.moment(when) if when else ""
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time as people say it."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def print_rows(console: Console, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

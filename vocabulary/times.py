@@ -8,6 +8,15 @@ from functools import cache
 from zoneinfo import ZoneInfo, available_timezones
 
 
+def time_left(seconds: float) -> str:
+    """Return how long something still takes, no more exactly than it is known."""
+    if seconds < 10:
+        return "a few seconds left"
+    if seconds < 90:
+        return f"about {5 * round(seconds / 5)} s left"
+    return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
+
+
 @cache
 def list_zones() -> tuple[str, ...]:
     """Return the names of time zones that people choose from: of places, and UTC."""

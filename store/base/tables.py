@@ -346,7 +346,7 @@ class Batch(Base):
     `promoted` says that its bundle was the site's own when it was submitted: clinical work, no trial.
 
     ``t_<triage>`` counts the images that are done by what was said of them, ``s_<stage>`` those that passed
-    the stage or are terminal: a column each, added below.
+    the stage or are terminal, and ``ms_<stage>`` is how long workers were at it: a column each, added below.
     """
 
     __tablename__ = "batches"
@@ -406,6 +406,10 @@ class Batch(Base):
 
 for _counter in (*(f"t_{triage}" for triage in Triage), *(f"s_{stage}" for stage in Stage)):
     setattr(Batch, _counter, zero_column())
+for _stage in Stage:
+    setattr(
+        Batch, f"ms_{_stage}", mapped_column(BigInteger, nullable=False, server_default=text("0"), default=0)
+    )
 
 
 class BatchReason(Base):
@@ -429,6 +433,9 @@ class BatchMark(Base):
     number: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
     at: Mapped[datetime] = now_column()
     passed: Mapped[list[Any]]  # of each stage, in their order
+    worked: Mapped[list[Any]] = mapped_column(
+        server_default=text("'[]'")
+    )  # ms of each stage's workers till then
 
 
 class BatchSummary(Base):

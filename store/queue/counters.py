@@ -83,10 +83,12 @@ def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
             Batch.n_done,
             Batch.n_rejected + Batch.n_failed + Batch.n_cancelled,
             *(getattr(Batch, f"s_{stage}") for stage in STAGES),
+            *(getattr(Batch, f"ms_{stage}") for stage in STAGES),
         )
         .execution_options(synchronize_session=False)
     ).one()
-    site_id, status, round_, priority, total, n_done, n_unread, *all_passed = result
+    site_id, status, round_, priority, total, n_done, n_unread, *of_stages = result
+    all_passed, worked = of_stages[: len(STAGES)], of_stages[len(STAGES) :]
     number = mark_number(all_passed, total)
     before = [n - delta[f"s_{stage}"] for stage, n in zip(STAGES, all_passed, strict=True)]
     if progress > 0 and (not any(before) or number > mark_number(before, total)):
@@ -95,6 +97,7 @@ def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
             number=number,
             at=now,
             passed=passed_by_work(all_passed, n_unread),
+            worked=worked,
         )
         session.execute(mark.on_conflict_do_nothing())
     for name, n in sorted(delta.items()):

@@ -1,29 +1,64 @@
-"""How long a batch still takes: by the slowest queue's pace, from the marks that its stages left behind."""
+"""How long a batch still takes: the work that is left, by the workers that are busy at once."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from statistics import median
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from store.base.tables import Batch, BatchMark
-from vocabulary.states import STAGES
+from vocabulary.states import STAGES, BatchStatus
 
 #: Marks that a batch leaves from its beginning to its end.
 MARKS = 64
-#: The share of the latest progress from which a queue's pace is taken: the beginning is a warm-up.
-LATEST = 0.6
+#: The share of the work from which on a time is said.
+LEAST = 0.1
+#: The share of a stage's images, the latest, by which its cost is measured: the first ones are a warm-up.
+LATEST_IMAGES = 0.6
+#: The share of the work done, the latest, by which it is measured how many workers are busy at once.
+LATEST_WORK = 0.5
+#: The share of the work after which earlier batches no longer say how many workers are busy at once.
+OWN = 0.8
+#: Earlier batches that are looked at, and how far back the like of a batch is looked for.
+EARLIER, LOOK_BACK = 5, 50
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How many images had passed each stage by its work (`passed_by_work`), in seconds of any clock."""
+    """How far a batch was, in seconds of any clock.
+
+    Attributes
+    ----------
+    passed
+        Images that had passed each stage by its work (`passed_by_work`).
+    worked
+        Milliseconds that workers had been at each stage.
+    """
 
     at: float
     passed: tuple[int, ...]
+    worked: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What earlier batches took.
+
+    Attributes
+    ----------
+    costs
+        Milliseconds of a worker that an image takes in each stage.
+    busy
+        Workers that were busy at once.
+    """
+
+    costs: tuple[float, ...]
+    busy: float
 
 
 def mark_number(passed: Sequence[int], total: int) -> int:
@@ -39,13 +74,12 @@ def passed_by_work(passed: Sequence[int], unread: int) -> list[int]:
     return [max(0, n - unread) for n in passed]
 
 
-def seconds_left(marks: Sequence[Mark], now: Mark, total: int) -> float | None:
+def seconds_left(marks: Sequence[Mark], now: Mark, total: int, earlier: Pace | None = None) -> float | None:
     """Estimate how many seconds after `now` every image has passed every stage.
 
-    The slowest queue decides. Stages of one queue share its workers, which do the one while the other waits:
-    their passes are counted together until the first of them is through, and then those of the other alone.
-    A queue's pace is measured from chunk to chunk, and not before its second: the first one also waited for
-    workers that were not warm, or that did the queue's other stage.
+    It is the work that is left, in seconds of a worker, by the workers that are busy at once. Both are
+    measured on this batch's latest part; of a stage that no image has passed, and of how many workers are
+    busy once the later stages have begun, earlier batches tell.
 
     Parameters
     ----------
@@ -57,46 +91,109 @@ def seconds_left(marks: Sequence[Mark], now: Mark, total: int) -> float | None:
     Returns
     -------
     float or None
-        None until two chunks have passed every stage: what a later one costs is not known before.
+        None before a tenth of the work is done, and while it is not known what a stage costs: without an
+        earlier batch, until each has done a second chunk.
     """
-    known = [mark for mark in marks if mark.at < now.at]
-    queues: dict[str, list[int]] = {}
-    for number, stage in enumerate(STAGES[: len(now.passed)]):
-        queues.setdefault(stage.queue, []).append(number)
-    times = [_left_in_queue(known, now, total, queue) for queue in queues.values()]
-    return None if None in times else max((time for time in times if time is not None), default=0.0)
-
-
-def _left_in_queue(known: Sequence[Mark], now: Mark, total: int, queue: Sequence[int]) -> float | None:
-    """Estimate when the stages of one queue are through."""
-    going = [stage for stage in queue if now.passed[stage] < total]
-    if not going:
-        return 0.0
-
-    def moved(mark: Mark) -> int:
-        return sum(mark.passed[stage] for stage in going)
-
-    def alone(mark: Mark) -> bool:
-        return all(mark.passed[stage] >= total for stage in queue if stage not in going)
-
-    so_far = moved(now)
-    before = [m for m in known if all(m.passed[stage] for stage in going) and moved(m) < so_far]
-    before = [mark for mark in before if alone(mark)] or before
-    if not before:
+    known = [mark for mark in marks if mark.at < now.at and mark.passed != now.passed]
+    latest = next((mark for mark in marks if mark.passed == now.passed), now)
+    costs = _costs(known, latest, earlier)
+    if not known or costs is None or total <= 0:
         return None
-    latest = [mark for mark in before if moved(mark) <= (1 - LATEST) * so_far]
-    begin = latest[-1] if latest else before[0]
-    chunk = next(mark for mark in [*known, now] if moved(mark) >= so_far)
-    steps = len({moved(mark) for mark in before if mark.at >= begin.at})
-    waited, step = now.at - chunk.at, (chunk.at - begin.at) / steps
-    progress, rest = so_far - moved(begin), total * len(going) - so_far
-    at_this_pace = rest * (chunk.at - begin.at) / progress
-    if waited <= step:
-        left = at_this_pace - waited
-    else:  # the next chunk is late: the pace is what it would be if that came now
-        due = progress / steps
-        left = max(0.0, rest - due) * (now.at - begin.at) / (progress + due)
-    return max(left, min(step, at_this_pace) / 4)  # something is left
+
+    def work(mark: Mark) -> float:
+        return sum(cost * n for cost, n in zip(costs, mark.passed, strict=True)) / 1000
+
+    whole, done = sum(costs) * total / 1000, work(latest)
+    if done < LEAST * whole:
+        return None
+    begin = max(
+        (mark for mark in known if work(mark) <= (1 - LATEST_WORK) * done), key=work, default=known[0]
+    )
+    window, progress = latest.at - begin.at, done - work(begin)
+    if window <= 0 or progress <= 0:
+        return None
+    own = min(1.0, done / whole / OWN) if earlier else 1.0
+    busy = math.pow(progress / window, own) * math.pow(earlier.busy if earlier else 1.0, 1 - own)
+    left = (whole - done) / busy
+    gap = window / sum(mark.at >= begin.at for mark in known)  # from one change to the next
+    late = max(0.0, now.at - latest.at - gap)  # the pace is what it would be if the next change came now
+    waited = min(gap, now.at - latest.at)
+    return max(left * math.pow(1 + late / window, own) - waited, min(gap, left) / 4)  # something is left
+
+
+def _costs(known: Sequence[Mark], latest: Mark, earlier: Pace | None) -> list[float] | None:
+    """Return milliseconds of a worker an image in each stage; None where one is not known.
+
+    The first chunk may have waited for networks and fonts to be loaded: it alone counts as much as earlier
+    batches do.
+    """
+    costs = []
+    for stage, (passed, worked) in enumerate(zip(latest.passed, latest.worked, strict=True)):
+        before = earlier.costs[stage] if earlier else None
+        steps = [mark for mark in known if 0 < mark.passed[stage] < passed]
+        if steps:
+            old = [mark for mark in steps if mark.passed[stage] <= (1 - LATEST_IMAGES) * passed]
+            begin = old[-1] if old else steps[0]
+            costs.append((worked - begin.worked[stage]) / (passed - begin.passed[stage]))
+        elif before is None:
+            return None
+        elif passed:
+            costs.append(math.sqrt(before * worked / passed))
+        else:
+            costs.append(before)
+    return costs
+
+
+def _mark(at: datetime, batch: Batch) -> Mark:
+    passed = [int(getattr(batch, f"s_{stage}")) for stage in STAGES]
+    unread = batch.n_rejected + batch.n_failed + batch.n_cancelled
+    worked = tuple(int(getattr(batch, f"ms_{stage}")) for stage in STAGES)
+    return Mark(at.timestamp(), tuple(passed_by_work(passed, unread)), worked)
+
+
+def typical(paces: Sequence[Pace]) -> Pace | None:
+    """Return the median of what batches took."""
+    if not paces:
+        return None
+    costs = zip(*(pace.costs for pace in paces), strict=True)
+    return Pace(tuple(median(cost) for cost in costs), median(pace.busy for pace in paces))
+
+
+def pace_of(last: Mark, seconds: float) -> Pace | None:
+    """Return what a batch took that has ended after so many seconds; None where nothing of it was read."""
+    if not min(last.passed) or seconds <= 0 or not all(last.worked):
+        return None
+    costs = tuple(ms / n for ms, n in zip(last.worked, last.passed, strict=True))
+    return Pace(costs, sum(last.worked) / 1000 / seconds)
+
+
+def earlier_pace(session: Session, batch: Batch) -> Pace | None:
+    """Return what the site's latest batches took that were asked for the same; None where there is none."""
+    latest = (
+        select(Batch.id)
+        .where(Batch.site_id == batch.site_id, Batch.id != batch.id)
+        .order_by(Batch.created_at.desc(), Batch.id.desc())
+        .limit(LOOK_BACK)
+    )
+    alike = (
+        select(Batch)
+        .where(
+            Batch.id.in_(latest),
+            Batch.status == BatchStatus.DONE,
+            Batch.round == 1,
+            Batch.with_report == batch.with_report,
+            Batch.with_heatmap == batch.with_heatmap,
+            Batch.run_id.is_(None) == (batch.run_id is None),
+        )
+        .order_by(Batch.created_at.desc())
+        .limit(EARLIER)
+    )
+    paces = [
+        pace_of(_mark(ended.finished_at, ended), (ended.finished_at - ended.started_at).total_seconds())
+        for ended in session.scalars(alike)
+        if ended.finished_at and ended.started_at
+    ]
+    return typical([pace for pace in paces if pace is not None])
 
 
 def batch_seconds_left(session: Session, batch: Batch) -> float | None:
@@ -104,12 +201,11 @@ def batch_seconds_left(session: Session, batch: Batch) -> float | None:
     if batch.rate_at is None:
         return None
     rows = session.scalars(select(BatchMark).where(BatchMark.batch_id == batch.id).order_by(BatchMark.at))
-    marks = [Mark(row.at.timestamp(), tuple(row.passed)) for row in rows]
-    passed = [int(getattr(batch, f"s_{stage.value}")) for stage in STAGES]
-    unread = batch.n_rejected + batch.n_failed + batch.n_cancelled
-    latest = Mark(batch.rate_at.timestamp(), tuple(passed_by_work(passed, unread)))
-    now = Mark(max(datetime.now(UTC).timestamp(), latest.at), latest.passed)
-    return seconds_left([*marks, latest], now, batch.n_total - unread)
+    marks = [Mark(row.at.timestamp(), tuple(row.passed), tuple(row.worked)) for row in rows if row.worked]
+    latest = _mark(batch.rate_at, batch)
+    now = Mark(max(datetime.now(UTC).timestamp(), latest.at), latest.passed, latest.worked)
+    total = batch.n_total - batch.n_rejected - batch.n_failed - batch.n_cancelled
+    return seconds_left([*marks, latest], now, total, earlier_pace(session, batch))
 
 
 def forget_marks(session: Session, batch: Batch) -> None:

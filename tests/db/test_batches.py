@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import func, select
@@ -18,15 +19,15 @@ from store.base.errors import (
     WrongState,
 )
 from store.base.session import session_scope
-from store.base.tables import Batch, Image, Priority, Work, WorkState
+from store.base.tables import Batch, BatchMark, Image, Priority, Work, WorkState
 from store.intake import batches
 from store.intake.batches import ManifestRow, NewFile
-from store.queue import work
+from store.queue import counters, pace, work
 from store.reading import images
 from store.results.results import Selection, iter_rows
 from tests.db.conftest import make_site, new_files, submitted
 from vocabulary.reasons import Reason
-from vocabulary.states import Stage
+from vocabulary.states import STAGES, Stage
 
 
 def counts_of_rows(batch_id: uuid.UUID) -> Counter[str]:
@@ -189,3 +190,39 @@ def test_results_of_more_rows_than_one_fetch(site: uuid.UUID) -> None:
     batch = submitted(site, 1203)
     rows = list(iter_rows(Selection(site, batch.id)))
     assert [row.path for row in rows] == [f"f/{i:06d}.png" for i in range(1203)]
+
+
+def test_earlier_batches_of_the_like_tell_what_one_takes(site: uuid.UUID) -> None:
+    def end(ms: int, **values: object) -> None:
+        batch = submitted(site, 16)
+        with session_scope() as session:
+            row = session.get_one(Batch, batch.id)
+            row.status, row.finished_at = "done", datetime.now(UTC)
+            row.started_at = row.finished_at - timedelta(milliseconds=16 * 5 * ms / 2)  # two workers at once
+            for stage in STAGES:
+                setattr(row, f"s_{stage}", 16)
+                setattr(row, f"ms_{stage}", 16 * ms)
+            for name, value in values.items():
+                setattr(row, name, value)
+
+    for ms in (100, 120, 110):
+        end(ms)
+    end(5, with_report=False)
+    end(9000, status="cancelled")
+    last = submitted(site, 16)
+    with session_scope() as session:
+        found = pace.earlier_pace(session, session.get_one(Batch, last.id))
+        other = pace.earlier_pace(session, session.get_one(Batch, submitted(make_site("Elsewhere"), 1).id))
+    assert found == pace.Pace((110.0,) * 5, pytest.approx(2.0))
+    assert other is None, "of other sites nothing is told"
+
+
+def test_the_time_of_workers_at_a_stage_is_counted_with_its_images(site: uuid.UUID) -> None:
+    batch = submitted(site, 16)
+    for passed in (8, 16):
+        with session_scope() as session:
+            counters.apply(session, batch.id, Counter(s_prepare=8, ms_prepare=1200))
+            marks = session.scalars(select(BatchMark).where(BatchMark.batch_id == batch.id))
+            last = max(marks, key=lambda mark: mark.number)
+            assert last.passed[0] == passed
+            assert last.worked == [150 * passed, 0, 0, 0, 0]

@@ -6,75 +6,29 @@ from itertools import pairwise
 
 import pytest
 
-from bench.pace import read_runs
-from store.queue.pace import MARKS, Mark, mark_number, passed_by_work, seconds_left
+from bench.pace import Estimate, read_runs, told
+from store.queue.pace import (
+    LEAST,
+    MARKS,
+    Mark,
+    Pace,
+    mark_number,
+    pace_of,
+    passed_by_work,
+    seconds_left,
+    typical,
+)
+from vocabulary import times
 from vocabulary.states import STAGES
 
 
-def estimates(samples: list[list[float]], total: int) -> list[tuple[float, float | None, float]]:
-    """Return (share of the work, estimated seconds left, true ones) at each change, as the server would."""
-    marks: dict[int, Mark] = {}
-    found = []
-    end = next(at for at, *passed in samples if min(passed) >= total)
-    before: tuple[int, ...] = ()
-    for at, *counts in samples:
-        passed = tuple(int(n) for n in counts)
-        if passed == before or not any(passed) or at >= end:
-            continue
-        before = passed
-        now = Mark(at, passed)
-        marks.setdefault(mark_number(passed, total), now)
-        share = min(passed) / total  # of the images, those that are done
-        found.append((share, seconds_left(list(marks.values()), now, total), end - at))
-    return found
-
-
-def steady(rates: list[float], total: int, step: float = 1.0) -> list[list[float]]:
-    """A pipeline whose stages each have a pace of their own, and none gets ahead of the one before."""
-    samples: list[list[float]] = []
-    done = [0.0] * len(rates)
-    at = 0.0
-    while done[-1] < total:
-        at += step
-        above = float(total)
-        for n, rate in enumerate(rates):
-            above = done[n] = min(above, done[n] + rate * step)
-        samples.append([at, *(int(n) for n in done)])
-    return samples
-
-
-@pytest.mark.parametrize("rates", [[10, 10, 3, 10, 10], [3, 10, 10, 10, 10], [10, 10, 10, 10, 3]])
-def test_the_slowest_stage_decides(rates: list[float]) -> None:
-    for share, left, true in estimates(steady(rates, 600), 600):
-        if share >= 0.1:
-            assert left == pytest.approx(true, rel=0.25, abs=2)
-
-
-def test_nothing_is_said_before_there_is_a_pace() -> None:
-    assert seconds_left([], Mark(1.0, (5, 0)), 10) is None
-    assert seconds_left([Mark(0.0, (0, 0))], Mark(1.0, (0, 0)), 10) is None
-
-
-def test_rejected_images_are_no_pace() -> None:
-    """Three of thirty are rejected in the first second; the first chunk then waits for its networks."""
-    assert passed_by_work((3, 3, 3), 3) == [0, 0, 0]
-    at_first = Mark(1.0, (0, 0, 0))
-    prepared = Mark(2.0, (16, 0, 0))
-    assert seconds_left([at_first], prepared, 27) is None
-    half = Mark(20.0, (27, 16, 0))
-    assert seconds_left([at_first, prepared], half, 27) is None
-    one = Mark(21.0, (27, 27, 16))
-    assert seconds_left([at_first, prepared, half], one, 27) is None  # one chunk is no pace yet
-
-
-def shared(costs: list[float], total: int, chunk: int = 16, slots: int = 2) -> list[list[float]]:
+def shared(costs: list[float], total: int, chunk: int = 16, slots: int = 2) -> list[Mark]:
     """Chunks on workers as a server of two cores has them: one for `cpu`, one for `gpu`, `slots` for reports.
 
     A worker takes what came first to its queue; `costs` are seconds an image in each stage.
     """
     free = {"cpu": [0.0], "gpu": [0.0], "report": [0.0] * slots}
     waiting = [(0.0, number, 0, min(chunk, total - number)) for number in range(0, total, chunk)]
-    passed, samples = [0] * len(costs), list[list[float]]()
     ended: list[tuple[float, int, int]] = []
     while waiting:
         starts = [(max(came, min(free[STAGES[stage].queue])), came, first, stage, n)
@@ -87,56 +41,130 @@ def shared(costs: list[float], total: int, chunk: int = 16, slots: int = 2) -> l
         ended.append((end, stage, n))
         if stage + 1 < len(costs):
             waiting.append((end, first, stage + 1, n))
+    passed, worked, marks = [0] * len(costs), [0] * len(costs), list[Mark]()
     for at, stage, n in sorted(ended):
         passed[stage] += n
-        samples.append([at, *passed])
-    return samples
+        worked[stage] += round(1000 * n * costs[stage])
+        marks.append(Mark(at, tuple(passed), tuple(worked)))
+    return marks
 
 
-@pytest.mark.parametrize(
-    "costs",
-    [
-        [0.004, 0.004, 0.025, 0.007, 0.075],  # as measured: reports decide
-        [0.040, 0.004, 0.010, 0.040, 0.010],  # large films: the worker that decodes also draws
-    ],
-)
-def test_stages_that_share_a_worker_are_estimated_together(costs: list[float]) -> None:
-    """Each pass of a worker's two stages counts alike, whatever it costs: that is what the 40% are for."""
-    told = [(left, true) for share, left, true in estimates(shared(costs, 800), 800) if share >= 0.1]
-    assert len(told) > 30
-    for left, true in told:
-        assert left is not None
-        assert left == pytest.approx(true, rel=0.4, abs=2)
+def estimates(marks: list[Mark], total: int, earlier: Pace | None) -> list[Estimate]:
+    """Return what is said at each change."""
+    whole, kept, found = sum(marks[-1].worked), dict[int, Mark](), list[Estimate]()
+    for now in marks[:-1]:
+        kept.setdefault(mark_number(now.passed, total), now)
+        left = seconds_left([*kept.values(), now], now, total, earlier)
+        found.append(Estimate(sum(now.worked) / whole, left, marks[-1].at - now.at))
+    return found
 
 
-def test_a_stage_that_waited_for_its_worker_is_not_slow_for_that() -> None:
-    """40 films a second time on the worker that decodes: the first is drawn when all are decoded."""
-    samples = shared([0.040, 0.004, 0.010, 0.040, 0.010], 200)
-    told = [(left, true) for share, left, true in estimates(samples, 200) if share >= 0.1]
-    assert all(left == pytest.approx(true, rel=0.25, abs=2) for left, true in told)
+CALM = [0.010, 0.004, 0.025, 0.030, 0.075]
+LARGE = [0.080, 0.004, 0.010, 0.040, 0.030]
+
+
+@pytest.mark.parametrize("costs", [CALM, LARGE])
+def test_a_server_that_has_read_the_like_knows_after_a_tenth(costs: list[float]) -> None:
+    before = shared(costs, 400)
+    said = estimates(shared(costs, 800), 800, pace_of(before[-1], before[-1].at))
+    assert all(each.left is None for each in said if each.work < 0.9 * LEAST)
+    after = [each for each in said if each.work >= 1.1 * LEAST]
+    assert len(after) > 100
+    assert after[0].left == pytest.approx(after[0].true, rel=0.25)
+    assert all(each.left == pytest.approx(each.true, rel=0.5, abs=2) for each in after)
+    held = [each for each in after if each.left == pytest.approx(each.true, rel=0.25, abs=2)]
+    assert len(held) > 0.6 * len(after)
+
+
+def test_a_fresh_server_says_nothing_of_stages_that_it_does_not_know() -> None:
+    marks = shared(CALM, 800)
+    said = estimates(marks, 800, None)
+    for each, mark in zip(said, marks, strict=False):
+        if min(mark.passed) < 32:  # two chunks
+            assert each.left is None
+    assert sum(each.left is not None for each in said) > 0.5 * len(said)
+
+
+def test_a_stage_that_has_not_begun_is_counted() -> None:
+    """Everything is decoded and nothing is reported: reports take nearly all of the time."""
+    marks = [
+        Mark(1.0, (30, 30, 30, 30, 0), (300,) * 4 + (0,)),
+        Mark(2.0, (60, 60, 60, 60, 0), (600,) * 4 + (0,)),
+    ]
+    earlier = Pace((10.0, 10.0, 10.0, 10.0, 1000.0), 2.0)
+    assert seconds_left(marks, marks[-1], 60, earlier) is None, "less than a tenth of the work"
+    cheap = Pace((10.0, 10.0, 10.0, 10.0, 100.0), 1.2)
+    assert seconds_left(marks, marks[-1], 60, cheap) == pytest.approx(5.0, rel=0.25)
+    assert seconds_left(marks, marks[-1], 60) is None
+
+
+def test_what_a_batch_costs_itself_counts_and_not_its_warm_up() -> None:
+    """The first chunk waited 20 s for its networks; earlier batches were of small images."""
+    cold = [Mark(25.0, (8, 8), (4000, 20_000)), Mark(26.0, (16, 16), (8000, 20_100))]
+    hot = Mark(27.0, (24, 24), (12_000, 20_200))
+    left = seconds_left([*cold, hot], hot, 48, Pace((50.0, 12.0), 2.0))
+    assert left == pytest.approx(24 * 0.5125 / 3, rel=0.4), "and not 24 images by 20 s a chunk"
+
+
+def test_rejected_images_are_no_pace() -> None:
+    """Three of thirty are rejected in the first second; the first chunk then waits for its networks."""
+    assert passed_by_work((3, 3, 3), 3) == [0, 0, 0]
+
+
+def test_batches_that_were_unlike_the_others_do_not_count() -> None:
+    usual, odd = Pace((10.0, 20.0), 2.0), Pace((900.0, 1.0), 0.1)
+    assert typical([usual, odd, usual]) == usual
+    assert typical([]) is None
+    assert pace_of(Mark(9.0, (0, 0), (0, 0)), 9.0) is None, "nothing was read"
 
 
 def test_a_late_chunk_is_waited_for_without_a_jump() -> None:
     """Chunks came every 10 s, and the next takes a minute: something is left, and nothing jumps."""
-    marks = [Mark(10.0, (16, 16, 16, 16, 16)), Mark(20.0, (32, 32, 32, 32, 32))]
-    for total, slowest in ((48, 2.5), (64, 36.0)):
-        told = [seconds_left(marks, Mark(at, marks[-1].passed), total) for at in range(21, 80)]
-        assert None not in told
-        assert all(left and left > 0 for left in told)
-        assert all(abs(b - a) <= 2.0 for a, b in pairwise(told)), told  # type: ignore[operator]
-        assert max(told[10:]) <= slowest  # type: ignore[type-var,operator]
+    marks = [Mark(10.0 * n, (16 * n,) * 5, (2000 * n,) * 5) for n in (1, 2, 3)]
+    for total in (64, 80):
+        last = marks[-1]
+        said = [seconds_left(marks, Mark(at, last.passed, last.worked), total) for at in range(31, 90)]
+        assert None not in said
+        assert all(left and left > 0 for left in said)
+        assert all(abs(b - a) <= 2.0 for a, b in pairwise(said)), said  # type: ignore[operator]
 
 
-@pytest.mark.parametrize(
-    ("name", "off"), [("the first 60 of a fresh server", 0.25), ("120 without reports", 0.5)]
-)
-def test_real_runs(name: str, off: float) -> None:
-    """Two of the recorded runs, by their first estimate; `bench.pace` prints all: others are further off."""
-    run = next(run for run in read_runs() if run.name == name)
-    told = next((left, true) for share, left, true in run.estimates() if share >= 0.1 and left is not None)
-    assert told[0] == pytest.approx(told[1], rel=off)
+#: Of each recorded run, the share of what was said that must hold; the constants were chosen on other runs.
+#: Of the last two it is low: half of the workers were another batch's, and others took the processor.
+HOLD = {
+    "the first 60 of a fresh server": 1.0,
+    "60 with reports": 1.0,
+    "120 without reports": 1.0,
+    "80, a quarter refused": 1.0,
+    "60 small and large": 0.9,
+    "40 large DICOM files": 1.0,
+    "100 beside a batch of 100": 0.4,
+    "200 with reports": 0.5,
+}
+
+
+@pytest.mark.parametrize("name", sorted(HOLD))
+def test_recorded_runs(name: str) -> None:
+    said = next(found for run, found in told(read_runs()) if run.name == name)
+    after = [each for each in said if each.left is not None]
+    assert sum(each.holds for each in after) >= HOLD[name] * len(after) > 0
 
 
 def test_marks_are_few() -> None:
     numbers = {mark_number((n, n, n), 100_000) for n in range(0, 100_001, 50)}
     assert len(numbers) == MARKS + 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "a few seconds left"),
+        (9.9, "a few seconds left"),
+        (11, "about 10 s left"),
+        (24, "about 25 s left"),
+        (100, "about 2 min left"),
+        (5500, "about 1.5 h left"),
+    ],
+)
+def test_no_more_is_said_than_is_known(seconds: float, words: str) -> None:
+    assert times.time_left(seconds) == words

@@ -14,6 +14,7 @@ from store.base.errors import BatchGivenUp, ServiceError
 from store.base.tables import Priority
 from store.intake import batches
 from store.intake.uploads import KnownFile as Known
+from vocabulary import times
 from vocabulary.states import STAGES, BatchStatus, Triage
 from web.contract.base import API, Body, Count, Document, Id, Links, Moment, Page, picked
 from web.contract.images import NOT_ASSESSABLE
@@ -140,8 +141,10 @@ class BatchProgress(Document):
     manifest: ManifestMatch | None = Field(description="Of a submitted batch with a manifest.")
     rate: float = Field(description="Images a second, lately.")
     eta_seconds: int | None = Field(
-        description="Until all is read, by the slowest stage; null until each stage has begun, and in lists."
+        description="Until all is read; null before a tenth of the work is done, while it is not known what a"
+        " stage costs, and in lists."
     )
+    time_left: str | None = Field(description="The same in words, no more exactly than it is known.")
 
     @classmethod
     def of(
@@ -163,6 +166,7 @@ class BatchProgress(Document):
             Seconds that the rest will take, where they were estimated.
         """
         waits, moving = waits_for(batch), batch.status in _MOVING
+        left = left if moving and waits is None else None
         counts = {
             name: getattr(batch, f"n_{name}") for name in BatchCounts.model_fields if name != "uploaded"
         }
@@ -189,7 +193,8 @@ class BatchProgress(Document):
             if batch.manifest_rows
             else None,
             rate=round(batch.rate, 3) if moving else 0.0,
-            eta_seconds=round(left) if left is not None and moving and waits is None else None,
+            eta_seconds=None if left is None else round(left),
+            time_left=None if left is None else times.time_left(left),
             **more,
         )
 

@@ -7,11 +7,6 @@ const SLOWEST = 20000;
 const TABLE_EVERY = 15000;
 const ENDED = ["done", "partial", "failed", "cancelled"];
 
-function spoken(seconds) {
-  if (seconds < 90) return `${seconds} s`;
-  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
-}
-
 function valueAt(batch, path) {
   if (path === "ended") {
     const c = batch.counts;
@@ -19,8 +14,7 @@ function valueAt(batch, path) {
   }
   if (path === "pace") {
     if (!batch.rate || batch.waits_for) return "";
-    const left = batch.eta_seconds === null ? "" : ` · ${spoken(batch.eta_seconds)} left`;
-    return `· ${batch.rate.toFixed(1)} images/s${left}`;
+    return `· ${batch.rate.toFixed(1)} images/s · ${batch.time_left ?? "estimating the time left"}`;
   }
   return path.split(".").reduce((value, key) => value[key], batch);
 }

@@ -6,6 +6,7 @@ same.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,6 +103,7 @@ def run_stage(stage: ChunkStage[R], lease: Lease) -> bool:
     StaleLease
         The unit is another worker's, or its batch has ended: nothing was written.
     """
+    began = time.monotonic()
     chunk = load_chunk(lease, stage.begin(lease))
     result = stage.compute(chunk)
     outcome, goes_on = Outcome.SAVED, False
@@ -110,7 +112,7 @@ def run_stage(stage: ChunkStage[R], lease: Lease) -> bool:
             if work.cancelled_meanwhile(session, unit):
                 outcome = Outcome.CANCELLED
             else:
-                goes_on = _save(stage, chunk, session, unit, result)
+                goes_on = _save(stage, chunk, session, unit, result, began)
     except work.StaleLease:
         stage.after(chunk, result, Outcome.LEASE_LOST, goes_on=False)
         raise
@@ -118,13 +120,14 @@ def run_stage(stage: ChunkStage[R], lease: Lease) -> bool:
     return goes_on
 
 
-def _save(stage: ChunkStage[R], chunk: Chunk, session: Session, unit: Work, result: R) -> bool:
+def _save(stage: ChunkStage[R], chunk: Chunk, session: Session, unit: Work, result: R, began: float) -> bool:
     images = stage.narrow(session, unit, work.images_of(session, unit.id), result)
     with counters.counted(session, chunk.batch.id, images) as counts:
         goes_on = stage.save(Saving(session, unit, chunk, images, counts), result)
         for image in images:
             if stage.name not in stages_until(image.passed):
                 image.passed = stage.name.value
+        counts[f"ms_{stage.name}"] += round(1000 * (time.monotonic() - began))
     following = STAGES[STAGES.index(stage.name) + 1 :]
     goes_on = goes_on and bool(following)
     if not goes_on:
