@@ -97,6 +97,19 @@ def test_each_form_comes_back_with_what_was_typed(app: Any, site_key: str) -> No
     assert stands(form, "priority", "urgent")
 
 
+def test_a_wrong_password_costs_no_second_typing_of_the_address(app: Any, site_key: str) -> None:
+    client = app.test_client()
+    twin = re.search(r'name="csrf" value="([^"]+)"', client.get("/sign-in").text)
+    assert twin
+    sent = {"csrf": twin[1], "email": "ann@clinic.example", "password": "not hers at all"}
+    answer = client.post("/sign-in", data=sent)
+    assert answer.status_code == 401
+    form = form_at(answer.text, "/sign-in")
+    assert stands(form, "email", "ann@clinic.example")
+    assert "autofocus" in form_field(form, "password"), "what is typed next"
+    assert "value" not in form_field(form, "password")
+
+
 def form_field(form: str, name: str) -> str:
     found = re.search(rf'<(?:input|select|textarea)\b[^>]*name="{name}"[^>]*>', form)
     return found[0] if found else ""

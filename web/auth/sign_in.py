@@ -96,6 +96,7 @@ def _sign_in_page(*, token: str = "", error: str = "", status: int = 200) -> Res
         sets_password=sets_password,
         fresh=fresh,
         error=error,
+        email=request.form.get("email", ""),
         next=request.values.get("next", ""),
         provider=settings.oidc_label if settings.oidc_issuer else "",
         mails_links=settings.mails_links,
