@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Steps from before are known from now on."""
+    """Count steps from before as known from now on."""
     op.add_column(
         "maintenance",
         sa.Column("known_since", sa.DateTime(timezone=True), server_default=sa.func.now(), nullable=False),

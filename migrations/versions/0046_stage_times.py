@@ -17,7 +17,8 @@ _STAGES = ("prepare", "classify", "detect", "explain", "report")
 def upgrade() -> None:
     """Of batches from before nothing is known: their times stay zero."""
     for stage in _STAGES:
-        op.add_column("batches", sa.Column(f"ms_{stage}", sa.BigInteger(), server_default="0", nullable=False))
+        column = sa.Column(f"ms_{stage}", sa.BigInteger(), server_default="0", nullable=False)
+        op.add_column("batches", column)
     op.add_column("batch_marks", sa.Column("worked", postgresql.JSONB(), server_default="[]", nullable=False))
 
 

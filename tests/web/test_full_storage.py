@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func
+from sqlalchemy import delete, func
 
 from store.base import blobs as blob_module
 from store.base import seldom
@@ -30,8 +30,9 @@ def reading(ask: Asker) -> str:
         row.status, row.rate = "running", 0.5
         row.rate_at = func.now()
         row.s_prepare = row.s_classify = row.s_detect = row.s_explain = row.s_report = 2
+        row.ms_prepare = row.ms_classify = row.ms_detect = row.ms_explain = row.ms_report = 2000
         at = func.now() - timedelta(seconds=10)
-        session.add(BatchMark(batch_id=row.id, number=1, at=at, passed=[1] * 5))
+        session.add(BatchMark(batch_id=row.id, number=1, at=at, passed=[1] * 5, worked=[1000] * 5))
     return batch
 
 
@@ -52,12 +53,18 @@ def test_a_full_store_is_told(
     page = browser.client.get(f"/batches/{reading}").text
     assert "No room is left on the server" in page
     assert " left</span>" not in page
+    assert "estimating" not in page
     monkeypatch.setattr(blob_module, "LEAST_FREE", 0)
     assert "blobs" not in missing_parts(app.extensions["settings"])
     again = ask.get(f"/batches/{reading}", headers={"If-None-Match": told.headers["ETag"]})
     assert again.status_code == 200, "what it waits for is part of what the tag names"
     assert again.json["waits_for"] is None
     assert again.json["eta_seconds"] in range(100)
+    assert again.json["time_left"] in browser.client.get(f"/batches/{reading}").text
+    with session_scope() as session:
+        session.execute(delete(BatchMark))
+    assert ask.get(f"/batches/{reading}").json["time_left"] is None
+    assert "estimating the time left" in browser.client.get(f"/batches/{reading}").text
 
 
 def test_a_store_that_takes_nothing_is_told(
