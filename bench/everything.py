@@ -18,7 +18,7 @@ from bench.tables import markdown
 BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "bench.floor": ([], ["--count", "16", "--rounds", "1"]),
     "bench.prepare": ([], ["--rounds", "1", "--images", "2"]),
-    "bench.report": ([], []),
+    "bench.report": ([], ["--rounds", "1"]),
     "bench.scoring": ([], ["--rounds", "1"]),
     "bench.compare": (
         ["--count", "2000"],

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
-from xml.etree import ElementTree
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -111,10 +110,10 @@ class _Renderer:
 
     def __init__(self) -> None:
         try:
-            import cssselect2  # type: ignore[import-untyped]
             import weasyprint
-            from weasyprint.text.fonts import FontConfiguration
             from weasyprint.urls import URLFetcher, URLFetcherResponse
+
+            from pipeline.report.typesetting import Page, Setting
         except (ImportError, OSError) as error:
             raise ReportUnavailable(f"{PANGO_ADVICE} ({error})") from error
 
@@ -131,25 +130,8 @@ class _Renderer:
                     raise NotInMemoryError("a report fetches nothing from outside")
                 return URLFetcherResponse(url, self._assets[name])
 
-        class Page(weasyprint.HTML):  # type: ignore[misc]
-            """A page given as well-formed XML, which the standard parser reads ten times as fast as HTML.
-
-            Our style sheet takes the place of the browser's.
-            """
-
-            def __init__(self, text: str, fetcher: URLFetcher) -> None:
-                self.base_url, self.url_fetcher, self.media_type = None, fetcher, "print"
-                self.etree_element = ElementTree.fromstring(text)  # noqa: S314 - our own template, escaped
-                self.wrapper_element = cssselect2.ElementWrapper.from_html_root(
-                    self.etree_element, content_language=None
-                )
-
-            def _ua_stylesheets(self, forms: bool = False) -> list[Any]:
-                return [css]
-
-        self._page = Page
+        self._page, self._setting = Page, Setting()
         self.fetcher = MemoryFetcher
-        self._font_config = FontConfiguration()
         self._own_letters = frozenset.intersection(*(letters_of(name) for name in FONTS))
 
         def with_fonts(names: tuple[str, ...]) -> Any:
@@ -163,14 +145,14 @@ class _Renderer:
                 string="\n".join(
                     (*faces, f"@page {{ font-family: {family} }}", f"body {{ font-family: {family} }}")
                 ),
-                font_config=self._font_config,
+                font_config=self._setting.font_config,
                 url_fetcher=MemoryFetcher({name: (HERE / "fonts" / name).read_bytes() for name in names}),
             )
 
         self._with_fonts = cache(with_fonts)
-        css = weasyprint.CSS(
+        self._css = weasyprint.CSS(
             string=(HERE / "style.css").read_text("utf-8"),
-            font_config=self._font_config,
+            font_config=self._setting.font_config,
             url_fetcher=MemoryFetcher({name: (HERE / "fonts" / name).read_bytes() for name in FONTS}),
         )
         environment = jinja2.Environment(
@@ -223,12 +205,9 @@ class _Renderer:
         """
         head, opening, body = page.partition("<body")
         body, fonts = fonts_for(body, self._own_letters)
-        written = self._page(head.translate(_NO_ISOLATES) + opening + body, self.fetcher(pictures)).write_pdf(
-            font_config=self._font_config,
-            stylesheets=[self._with_fonts(fonts)] if fonts else None,
-            pdf_variant="pdf/ua-1",
-        )
-        return cast(bytes, written)
+        sheets = [self._css, *([self._with_fonts(fonts)] if fonts else [])]
+        text = head.translate(_NO_ISOLATES) + opening + body
+        return self._page(text, self._setting, sheets, pictures, self.fetcher({})).pdf()
 
 
 _NO_ISOLATES = {ord(FIRST_STRONG_ISOLATE): None, ord(POP_ISOLATE): None}
