@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -38,12 +39,22 @@ from pipeline.window import colour8, grey8
 from vocabulary.reasons import Reason
 from vocabulary.rendering import RenderingCode
 
-# pydicom quotes the values it complains about: they may be a patient's
-logging.getLogger("pydicom").disabled = True
-config.settings.reading_validation_mode = config.IGNORE
-config.settings.writing_validation_mode = config.IGNORE
-
 _T = TypeVar("_T")
+
+
+@contextlib.contextmanager
+def silent_pydicom() -> Iterator[None]:
+    """Read and write values as they are, without a word: what pydicom quotes may be a patient's."""
+    log, settings = logging.getLogger("pydicom"), config.settings
+    before = log.disabled, settings.reading_validation_mode, settings.writing_validation_mode
+    log.disabled = True
+    settings.reading_validation_mode = settings.writing_validation_mode = config.IGNORE
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled, settings.reading_validation_mode, settings.writing_validation_mode = before
 
 
 def decode_dicom(
@@ -55,8 +66,7 @@ def decode_dicom(
     at_full_depth: bool = False,
 ) -> Radiograph:
     """Decode and clean a DICOM object; parameters and errors as `pipeline.decode.picture.decode`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with silent_pydicom():
         read = _guarded(_read, data, max_pixels, refuse_burned_in)
         pixels, facts, identity, clean, flags, steps, values = read
         height, width = pixels.shape

@@ -33,6 +33,7 @@ from pydicom.uid import (
 
 from pipeline.decode.gdcm_frames import decode_frame
 from pipeline.decode.picture import decode
+from pipeline.dicom.reader import silent_pydicom
 from pipeline.types import Rejected, RenderingStep, Skipped, StudyFacts
 from pipeline.window import dicom_window
 from vocabulary.media import sniff
@@ -66,6 +67,7 @@ def ramp(bits=12, signed=False, size=64):
     return values.astype(np.uint16 if bits > 8 else np.uint8)
 
 
+@silent_pydicom()
 def make_dicom(pixels, syntax=ExplicitVRLittleEndian, bits=12, coded=None, **attributes):
     """A CR object with the pixels; attributes set to None are left out."""
     dataset = Dataset()
@@ -123,6 +125,7 @@ def rle_frame(*segments):
     return struct.pack("<16I", len(segments), *starts, *[0] * (15 - len(segments))) + b"".join(segments)
 
 
+@silent_pydicom()
 def lut_item(data, first, bits, vr="US"):
     item = Dataset()
     item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(data) % 65536, first, bits])
@@ -458,6 +461,14 @@ def test_burned_in_annotation_is_flagged_or_refused():
 def test_an_error_of_the_pseudonymiser_is_not_blamed_on_the_file():
     with pytest.raises(ZeroDivisionError):
         read(make_dicom(ramp()), pseudonymise=lambda _: 1 // 0)
+
+
+def test_reading_leaves_pydicom_as_it_was():
+    settings, log = pydicom.config.settings, logging.getLogger("pydicom")
+    settings.reading_validation_mode = settings.writing_validation_mode = pydicom.config.WARN
+    before = log.disabled, settings.reading_validation_mode, settings.writing_validation_mode
+    read(make_dicom(ramp(10), bits=10))
+    assert (log.disabled, settings.reading_validation_mode, settings.writing_validation_mode) == before
 
 
 def test_nothing_of_the_header_reaches_the_log(caplog):
