@@ -14,6 +14,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 SENSITIVITY = 0.95
 SPECIFICITY = 0.90
+#: So many of the true limbs of validation may lie nearer to being refused.
+_LIMBS_REFUSED = 0.005
 
 
 def fit_platt(logits: npt.ArrayLike, labels: BoolArray) -> Platt:
@@ -59,6 +61,20 @@ def operating_points(probabilities: FloatArray, labels: BoolArray) -> Thresholds
     above = float(negatives[index]) if index < len(negatives) else 1.0
     specific = (below + above) / 2
     return Thresholds(min(sensitive, specific), max(sensitive, specific))
+
+
+def refused_from(others: npt.ArrayLike) -> float:
+    """Return from which probability of anything else on a picture is refused.
+
+    Ten times as much as 99.5% of validation's limbs have; never from less than 0.05 on, since limbs of other
+    origins look less familiar, and always from 0.5 on.
+
+    Parameters
+    ----------
+    others
+        That probability for the limbs of validation.
+    """
+    return float(np.clip(10 * np.quantile(np.asarray(others), 1 - _LIMBS_REFUSED), 0.05, 0.5))
 
 
 def fit_reference(

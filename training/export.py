@@ -17,9 +17,12 @@ import numpy as np
 
 from models import architectures  # first: it chooses the backend of keras
 from models.bundle import FORMAT, MANIFEST, Bundle, Network, load_bundle
-from models.fitted_on import written
+from models.fitted_on import digests_of, looks_of, written
 from models.scorer import Reference
 from pipeline.types import PlaceRules, RegionModel, RoutingRules
+
+#: What `training.reading_bundle` adds to a manifest.
+_FACTS = ("command", "joined", "split", "figures")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class BundleContent:
     networks
         Name to network; `region_network` names the one that tells regions.
     kept
-        Networks of other bundles, whose files are taken over as they are.
+        Networks of other bundles, whose files are taken over as they are; heads of one file share it.
     partners
         By network: its partner and the weights of both logits, see `models.bundle.Network`.
     card
@@ -80,6 +83,31 @@ class BundleContent:
     partners: Mapping[str, tuple[str, tuple[float, float]]] = field(default_factory=dict)
 
 
+def taken_over(old: Bundle, name: str) -> BundleContent:
+    """Return what a bundle of another name holds when all is as in an older one, its networks' files too."""
+    return BundleContent(
+        name=name,
+        label_meaning=old.label_meaning,
+        regions=old.regions,
+        region_network=old.region_network,
+        networks={},
+        models=old.models,
+        routing=old.routing,
+        reference=Reference.read(old.reference),
+        limits=old.limits,
+        trained_on=old.trained_on,
+        card=old.card,
+        fitted_on=sorted(digests_of(old)),
+        looks=looks_of(old),
+        facts={key: old.manifest[key] for key in _FACTS if key in old.manifest},
+        families=old.families,
+        views=old.views,
+        places=old.places,
+        kept=old.networks,
+        partners={n.name: (n.partner, n.weights) for n in old.networks.values() if n.partner},
+    )
+
+
 def write_bundle(content: BundleContent, folder: Path) -> Bundle:
     """Write a bundle to `folder`, replacing an unfinished one, and read it back verified.
 
@@ -109,17 +137,21 @@ def write_bundle(content: BundleContent, folder: Path) -> Bundle:
         networks[name] = entry
         for number, head in enumerate(network.heads):
             networks[head] = {**entry, "head": number}
+    files: dict[str, str] = {}
     for name, kept in content.kept.items():
-        path = part / f"{name}.keras"
-        shutil.copyfile(kept.path, path)
+        if kept.sha256 not in files:
+            files[kept.sha256] = f"{name}.keras"
+            shutil.copyfile(kept.path, part / f"{name}.keras")
         networks[name] = {
-            "file": path.name,
+            "file": files[kept.sha256],
             "sha256": kept.sha256,
             "architecture": kept.architecture,
             "input_size": kept.input_size,
             "map_size": kept.map_size,
             "mirrored": kept.mirrored,
         }
+        if kept.head is not None:
+            networks[name]["head"] = kept.head
     for name, (partner, weights) in content.partners.items():
         networks[name] |= {"partner": partner, "weights": list(weights)}
     content.reference.write(part / "reference.npz")

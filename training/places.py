@@ -29,15 +29,14 @@ import keras  # isort: skip
 from keras import ops
 
 from models.bundle import MANIFEST, Bundle, load_bundle
-from models.fitted_on import digests_of, looks_of
-from models.scorer import Reference, Scorer, open_scorer
+from models.scorer import Scorer, open_scorer
 from pipeline.boxes import SuspectedPlace, drawn_places
 from pipeline.preprocess import letterbox, model_input
 from pipeline.triage import calibrate
 from pipeline.types import Float32Array, PlaceRules, UInt8Array
 from training.datasets import Example, Polygon, load_pixels, read_fracatlas, read_split
 from training.experiment import ROOT, shared_data
-from training.export import BundleContent, TrainedNetwork, write_bundle
+from training.export import BundleContent, TrainedNetwork, taken_over, write_bundle
 from training.places_figures import FilmPlaces, boxes_of, earned, false_scores, places_figures
 from training.reading_card import card
 from training.travel import placed, styled
@@ -373,28 +372,15 @@ def rebuilt(
     )
     trained = TrainedNetwork(network, kept.architecture, kept.input_size, heads=tuple(n.name for n in heads))
     others = {n.name: n for n in files.values()}
-    said = {key: old.manifest[key] for key in ("joined", "split")}
-    said |= {"command": command, "figures": {**old.manifest["figures"], **figures}}
-    return BundleContent(
-        name=name,
-        label_meaning=old.label_meaning,
-        regions=old.regions,
-        region_network=old.region_network,
+    content = taken_over(old, name)
+    said = {**content.facts, "command": command, "figures": {**old.manifest["figures"], **figures}}
+    return replace(
+        content,
         networks={old.region_network: trained},
         kept=others,
-        models=old.models,
-        routing=old.routing,
-        reference=Reference.read(old.reference),
-        limits=old.limits,
-        trained_on=old.trained_on,
         card=card(name, {old.region_network: trained, **others}, old.models, said, command),
-        fitted_on=sorted(digests_of(old)),
-        looks=looks_of(old),
         facts=said,
-        families=old.families,
-        views=old.views,
         places=places,
-        partners={n.name: (n.partner, n.weights) for n in old.networks.values() if n.partner},
     )
 
 

@@ -3,11 +3,12 @@
     python -m training.reading_bundle NAME --config training/configs/fracatlas_2.py
     python -m training.reading_bundle NAME --config training/configs/fracatlas_2.py --fracture OLD --join
     python -m training.reading_bundle NAME --head runs/parts.npz --fracture models/bundles/OLD
+    python -m training.reading_bundle NAME --networks models/bundles/OLD --centre 0.75
 
 The reading network, or an older region network with a new head (`training.part_probe`), tells the part and
 refuses what is none. The fracture is read by its own heads, or by the fracture networks of another bundle as
 long as those read better, or by both (`--join`): a weighted mean of the two logits, each scaled to deviate
-equally over validation.
+equally over validation. Or all networks of a bundle stay as they are, and it is calibrated and cut anew.
 
 Calibration and thresholds are fitted on the validation and test parts together, which no weight was fitted
 on. Every figure is cross-fitted: what is said of the test part rests on validation alone; which part may say
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,12 @@ from pipeline.preprocess import model_input
 from pipeline.routing import route
 from pipeline.triage import calibrate
 from pipeline.types import PlaceRules, Platt, RegionModel, Route, RoutingRules, Thresholds, UInt8Array
-from training.calibrate import fit_platt
+from training.calibrate import fit_platt, refused_from
 from training.datasets import phantom_examples
 from training.datasets.parts import FAMILY, PARTS
 from training.earned import cautious_thresholds
 from training.experiment import ROOT, load_config, shared_data
-from training.export import BundleContent, TrainedNetwork, write_bundle
+from training.export import BundleContent, TrainedNetwork, taken_over, write_bundle
 from training.looks import looks_by_sha256
 from training.places_figures import FilmPlaces, boxes_of, places_figures
 from training.reading import auc_within
@@ -54,8 +55,6 @@ from training.travel import equalised
 
 #: Parts that stand alone: no family lends them its evidence.
 ALONE = ("hip", "shoulder")
-#: So many of the true limbs of validation may lie nearer to being refused.
-_LIMBS_REFUSED = 0.005
 #: A part of so many normal films has half of the offset that they say.
 _SHRINK = 20
 #: How much of a fracture's logit may be the reading network's, where two read it.
@@ -88,7 +87,8 @@ class Read:
     evidence: Any
 
 
-_Row = tuple[Read, str, float, Thresholds]
+#: A film, the part that it is taken for, its probability, and the thresholds that judge it.
+Judged = tuple[Read, str, float, Thresholds]
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -144,13 +144,9 @@ def reader_of(part: str, fracture: Bundle | None) -> str:
 
 
 def routing_rules(validation: Sequence[Read]) -> RoutingRules:
-    """Refuse from where ten times as much speaks for anything else as for 99.5% of validation's limbs.
-
-    Never from less than 0.05 on: limbs of other origins look less familiar than those of validation.
-    """
-    limbs = np.array([r.probabilities["other"] for r in validation if r.film.source == "film"])
-    foreign = float(np.clip(10 * np.quantile(limbs, 1 - _LIMBS_REFUSED), 0.05, 0.5))
-    return RoutingRules(0.5, None, 0.35, across_families=True, max_foreign=foreign)
+    """Return the rules of a reading network; what it refuses, `refused_from` says."""
+    limbs = [r.probabilities["other"] for r in validation if r.film.source == "film"]
+    return RoutingRules(0.5, None, 0.35, across_families=True, max_foreign=refused_from(limbs))
 
 
 def _offsets(films: Sequence[Read], centre: float) -> dict[str, float]:
@@ -193,7 +189,7 @@ def _fit(
 
 def judged(
     reads: Sequence[Read], fitted_on: Sequence[Read], models: Mapping[str, RegionModel], centre: float = 0.0
-) -> list[_Row]:
+) -> list[Judged]:
     """Return films with part, probability and thresholds, those fitted on other films."""
     fitted, rows = _fit(fitted_on, models, centre), []
     for r in reads:
@@ -203,12 +199,10 @@ def judged(
     return rows
 
 
-def cross_fitted(
-    reads: Sequence[Read], models: Mapping[str, RegionModel], centre: float = 0.0, folds: int = 10
-) -> list[_Row]:
-    """Return every film judged by what was fitted without its fold; a group of near-duplicates is in one.
+def tenths(reads: Sequence[Read], folds: int = 10) -> Iterator[tuple[list[Read], list[Read]]]:
+    """Divide readings by group of near-duplicates; yield each tenth and the others.
 
-    Folds hold equally many groups with a fracture: thresholds stand on those.
+    Tenths hold equally many groups with a fracture: thresholds stand on those.
     """
     groups: dict[str, bool] = {}
     for r in reads:
@@ -216,15 +210,22 @@ def cross_fitted(
     order = np.random.default_rng(0).permutation(sorted(groups))
     ordered = sorted(order, key=lambda name: groups[name])
     fold = {name: place % folds for place, name in enumerate(ordered)}
-    rows: list[_Row] = []
     for number in range(folds):
         mine = [r for r in reads if fold[r.film.example.group] == number]
-        others = [r for r in reads if fold[r.film.example.group] != number]
+        yield mine, [r for r in reads if fold[r.film.example.group] != number]
+
+
+def cross_fitted(
+    reads: Sequence[Read], models: Mapping[str, RegionModel], centre: float = 0.0
+) -> list[Judged]:
+    """Return every film judged by what was fitted without its tenth."""
+    rows: list[Judged] = []
+    for mine, others in tenths(reads):
         rows.extend(judged(mine, others, models, centre))
     return rows
 
 
-def figures_by_part(rows: Sequence[_Row]) -> dict[str, Any]:
+def figures_by_part(rows: Sequence[Judged]) -> dict[str, Any]:
     """Return figures with 95% intervals, bootstrap over groups: over all films, and by part."""
     found = {"overall": _figures(rows)}
     for part in PARTS:
@@ -232,7 +233,7 @@ def figures_by_part(rows: Sequence[_Row]) -> dict[str, Any]:
     return found
 
 
-def _figures(rows: Sequence[_Row]) -> dict[str, Any]:
+def _figures(rows: Sequence[Judged]) -> dict[str, Any]:
     y = np.array([r.film.example.positive for r, *_ in rows], bool)
     p = np.array([p for *_, p, _ in rows])
     low, high = (np.array([getattr(t, name) for *_, t in rows]) for name in ("low", "high"))
@@ -260,12 +261,17 @@ def _figures(rows: Sequence[_Row]) -> dict[str, Any]:
     return found
 
 
-def doubt(rows: Sequence[_Row], models: Mapping[str, RegionModel]) -> dict[str, float]:
+def doubtful(row: Judged, models: Mapping[str, RegionModel]) -> bool:
+    """Tell whether a film is answered *doubt*."""
+    _, part, p, cuts = row
+    return p < cuts.high and (p >= cuts.low or not models[part].may_say_negative)
+
+
+def doubt(rows: Sequence[Judged], models: Mapping[str, RegionModel]) -> dict[str, float]:
     """Return by part which share of films is answered *doubt*, also for want of leave to say *negative*."""
     by_part: dict[str, list[bool]] = {}
-    for _, part, p, cuts in rows:
-        answer = p < cuts.high and (p >= cuts.low or not models[part].may_say_negative)
-        by_part.setdefault(part, []).append(answer)
+    for row in rows:
+        by_part.setdefault(row[1], []).append(doubtful(row, models))
     everything = [answer for answers in by_part.values() for answer in answers]
     return {name: float(np.mean(answers)) for name, answers in {**by_part, "all": everything}.items()}
 
@@ -412,18 +418,10 @@ def joined(
     }
 
 
-def build(
-    networks: Mapping[str, TrainedNetwork],
-    fracture: Bundle | None,
-    split: Path,
-    data: Path,
-    runs: Path,
-    out: Path,
-    command: str,
-    join: bool = False,
-    centre: float = 0.0,
-) -> Bundle:
-    """Build the bundle; see the module.
+def drafted(
+    name: str, networks: Mapping[str, TrainedNetwork], fracture: Bundle | None, films: Mapping[str, Films]
+) -> BundleContent:
+    """Return a bundle that is not calibrated yet.
 
     Parameters
     ----------
@@ -431,19 +429,14 @@ def build(
         The one that tells the part.
     fracture
         Whose networks read the fracture; None: the heads of that one.
-    join
-        Let the heads of that one read it too.
-    centre
-        How far apart the thresholds of a family's parts lie, see `_offsets`.
     """
     region_network = next(iter(networks))
     network = networks[region_network].model
     readers = {part: reader_of(part, fracture) for part in PARTS}
     uncalibrated = (Platt(1.0, 0.0, 0.5), Thresholds(0.0, 1.0))
-    films = read_films(data, split, runs / "cache", 0, 0)
     fitted = [film.example for part in films.values() for film in part.films if film.source == "film"]
-    content = BundleContent(
-        name=out.name,
+    return BundleContent(
+        name=name,
         label_meaning="fractured",
         regions=(*PARTS, "other"),
         region_network=region_network,
@@ -463,25 +456,64 @@ def build(
         families=FAMILY,
         views=PARTS if networks[region_network].heads else (),
     )
-    drafts = runs / "draft" / out.name
-    scorer = _opened(_written(content, drafts), runs)
-    halves = [read(scorer, films[name]) for name in ("val", "test")]
-    if join:
-        content = replace(content, partners=joined(content, halves, scorer, films))
-        scorer = _opened(_written(content, drafts), runs)
-        halves = [read(scorer, films[name]) for name in ("val", "test")]
-    rules = routing_rules(halves[0])
-    halves = [[replace(r, route=_routed(r.probabilities, rules)) for r in half] for half in halves]
-    content = replace(content, routing=rules)
-    everything = [*halves[0], *halves[1]]
-    test_rows = judged(halves[1], halves[0], content.models, centre)
-    rows = cross_fitted(everything, content.models, centre)
-    models = _fit(everything, content.models, centre)
+
+
+def read_halves(
+    content: BundleContent, films: Mapping[str, Films], runs: Path
+) -> tuple[Scorer, tuple[list[Read], list[Read]]]:
+    """Read validation and test with a draft of a bundle."""
+    folder = runs / "draft" / content.name
+    (folder / MANIFEST).unlink(missing_ok=True)
+    draft = write_bundle(content, folder)
+    scorer = open_scorer(draft, backend="openvino", cache=runs / "openvino", conversion_seconds=3600)
+    return scorer, (read(scorer, films["val"]), read(scorer, films["test"]))
+
+
+def rerouted(reads: Sequence[Read], rules: RoutingRules) -> list[Read]:
+    """Return readings with what other rules refuse."""
+    return [replace(r, route=_routed(r.probabilities, rules)) for r in reads]
+
+
+def with_evidence(models: Mapping[str, RegionModel], rows: Sequence[Judged]) -> dict[str, RegionModel]:
+    """Return models with what held-out films show, and leave to say *negative* where that is enough."""
     broken = [(part, p >= cuts.low) for r, part, p, cuts in rows if r.film.example.positive]
     fractures = {part: sum(name == part for name, _ in broken) for part in PARTS}
     hits = {part: sum(name == part and hit for name, hit in broken) for part in PARTS}
-    for part, (allowed, evidence) in earned(fractures, hits, FAMILY, ALONE).items():
-        models[part] = replace(models[part], may_say_negative=allowed, evidence=evidence)
+    return {
+        part: replace(models[part], may_say_negative=allowed, evidence=evidence)
+        for part, (allowed, evidence) in earned(fractures, hits, FAMILY, ALONE).items()
+    }
+
+
+def build(
+    content: BundleContent,
+    films: Mapping[str, Films],
+    runs: Path,
+    out: Path,
+    command: str,
+    join: bool = False,
+    centre: float = 0.0,
+) -> Bundle:
+    """Calibrate, cut and measure a bundle, and write it; see the module.
+
+    Parameters
+    ----------
+    join
+        Let the heads of the network that tells the part read the fracture, too.
+    centre
+        How far apart the thresholds of a family's parts lie, see `_offsets`.
+    """
+    scorer, halves = read_halves(content, films, runs)
+    if join:
+        content = replace(content, partners=joined(content, halves, scorer, films))
+        scorer, halves = read_halves(content, films, runs)
+    rules = routing_rules(halves[0])
+    validation, test = (rerouted(half, rules) for half in halves)
+    content = replace(content, routing=rules)
+    everything = [*validation, *test]
+    test_rows = judged(test, validation, content.models, centre)
+    rows = cross_fitted(everything, content.models, centre)
+    models = with_evidence(_fit(everything, content.models, centre), rows)
     content = replace(content, models=models)
     facts = {
         "command": command,
@@ -490,10 +522,10 @@ def build(
         "figures": {
             "test": figures_by_part(test_rows),
             "validation and test, cross-fitted": figures_by_part(rows),
-            "parts": parts_figures(halves[1]),
+            "parts": parts_figures(test),
             "doubt": doubt(rows, models),
-            "refused": refusals(halves[1]),
-            "places": suspected(halves[1]),
+            "refused": refusals(test),
+            "places": suspected(test),
             "styles": {
                 name: _style(scorer, films["val"], style, rules)
                 for name, style in {"as it is": None, **STYLES}.items()
@@ -504,7 +536,7 @@ def build(
     content = replace(
         content,
         limits=limits(models, ALONE),
-        card=card(out.name, {**networks, **content.kept}, models, facts, command),
+        card=card(content.name, {**content.networks, **content.kept}, models, facts, command),
         facts=facts,
     )
     return write_bundle(content, out)
@@ -513,19 +545,10 @@ def build(
 def _style(scorer: Scorer, films: Films, style: Any, rules: RoutingRules) -> dict[str, float]:
     """Measure parts and refusals on every second validation picture, changed."""
     some = Films(films.films[::2], [style(p) if style else p for p in films.pixels[::2]])
-    reads = [replace(r, route=_routed(r.probabilities, rules)) for r in read(scorer, some, fractures=False)]
+    reads = rerouted(read(scorer, some, fractures=False), rules)
     figures = parts_figures(reads)
     wanted = ("part_right", "family_right", "limbs_refused")
     return {name: figures[name] for name in wanted} | {"refused": refusals(reads)["all"]["refused"]}
-
-
-def _opened(bundle: Bundle, runs: Path) -> Scorer:
-    return open_scorer(bundle, backend="openvino", cache=runs / "openvino", conversion_seconds=3600)
-
-
-def _written(content: BundleContent, folder: Path) -> Bundle:
-    (folder / MANIFEST).unlink(missing_ok=True)
-    return write_bundle(content, folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -536,6 +559,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tells.add_argument("--config", type=Path, help="the reading network of this run tells the parts")
     tells.add_argument(
         "--head", type=Path, help="the region network of --fracture tells them, with this head"
+    )
+    tells.add_argument(
+        "--networks", type=Path, help="a bundle: its networks as they are, calibration and thresholds anew"
     )
     parser.add_argument("--size", type=int, help="a reading network's input (default: the last stage's)")
     parser.add_argument("--fracture", type=Path, help="a bundle whose fracture networks read the fracture")
@@ -549,8 +575,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.join and not (args.config and args.fracture):
         parser.error("--join needs --config and --fracture")
+    if args.head and not args.fracture:
+        parser.error("--head needs --fracture")
     fracture = load_bundle(args.fracture) if args.fracture else None
-    split = ROOT / "training" / "splits" / "fracatlas.csv"
+    split, before = ROOT / "training" / "splits" / "fracatlas.csv", ""
     told = f"--fracture {args.fracture} " if args.fracture else ""
     if args.centre:
         told += f"--centre {args.centre} "
@@ -559,15 +587,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         size, split = args.size or plan.stages[-1].size, plan.split
         networks = reading_networks(plan, size, args.runs / plan.name / "average.weights.h5")
         told += f"--config {args.config} --size {size}{' --join' if args.join else ''}"
-    elif fracture is None:
-        parser.error("--head needs --fracture")
-    else:
+    elif args.head and fracture:
         networks = probed_networks(fracture, args.head)
         told += f"--head runs/{args.head.name}"
-    bundle = build(
-        networks, fracture, split, args.data or shared_data(), args.runs, args.out / args.name,
-        f"python -m training.reading_bundle {args.name} {told}", args.join, args.centre,
-    )  # fmt: skip
+    else:
+        old = load_bundle(args.networks)
+        before, told = f"{old.manifest['command']}; ", f"{told}--networks {args.networks}"
+    films = read_films(args.data or shared_data(), split, args.runs / "cache", 0, 0)
+    content = taken_over(old, args.name) if args.networks else drafted(args.name, networks, fracture, films)
+    command = f"{before}python -m training.reading_bundle {args.name} {told}"
+    bundle = build(content, films, args.runs, args.out / args.name, command, args.join, args.centre)
     print(json.dumps(bundle.manifest["figures"], indent=1))
     print(bundle.folder, bundle.sha256)
 

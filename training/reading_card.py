@@ -55,8 +55,9 @@ def card(
         "|---|---|---|---|",
     ]
     for title, network in networks.items():
-        heads = network.heads if isinstance(network, TrainedNetwork) else ()
-        names = {title, *heads}
+        if isinstance(network, Network) and network.head is not None:
+            continue
+        names = {title, *_heads(network, networks)}
         reads = ", ".join(part for part, m in models.items() if m.network in names) or "no fracture"
         also = "the part, anything else; " if title == next(iter(networks)) else ""
         lines.append(f"| {title} | {network.architecture} | {network.input_size} px | {also}{reads} |")
@@ -74,7 +75,7 @@ def card(
                 "`efficientnet_b1_relu6` is EfficientNetB1 with ReLU6 in place of swish, BatchNorm folded, "
                 "started from EfficientNet-Lite1's ImageNet weights (Apache-2.0)."
             ]
-            if any(isinstance(n, TrainedNetwork) and n.heads for n in networks.values())
+            if any(_heads(n, networks) for n in networks.values())
             else [
                 "The network that tells the part is the region network of an older bundle with a new head, "
                 "fitted to its features (`training.part_probe`): its trunk has not seen the pictures to "
@@ -98,11 +99,11 @@ def card(
         "",
     ]
     for which in ("test", "validation and test, cross-fitted"):
-        lines += [f"### Fractures: {which}", "", *_table(figures[which]), ""]
+        lines += [f"### Fractures: {which}", "", *figures_table(figures[which]), ""]
     overall = figures["test"]["overall"]
     lines += [
-        f"Within parts (pairs of films of the same part), test: AUC {_shown(overall['auc_within'])}. "
-        f"Expected calibration error {_shown(overall['ece'])}.",
+        f"Within parts (pairs of films of the same part), test: AUC {shown(overall['auc_within'])}. "
+        f"Expected calibration error {shown(overall['ece'])}.",
         "",
         "### Which part may say negative",
         "",
@@ -164,22 +165,34 @@ def card(
     return "\n".join(lines)
 
 
-def _table(figures: Mapping[str, Any]) -> list[str]:
+def _heads(
+    network: TrainedNetwork | Network, networks: Mapping[str, TrainedNetwork | Network]
+) -> tuple[str, ...]:
+    """Return the names of the fracture heads that share a network's file."""
+    if isinstance(network, TrainedNetwork):
+        return network.heads
+    others = [n for n in networks.values() if isinstance(n, Network)]
+    return tuple(n.name for n in others if n.head is not None and n.sha256 == network.sha256)
+
+
+def figures_table(figures: Mapping[str, Any]) -> list[str]:
+    """Return figures by part as the lines of a Markdown table."""
     lines = [
         "| part | films | fractured | " + " | ".join(title for _, title in _COLUMNS) + " |",
         "|---|---|---|" + "---|" * len(_COLUMNS),
     ]
     for part, row in figures.items():
-        cells = " | ".join(_shown(row[key]) if key in row else "" for key, _ in _COLUMNS)
+        cells = " | ".join(shown(row[key]) if key in row else "" for key, _ in _COLUMNS)
         lines.append(f"| {part} | {row['images']} | {row['fractured']} | {cells} |")
     return lines
 
 
 def _number(figure: Any) -> str:
-    return _shown(figure) if isinstance(figure, Mapping) else f"{figure:.3g}"
+    return shown(figure) if isinstance(figure, Mapping) else f"{figure:.3g}"
 
 
-def _shown(figure: Mapping[str, Any]) -> str:
+def shown(figure: Mapping[str, Any]) -> str:
+    """Return a figure with its interval."""
     if figure["value"] is None:
         return "none"
     interval = figure["interval"]

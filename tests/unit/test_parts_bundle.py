@@ -43,6 +43,13 @@ def test_negative_is_said_only_on_evidence(bundle):
             assert own or (model.evidence.family_lower or 0) >= 0.9
 
 
+def test_its_card_is_what_its_manifest_says(bundle):
+    from training.reading_card import card
+
+    said = card(bundle.name, bundle.networks, bundle.models, bundle.manifest, bundle.manifest["command"])
+    assert said == bundle.card, "also when its networks were taken over file by file"
+
+
 @pytest.mark.slow
 def test_a_chest_is_refused_by_its_picture_and_a_lower_leg_read(scorer, shared_data):
     found = {}

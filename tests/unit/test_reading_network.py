@@ -10,7 +10,7 @@ from models.convert import self_test_images
 from models.scorer import Reference, Scorer, ScorerError, _check, open_scorer
 from pipeline.boxes import drawn_places, suspected_places
 from pipeline.types import PlaceRules, Platt, RegionModel, RoutingRules, SensitivityEvidence, Thresholds
-from training.export import BundleContent, TrainedNetwork, write_bundle
+from training.export import BundleContent, TrainedNetwork, taken_over, write_bundle
 
 SIZE = 64
 PARTS = ("wrist", "knee", "hip")
@@ -81,6 +81,22 @@ def test_the_manifest_says_how_each_part_is_read(bundle):
     assert [bundle.models[p].may_say_negative for p in PARTS] == [True, True, False]
     assert [bundle.networks[h].head for h in HEADS] == [0, 1]
     assert len(list(bundle.folder.glob("*.keras"))) == 1, "the heads share a file"
+
+
+def test_a_bundle_with_other_thresholds_has_the_same_files_of_weights(bundle, tmp_path):
+    content = taken_over(bundle, "reading-2")
+    models = {p: replace(m, thresholds=Thresholds(0.1, 0.9)) for p, m in bundle.models.items()}
+    other = write_bundle(replace(content, models=models), tmp_path / "reading-2")
+    assert other.name == "reading-2"
+    (ours,), (theirs,) = (list(b.folder.glob("*.keras")) for b in (bundle, other))
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert ours.name == theirs.name
+    assert other.networks == {name: replace(n, path=theirs) for name, n in bundle.networks.items()}, (
+        "heads share the file"
+    )
+    assert other.models["knee"] == replace(bundle.models["knee"], thresholds=Thresholds(0.1, 0.9))
+    kept = ("families", "views", "places", "routing", "regions", "label_meaning")
+    assert [getattr(other, k) for k in kept] == [getattr(bundle, k) for k in kept]
 
 
 def test_both_backends_say_the_same(scorers, stack):

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.triage import calibrate
 from pipeline.types import Platt, RegionModel, Thresholds
-from training import reading_bundle
+from training import doubts, reading_bundle
 from training.datasets.parts import PARTS
 from training.reading_bundle import Read
 
@@ -68,3 +68,32 @@ def test_centred_thresholds_leave_fewer_films_between_them_and_find_as_many(film
     (found, between), (found_centred, between_centred) = figures(0.0), figures(1.0)
     assert between_centred < between - 0.03
     assert found_centred >= found - 0.02
+
+
+def test_a_share_that_is_chosen_within_each_tenth_leaves_fewer_in_doubt(films, models):
+    without, (within, shares) = (
+        reading_bundle.cross_fitted(films, models),
+        doubts.chosen_within(films, models),
+    )
+    assert len(shares) == 10
+    assert min(shares) > 0
+    assert sorted(row[0].film.example.group for row in within) == sorted(r.film.example.group for r in films)
+    fewer, low, high = doubts.gain(without, within, models)
+    assert low <= fewer <= high
+    assert fewer > 0.03
+    cells = doubts.line("chosen", within, models).split(" | ")
+    assert cells[0] == "| chosen"
+    assert cells[3].endswith(f" of {sum(r.film.example.positive for r in films)}")
+
+
+def test_a_share_that_silences_a_part_is_not_chosen(films, models, monkeypatch):
+    silent = {part: part != "foot" for part in PARTS}
+
+    def evidence(models, rows):
+        allowed = dict.fromkeys(PARTS, True) if rows == "0.25" else silent
+        return {p: SimpleNamespace(may_say_negative=allowed[p]) for p in PARTS}
+
+    monkeypatch.setattr(doubts, "with_evidence", evidence)
+    monkeypatch.setattr(doubts, "cross_fitted", lambda reads, models, centre: f"{centre:g}")
+    monkeypatch.setattr(doubts, "_doubts", lambda rows, models: [rows == "0.25"])
+    assert doubts.best_centre(films, models) == 0.25
