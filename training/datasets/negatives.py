@@ -13,6 +13,9 @@ import numpy as np
 from pipeline.types import UInt8Array
 from training.datasets.example import Example
 
+#: Classes of pictures that are kinds of their own; all else is no radiograph.
+_RADIOGRAPHS = ("chest", "spine")
+KINDS = (*_RADIOGRAPHS, "no radiograph")
 #: Of ten groups, how many train and how many validate; the others test.
 _TRAIN, _VALIDATE = 7, 1
 
@@ -33,6 +36,12 @@ def read_negatives(root: Path) -> dict[str, tuple[Example, ...]]:
                 Example(row["file"], root / row["file"], ("other",), False, group, row["sha256"], (), traits)
             )
     return {name: tuple(examples) for name, examples in parts.items()}
+
+
+def kind_of(example: Example) -> str:
+    """Return the kind of a picture that must be refused, one of `KINDS`."""
+    named = example.traits.get("class", "")
+    return named if named in _RADIOGRAPHS else KINDS[-1]
 
 
 def _blank(side: int, rng: np.random.Generator) -> UInt8Array:

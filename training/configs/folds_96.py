@@ -1,0 +1,13 @@
+"""The folds of `folds.py` at 96 px, with as many pictures as `docs/benchmark.md` gives each architecture.
+
+    export KERAS_BACKEND=torch
+    for n in 1 2 3; do python -m training.reading training/configs/folds_96.py --fold $n --start WHEEL; done
+    python -m training.folds training/configs/folds_96.py
+"""  # fmt: skip
+
+from dataclasses import replace
+
+from training.configs import folds
+from training.reading_plan import Stage
+
+PLAN = replace(folds.PLAN, name="fold-96", stages=(Stage(3, 96, 3e-4, 1e-6),))
