@@ -69,7 +69,7 @@ COMPILE = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links -q
 lock: setup
 	$(PY) -m pip install -q uv
-	$(COMPILE) --extra cpu --extra train --extra dev -o requirements.lock
+	$(COMPILE) --extra cpu --extra train --extra edge --extra dev -o requirements.lock
 	for role in web read score cpu gpu; do \
 	    $(COMPILE) --extra $$role --extra build -c requirements.lock -o requirements-$$role.lock || exit 1; done
 

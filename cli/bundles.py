@@ -92,7 +92,7 @@ def add(folder: Path, home: Path | None) -> None:
 
 @bundles.command()
 @FOLDER
-@click.option("--to", type=click.Choice(["tflite"]), required=True, help="The format.")
+@click.option("--to", type=click.Choice(["tflite", "onnx"]), required=True, help="The format.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="A folder.")
 @click.option(
     "--images",
@@ -118,7 +118,7 @@ def export(*, folder: Path, to: str, out: Path, images: Path | None) -> None:
             continue
         pictures.append(radiograph.pixels)
     try:
-        found = export_bundle(load_bundle(folder), out, pictures)
+        found = export_bundle(load_bundle(folder), out, pictures, to)
     except (BundleError, EdgeError) as error:
         raise UsageProblem(f"Not exported to {to}: {error}") from error
     rows = [

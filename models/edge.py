@@ -1,4 +1,4 @@
-"""A bundle's networks as TensorFlow Lite files for devices at the edge: one image a call, one core.
+"""A bundle's networks as TensorFlow Lite or ONNX files for devices at the edge: one image a call, one core.
 
 Import it lazily: converting loads TensorFlow. What each file says is compared with the network it came from.
 """
@@ -6,6 +6,7 @@ Import it lazily: converting loads TensorFlow. What each file says is compared w
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import tempfile
@@ -26,6 +27,10 @@ from pipeline.types import Float32Array, UInt8Array
 #: The most that a probability may differ by from the bundle's own network.
 TOLERANCE = 1e-3
 MANIFEST = "edge.json"
+#: What a network can be written as: the ending of the file.
+FORMATS = ("tflite", "onnx")
+#: Operators of ONNX 1.12 (2022): what today's runtimes all read.
+_ONNX_OPERATORS = 17
 _TIMED = 8
 
 
@@ -40,7 +45,7 @@ class EdgeNetwork:
     Attributes
     ----------
     milliseconds
-        An image, on one thread of the machine that exported it.
+        Processor time of an image, on one thread of the machine that exported it.
     difference
         The largest difference of a probability, over `images` images.
     """
@@ -55,11 +60,15 @@ class EdgeNetwork:
     images: int
 
 
-def export_bundle(bundle: Bundle, folder: Path, pictures: Sequence[UInt8Array] = ()) -> list[EdgeNetwork]:
-    """Write each network as a TensorFlow Lite file of uint8 (1, s, s), and `edge.json` beside them.
+def export_bundle(
+    bundle: Bundle, folder: Path, pictures: Sequence[UInt8Array] = (), to: str = "tflite"
+) -> list[EdgeNetwork]:
+    """Write each network as a file that takes uint8 (1, s, s), and `edge.json` beside them.
 
     Parameters
     ----------
+    to
+        One of `FORMATS`.
     pictures
         Radiographs, uint8 (height, width), on which the files are compared with the networks, besides the
         self-test images.
@@ -67,8 +76,10 @@ def export_bundle(bundle: Bundle, folder: Path, pictures: Sequence[UInt8Array] =
     Raises
     ------
     EdgeError
-        A file differs by more than `TOLERANCE`.
+        A file differs by more than `TOLERANCE`, or the format's converter is not installed.
     """
+    if to == "onnx" and not all(map(importlib.util.find_spec, ("tf2onnx", "onnxruntime"))):
+        raise EdgeError("its converter is not installed: pip install 'fractureai[edge]'")
     folder.mkdir(parents=True, exist_ok=True)
     made: dict[str, EdgeNetwork] = {}
     found: list[EdgeNetwork] = []
@@ -77,7 +88,7 @@ def export_bundle(bundle: Bundle, folder: Path, pictures: Sequence[UInt8Array] =
             known = asdict(made[network.sha256])
             found.append(EdgeNetwork(**{**known, "network": name}))
             continue
-        made[network.sha256] = _export(bundle, name, folder, pictures)
+        made[network.sha256] = _export(bundle, name, folder, pictures, to)
         found.append(made[network.sha256])
     said = {
         "bundle": bundle.name,
@@ -90,20 +101,18 @@ def export_bundle(bundle: Bundle, folder: Path, pictures: Sequence[UInt8Array] =
     return found
 
 
-def _export(bundle: Bundle, name: str, folder: Path, pictures: Sequence[UInt8Array]) -> EdgeNetwork:
+def _export(bundle: Bundle, name: str, folder: Path, pictures: Sequence[UInt8Array], to: str) -> EdgeNetwork:
     import tensorflow as tf
 
-    from models.traced import save_traced, traced
+    from models.traced import traced
     from pipeline.preprocess import model_input
 
     size, function = bundle.input_size(name), traced(bundle, name)
     one = tf.function(
         lambda stack: dict(function(stack)), input_signature=[tf.TensorSpec((1, size, size), tf.uint8)]
     )
-    with tempfile.TemporaryDirectory() as saved:  # which names its outputs
-        save_traced(one, Path(saved))
-        data = tf.lite.TFLiteConverter.from_saved_model(saved).convert()
-    path = folder / f"{name}.tflite"
+    data = _converted(one, to)
+    path = folder / f"{name}.{to}"
     path.write_bytes(data)
     images = [*self_test_images(size), *(model_input(each, size) for each in pictures)]
     stack = np.stack(images)
@@ -118,16 +127,36 @@ def _export(bundle: Bundle, name: str, folder: Path, pictures: Sequence[UInt8Arr
             furthest = max(furthest, float(apart.max()))
     if not furthest <= TOLERANCE:  # NaN too
         raise EdgeError(f"{path.name} differs from the network by {furthest:.2g}; {TOLERANCE} is allowed")
-    began = time.perf_counter()
+    began = time.process_time()
     for image in stack[:_TIMED]:
         run(image)
-    each = 1000 * (time.perf_counter() - began) / min(_TIMED, len(stack))
+    each = 1000 * (time.process_time() - began) / min(_TIMED, len(stack))
     digest = hashlib.sha256(data).hexdigest()
     return EdgeNetwork(name, path.name, digest, size, len(data), each, furthest, len(stack))
 
 
+def _converted(one: Any, to: str) -> bytes:
+    """Return a traced network of one image as a file of this format."""
+    if to == "onnx":
+        import tf2onnx
+
+        model, _ = tf2onnx.convert.from_function(
+            one, input_signature=one.input_signature, opset=_ONNX_OPERATORS
+        )
+        return bytes(model.SerializeToString())
+    import tensorflow as tf
+
+    from models.traced import save_traced
+
+    with tempfile.TemporaryDirectory() as saved:  # which names its outputs
+        save_traced(one, Path(saved))
+        return bytes(tf.lite.TFLiteConverter.from_saved_model(saved).convert())
+
+
 def open_edge(path: Path) -> Any:
     """Return a function of one image, uint8 (s, s), to a dict of arrays by the names in `models.outputs`."""
+    if path.suffix == ".onnx":
+        return _open_onnx(path)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
@@ -147,3 +176,19 @@ def _probabilities(logits: Float32Array, output: str) -> Float32Array:
         return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
     exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)
+
+
+def _open_onnx(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (argument,) = (each.name for each in session.get_inputs())
+    names = [each.name for each in session.get_outputs()]
+
+    def run(image: UInt8Array) -> dict[str, Float32Array]:
+        rows = session.run(names, {argument: image[None]})
+        return {name: np.asarray(row) for name, row in zip(names, rows, strict=True)}
+
+    return run

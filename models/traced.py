@@ -23,9 +23,17 @@ from models.bundle import Bundle
 
 def traced(bundle: Bundle, network: str) -> Any:
     """Load a network and trace it as a tf.function of uint8 (n, s, s), n free, to a dict of `outputs`."""
-    kept = bundle.networks[network]
-    model = keras.saving.load_model(kept.path, compile=False, safe_mode=True)
-    signature = [tf.TensorSpec((None, kept.input_size, kept.input_size), tf.uint8)]
+    return trace(load_network(bundle, network), bundle.input_size(network))
+
+
+def load_network(bundle: Bundle, network: str) -> Any:
+    """Load a network's Keras model, in safe mode."""
+    return keras.saving.load_model(bundle.networks[network].path, compile=False, safe_mode=True)
+
+
+def trace(model: Any, size: int) -> Any:
+    """Trace a Keras model of a bundle as `traced` does; `size` is the side of its pictures."""
+    signature = [tf.TensorSpec((None, size, size), tf.uint8)]
     given = set(model.output)
 
     if given == {architectures.LOGIT, architectures.FEATURES}:  # a region network of its own

@@ -19,14 +19,15 @@ from tests.bundles import write_untrained_bundle
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-def test_an_exported_bundle_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("to", edge.FORMATS)
+def test_an_exported_bundle_says_the_same(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, out, images = tmp_path / "bundle", tmp_path / "edge", tmp_path / "images"
     write_untrained_bundle(folder)
     images.mkdir()
     for seed in range(3):
         (images / f"{seed}.png").write_bytes(encode_phantom(make_phantom(seed, "hand", size=(160, 160))))
     (images / "notes.txt").write_text("no image")
-    arguments = ["bundles", "export", str(folder), "--to", "tflite", "--out", str(out)]
+    arguments = ["bundles", "export", str(folder), "--to", to, "--out", str(out)]
     done = CliRunner().invoke(main, [*arguments, "--images", str(images)])
     assert done.exit_code == 0, done.output
     said = json.loads((out / edge.MANIFEST).read_text())
@@ -37,10 +38,23 @@ def test_an_exported_bundle_says_the_same(tmp_path: Path, monkeypatch: pytest.Mo
         assert (out / each["file"]).stat().st_size == each["bytes"]
     bundle = load_bundle(folder)
     size = bundle.input_size("pooled")
-    answer = edge.open_edge(out / "pooled.tflite")(np.zeros((size, size), np.uint8))
+    answer = edge.open_edge(out / f"pooled.{to}")(np.zeros((size, size), np.uint8))
     assert answer[outputs.LOGIT].shape == (1, 1)
     assert answer[outputs.ATTENTION].shape[0] == 1
     monkeypatch.setattr(edge, "TOLERANCE", -1.0)
     refused = CliRunner().invoke(main, arguments)
     assert refused.exit_code == 2
     assert "differs from the network" in refused.output
+
+
+def test_without_the_converter_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_untrained_bundle(tmp_path / "bundle")
+    monkeypatch.setattr(edge.importlib.util, "find_spec", lambda _: None)
+    refused = CliRunner().invoke(
+        main, ["bundles", "export", str(tmp_path / "bundle"), "--to", "onnx", "--out", str(tmp_path / "edge")]
+    )
+    assert refused.exit_code == 2
+    assert "fractureai[edge]" in refused.output
+    assert not (tmp_path / "edge").exists()
