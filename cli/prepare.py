@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -68,6 +70,37 @@ def prepare() -> None:
             click.echo(f"Bundle {name} differs from the server's of that name, which stays.", err=True)
     with session_scope() as session:
         bootstrap(session, settings.site_name, ADMIN)
+
+
+def convert_networks(say: Callable[[str], None]) -> None:
+    """Convert the networks of the sites' bundles for OpenVINO now, where that is still to be done.
+
+    A worker does it too, but beside everything else, and it takes a gigabyte. A failure is left to it.
+    """
+    from sqlalchemy import select
+
+    from models.bundle import load_bundle
+    from models.convert import ConversionError, convert_apart, converted_folder
+    from settings import get_settings
+    from store.base.session import session_scope
+    from store.base.tables import Site
+    from store.bundles.bundles import fetch_bundle
+
+    settings = get_settings()
+    if settings.scorer_backend == "tensorflow" or find_spec("openvino") is None:
+        return
+    cache = settings.cache_folder / "networks"
+    with session_scope() as session:
+        names = set(session.scalars(select(Site.default_bundle).where(Site.default_bundle.is_not(None))))
+    for name in filter(None, names):
+        bundle = load_bundle(fetch_bundle(name, settings.cache_folder / "bundles"))
+        if all(converted_folder(bundle, network, cache).is_dir() for network in bundle.networks):
+            continue
+        say(f"Converting the networks of {name}, once: a minute or two ...")
+        try:
+            convert_apart(bundle, bundle.region_network, cache, settings.conversion_seconds)
+        except ConversionError as error:
+            say(f"{error}. The worker tries again.")
 
 
 def issue_admin_access(known_key: str | None = None) -> Access:

@@ -23,7 +23,7 @@ from cli.child import Child, stop_all
 from cli.client import UsageProblem
 from cli.embedded import EmbeddedError, embedded, set_defaults, write_private
 from cli.home import default_home
-from cli.prepare import ROOT, Access, issue_admin_access, prepare
+from cli.prepare import ROOT, Access, convert_networks, issue_admin_access, prepare
 from settings import from_environ, stated
 
 TICK_SECONDS = 0.5
@@ -276,6 +276,8 @@ def server(
             os.environ["FRACTUREAI_GATEWAY_PORT"] = str(gateway)
             receivers = from_environ(os.environ).gateway_processes
         slots = max(1, (os.cpu_count() or 2) // 2) if workers is None else workers
+        if not slots:  # little memory: before anything else takes some
+            convert_networks(say)
         ours = processes(home, listener, health, slots, receivers)
         stack.callback(stop_all, ours, STOP_SECONDS)
         for child in ours:
@@ -360,7 +362,7 @@ def wait_until_answering(
     type=click.IntRange(1, 65535),
     help="Port on which to receive images by DICOM; see `fractureai gateway`.",
 )
-@click.option("--small", is_flag=True, help="For one core and 2 GB: one worker does everything in turn.")
+@click.option("--small", is_flag=True, help="For one core and 1.5 GB: one worker does everything in turn.")
 def up(
     *, host: str, port: int | None, workers: int | None, home: Path | None, dicom: int | None, small: bool
 ) -> None:
