@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -130,6 +132,25 @@ def test_what_is_kept_of_other_reports_changes_no_pixel_and_no_tag(name, again, 
     assert len(ours) == len(theirs)
     for number, (mine, other) in enumerate(zip(ours, theirs, strict=True), 1):
         assert mine == other, f"page {number} looks different"
+
+
+def test_no_page_names_another_study():
+    """Each page names its own study and site, whatever reports the process wrote before."""
+    chance = random.Random(5)
+    for number in range(40):
+        own = {f"ACC{number}X", f"Hospital {number}X"}
+        facts = replace(FACTS, accession=f"ACC{number}X", age_years=chance.choice([None, 9, 44, 80]))
+        classes = [
+            chance.choice([Triage.POSITIVE, Triage.DOUBT, Triage.NEGATIVE]) for _ in range(number % 4 + 1)
+        ]
+        images = [replace(an_image(each, 0.4, facts=facts), number=n) for n, each in enumerate(classes, 1)]
+        pdf = render.render_report(
+            a_study(*images, facts=facts, site_name=f"Hospital {number}X", triage=chance.choice(classes))
+        )
+        for page in PdfReader(io.BytesIO(pdf)).pages:
+            named = set(re.findall(r"ACC\d+X|Hospital \d+X", page.extract_text()))
+            assert f"ACC{number}X" in named
+            assert named <= own
 
 
 #: Seldom used, and so first seen where a test wants them to be.
