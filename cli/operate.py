@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -72,6 +73,9 @@ def server_parts(home: Path | None) -> Iterator[None]:
                 os.environ.update(
                     {name: url for name, url in servers.environment().items() if "DATABASE" in name}
                 )
+                note = folder / "client.json"
+                if not stated("public_url") and note.exists():  # where `fractureai up` serves it
+                    os.environ["FRACTUREAI_PUBLIC_URL"] = json.loads(note.read_text())["url"]
             if not stated("blob_url"):
                 os.environ["FRACTUREAI_BLOB_URL"] = (folder / "blobs").as_uri()
             acting = origin.set(Origin(operator=operator()))

@@ -134,6 +134,9 @@ def test_it_serves_heals_ends_without_a_trace_and_starts_again(run: list[Running
     assert link.startswith(address)
     with httpx.Client(follow_redirects=True) as browser:
         assert browser.get(link).status_code == 200
+    another = [*COMMAND, "people", "link", "admin@localhost", "--home", str(home)]
+    printed = subprocess.run(another, capture_output=True, text=True, check=True).stdout
+    assert f"One-time link: {address}/sign-in?token=" in printed
     with client_of(home) as client:
         client.create_batch({"label": "kept"}, "first")
 

@@ -134,6 +134,9 @@ def test_a_batch_that_has_ended_is_summed_up(ask: Asker, browser: Browser, blobs
     assert "To look at first" in shown
     assert f"{below} below the lower" in shown
     assert "style=" not in shown
+    places = [float(x) for x in re.findall(r'<svg x="([\d.]+)%" y="0" overflow', shown)]
+    assert len(places) == 40, "each on the scale whose cuts stand at a third and at two thirds"
+    assert (sum(x < 100 / 3 for x in places), sum(x > 200 / 3 for x in places)) == (below, above)
     assert "Summary" not in browser.client.get(f"/batches/{batch}?triage=positive").text
 
 
