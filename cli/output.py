@@ -155,7 +155,9 @@ def _bars(console: Console, *columns: ProgressColumn) -> Progress:
 
 def _batch_note(batch: Json) -> str:
     words = []
-    if batch["status"] == "running" and batch.get("rate"):
+    if batch["status"] == "running" and batch.get("cancelled_at"):
+        words.append("being cancelled")
+    elif batch["status"] == "running" and batch.get("rate"):
         words.append(f"{batch['rate']:.1f} images/s")
         words.append(batch.get("time_left") or "estimating the time left")
     return ", ".join(words)

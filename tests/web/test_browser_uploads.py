@@ -225,6 +225,9 @@ def test_cancel_retry_prioritise_and_download(
     page.get_by_text("Cancel…").click()
     page.get_by_role("button", name="Cancel this batch").click()
     expect(page.locator("[data-field='counts.cancelled']")).to_have_text("20")
+    expect(page.get_by_text("being cancelled")).to_be_visible()  # until a worker has ended the round
+    expect(page.get_by_role("button", name="Pause")).to_have_count(0)
+    expect(page.get_by_text("Cancel…")).to_have_count(0)
     read_batch(batch.id)  # ends it
     with session_scope() as session:
         batches.retry(session, batch.id, batch.site_id)

@@ -131,6 +131,9 @@ class BatchProgress(Document):
     created_at: Moment
     submitted_at: Moment | None
     finished_at: Moment | None
+    cancelled_at: Moment | None = Field(
+        description="When it was cancelled; what a worker holds ends soon after."
+    )
     counts: BatchCounts
     findings_withheld: bool = Field(
         description="The site had not promoted the bundle: what it found is for researchers."
@@ -166,12 +169,21 @@ class BatchProgress(Document):
             Seconds that the rest will take, where they were estimated.
         """
         waits, moving = waits_for(batch), batch.status in _MOVING
-        left = left if moving and waits is None else None
+        left = left if moving and waits is None and batch.cancelled_at is None else None
         counts = {
             name: getattr(batch, f"n_{name}") for name in BatchCounts.model_fields if name != "uploaded"
         }
         in_others = sum(counts.values()) - counts["total"] - counts["skipped"]
-        same = ("id", "label", "status", "bundle", "created_at", "submitted_at", "finished_at")
+        same = (
+            "id",
+            "label",
+            "status",
+            "bundle",
+            "created_at",
+            "submitted_at",
+            "finished_at",
+            "cancelled_at",
+        )
         return cls(
             **picked(batch, *same),
             waits_for=waits and Trouble.of(waits, advice=waits.waiting),

@@ -155,6 +155,8 @@ def add_files(batch_id: uuid.UUID) -> Response:
 def _actions(batch: Batch, *, retry: bool) -> list[str]:
     """Return what can be done with a batch in its state; `retry`: there is something to be read again."""
     status = batch.status
+    if batch.cancelled_at and status not in TERMINAL_BATCH_STATUSES:
+        return []
     if status == BatchStatus.DRAFT:
         return ["submit", "cancel"] if batch.counts.total else ["cancel"]
     if status in {BatchStatus.QUEUED, BatchStatus.RUNNING}:

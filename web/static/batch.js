@@ -13,6 +13,7 @@ function valueAt(batch, path) {
     return c.done + c.rejected + c.failed + c.cancelled;
   }
   if (path === "pace") {
+    if (batch.cancelled_at) return ENDED.includes(batch.status) ? "" : "· being cancelled";
     if (!batch.rate || batch.waits_for) return "";
     return `· ${batch.rate.toFixed(1)} images/s · ${batch.time_left ?? "estimating the time left"}`;
   }
