@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,9 +42,9 @@ def world(app: Any, site_key: str) -> World:
                 sha256=image.sha256,
                 bundle=name,
                 precision="float32",
-                region="hand",
+                region="lower_leg",
                 region_probability=0.9,
-                region_probabilities={"hand": 0.9},
+                region_probabilities={"lower_leg": 0.9},
                 not_assessable="region_unsure" if forced else None,
                 probability=None if forced else 0.7,
                 cam=None if forced else cam,
@@ -66,6 +68,20 @@ def page(world: World, app: Any, address: str) -> str:
     if folder := os.environ.get("FRACTUREAI_SHOW_PAGES"):
         Path(folder, f"{address.strip('/').replace('/', '-').replace('?', '-')}.html").write_text(answer.text)
     return answer.text
+
+
+def test_a_part_of_two_words_is_written_as_two(app, world):
+    with session_scope() as session:
+        run = session.get_one(Run, world.ids["run_id"])
+        renamed = json.dumps(run.figures).replace('"hand"', '"lower_leg"')
+        run.figures = json.loads(renamed)
+        comparison = session.get_one(Comparison, world.ids["comparison_id"])
+        comparison.figures = json.loads(json.dumps(comparison.figures).replace('"hand"', '"lower_leg"'))
+    for address in (f"/research/runs/{run.id}", f"/research/comparisons/{comparison.id}"):
+        text = page(world, app, address)
+        said = re.sub(r'value="[^"]*"|<script.*?</script>|<details.*?</details>', "", text, flags=re.DOTALL)
+        assert "lower leg" in said
+        assert "lower_leg" not in said
 
 
 def test_a_run_s_page_shows_its_figures_and_saves_as_one_file(app, world):
