@@ -1,12 +1,14 @@
 """Takes docs/screenshots from a running server: ``python scripts/screenshots.py LINK [NAME ...]``.
 
-LINK is a one-time sign-in link of an administrator, as `fractureai up` prints it. Of each page there are
-pictures 1280 pixels wide and 390, as on a phone, in light and in dark. Batch, study, run and the like are the
-first ones listed. For all pages the server needs `FRACTUREAI_SMTP_HOST`, a batch, and a run with two bundles.
+LINK is a one-time sign-in link of an administrator, as `fractureai up` prints it. What the documents show is
+taken, 1280 pixels wide or 390 (`-phone`), light or `-dark`; a picture that none shows is deleted. Batch,
+study, run and the like are the first ones listed. For all pages the server needs `FRACTUREAI_SMTP_HOST`, a
+batch, a study of several images, and a run with two bundles that are compared.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from itertools import product
@@ -15,7 +17,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from PIL import Image
-from playwright.sync_api import FloatRect, Page, ViewportSize, sync_playwright
+from playwright.sync_api import FilePayload, FloatRect, Page, ViewportSize, sync_playwright
 
 FOLDER = Path(__file__).parent.parent / "docs/screenshots"
 SIZES: dict[str, ViewportSize] = {
@@ -25,6 +27,7 @@ SIZES: dict[str, ViewportSize] = {
 SCHEMES: dict[str, Literal["light", "dark"]] = {"": "light", "-dark": "dark"}
 #: Of longer pages the beginning is shown.
 HIGHEST = 1800
+DOCS = (*FOLDER.parent.glob("*.md"), FOLDER.parent.parent / "README.md")
 #: Pages that are seen before one signs in.
 OUTSIDE = {"sign-in": "/sign-in", "forgotten": "/sign-in/forgotten"}
 PAGES = {
@@ -48,6 +51,7 @@ PAGES = {
 BEHIND: dict[str, tuple[str, ...]] = {
     "batch": ("/batches", "table .name a"),
     "study": ("/worklist", "table .name a"),
+    "study-two": ("/worklist", "table .name a"),
     "image": ("/worklist", "table .name a", "a[href^='/images/']"),
     "bundle": ("/bundles", "table .name:has(.chip) a"),  # the default one
     "dataset": ("/research", "a[href^='/research/datasets/']"),
@@ -71,13 +75,30 @@ def address(page: Page, name: str) -> str | None:
     return at
 
 
+def shown() -> set[str]:
+    """Return the names of the pictures that the documents show."""
+    return {name for path in DOCS for name in re.findall(r"screenshots/([a-z-]+\.png)", path.read_text())}
+
+
 def take(page: Page, name: str, at: str) -> None:
-    """Take a page's pictures."""
+    """Take those of a page's pictures that are shown."""
     for (ending, size), (shade, scheme) in product(SIZES.items(), SCHEMES.items()):
+        if f"{name}{ending}{shade}.png" not in shown():
+            continue
         page.set_viewport_size(size)
         page.emulate_media(color_scheme=scheme)
         page.goto(at)
         page.wait_for_load_state("networkidle")
+        if name == "upload":  # chosen, and not sent
+            files: list[FilePayload] = [
+                {"name": f"wrist-{n}.dcm", "mimeType": "", "buffer": bytes(n * 400_000)} for n in range(1, 6)
+            ]
+            page.locator("[data-files]").set_input_files(files)
+        elif name == "study-two":
+            page.get_by_role("button", name="Side by side").click()
+            page.locator("[data-do=mirror]").click()
+        if name.startswith("study"):
+            page.wait_for_timeout(3000)  # every grey value has come
         height = min(page.locator("html").evaluate("e => e.scrollHeight"), HIGHEST)
         clip: FloatRect = {"x": 0, "y": 0, "width": size["width"], "height": height}
         path = FOLDER / f"{name}{ending}{shade}.png"
@@ -108,6 +129,9 @@ def main() -> None:
             else:
                 print(f"{name}: there is none here")
         browser.close()
+    for path in FOLDER.glob("*.png"):
+        if path.name not in shown():
+            path.unlink()
 
 
 if __name__ == "__main__":
