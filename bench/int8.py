@@ -22,7 +22,7 @@ from bench.measure import machine, publish, with_interval
 from bench.reading import BUNDLE, NETWORKS, ROOT
 from bench.scoring import agreement, apart, with_scorer
 from models.bundle import load_bundle
-from models.convert import convert_apart, converted_folder, self_test_images
+from models.convert import convert_in_process, converted_folder, self_test_images
 from models.scorer import open_scorer
 from pipeline.metrics import auc
 from pipeline.preprocess import model_input
@@ -54,7 +54,7 @@ def quantised(way: str, data: Path, split: Path, count: int, cache: Path) -> Non
     bundle, core, rng = load_bundle(BUNDLE), ov.Core(), np.random.default_rng(0)
     train = read_split(split, open_dataset(data, AUTO).examples)["train"]
     for name, network in bundle.networks.items():
-        model = core.read_model(convert_apart(bundle, name, NETWORKS) / "network.xml")
+        model = core.read_model(convert_in_process(bundle, name, NETWORKS) / "network.xml")
         if way == WHOLE or name != bundle.region_network:
             regions = {region for region, reader in bundle.models.items() if reader.network == name}
             pool = [e for e in train if (regions or set(bundle.models)) & set(e.regions)]

@@ -18,7 +18,7 @@ import psutil
 from bench.measure import Spread, machine, publish
 from bench.reading import BUNDLE, MAX_PIXELS, NETWORKS
 from models.bundle import load_bundle
-from models.convert import convert_apart
+from models.convert import convert_in_process
 from models.scorer import MAX_STREAMS, ScorerError, open_scorer
 from pipeline.decode.picture import decode
 from pipeline.preprocess import model_input
@@ -132,7 +132,7 @@ def with_batches(size: int, rounds: int) -> dict[str, Any]:
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
     requests = {}
     for name, network in bundle.networks.items():
-        folder = convert_apart(bundle, name, NETWORKS)
+        folder = convert_in_process(bundle, name, NETWORKS)
         requests[name] = core.compile_model(folder / "network.xml", "CPU", options).create_infer_request()
         requests[name].infer([np.zeros((size, network.input_size, network.input_size), np.uint8)])
 

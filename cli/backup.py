@@ -30,8 +30,8 @@ from cli.child import dies_with_us
 from cli.client import ClientError, UsageProblem, client_command
 from cli.embedded import (
     EmbeddedError,
-    kept_secret,
     make_home,
+    persistent_secret,
     postgres_folder,
     running_servers,
     write_private,
@@ -160,13 +160,13 @@ def _save(archive: Path, secret: str) -> int:
     return sum(name.startswith(BLOBS) for name in members)
 
 
-def _note_backup() -> None:
+def _record_backup() -> None:
     """Note when it was saved: administrators see it on their page of health."""
     from store.base.session import session_scope
     from store.operations import monitoring
 
     with session_scope() as session:
-        monitoring.note_success(session, monitoring.BACKUP)
+        monitoring.record_success(session, monitoring.BACKUP)
 
 
 def _verified(archive: Path) -> dict[str, Any]:
@@ -360,14 +360,14 @@ def backup(*, archive: Path, secret_file: Path | None, home: Path | None) -> Non
     partial.touch(mode=0o600)
     try:
         with server_parts(home):
-            secret = stated("secret_key") or kept_secret(folder / "secret_key")
+            secret = stated("secret_key") or persistent_secret(folder / "secret_key")
             files = _save(partial, secret)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             if secret_file is not None:
                 write_private(secret_file, secret)
             partial.rename(archive)
-            _note_backup()
+            _record_backup()
     finally:
         partial.unlink(missing_ok=True)
     size = archive.stat().st_size / 1e6

@@ -160,7 +160,7 @@ def _scan(dataset: Dataset) -> Dataset:
                 break
             seen = list(pool.map(lambda image: look(dataset.root, image.id, image.path, image.sha256), page))
             with session_scope() as session:
-                stored.note_seen(session, dataset.id, seen)
+                stored.save_scan_results(session, dataset.id, seen)
             bar.update(len(page))
     with session_scope() as session:
         return stored.end_scan(session, dataset.id)

@@ -1,4 +1,4 @@
-"""`fractureai download`: save a batch's results, and check that every byte arrived."""
+"""`fractureai download`: save a batch's results, and verify sizes and hashes."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def _groups(files: Sequence[LocalFile]) -> Iterator[Sequence[LocalFile]]:
         yield files[start : start + ASKED]
 
 
-def leave_out_known(
+def skip_known(
     client: Client, batch_id: str, files: Sequence[LocalFile], hashes: Hashes
 ) -> tuple[list[LocalFile], int, list[FileProblem]]:
     """Return the files that the draft lacks, how many of the others it took, and those it refused."""

@@ -69,7 +69,7 @@ def make_home(home: Path) -> Path:
     return home
 
 
-def kept_secret(path: Path) -> str:
+def persistent_secret(path: Path) -> str:
     """Return the secret in the file, made on the first call and readable by its owner alone."""
     if not path.exists():
         write_private(path, secrets.token_urlsafe(32))
@@ -185,7 +185,7 @@ def set_defaults(home: Path, servers: Servers) -> None:
     os.environ.setdefault("FRACTUREAI_BLOB_URL", (home / "blobs").as_uri())
     os.environ.setdefault("FRACTUREAI_CACHE_DIR", str(home / "cache"))
     if not stated("secret_key"):
-        os.environ["FRACTUREAI_SECRET_KEY"] = kept_secret(home / "secret_key")
+        os.environ["FRACTUREAI_SECRET_KEY"] = persistent_secret(home / "secret_key")
 
 
 # Valkey
@@ -239,7 +239,7 @@ def postgres_folder() -> Path:
 
 def _start_postgres(home: Path, lock: int, children: list[Child]) -> str:
     user, data, programs = _place_postgres(home)
-    password = kept_secret(home / "database_password")
+    password = persistent_secret(home / "database_password")
     if not (data / "PG_VERSION").exists():
         _create_cluster(data, programs, user, password)
     # A killed Postgres left it, its number may be another process's now; none of ours runs: we hold the lock.
@@ -278,7 +278,7 @@ def _application_url(home: Path, owner_url: str) -> str:
     if not owner_url:
         return ""
     place = owner_url.rpartition("@")[2]
-    return f"postgresql://fractureai_app:{kept_secret(home / 'application_password')}@{place}"
+    return f"postgresql://fractureai_app:{persistent_secret(home / 'application_password')}@{place}"
 
 
 def _place_postgres(home: Path) -> tuple[int | None, Path, Path]:
@@ -287,7 +287,7 @@ def _place_postgres(home: Path) -> tuple[int | None, Path, Path]:
     if os.geteuid() != 0:
         data.mkdir(mode=0o700, exist_ok=True)
         return None, data, programs
-    outside = OUTSIDE / kept_secret(home / "id")  # the id is the folder's own: it moves and ends with it
+    outside = OUTSIDE / persistent_secret(home / "id")  # the id moves and ends with the folder
     known = next((folder for folder in (data, outside / POSTGRES) if (folder / "PG_VERSION").exists()), None)
     user = known.stat().st_uid if known else _unprivileged_user()
     if known is None:

@@ -32,8 +32,8 @@ from cli.drafts import (
     Hashes,
     fingerprint,
     hash_files,
-    leave_out_known,
     not_in_batch,
+    skip_known,
 )
 from cli.local_files import LocalFile, find_files
 from cli.output import (
@@ -210,7 +210,7 @@ def _send_to_draft(
             made = batch["id"]
             note.keep(DraftEntry(batch["id"], contents))
         else:
-            files, accepted, problems = leave_out_known(client, batch["id"], files, hashes)
+            files, accepted, problems = skip_known(client, batch["id"], files, hashes)
         try:
             with byte_bar(console, "Sending", len(files), sum(file.size for file in files)) as add:
                 sent = upload(client, batch["id"], files, manifest=options.manifest, on_progress=add)

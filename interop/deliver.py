@@ -1,4 +1,4 @@
-"""Delivers one object: made of the reading, held against the archive's patient, sent, and asked for."""
+"""Delivers one object: builds it, checks the archive's patient, sends it, and asks for its commitment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from store.intake.envelopes import Binding, EnvelopeUnreadable
 from store.outgoing import deliveries, notices
 from store.outgoing.deliveries import ENDED, DeliveryState, ObjectKind
 from store.outgoing.delivery_tables import Delivery, Destination
-from store.queue import resting, work
+from store.queue import backoff, work
 from store.queue.work import Lease
 from store.reading import studies
 from store.reading.review_tables import Review
@@ -81,7 +81,9 @@ def deliver(lease: Lease) -> bool:
             return False
         delivery, destination = found
         wait = (
-            LONGEST_PAUSE if destination.stopped else resting.seconds_to_wait(session, destination, _most())
+            LONGEST_PAUSE
+            if destination.stopped
+            else backoff.seconds_to_wait(session, destination, _step_seconds())
         )
         if wait:
             work.postpone(session, lease, wait)
@@ -144,7 +146,7 @@ def _pause(attempts: int) -> float:
     return float(min(LONGEST_PAUSE, get_settings().delivery_retry_seconds * 2.0 ** min(attempts - 1, 20)))
 
 
-def _most() -> float:
+def _step_seconds() -> float:
     """Return for how many seconds one step may last: a few exchanges, and then a word in the database."""
     return 6 * get_settings().delivery_timeout_seconds
 
@@ -201,7 +203,9 @@ def _step(delivery: Delivery, destination: Destination) -> _Outcome:
             )
     if delivery.kind != ObjectKind.FHIR:  # known as ours before it leaves
         with session_scope() as session:
-            received.note_made(session, delivery.site_id, delivery.instance_uid, _class_of(delivery))
+            received.register_own_object(
+                session, delivery.site_id, delivery.instance_uid, _class_of(delivery)
+            )
     peer.send(made.data)
     promised = _ask_commitment(peer, delivery)
     if promised is Answer.YES:
@@ -281,7 +285,7 @@ def _write_down(lease: Lease, outcome: _Outcome) -> None:
             deliveries.wake(session, destination)
         elif outcome.heard is False:
             rest = _pause(destination.failures + 1)
-            deliveries.let_rest(session, destination, outcome.detail, rest, _most())
+            deliveries.back_off(session, destination, outcome.detail, rest, _step_seconds())
             again = None if again is None else max(again, rest)
         if again is not None:
             work.postpone(session, lease, again)

@@ -29,8 +29,8 @@ from interop.quiet import quieten
 from interop.sop_classes import receiver_contexts
 from settings import Settings, SettingsError, get_settings, start_log
 from store.base.errors import BlobFull, QuotaExceeded, ServiceError
-from store.base.seldom import log_seldom
 from store.base.session import session_scope
+from store.base.throttled_log import log_throttled
 from store.intake import received
 from store.intake.gateway_peers import CalledUnknown, Caller, CallingUnknown, admit
 from store.intake.received import ObjectRefused, Source
@@ -88,7 +88,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 def _tell(error: Exception, source: Source) -> None:
     """Log why an object could not be kept, once a minute, by kind: an error's text may quote the object."""
     kind = error.code if isinstance(error, ServiceError) else type(error).__name__
-    log_seldom(log, logging.ERROR, kind, "objects from %s are not kept: %s", source.name, kind)
+    log_throttled(log, logging.ERROR, kind, "objects from %s are not kept: %s", source.name, kind)
 
 
 class Gateway:
@@ -106,7 +106,7 @@ class Gateway:
         self._letting_in = threading.Lock()
         quieten()
         entity = ApplicationEntity("FRACTUREAI")
-        # pynetdicom's own bound counts those, too, whom nobody knows yet: ours is in `_let_in`
+        # pynetdicom's own bound counts those, too, whom nobody knows yet: ours is in `_admit`
         entity.maximum_associations = 4 * settings.gateway_associations
         entity.maximum_pdu_size = settings.gateway_pdu_bytes
         entity.network_timeout = settings.gateway_idle_seconds
@@ -163,7 +163,7 @@ class Gateway:
         try:
             with session_scope() as session:
                 sending = _Sending(admit(session, caller))
-            if not self._let_in(association, sending):
+            if not self._admit(association, sending):
                 refused = TOO_MANY
         except CalledUnknown:
             refused = CALLED_UNKNOWN
@@ -173,7 +173,7 @@ class Gateway:
             log.warning("an association is refused for now: %s", type(error).__name__)
             refused = NOT_NOW
         if refused is not None:
-            log_seldom(
+            log_throttled(
                 log,
                 logging.WARNING,
                 f"refused {refused} {caller.address}",
@@ -190,8 +190,8 @@ class Gateway:
         association.acceptor.ae_title = caller.called
         self._server.is_known(association)
 
-    def _let_in(self, association: Association, sending: _Sending) -> bool:
-        """Count an association among those that are open; tell whether there was room."""
+    def _admit(self, association: Association, sending: _Sending) -> bool:
+        """Admit an association if the limits on open ones allow."""
         with self._letting_in:
             is_open = sum(each.is_alive() for each in list(self._sendings))
             if is_open >= self._settings.gateway_associations:
@@ -248,7 +248,7 @@ class Gateway:
         try:
             told = event.event_information
             with session_scope() as session:
-                deliveries.note_commitment(
+                deliveries.record_commitment(
                     session, sending.source.site_id, str(told.get("TransactionUID", "")), *committed_of(told)
                 )
         except Exception as error:  # its text may quote what was sent
@@ -270,7 +270,7 @@ class Gateway:
 
 
 def _prepared() -> Gateway:
-    """Return a receiver, or end with a sentence and the status of what the operator can mend."""
+    """Return a receiver, or exit with a message and the status of a configuration error."""
     try:
         settings = get_settings().require("database_url", "broker_url", "blob_url", "secret_key")
         start_log(settings)

@@ -23,7 +23,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from store.base.deadline import Deadline
-from store.base.seldom import log_seldom
+from store.base.throttled_log import log_throttled
 
 log = logging.getLogger("fractureai.gateway")
 
@@ -67,7 +67,7 @@ def bound_pdus(line: AssociationSocket, most: int, seconds: float) -> None:
     line.recv = read_bounded  # type: ignore[method-assign]
 
 
-def close_surely(line: AssociationSocket) -> None:
+def force_close_socket(line: AssociationSocket) -> None:
     """Have a connection's socket closed at its end, also where the peer or a deadline shut it down before.
 
     pynetdicom closes only what it could shut down itself; the association, which refers to itself, then holds
@@ -96,7 +96,7 @@ def end_on_error(association: Association) -> None:
             act(event)
         except Exception as error:  # whatever a peer can think of
             kind = type(error).__name__
-            log_seldom(log, logging.WARNING, kind, "an association that is not understood ends: %s", kind)
+            log_throttled(log, logging.WARNING, kind, "an association that is not understood ends: %s", kind)
             association.is_aborted, association.is_established = True, False
             association._kill = association.dul._kill_thread = True
             cast(AssociationSocket, association.dul.socket).close()
@@ -111,7 +111,7 @@ class Handler(RequestHandler):
         association = super()._create_association()
         line = cast(AssociationSocket, association.dul.socket)
         bound_pdus(line, self.server.ae.maximum_pdu_size, self.server.ae.network_timeout or 60.0)
-        close_surely(line)
+        force_close_socket(line)
         end_on_error(association)
         cast(GatewayServer, self.server).began(association, self.client_address)
         return association
@@ -131,7 +131,7 @@ class _Stranger:
         deadline.watch(lambda: line)
         return cls(line, deadline)
 
-    def let_go(self, *, close: bool = False) -> None:
+    def unwatch(self, *, close: bool = False) -> None:
         """Stop watching it."""
         self.deadline.__exit__(None, None, None)
         with suppress(OSError):
@@ -194,12 +194,12 @@ class GatewayServer(ThreadedAssociationServer):
         """Make room for a connection; refuse it where all are of those whom we know."""
         with self._counting:
             for address in [who for who, stranger in self._strangers.items() if stranger.deadline.over]:
-                self._strangers.pop(address).let_go()
+                self._strangers.pop(address).unwatch()
             if sum(each.is_alive() for each in self._known) + len(self._strangers) >= self._most:
-                log_seldom(log, logging.WARNING, "connections", "too many connections: some are closed")
+                log_throttled(log, logging.WARNING, "connections", "too many connections: some are closed")
                 if not self._strangers:
                     return False
-                self._strangers.pop(next(iter(self._strangers))).let_go(close=True)
+                self._strangers.pop(next(iter(self._strangers))).unwatch(close=True)
             self._strangers[client_address] = _Stranger.of(request, self._handshake_seconds)
         return True
 
@@ -244,4 +244,4 @@ class GatewayServer(ThreadedAssociationServer):
         with self._counting:
             stranger = self._strangers.pop(client_address, None)
         if stranger is not None:
-            stranger.let_go()
+            stranger.unwatch()

@@ -1,4 +1,4 @@
-"""Speaking to an archive: ask whose study it has, send an object, ask whether it has it."""
+"""Client of an archive: query a study's patient, store an object, verify that it is kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from interop.asking import SLOWEST, TooLong, ask, new_client, parsed
-from interop.listener import bound_pdus, close_surely
+from interop.listener import bound_pdus, force_close_socket
 from interop.quiet import quieten
 from settings import Settings
 from store.base.deadline import Deadline
@@ -142,7 +142,7 @@ class _Caller(ApplicationEntity):
     ) -> AssociationSocket:
         line = super()._create_socket(assoc, address, tls_args)
         bound_pdus(line, self.maximum_pdu_size, self.network_timeout or 60.0)
-        close_surely(line)
+        force_close_socket(line)
         self._deadline.watch(lambda: line.socket)
         return line
 

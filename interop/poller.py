@@ -26,8 +26,8 @@ from interop.asking import TooLong, ask, new_client, parsed
 from pipeline.dicom.elements import UID, HeaderUnreadable, split_file
 from settings import Settings, get_settings, start_log
 from store.base.errors import ServiceError
-from store.base.seldom import log_seldom
 from store.base.session import session_scope
+from store.base.throttled_log import log_throttled
 from store.intake import poll_sources, received
 from store.intake.poll_sources import PollSource
 from store.intake.received import ObjectRefused, Refusal, Source
@@ -107,12 +107,12 @@ class Poll:
                 continue
             with session_scope() as session:
                 day = _day_of(_first(study, "00080020"))
-                poll_sources.note_fetched(session, source.id, uid, day, n or fetched)
+                poll_sources.record_fetched(session, source.id, uid, day, n or fetched)
         if failed is not None:
             raise failed
         with session_scope() as session:
             # what arrives later today is of today again: that day is asked for once more
-            poll_sources.note_round(session, source.id, to=to - timedelta(days=1))
+            poll_sources.record_poll(session, source.id, to=to - timedelta(days=1))
 
     def _query(self, path: str, parameters: dict[str, str]) -> list[dict[str, Any]]:
         """Return all that a query finds.
@@ -277,7 +277,7 @@ def _only_part(body: bytes, content_type: str) -> bytes:
 def poll_once() -> bool:
     """Do the round of an archive that is due; return whether there was one."""
     with session_scope() as session:
-        source = poll_sources.take_due(session)
+        source = poll_sources.claim_due(session)
     if source is not None:
         _poll(source)
     return source is not None
@@ -303,9 +303,11 @@ def _poll(source: PollSource) -> None:
         except Exception as failure:  # its text may quote what the archive said
             error = type(failure).__name__
     if error:
-        log_seldom(log, logging.WARNING, f"{source.id} {error}", "asking %s failed: %s", source.name, error)
+        log_throttled(
+            log, logging.WARNING, f"{source.id} {error}", "asking %s failed: %s", source.name, error
+        )
         with session_scope() as session:
-            poll_sources.note_round(session, source.id, to=None, error=error)
+            poll_sources.record_poll(session, source.id, to=None, error=error)
     elif poll.kept:
         log.info("%d objects from %s", poll.kept, source.name)
 
@@ -324,7 +326,7 @@ class Rounds:
         if len(asked) >= MAX_AT_ONCE:
             return False
         with session_scope() as session:
-            source = poll_sources.take_due(session, but_not=asked)
+            source = poll_sources.claim_due(session, but_not=asked)
         if source is None:
             return False
         with self._counting:
@@ -345,7 +347,7 @@ class Rounds:
 def _tell(error: Exception) -> None:
     kind = type(error).__name__
     what = "the database does not answer" if isinstance(error, SQLAlchemyError) else "a round ended early"
-    log_seldom(log, logging.WARNING, kind, "%s: %s", what, kind)
+    log_throttled(log, logging.WARNING, kind, "%s: %s", what, kind)
 
 
 def main() -> None:

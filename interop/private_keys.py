@@ -38,7 +38,7 @@ COMMAND_SECONDS = 30.0
 
 
 @lru_cache(maxsize=64)
-def _given_out(command: str, name: str) -> bytes:
+def _issued_key(command: str, name: str) -> bytes:
     """Return the private key that a command prints, kept while the process lives. Raises `KeyMissing`."""
     try:
         done = subprocess.run(
@@ -86,7 +86,7 @@ class KeyRing:
 
     def _private(self, name: str) -> bytes:
         if self._command:
-            private = _given_out(self._command, name)
+            private = _issued_key(self._command, name)
         elif self._folder is None:
             raise KeyMissing("FRACTUREAI_GATEWAY_KEYS names no folder")
         else:

@@ -11,7 +11,7 @@ from pynetdicom import _config
 
 @cache
 def quieten() -> None:
-    """Let the DICOM libraries of this process complain of no value: it may identify a patient.
+    """Silence the DICOM libraries' warnings about values in this process: they may identify a patient.
 
     Without this, pydicom warns of each malformed value with the value itself, and Python prints the warning.
     """

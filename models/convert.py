@@ -68,7 +68,7 @@ def converted_folder(bundle: Bundle, network: str, cache: Path) -> Path:
     return cache / f"openvino-{ov.get_version().split('-')[0]}-{_VERSION}-{digest}"
 
 
-def convert_apart(
+def convert_in_process(
     bundle: Bundle,
     network: str,
     cache: Path,

@@ -47,7 +47,7 @@ class FittedOn:
     looks: tuple[bytes, ...]
 
     @property
-    def knows_looks(self) -> bool:
+    def has_all_looks(self) -> bool:
         """Tell whether the look of every image is known."""
         return len(self.looks) == len(self.digests)
 

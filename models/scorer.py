@@ -17,7 +17,13 @@ import numpy.typing as npt
 
 from models import outputs
 from models.bundle import Bundle
-from models.convert import CONVERSION_SECONDS, ConversionError, convert_apart, read_expected, self_test_images
+from models.convert import (
+    CONVERSION_SECONDS,
+    ConversionError,
+    convert_in_process,
+    read_expected,
+    self_test_images,
+)
 from pipeline.boxes import SuspectedPlace, drawn_places, suspected_places
 from pipeline.types import Float16Array, Float32Array, PlaceRules, UInt8Array
 
@@ -412,7 +418,9 @@ class _OpenVino:
         import openvino as ov
 
         try:
-            folder = convert_apart(self.bundle, network, self.cache, self.conversion_seconds, self.converted)
+            folder = convert_in_process(
+                self.bundle, network, self.cache, self.conversion_seconds, self.converted
+            )
         except ConversionError as error:
             raise ScorerError(str(error)) from error
         compiled = self.core.compile_model(folder / "network.xml", "CPU", self.options)

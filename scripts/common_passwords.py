@@ -14,13 +14,13 @@ from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 OUT = Path(__file__).resolve().parents[1] / "store" / "accounts" / "common_passwords.txt.gz"
 #: Shorter ones count where somebody only adds digits and punctuation to them.
-MOST_FREQUENT, LONG = 10_000, 10
+N_MOST_FREQUENT, LONG = 10_000, 10
 
 
 def main() -> None:
     """Write the list."""
     passwords = FREQUENCY_LISTS["passwords"]
-    words = set(passwords[:MOST_FREQUENT])
+    words = set(passwords[:N_MOST_FREQUENT])
     for listed in (passwords, FREQUENCY_LISTS["english_wikipedia"], FREQUENCY_LISTS["us_tv_and_film"]):
         words |= {word for word in listed if len(word) >= LONG}
     text = "".join(f"{word}\n" for word in sorted(words) if len(word) >= 4)

@@ -186,7 +186,7 @@ class Connection(gthread.TConn):
         self.arrived.clear()
         self.wanted = self.searched = 0
 
-    def body_is_here(self) -> bool:
+    def body_is_complete(self) -> bool:
         """Whether nothing of the request's body is left with the client."""
         request = self.parser.mesg
         if request is None or request.body.failed:
@@ -272,7 +272,7 @@ class Worker(gthread.ThreadWorker):
             environ["wsgi.input"] = Body(environ["wsgi.input"])
 
             def start(*args: Any) -> Any:
-                if not connection.body_is_here():
+                if not connection.body_is_complete():
                     connection.parser.mesg.force_close()
                 return start_response(*args)
 
@@ -428,7 +428,7 @@ class Worker(gthread.ThreadWorker):
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         """Never wait for the rest of a body that nobody read: the connection ends."""
-        return bool(keepalive) and conn.body_is_here() and super()._keepalive_after(conn, keepalive)
+        return bool(keepalive) and conn.body_is_complete() and super()._keepalive_after(conn, keepalive)
 
     def finish_request(self, conn: Connection, fs: futures.Future[Any]) -> None:
         """Go on with a connection that a thread has given back."""
@@ -492,6 +492,6 @@ class Worker(gthread.ThreadWorker):
             self._health_pool.shutdown(wait=False)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Let no waiting connection hold up the end of the process."""
+        """Close idle connections when the process ends."""
         for connection in self._waiting:
             connection.deadline = min(connection.deadline, deadline)

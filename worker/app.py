@@ -88,7 +88,7 @@ def check_start(worker: Any) -> None:
             raise SettingsError(sentence)
 
 
-def show_alive() -> None:
+def touch_heartbeat() -> None:
     """Touch the file at which a container's health check looks, whether the database answers or not."""
     if settings.alive_file:
         with suppress(OSError):  # a full disk is told elsewhere
@@ -107,7 +107,7 @@ class HeartBeat(threading.Thread):
         """Beat until told to end; a database that is away is waited for."""
         dropped = 0
         while True:
-            show_alive()
+            touch_heartbeat()
             dropped += Dropped.take()
             try:
                 with session_scope() as session:

@@ -13,9 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings
 from store.base.errors import BlobFull, BlobUnavailable
-from store.base.seldom import log_seldom
 from store.base.session import is_disk_full, is_unavailable, session_scope
 from store.base.tables import WorkKind
+from store.base.throttled_log import log_throttled
 from store.queue import work
 from store.queue.dispatch import dispatch
 from store.queue.work import Lease, StaleLease, Verdict
@@ -29,10 +29,10 @@ NOT_READY_DELAY = 15.0
 
 
 class NotReady(Exception):
-    """A worker cannot do such work, whatever the image; the message says what to mend."""
+    """A worker cannot do such work, whatever the image; the message says what to fix."""
 
 
-def is_away(error: BaseException) -> bool:
+def is_outage(error: BaseException) -> bool:
     """Return whether a dependency is unavailable, so that nobody's attempt failed."""
     return isinstance(error, BlobUnavailable | BlobFull) or is_unavailable(error)
 
@@ -92,7 +92,7 @@ def run(work_id: uuid.UUID, stage: Stage | None, execute: Callable[[Lease], bool
             taken = work.take(session, work_id, stage)
     except SQLAlchemyError as error:
         _log_wait(error, "%s of %s waits: %s", stage, work_id)
-        if not is_away(error):
+        if not is_outage(error):
             _failed_untaken(work_id, f"could not be taken: {describe(error)}")
         return False
     if isinstance(taken, Verdict):
@@ -114,7 +114,7 @@ def run(work_id: uuid.UUID, stage: Stage | None, execute: Callable[[Lease], bool
     except MemoryError:
         _failed(taken, Reason.PROCESSING_ERROR, "out of memory")
     except Exception as error:
-        if is_away(error):
+        if is_outage(error):
             _log_wait(error, "%s of %s is given back: %s", stage, work_id)
             _give_back(taken, AWAY_DELAY, describe(error))
         else:
@@ -129,7 +129,7 @@ def run(work_id: uuid.UUID, stage: Stage | None, execute: Callable[[Lease], bool
 def _log_wait(error: BaseException, message: str, *values: object) -> None:
     if isinstance(error, BlobFull) or is_disk_full(error):
         # every unit meets it, every two seconds, until there is room
-        log_seldom(log, logging.WARNING, f"full {message}", message, *values, describe(error))
+        log_throttled(log, logging.WARNING, f"full {message}", message, *values, describe(error))
     else:
         log.warning(message, *values, describe(error))
 

@@ -24,9 +24,9 @@ from store.accounts import throttle
 from store.base.advisory_locks import AdvisoryLock, try_to_hold
 from store.base.blobs import get_blobs
 from store.base.errors import BlobMissing, ServiceError
-from store.base.seldom import log_seldom
 from store.base.session import own_connection, session_scope
 from store.base.tables import ENDED_WORK, Batch, SignInToken, UserSession, Work, Worker
+from store.base.throttled_log import log_throttled
 from store.intake import batch_end, batches, received, uploads
 from store.intake.gateway_tables import ReceivedStudy
 from store.operations import drift, monitoring, retention
@@ -52,7 +52,7 @@ def recover() -> None:
         mended = work.clamp_future_timestamps(session)
         expired = work.expire_leases(session)
         batch_end.give_up(session)
-        left = work.drop_ended_scratch(session)
+        left = work.release_ended_scratch(session)
     dispatch(resend=True)
     if mended:
         log.warning("the database's clock was set back: %d times brought back", mended)
@@ -81,14 +81,14 @@ def _delete_scratch() -> None:
 
 
 def _forget_old() -> None:
-    """Delete rows that nothing needs any more."""
+    """Delete expired rows."""
     now = func.clock_timestamp()
     with session_scope() as session:
         session.execute(delete(Worker).where(Worker.seen_at < now - timedelta(hours=1)))
         session.execute(delete(UserSession).where(UserSession.expires_at < now))
         session.execute(delete(SignInToken).where(SignInToken.expires_at < now - timedelta(days=1)))
-        throttle.forget_old(session)
-        notices.forget_old(session)
+        throttle.delete_old(session)
+        notices.delete_old(session)
 
 
 def _raise_waiting() -> None:
@@ -148,7 +148,7 @@ def attempt(name: Step, step: Callable[[], T]) -> T | None:
         result = step()
     except (SQLAlchemyError, ServiceError) as failure:
         error = describe(failure)
-        log_seldom(
+        log_throttled(
             log,
             logging.WARNING,
             f"{name} {error}",
@@ -158,15 +158,15 @@ def attempt(name: Step, step: Callable[[], T]) -> T | None:
         )
     except Exception as failure:
         error = describe(failure)
-        log_seldom(log, logging.ERROR, f"{name} {error}", "%s failed; trying again", name, traceback=True)
+        log_throttled(log, logging.ERROR, f"{name} {error}", "%s failed; trying again", name, traceback=True)
     try:
         with session_scope() as session:
             if error:
-                monitoring.note_failure(session, name, error)
+                monitoring.record_failure(session, name, error)
             else:
-                monitoring.note_success(session, name)
+                monitoring.record_success(session, name)
     except SQLAlchemyError as failure:
-        log_seldom(
+        log_throttled(
             log,
             logging.WARNING,
             f"note {name}",
@@ -200,22 +200,22 @@ def loop(ended: Callable[[float], bool]) -> None:
     wait = get_settings().reconcile_seconds
     times = _Times()
     while not ended(0.0):
-        _show_alive()
+        _touch_heartbeat()
         try:
             with own_connection() as holder:
                 holder.execute(text(f"SET idle_session_timeout = '{LONGEST_ROUND_SECONDS}s'"))
                 while not try_to_hold(holder, AdvisoryLock.RECONCILE):
-                    _show_alive()
+                    _touch_heartbeat()
                     if ended(wait):
                         return
                 with session_scope() as session:
                     monitoring.expect_steps(session)
                 while not ended(wait):
-                    _show_alive()
+                    _touch_heartbeat()
                     holder.execute(text("SELECT 1"))  # the lock lives as long as this connection
                     _round(times)
         except SQLAlchemyError as error:
-            log_seldom(
+            log_throttled(
                 log,
                 logging.WARNING,
                 "database",
@@ -226,8 +226,8 @@ def loop(ended: Callable[[float], bool]) -> None:
                 return
 
 
-def _show_alive() -> None:
-    """Touch the file at which a container's health check looks: the loop turns, though others be away."""
+def _touch_heartbeat() -> None:
+    """Touch the file of a container's health check: the loop turns, whatever dependency is unavailable."""
     if file := get_settings().alive_file:
         with suppress(OSError):
             Path(file).touch()

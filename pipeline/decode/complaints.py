@@ -1,4 +1,4 @@
-"""What codecs say of damaged data.
+"""Warnings that codecs write about damaged data.
 
 libjpeg, libtiff and GDCM go on where a scan breaks off or holds no code that they know, and tell it on
 standard error alone: the rest of the picture is grey, or garbage.
@@ -49,7 +49,7 @@ class Listener:
 codecs = Listener()
 
 
-def tell_damage(written: bytes, coded: bytes) -> bool:
+def reports_damage(written: bytes, coded: bytes) -> bool:
     """Tell whether a codec found picture data damaged.
 
     Parameters

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.decode.complaints import codecs, tell_damage
+from pipeline.decode.complaints import codecs, reports_damage
 from pipeline.decode.containers import (
     TIFF_GREYS,
     TIFF_RGB,
@@ -100,7 +100,7 @@ def _decode_plain(data: bytes, container: Container, max_pixels: int, *, at_full
     codecs.heard()
     picture = _opencv(coded)
     damaged = (
-        tell_damage(codecs.heard(), coded)
+        reports_damage(codecs.heard(), coded)
         or container.damaged
         or (container.media_type == "image/png" and not unpacked)
         or not strips_hold(data, container.deflated, container.unpacked_bytes)

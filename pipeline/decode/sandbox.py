@@ -347,7 +347,7 @@ class Sandbox:
             child.socket.send(pseudonymise(message[1:].decode("utf-8", "replace")).encode())
 
     def _verdict(self) -> Exception:
-        """Say why a child has ended by itself."""
+        """Describe why a child has exited."""
         status, _ = self._drop_child()
         if self._control is None:
             return RuntimeError("the decoder was killed")

@@ -1,4 +1,4 @@
-"""The elements by which a DICOM object is filed, found without decoding it, and a file around its data set.
+"""Header elements of a DICOM object read without decoding it; splits and writes files of PS3.10.
 
 No value is parsed but those asked for, nothing is believed that the bytes do not bear out, and the standard
 library suffices: so the web process may use it, and a receiver while its sender waits.
@@ -27,9 +27,9 @@ _UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = frozenset(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"])
 #: Of an inflated data set; what files it stands in front.
 _INFLATED = 1 << 20
-_LONGEST_VALUE = 1024
+_MAX_VALUE_BYTES = 1024
 #: Elements, items and delimiters that are stepped over: a header has hundreds, a file made for it a million.
-_MOST_STEPS = 100_000
+_MAX_STEPS = 100_000
 
 
 #: Bytes that need not lie in memory of ours.
@@ -53,7 +53,7 @@ class _Walk:
 
     def __init__(self, data: Bytes) -> None:
         self.data = data
-        self._left = _MOST_STEPS
+        self._left = _MAX_STEPS
         if len(data) < 8:
             raise HeaderUnreadable
         # whatever the transfer syntax says: there is no other way to read the bytes (PS3.5, 7.1)
@@ -145,7 +145,7 @@ def _values(data: Bytes, syntax: str, wanted: Collection[int]) -> dict[int, byte
         element = walk.element(at, implicit=walk.implicit)
         if element.tag > last or element.tag >= _PIXEL_DATA:
             break
-        if element.tag in wanted and element.length <= _LONGEST_VALUE:
+        if element.tag in wanted and element.length <= _MAX_VALUE_BYTES:
             found[element.tag] = bytes(data[element.at : element.at + element.length])
         at = walk.after(element)
     return found

@@ -16,7 +16,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, convert_color_space
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
-from pipeline.decode.complaints import codecs, tell_damage
+from pipeline.decode.complaints import codecs, reports_damage
 from pipeline.decode.containers import JPEG_START_OF_FRAME, MAX_JPEG_SCANS, jpeg_segments
 from pipeline.decode.gdcm_frames import decode_frame
 from pipeline.decode.stripped import strip_jpeg, strip_jpeg_2000, with_transform
@@ -130,7 +130,7 @@ def stored_values(value: bytes, coded_as: str, clean: Dataset) -> Decoded:
         frame = _decode_frame(stream.coded, stream.syntax, clean)
         values = frame.values
         steps += frame.steps
-        if frame.damaged or tell_damage(codecs.heard(), frame.kept or b""):
+        if frame.damaged or reports_damage(codecs.heard(), frame.kept or b""):
             flags = (Reason.DAMAGED_PICTURE_DATA,)
         low = clean.HighBit == clean.BitsStored - 1  # stored bits begin at the lowest
         if stream.syntax == RLE and low and values.ndim == 2 and values.dtype == np.uint16:

@@ -198,7 +198,7 @@ def defined_terms(dataset: Dataset, word: str) -> list[str]:
     return codes if all(code in known for code, known in zip(codes, lists, strict=False)) else []
 
 
-def is_made_here(raw: Dataset) -> bool:
+def is_own_object(raw: Dataset) -> bool:
     """Tell whether an object names this service as its equipment: it is a result, and no radiograph."""
     made_by = next(iter(element_values(raw, "Manufacturer")), "")
     return str(made_by).strip(" \0").upper() == MANUFACTURER.upper()

@@ -20,7 +20,7 @@ from pipeline.dicom.frames import require_pixel_module, stored_values
 from pipeline.dicom.header import (
     element_text,
     element_values,
-    is_made_here,
+    is_own_object,
     open_object,
     study_facts,
 )
@@ -98,7 +98,7 @@ def _read(
     UInt8Array, StudyFacts, str, Dataset, tuple[Reason, ...], tuple[RenderingStep, ...], npt.NDArray[Any]
 ]:
     raw, syntax, ends_well = open_object(data, max_pixels)
-    if is_made_here(raw):
+    if is_own_object(raw):
         raise Skipped(Reason.MADE_HERE)
     flags, steps = repair_pixel_values(raw)
     clean = allowed_copy(raw)

@@ -263,8 +263,8 @@ def _header_windows(values: npt.NDArray[Any], clean: Dataset) -> Iterator[tuple[
         yield RenderingStep(RenderingCode.HEADER_WINDOW, str(number)), table
 
 
-def _stands_out(table: npt.NDArray[Any]) -> bool:
-    """Tell whether a few entries of a LUT lie far above or below their neighbours, or it goes up and down."""
+def _is_irregular(table: npt.NDArray[Any]) -> bool:
+    """Tell whether a LUT has outliers or is not monotonic."""
     some = table[:: max(1, table.size // 256)].astype(np.int32)
     if np.abs(np.diff(some)).sum() > MAX_UPS_AND_DOWNS * np.ptp(some):
         return True
@@ -295,7 +295,7 @@ def _lut(values: npt.NDArray[Any], item: Dataset, clean: Dataset) -> npt.NDArray
         table = np.asarray(data, np.uint16)
     if not 1 <= entries <= table.size:
         raise ValueError("LUT shorter than its descriptor says")
-    if _stands_out(table[:entries]):
+    if _is_irregular(table[:entries]):
         raise ValueError("LUT with entries that stand out of their neighbours")
     places = np.clip(np.rint(values) - first, 0, entries - 1).astype(np.intp)
     return cast(npt.NDArray[Any], table.astype(np.int32)[places])

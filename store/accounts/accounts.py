@@ -170,7 +170,7 @@ def write_audit(
 
 
 def write_view(session: Session, identity: Identity, action: str, object_id: object) -> None:
-    """Note that somebody saw something: one line for the same person and object within ten minutes."""
+    """Audit a view: one line for the same person and object within ten minutes."""
     lately = select(Audit.id).where(
         Audit.site_id == identity.site_id,
         Audit.object_id == str(object_id),
@@ -266,8 +266,8 @@ def check_password(session: Session, email: str, password: str) -> User | None:
     return None
 
 
-def note_refused(session: Session, email: str, action: str = "sign_in_failed") -> None:
-    """Note that somebody was not let in: with the people of this address, else with a server's only site.
+def record_refused_sign_in(session: Session, email: str, action: str = "sign_in_failed") -> None:
+    """Audit a refused sign-in: with the people of this address, else with a server's only site.
 
     What nobody's address is may be a password typed into the wrong field: it is not kept.
     """
@@ -280,15 +280,15 @@ def note_refused(session: Session, email: str, action: str = "sign_in_failed") -
             write_audit(session, sites[0], None, action)
 
 
-def note_throttled(session: Session, email: str) -> None:
-    """Note that attempts are not looked at any more: once in ten minutes from one address."""
+def record_throttled_sign_in(session: Session, email: str) -> None:
+    """Audit that sign-in is throttled: once in ten minutes from one address."""
     lately = select(Audit.id).where(
         Audit.action == "sign_in_throttled",
         Audit.address == origin.get().address,
         Audit.at > func.now() - timedelta(minutes=10),
     )
     if session.scalar(lately.limit(1)) is None:
-        note_refused(session, email, "sign_in_throttled")
+        record_refused_sign_in(session, email, "sign_in_throttled")
 
 
 def knows_place(session: Session, email: str, place: str) -> bool:
@@ -298,8 +298,8 @@ def knows_place(session: Session, email: str, place: str) -> bool:
     return session.scalar(query.where(*mine).limit(1)) is not None
 
 
-def note_place(session: Session, user: User, place: str) -> None:
-    """Note from where a person signed in, and mail them when it is a new place."""
+def record_sign_in_place(session: Session, user: User, place: str) -> None:
+    """Record from where a person signed in, and mail them when the place is new."""
     been = session.scalar(select(KnownPlace.user_id).where(KnownPlace.user_id == user.id).limit(1))
     row = {"user_id": user.id, "place_hash": hash_token(place)}
     seen = (
@@ -483,7 +483,7 @@ def _valid(token: str) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def nobody_was_here(session: Session) -> bool:
+def is_new_server(session: Session) -> bool:
     """Tell whether this server is new: nobody has signed in by browser, or could without a one-time link."""
     could = select(User.id).where(User.password_hash.is_not(None) | User.provider_subject.is_not(None))
     return not any(session.scalar(query.limit(1)) for query in (could, select(UserSession.id)))
@@ -602,13 +602,13 @@ def awaiting_code(session: Session, token: str) -> User | None:
 
 
 def pass_second_factor(session: Session, token: str) -> None:
-    """Note that the person of this browser has given a right code."""
+    """Record that this session has passed the second factor."""
     mine = UserSession.token_hash == hash_token(token)
     session.execute(update(UserSession).where(mine).values(second_factor=True))
 
 
-def note_confirmed(session: Session, token: str) -> None:
-    """Note that the person of this browser has just confirmed at the identity provider that it is them."""
+def record_confirmation(session: Session, token: str) -> None:
+    """Record that this session was confirmed at the identity provider."""
     session.execute(
         update(UserSession)
         .where(UserSession.token_hash == hash_token(token))
@@ -616,8 +616,8 @@ def note_confirmed(session: Session, token: str) -> None:
     )
 
 
-def note_proved(session: Session, token: str) -> None:
-    """Note that the person of this browser has just given their password again."""
+def record_password_check(session: Session, token: str) -> None:
+    """Record that this session was confirmed by password."""
     mine = UserSession.token_hash == hash_token(token)
     session.execute(update(UserSession).where(mine).values(proved_at=func.clock_timestamp()))
 

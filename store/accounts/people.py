@@ -92,7 +92,7 @@ class LastAdministrator(ServiceError):
 
 
 class NotInvited(ServiceError):
-    """The identity provider vouches for somebody who has no place here."""
+    """The identity provider signed in somebody who has no account here."""
 
     code, status = "not_invited", 403
     title = "Your hospital account has no access here."
@@ -267,7 +267,7 @@ def can_reset(user: User) -> bool:
 
 
 def forgot_password(session: Session, email: str) -> None:
-    """Have a link mailed to whoever has this address, at each of their sites; one at a time."""
+    """Mail a sign-in link to the accounts with this address, one a site; earlier links end."""
     users = select(User).where(func.lower(User.email) == email.strip().lower())
     for user in session.scalars(users):
         mine = Work.kind == WorkKind.PASSWORD, Work.subject_id == user.id
@@ -278,7 +278,7 @@ def forgot_password(session: Session, email: str) -> None:
             )
 
 
-def _keep_an_administrator(session: Session, user: User) -> None:
+def _require_another_administrator(session: Session, user: User) -> None:
     """Raise `LastAdministrator` if `user` is the only one. Locks them: two cannot leave at once."""
     admins = session.scalars(
         select(User)
@@ -293,7 +293,7 @@ def _keep_an_administrator(session: Session, user: User) -> None:
 def set_role(
     session: Session, site_id: uuid.UUID, user_id: uuid.UUID, role: Role, *, by: uuid.UUID | None
 ) -> User:
-    """Give a person another role; it counts from their next request on.
+    """Change a person's role; it counts from their next request on.
 
     Raises
     ------
@@ -301,7 +301,7 @@ def set_role(
     """
     user = get_person(session, site_id, user_id)
     if role is not Role.ADMIN:
-        _keep_an_administrator(session, user)
+        _require_another_administrator(session, user)
     _set_role(session, user, role, by=by)
     user.role_from_provider = False
     return user
@@ -342,7 +342,7 @@ def disable(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uui
     NotFound, LastAdministrator
     """
     user = get_person(session, site_id, user_id)
-    _keep_an_administrator(session, user)
+    _require_another_administrator(session, user)
     user.disabled_at = func.now()
     write_audit(session, site_id, by, "person_disabled", user.id)
     accounts.end_access(session, user, by=by)
@@ -350,7 +350,7 @@ def disable(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uui
 
 
 def enable(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uuid.UUID | None) -> User:
-    """Let a disabled person sign in again; earlier keys and links stay useless. Raises `NotFound`."""
+    """Enable a disabled account; earlier keys and links stay revoked. Raises `NotFound`."""
     user = get_person(session, site_id, user_id)
     user.disabled_at = None
     write_audit(session, site_id, by, "person_enabled", user.id)
@@ -367,7 +367,7 @@ def sign_out(session: Session, site_id: uuid.UUID, user_id: uuid.UUID, *, by: uu
 
 @dataclass(frozen=True)
 class OidcClaims:
-    """Whom an identity provider vouches for.
+    """The claims of an OpenID Connect ID token that accounts use.
 
     Attributes
     ----------
@@ -387,7 +387,7 @@ class OidcClaims:
 def user_from_claims(
     session: Session, site_name: str, vouched: OidcClaims, default: Role | None
 ) -> User | None:
-    """Return the person whom a provider vouches for: known, known by a verified address, or new.
+    """Return the account of an ID token: linked, found by its verified address, or new.
 
     The provider's groups decide the role at each sign-in, and a role that they gave ends with them. Where
     they name none, the role that an administrator gave here counts, else `default`.

@@ -49,6 +49,6 @@ def clear_attempts(session: Session, attempt: Sequence[int]) -> None:
     session.execute(delete(SignInAttempt).where(SignInAttempt.id.in_(attempt)))
 
 
-def forget_old(session: Session) -> None:
+def delete_old(session: Session) -> None:
     """Delete attempts that no longer count."""
     session.execute(delete(SignInAttempt).where(SignInAttempt.at < func.clock_timestamp() - WINDOW))

@@ -40,12 +40,12 @@ class BlobStore(Protocol):
     def put(self, key: str, data: bytes | IO[bytes], *, named: bool = True) -> tuple[str, int]:
         """Store bytes under `key`; return their hex SHA-256 and size. Raises `BlobFull`.
 
-        Both outlast a power cut. Without `named` the key does so only after `keep_names`: of many keys that
+        Both outlast a power cut. Without `named` the key does so only after `sync_keys`: of many keys that
         is much faster at once than one by one.
         """
 
-    def keep_names(self, keys: Iterable[str]) -> None:
-        """Let keys outlast a power cut that were put without; call it before a row names them."""
+    def sync_keys(self, keys: Iterable[str]) -> None:
+        """Sync keys that were written without; call it before a row names them."""
 
     def get(self, key: str) -> bytes:
         """Return the bytes of `key`. Raises `BlobMissing`."""
@@ -75,14 +75,14 @@ class BlobStore(Protocol):
         """Return which share of the room is taken (0-1), by whatever; None where there is no telling now."""
 
     def freed(self, n_bytes: int) -> None:
-        """Hear that about so many bytes were deleted since `fullness` was measured."""
+        """Take about so many deleted bytes off the last measured `fullness`."""
 
     def check(self) -> None:
         """Write a few bytes and delete them. Raises `BlobFull` when no image would find room."""
 
 
 #: With less than this a folder's file system counts as full.
-LEAST_FREE = 16 << 20
+MIN_FREE = 16 << 20
 #: What `check` writes: one key, so that what a killed process leaves of it is replaced.
 PROBE = "ready/probe"
 #: What an S3 store takes in one request, and holds of a larger object until the next part goes.
@@ -144,8 +144,8 @@ class FolderStore:
                     raise
         raise AssertionError
 
-    def keep_names(self, keys: Iterable[str]) -> None:
-        """See `BlobStore.keep_names`: every folder on the way may be new."""
+    def sync_keys(self, keys: Iterable[str]) -> None:
+        """See `BlobStore.sync_keys`: every folder on the way may be new."""
         paths = [self._path(key) for key in keys]
         folders = {above for path in paths for above in path.parents if above.is_relative_to(self.root)}
         try:
@@ -177,7 +177,7 @@ class FolderStore:
             if temporary and os.path.exists(temporary):
                 os.unlink(temporary)
         if named:
-            self.keep_names([key])
+            self.sync_keys([key])
         return digest.hexdigest(), size
 
     def get(self, key: str) -> bytes:
@@ -269,7 +269,7 @@ class FolderStore:
             free = shutil.disk_usage(self.root).free
         except OSError as error:
             raise BlobUnavailable(type(error).__name__) from error
-        if free < LEAST_FREE:
+        if free < MIN_FREE:
             raise BlobFull
         _probe(self)
 
@@ -358,8 +358,8 @@ class S3Store:
             parts.close()
         return digest.hexdigest(), size
 
-    def keep_names(self, keys: Iterable[str]) -> None:
-        """See `BlobStore.keep_names`: an object that was answered for is kept."""
+    def sync_keys(self, keys: Iterable[str]) -> None:
+        """See `BlobStore.sync_keys`: an object that was answered for is kept."""
 
     def get(self, key: str) -> bytes:
         """See `BlobStore.get`."""
@@ -521,7 +521,7 @@ class _Parts:
         self._upload = None
 
     def close(self) -> None:
-        """Let go of the spool, and of an object that was not finished."""
+        """Close the spool, and abort an unfinished upload."""
         self._spool.close()
         if self._upload is not None:
             with contextlib.suppress(ServiceError):  # `delete_unfinished` does it later

@@ -11,7 +11,7 @@ _LIMITED = {"audit": "SELECT, INSERT", "audit_chain": "SELECT", "alembic_version
 
 
 def grant_application(connection: Connection, settings: Settings) -> None:
-    """Give the account of `database_url` what the application needs, and no more; make it if it is not there.
+    """Grant the role of `database_url` what the application needs, and no more; create it if missing.
 
     Does nothing where the owner's account is the application's: `database_owner_url` is not set. Where the
     owner may make no accounts, the database's administrator has made this one, with its password.

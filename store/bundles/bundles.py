@@ -36,7 +36,7 @@ def _folder_hashes(folder: Path) -> dict[str, str]:
 
 
 def add_bundle(folder: Path) -> str:
-    """Bring a verified bundle folder into the server; return its name. Adding it again is a no-op.
+    """Add a verified bundle folder to the server; return its name. Adding it again is a no-op.
 
     Raises
     ------

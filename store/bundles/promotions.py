@@ -35,7 +35,7 @@ class RollbackChanged(ServiceError):
 
 
 def promote(session: Session, site_id: uuid.UUID, user_id: uuid.UUID | None, name: str) -> None:
-    """Let a bundle serve the site by default from now on; batches that were submitted keep theirs.
+    """Make a bundle the site's default; submitted batches keep theirs.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def rollback_target(session: Session, site_id: uuid.UUID) -> str | None:
 def roll_back(
     session: Session, site_id: uuid.UUID, user_id: uuid.UUID | None, expected: str | None = None
 ) -> str:
-    """Let the bundle serve again that did before the last promotion not yet rolled back; return its name.
+    """Undo the last promotion not yet rolled back; return the name of the bundle that serves again.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def roll_back(
 
 
 def set_shadow(session: Session, site_id: uuid.UUID, name: str | None) -> None:
-    """Let a bundle read along with the site's traffic, or none. Raises `UnknownBundle`."""
+    """Set or clear the site's shadow bundle, which reads its traffic too. Raises `UnknownBundle`."""
     if name is not None:
         bundles.get_bundle(session, name)
     _lock(session, site_id).shadow_bundle = name

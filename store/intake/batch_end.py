@@ -23,7 +23,7 @@ log = logging.getLogger("fractureai.batch_end")
 
 
 def end(session: Session, batch: Batch, failure: Reason | None = None) -> None:
-    """Give a batch whose images have all ended its last status; the caller holds its row.
+    """Set the final status of a batch whose images have all ended; the caller holds its row.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ _receivers: list[Callable[[Session, Batch], None]] = []
 
 
 def on_batch_ended(receive: Callable[[Session, Batch], None]) -> Callable[[Session, Batch], None]:
-    """Have a function called in the transaction that ends a batch; decorates what plugs in from above."""
+    """Register a function to be called in the transaction that ends a batch."""
     _receivers.append(receive)
     return receive
 

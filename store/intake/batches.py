@@ -252,7 +252,7 @@ class Unmatched:
 
 
 def _match_manifest(session: Session, batch: Batch, *, strict: bool) -> None:
-    """Let lines meet files that are written otherwise, and count what met nothing.
+    """Match lines with files spelled otherwise, and count the unmatched.
 
     Raises
     ------
@@ -561,7 +561,7 @@ def resume(session: Session, batch_id: uuid.UUID, site_id: uuid.UUID) -> Batch:
     batch.paused_at = None
     batch.rate = 0.0
     batch.rate_at = None
-    pace.forget_marks(session, batch)
+    pace.reset_marks(session, batch)
     return _touch(session, batch)
 
 
@@ -678,7 +678,7 @@ def retry(
     batch.status = BatchStatus.QUEUED.value
     batch.finished_at = batch.cancelled_at = batch.paused_at = batch.end_failure = None
     batch.rate, batch.rate_at = 0.0, None
-    pace.forget_marks(session, batch)
+    pace.reset_marks(session, batch)
     session.flush()
     _cut_into_chunks(session, batch, n, ImageStatus.UPLOADED)
     delta = Counter(n_queued=n)

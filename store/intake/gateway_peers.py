@@ -53,7 +53,7 @@ def set_site(
     urgent_rules: Sequence[str] | None = None,
     by: uuid.UUID | None = None,
 ) -> GatewaySite:
-    """Let a site be reached by DICOM, or change how; None leaves as it is.
+    """Enable or change a site's DICOM receiver; None leaves a value as it is.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def allow(
     urgent: bool = False,
     by: uuid.UUID | None = None,
 ) -> GatewayPeer:
-    """Let a device or archive send to a site, or change from where.
+    """Allow a device or archive to send to a site, or change its addresses.
 
     Raises
     ------

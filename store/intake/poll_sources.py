@@ -139,7 +139,7 @@ def remove(session: Session, site_id: uuid.UUID, name: str, *, by: uuid.UUID | N
     write_audit(session, site_id, by, "poll_source_removed", found[0].id)
 
 
-def take_due(session: Session, *, but_not: Collection[uuid.UUID] = ()) -> PollSource | None:
+def claim_due(session: Session, *, but_not: Collection[uuid.UUID] = ()) -> PollSource | None:
     """Return an archive whose time has come, put off until its next turn; None where there is none.
 
     Parameters
@@ -177,10 +177,10 @@ def fetched(session: Session, source: PollSource) -> dict[str, int]:
     return {uid: n for uid, n in session.execute(query)}
 
 
-def note_fetched(
+def record_fetched(
     session: Session, source_id: uuid.UUID, study_uid: str, study_date: date | None, n_instances: int
 ) -> None:
-    """Write down that all instances that a study has by now were fetched or refused."""
+    """Record that all present instances of a study were fetched or refused."""
     row = insert(PolledStudy).values(
         source_id=source_id,
         study_uid=mark_of(source_id, study_uid),
@@ -202,8 +202,8 @@ def known_objects(session: Session, site_id: uuid.UUID, sop_uids: Sequence[str])
     return set(session.scalars(query))
 
 
-def note_round(session: Session, source_id: uuid.UUID, *, to: date | None, error: str = "") -> None:
-    """Write down how a round went; with `to`, that everything up to a day was fetched.
+def record_poll(session: Session, source_id: uuid.UUID, *, to: date | None, error: str = "") -> None:
+    """Record a round's outcome; with `to`, that everything up to a day was fetched.
 
     Studies that lie before what the next rounds ask for are forgotten.
     """

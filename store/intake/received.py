@@ -153,7 +153,7 @@ def keep(
     if any(said not in {None, found} for said, found in announced):
         raise ObjectRefused(Refusal.MISMATCH)
     with session_scope() as session:
-        if _is_made_here(session, source.site_id, found_uid, header.get(MANUFACTURER_TAG, "")):
+        if _is_own_object(session, source.site_id, found_uid, header.get(MANUFACTURER_TAG, "")):
             event_counts.count_event(session, OBJECTS_RETURNED)
             return Arrival(Kept.MADE_HERE)
     if found_class not in TAKEN_CLASSES:
@@ -171,14 +171,14 @@ def keep(
     raise AssertionError
 
 
-def _is_made_here(session: Session, site_id: uuid.UUID, sop_uid: str, manufacturer: str) -> bool:
+def _is_own_object(session: Session, site_id: uuid.UUID, sop_uid: str, manufacturer: str) -> bool:
     if manufacturer.upper() == MANUFACTURER.upper():
         return True
     return session.get(MadeObject, (site_id, sop_uid)) is not None
 
 
-def note_made(session: Session, site_id: uuid.UUID, sop_uid: str, sop_class: str) -> None:
-    """Write down that an object is ours, before it leaves."""
+def register_own_object(session: Session, site_id: uuid.UUID, sop_uid: str, sop_class: str) -> None:
+    """Register an object as our own before it is sent."""
     row = insert(MadeObject).values(site_id=site_id, sop_uid=sop_uid, sop_class=sop_class)
     session.execute(row.on_conflict_do_nothing())
 
@@ -336,7 +336,7 @@ def _open_study(session: Session, item: _Item) -> ReceivedStudy:
 
 
 def _touch(session: Session, study: ReceivedStudy, item: _Item) -> None:
-    """Put off the study's completion: something of it has just come."""
+    """Postpone the study's completion: an object of it has just arrived."""
     now = func.clock_timestamp()
     study.due_at = func.least(
         now + timedelta(seconds=item.site.quiet_seconds),
@@ -348,7 +348,7 @@ def _touch(session: Session, study: ReceivedStudy, item: _Item) -> None:
 
 
 def sending_ended(site_id: uuid.UUID, study_ids: Collection[uuid.UUID]) -> None:
-    """Hear that a sender of these studies has ended; what others still send puts completion off again."""
+    """Mark these studies' association as closed; objects of other senders postpone completion again."""
     if not study_ids:
         return
     with session_scope() as session:

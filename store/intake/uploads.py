@@ -189,7 +189,7 @@ def open_upload(session: Session, site_id: uuid.UUID, upload_id: uuid.UUID) -> t
 
 
 def end_upload(site_id: uuid.UUID, upload_id: uuid.UUID) -> None:
-    """Forget a file and its pieces: it was taken in, or is not wanted any more. Raises `NotFound`."""
+    """Delete an upload and its pieces: it was taken in, or cancelled. Raises `NotFound`."""
     with session_scope() as session:
         upload = get_upload(session, site_id, upload_id, lock=True)
         keys = list(upload.pieces)

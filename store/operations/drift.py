@@ -378,7 +378,7 @@ def alarms(session: Session, site_id: uuid.UUID, limit: int = 50) -> list[DriftA
 # devices
 
 
-def note_devices(session: Session, site_id: uuid.UUID, found: Sequence[tuple[str, str, str]]) -> None:
+def register_devices(session: Session, site_id: uuid.UUID, found: Sequence[tuple[str, str, str]]) -> None:
     """Make the rows of devices (manufacturer, model, station) that are not there yet."""
     rows = [
         {"id": uuid.uuid4(), "site_id": site_id, "manufacturer": maker, "model": model, "station": station}

@@ -20,7 +20,7 @@ from vocabulary.states import BatchStatus, Stage
 class Step(StrEnum):
     """A step of `worker.reconcile`, by its name in the table `maintenance`."""
 
-    #: Without it nothing that went wrong is ever mended.
+    #: Without it nothing recovers.
     RECOVER = "recover"
     RECEIVED_STUDIES = "received studies"
     SCRATCH = "scratch"
@@ -50,8 +50,8 @@ def expect_steps(session: Session) -> None:
     session.execute(insert(Maintenance).values(rows).on_conflict_do_nothing())
 
 
-def note_success(session: Session, step: str) -> None:
-    """Write down that a step went through; at most once in two seconds: recovery runs all the time."""
+def record_success(session: Session, step: str) -> None:
+    """Record a step's success; at most once in two seconds: recovery runs all the time."""
     row = insert(Maintenance).values(step=step, succeeded_at=func.clock_timestamp())
     session.execute(
         row.on_conflict_do_update(
@@ -64,8 +64,8 @@ def note_success(session: Session, step: str) -> None:
     )
 
 
-def note_failure(session: Session, step: str, error: str) -> None:
-    """Write down that a step failed; its last success stays."""
+def record_failure(session: Session, step: str, error: str) -> None:
+    """Record a step's failure; its last success stays."""
     row = insert(Maintenance).values(step=step, failed_at=func.clock_timestamp(), error=error[:2000])
     session.execute(
         row.on_conflict_do_update(
@@ -109,7 +109,7 @@ class StepProblem:
 
     @property
     def words(self) -> str:
-        """Say it, after the step's name."""
+        """Words that follow the step's name."""
         if self.failed_at is not None:
             return "failed when last done"
         return "never went through" if self.succeeded_at is None else "is overdue"

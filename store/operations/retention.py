@@ -94,7 +94,7 @@ def _busy_sites() -> Select[uuid.UUID]:
 # originals
 
 
-def _drop_originals(session: Session, images: Sequence[Image], why: str) -> int:
+def _delete_originals(session: Session, images: Sequence[Image], why: str) -> int:
     """Delete the originals of locked images, and say so once a batch."""
     blobs = get_blobs()
     dropped: Counter[tuple[uuid.UUID, uuid.UUID]] = Counter()
@@ -146,7 +146,7 @@ def expire_originals(site_id: uuid.UUID, days: int) -> int:
     """Delete originals of batches that ended more than so many days ago; return how many."""
     with session_scope() as session:
         images = _with_original(session, Batch.site_id == site_id, _older(days))
-        return _drop_originals(session, images, f"older than {days} days")
+        return _delete_originals(session, images, f"older than {days} days")
 
 
 def relieve_disk() -> int:
@@ -158,7 +158,7 @@ def relieve_disk() -> int:
     with session_scope() as session:
         images = _with_original(session)
         get_blobs().freed(sum(image.size for image in images))
-        return _drop_originals(session, images, f"the disk is {fullness:.0%} full")
+        return _delete_originals(session, images, f"the disk is {fullness:.0%} full")
 
 
 # results
@@ -195,7 +195,7 @@ def _recount(session: Session, batch_ids: Sequence[uuid.UUID]) -> None:
 def erase(
     session: Session, site_id: uuid.UUID, study_ids: Sequence[uuid.UUID], loose: Sequence[uuid.UUID]
 ) -> int:
-    """Forget studies, and images that belong to none: rows and bytes; return how many images went.
+    """Delete studies, and images that belong to none: rows and bytes; return how many images went.
 
     A finding goes when no other image of the site has its bytes; worklist rows and reviews go along.
     """
@@ -322,8 +322,8 @@ def _matches(session: Session, query: Select[Study]) -> list[StudyMatch]:
 
 
 @dataclass(frozen=True)
-class _Words:
-    """What images of the studies that are erased are known by, wherever else they are."""
+class _Identifiers:
+    """Identifiers and hashes by which other copies of erased images are found."""
 
     accessions: frozenset[str]
     uids: frozenset[str]
@@ -332,13 +332,13 @@ class _Words:
     originals: frozenset[str]
 
 
-def _words_of(session: Session, study_ids: Sequence[uuid.UUID], named: str) -> _Words:
+def _identifiers_of(session: Session, study_ids: Sequence[uuid.UUID], named: str) -> _Identifiers:
     known = session.execute(
         select(Study.accession, Study.study_uid, Study.patient_hash).where(Study.id.in_(study_ids))
     ).all()
     images = session.scalars(select(Image).where(Image.study_id.in_(study_ids))).all()
     uids = {uid for _, uid, _ in known} | {uid for i in images for uid in (i.study_uid, i.sop_uid)}
-    return _Words(
+    return _Identifiers(
         accessions=frozenset({named, *(a for a, _, _ in known), *(i.accession for i in images)} - {""}),
         uids=frozenset({named, *uids} - {""}),
         patients=frozenset({*(p for _, _, p in known), *(i.patient_hash for i in images)} - {""}),
@@ -348,7 +348,7 @@ def _words_of(session: Session, study_ids: Sequence[uuid.UUID], named: str) -> _
 
 
 def _strays(
-    session: Session, site_id: uuid.UUID, words: _Words, study_ids: Sequence[uuid.UUID]
+    session: Session, site_id: uuid.UUID, words: _Identifiers, study_ids: Sequence[uuid.UUID]
 ) -> list[Image]:
     """Return what else is there of the same images: of no study (cancelled, refused, draft), or of a trial.
 
@@ -386,7 +386,7 @@ def _strays(
     return list(session.scalars(query.order_by(Image.id)))
 
 
-def _received(site_id: uuid.UUID, words: _Words) -> Select[uuid.UUID | None]:
+def _received(site_id: uuid.UUID, words: _Identifiers) -> Select[uuid.UUID | None]:
     """Return the batches in which these studies came by DICOM: each of them holds one study."""
     return select(ReceivedStudy.batch_id).where(
         ReceivedStudy.site_id == site_id, ReceivedStudy.study_uid.in_(words.uids)
@@ -411,12 +411,12 @@ def _trial_copies(session: Session, site_id: uuid.UUID, study_ids: Collection[uu
 
 def count_strays(session: Session, site_id: uuid.UUID, wanted: str) -> int:
     """Return how many images of the site with this accession number or UID belong to no study."""
-    words = _words_of(session, [], wanted)
+    words = _identifiers_of(session, [], wanted)
     return sum(image.study_id is None for image in _strays(session, site_id, words, []))
 
 
-def _drop_unread(session: Session, site_id: uuid.UUID, words: _Words) -> int:
-    """Forget manifest lines of files that have not come, and pieces of those to come; return how many."""
+def _delete_unread(session: Session, site_id: uuid.UUID, words: _Identifiers) -> int:
+    """Delete manifest lines of missing files and unfinished uploads of those; return how many lines."""
     here = exists().where(Image.batch_id == ManifestLine.batch_id, Image.path == ManifestLine.path)
     waiting = (
         select(ManifestLine)
@@ -469,9 +469,9 @@ def erase_studies(
             raise StudyOnHold
         if any(match.in_use for match in matches):
             raise StudyInUse
-        words = _words_of(session, study_ids, named)
+        words = _identifiers_of(session, study_ids, named)
         strays = _strays(session, site_id, words, study_ids)
-        unread = _drop_unread(session, site_id, words)
+        unread = _delete_unread(session, site_id, words)
         if not matches and not strays and not unread:
             raise NotFound
         if _in_use(session, strays):
@@ -487,7 +487,7 @@ def erase_studies(
         theirs = ReceivedStudy.study_uid.in_(words.uids) | ReceivedStudy.batch_id.in_(came)
         gone = (ReceivedStudy.site_id == site_id, theirs, ~left)
         session.execute(delete(ReceivedStudy).where(*gone).execution_options(synchronize_session=False))
-        worklist.forget_views_of(session, site_id, words.accessions | words.uids)
+        worklist.delete_views_naming(session, site_id, words.accessions | words.uids)
         for match in matches:
             write_audit(session, site_id, by, "study_erased", match.study.id, images=match.images)
         if strays or unread:

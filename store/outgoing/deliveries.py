@@ -21,7 +21,7 @@ from store.base.sealing import sealer
 from store.base.session import session_scope
 from store.base.tables import ENDED_WORK, Batch, Bundle, Image, Study, StudyFinding, Work, WorkKind, WorkState
 from store.outgoing.delivery_tables import Delivery, Destination
-from store.queue import resting, work
+from store.queue import backoff, work
 from vocabulary.dicom import derived_uid
 from vocabulary.states import Triage
 
@@ -215,11 +215,11 @@ def remove_destination(session: Session, destination: Destination, *, by: uuid.U
 
 
 def resume(session: Session, destination: Destination) -> None:
-    """Let a destination that was stopped have what waits for it."""
+    """Resume a stopped destination: what waits for it is due now."""
     destination.stopped = destination.rest_until = destination.last_error = None
     destination.failures = 0
     session.flush()
-    resting.make_due(session, _waiting_units(destination), func.clock_timestamp())
+    backoff.make_due(session, _waiting_units(destination), func.clock_timestamp())
 
 
 def _waiting_units(destination: Destination) -> Select[uuid.UUID]:
@@ -237,14 +237,14 @@ def _waiting_units(destination: Destination) -> Select[uuid.UUID]:
     )
 
 
-def let_rest(session: Session, destination: Destination, error: str, pause: float, most: float) -> None:
-    """Note that an archive did not answer; what has waited longest tries it next."""
-    resting.let_rest(session, destination, _waiting_units(destination), error, pause, most)
+def back_off(session: Session, destination: Destination, error: str, pause: float, most: float) -> None:
+    """Record that an archive did not answer; the longest-waiting delivery tries it next."""
+    backoff.back_off(session, destination, _waiting_units(destination), error, pause, most)
 
 
 def wake(session: Session, destination: Destination) -> None:
-    """Note that an archive answered: what was not tried yet is due now."""
-    resting.wake(session, destination, _waiting_units(destination).where(Delivery.attempts == 0))
+    """Record that an archive answered: deliveries not tried yet are due now."""
+    backoff.wake(session, destination, _waiting_units(destination).where(Delivery.attempts == 0))
 
 
 # deliveries
@@ -359,16 +359,16 @@ def earlier_report(session: Session, delivery: Delivery) -> Delivery | None:
 
 
 def end(session: Session, delivery: Delivery, state: DeliveryState, detail: str = "") -> None:
-    """Write down what became of an object."""
+    """Record an object's outcome."""
     delivery.state, delivery.detail = state.value, detail
     if state is DeliveryState.COMMITTED:
         delivery.committed_at = func.clock_timestamp()
 
 
-def note_commitment(
+def record_commitment(
     session: Session, site_id: uuid.UUID, transaction_uid: str, done: Collection[str], failed: Collection[str]
 ) -> int:
-    """Hear which objects an archive commits itself to keep; one that it does not is sent again.
+    """Apply a storage commitment result; an object that failed in it is sent again.
 
     An answer to an earlier request says nothing of what was sent since. Returns how many were named.
     """

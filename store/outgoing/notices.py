@@ -25,7 +25,7 @@ from store.base.paging import Keyset, Page, moment
 from store.base.sealing import sealer
 from store.base.session import session_scope
 from store.base.tables import Batch, Notice, NoticeTarget, Work, WorkKind, WorkState
-from store.queue import resting, work
+from store.queue import backoff, work
 from vocabulary.states import Triage
 
 MAX_TARGETS = 20
@@ -160,15 +160,15 @@ def remove_target(session: Session, target: NoticeTarget) -> None:
 # a target that fails rests, and all that is for it waits
 
 
-def let_rest(session: Session, target: NoticeTarget, error: str, pause: float, most: float) -> None:
-    """Note that a try failed; the notice that has waited longest tries it next."""
+def back_off(session: Session, target: NoticeTarget, error: str, pause: float, most: float) -> None:
+    """Record a failed attempt; the longest-waiting notice tries the target next."""
     units = _waiting_units(target).order_by(Notice.tried_at.asc().nulls_first(), Notice.created_at)
-    resting.let_rest(session, target, units, error, pause, most)
+    backoff.back_off(session, target, units, error, pause, most)
 
 
 def wake(session: Session, target: NoticeTarget) -> None:
-    """Note that the target took a notice: what was not tried yet is due now."""
-    resting.wake(session, target, _waiting_units(target).where(Notice.attempts == 0))
+    """Record that the target took a notice: notices not tried yet are due now."""
+    backoff.wake(session, target, _waiting_units(target).where(Notice.attempts == 0))
 
 
 def _waiting_units(target: NoticeTarget) -> Select[uuid.UUID]:
@@ -326,7 +326,7 @@ def fail_abandoned() -> None:
         )
 
 
-def forget_old(session: Session) -> None:
+def delete_old(session: Session) -> None:
     """Delete what was delivered or given up long ago."""
     old = select(Notice.id).where(Notice.state != NoticeState.WAITING, Notice.created_at < func.now() - KEEP)
     ids = list(session.scalars(old.limit(1000)))

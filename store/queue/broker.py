@@ -91,11 +91,11 @@ class QoS(kombu_redis.QoS):
     """Messages that were taken and not acknowledged: one that cannot be read is forgotten."""
 
     def append(self, message: Any, delivery_tag: Any) -> None:
-        """Note a message that was taken."""
+        """Record a message as unacknowledged."""
         self.channel.without_wrong_types(lambda: super(QoS, self).append(message, delivery_tag))  # type: ignore[no-untyped-call]
 
     def ack(self, delivery_tag: Any) -> None:
-        """Forget a message whose task is done."""
+        """Remove an acknowledged message."""
         self.channel.without_wrong_types(lambda: super(QoS, self).ack(delivery_tag))  # type: ignore[no-untyped-call]
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:

@@ -136,7 +136,7 @@ def has_yet_to_pass(stage: Stage) -> ColumnElement[bool]:
 
 @contextmanager
 def counted(session: Session, batch_id: uuid.UUID, images: list[Image]) -> Iterator[Counter[str]]:
-    """Let the block change `images`; then write the rows and what that does to the counters.
+    """Write the images that the block changed, and apply the difference to the counters.
 
     The block may take images out of the list, and add to other counters by what it is given.
     """

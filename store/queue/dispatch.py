@@ -246,13 +246,13 @@ def _send_all(messages: Sequence[_Message]) -> int:
             _send(app, message)
         except Exception as error:
             log.warning("the broker took no message (%s); reconcile sends it again", type(error).__name__)
-            _take_back(messages[sent:])
+            _make_due_again(messages[sent:])
             break
         sent += 1
     return sent
 
 
-def _take_back(messages: Sequence[_Message]) -> None:
+def _make_due_again(messages: Sequence[_Message]) -> None:
     """Make unsent units due again at once, instead of waiting for them to count as overdue."""
     with contextlib.suppress(SQLAlchemyError), session_scope() as session:
         session.execute(

@@ -208,6 +208,6 @@ def batch_seconds_left(session: Session, batch: Batch) -> float | None:
     return seconds_left([*marks, latest], now, total, earlier_pace(session, batch))
 
 
-def forget_marks(session: Session, batch: Batch) -> None:
+def reset_marks(session: Session, batch: Batch) -> None:
     """Begin anew: after a pause, and in another round, the old pace says nothing."""
     session.execute(delete(BatchMark).where(BatchMark.batch_id == batch.id))

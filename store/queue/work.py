@@ -342,7 +342,7 @@ LONGEST_WAIT = 30.0
 
 
 def clamp_future_timestamps(session: Session) -> int:
-    """Bring back what the database's clock, when it was set back, left in the future; return how many.
+    """Clamp times that lie in the future since the database's clock was set back; return how many.
 
     Without it a killed worker's unit would wait for as long as the clock was set back.
     """
@@ -453,7 +453,7 @@ LONGEST_REST = 300.0
 
 
 def rest_site(session: Session, site_id: uuid.UUID, seconds: float) -> None:
-    """Let other sites' chunks go first for as long as this one's files have just kept a worker.
+    """Postpone a chunk by as long as its files have just kept a worker: other sites' go first.
 
     So a site whose files take long to decode has half of the workers' time while others wait, and all of it
     while none does.
@@ -468,15 +468,15 @@ def rest_site(session: Session, site_id: uuid.UUID, seconds: float) -> None:
     )
 
 
-def still_wanted(session: Session, lease: Lease) -> bool:
-    """Tell whether a stage that runs long is still to go on: its batch not cancelled, its lease not lost."""
+def should_continue(session: Session, lease: Lease) -> bool:
+    """Tell whether a long stage should continue: its batch is not cancelled and its lease is held."""
     query = select(Batch.cancelled_at.is_(None)).join(Work, Work.batch_id == Batch.id)
     mine = (Work.id == lease.work_id, Work.lease_token == lease.token)
     return bool(session.scalar(query.where(*mine)))
 
 
-def drop_ended_scratch(session: Session, limit: int = 100) -> list[str]:
-    """Forget the scratch of units that have ended; return the keys to delete."""
+def release_ended_scratch(session: Session, limit: int = 100) -> list[str]:
+    """Clear the scratch keys of ended units; return those to delete."""
     ended = (Work.scratch.is_not(None), Work.state.in_(ENDED_WORK))
     rows = session.scalars(select(Work).where(*ended).limit(limit).with_for_update(skip_locked=True)).all()
     keys = [work.scratch for work in rows if work.scratch]

@@ -192,7 +192,7 @@ def find(session: Session, site_id: uuid.UUID, review_id: uuid.UUID) -> Review |
 
 
 def can_be_taken_back(session: Session, review: Review, user_id: uuid.UUID) -> bool:
-    """Tell whether the person may still take an answer back: it is their last one, fresh, and not signed."""
+    """Tell whether a person may still withdraw an answer: their last one, recent, and not signed."""
     later = select(Review.id).where(
         Review.study_id == review.study_id,
         Review.bundle == review.bundle,

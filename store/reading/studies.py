@@ -103,7 +103,7 @@ def _add(session: Session, images: Mapping[str, Image], *, uid_shared: bool) -> 
 
 
 def assign(session: Session, images: Sequence[Image]) -> None:
-    """Give each image its study's row, made when it is not there yet, and its number; lock those rows.
+    """Assign each image to its study, created if missing, and number it; lock the studies.
 
     The first images that name a study make it. Those that name it and disagree in patient or accession number
     get a study of their own, and both are marked: neither can be told to be the right one.
@@ -142,7 +142,7 @@ def assign(session: Session, images: Sequence[Image]) -> None:
         image.study_id = known[chosen[image.id]].id
     session.flush()
     _number(session, images)
-    _drop_empty(session, before - {image.study_id for image in images})
+    _delete_empty(session, before - {image.study_id for image in images})
 
 
 def _mark_shared(session: Session, study: Study) -> None:
@@ -159,7 +159,7 @@ def _mark_shared(session: Session, study: Study) -> None:
     )
 
 
-def _drop_empty(session: Session, study_ids: Collection[uuid.UUID]) -> None:
+def _delete_empty(session: Session, study_ids: Collection[uuid.UUID]) -> None:
     """Drop what images have left that failed before their header was read and are prepared again."""
     if not study_ids:
         return
@@ -190,7 +190,7 @@ def numbers(images: Iterable[Image]) -> dict[uuid.UUID, int]:
 
 
 def _number(session: Session, images: Sequence[Image]) -> None:
-    """Give the images, whose studies are locked, their numbers."""
+    """Set the numbers of images whose studies are locked."""
     of_study: dict[uuid.UUID | None, list[Image]] = {image.study_id: [] for image in images}
     query = select(Image).where(Image.study_id.in_(of_study))
     for image in session.scalars(query):
@@ -203,7 +203,7 @@ def _number(session: Session, images: Sequence[Image]) -> None:
 
 
 def assign_unread(session: Session, batch: Batch) -> None:
-    """Give images that ended before their header was read a study too: it is never negative."""
+    """Assign a study to images that ended before their header was read; it is never negative."""
     query = select(Image).where(
         Image.batch_id == batch.id,
         Image.status.in_([ImageStatus.REJECTED, ImageStatus.FAILED]),

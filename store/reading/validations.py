@@ -100,7 +100,7 @@ def unlock(
     sha256: str,
     dataset: str,
 ) -> None:
-    """Let a bundle call a region negative at a site from now on; what was read before stays as it is.
+    """Allow a bundle to call a region negative at a site; earlier readings stay.
 
     Parameters
     ----------

@@ -39,7 +39,7 @@ from store.base.errors import NotFound, ServiceError
 from store.base.paging import Keyset, Page, moment, share, words
 from store.base.session import session_scope
 from store.base.tables import Batch, Image, User, UserSession
-from store.reading.worklist_search import holds, note_words, query_of, studies_with
+from store.reading.worklist_search import holds, index_words, query_of, studies_with
 from store.reading.worklist_tables import WorklistRow, WorklistView
 from vocabulary.states import ImageStatus, Triage
 from vocabulary.words import ADULT
@@ -249,7 +249,7 @@ def refresh(session: Session, batch: Batch, study_ids: Sequence[uuid.UUID]) -> N
         "triages": [triage.value for triage in Triage],
     }
     session.execute(_REFRESH, parameters)
-    note_words(session, batch.id, study_ids)
+    index_words(session, batch.id, study_ids)
 
 
 def fill(batch: Batch) -> None:
@@ -274,7 +274,7 @@ def fill(batch: Batch) -> None:
 
 
 def escalate_overdue(session: Session, limit: int = 1000) -> int:
-    """Let studies that waited too long count as requested urgently at that moment; return how many."""
+    """Escalate studies that waited too long to urgent; return how many."""
     hours = get_settings().worklist_wait_hours
     if hours <= 0:
         return 0
@@ -498,8 +498,8 @@ def choices(session: Session, site_id: uuid.UUID) -> list[tuple[uuid.UUID, str]]
     return [(id_, label) for id_, label in session.execute(query)]
 
 
-def note_opened(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, user_id: uuid.UUID) -> None:
-    """Note who has opened a study last."""
+def record_opened(session: Session, site_id: uuid.UUID, study_id: uuid.UUID, user_id: uuid.UUID) -> None:
+    """Record who opened a study last."""
     session.execute(
         update(WorklistRow)
         .where(WorklistRow.study_id == study_id, WorklistRow.site_id == site_id)
@@ -546,7 +546,7 @@ WAITS_AGAIN: dict[InstrumentedAttribute[Any], Any] = {
 
 
 def put_back(session: Session, site_id: uuid.UUID, study_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
-    """Let studies that were set aside wait again where they stood; return those that were."""
+    """Put studies that were set aside back where they stood; return them."""
     back = session.execute(
         update(WorklistRow)
         .where(
@@ -566,8 +566,8 @@ def put_back(session: Session, site_id: uuid.UUID, study_ids: Sequence[uuid.UUID
 # what was done last, for the page that offers to undo it
 
 
-def note_done(session: Session, identity: Identity, done: dict[str, Any] | None) -> None:
-    """Note what a person did last in this browser; None once it was shown."""
+def record_action(session: Session, identity: Identity, done: dict[str, Any] | None) -> None:
+    """Record a person's last action in this session, to be shown once with its undo."""
     session.execute(
         update(UserSession)
         .where(UserSession.user_id == identity.user_id, UserSession.csrf_token == identity.csrf_token)
@@ -576,14 +576,14 @@ def note_done(session: Session, identity: Identity, done: dict[str, Any] | None)
     )
 
 
-def take_done(session: Session, identity: Identity) -> dict[str, Any] | None:
-    """Return what a person did last in this browser, once."""
+def pop_action(session: Session, identity: Identity) -> dict[str, Any] | None:
+    """Return and clear a person's last action in this session."""
     mine = select(UserSession.last_done).where(
         UserSession.user_id == identity.user_id, UserSession.csrf_token == identity.csrf_token
     )
     done = session.scalar(mine)
     if done is not None:
-        note_done(session, identity, None)
+        record_action(session, identity, None)
     return done
 
 
@@ -626,7 +626,7 @@ def forget_view(session: Session, user_id: uuid.UUID, view_id: uuid.UUID) -> Non
     session.delete(mine)
 
 
-def forget_views_of(session: Session, site_id: uuid.UUID, words: Collection[str]) -> int:
+def delete_views_naming(session: Session, site_id: uuid.UUID, words: Collection[str]) -> int:
     """Delete views of a site's people whose name or search holds one of these words; return how many."""
     wanted = {word.casefold() for word in words if word}
     of_site = select(WorklistView).join(User, User.id == WorklistView.user_id).where(User.site_id == site_id)

@@ -61,7 +61,7 @@ _ASK = _sql(
 )
 
 
-def note_words(session: Session, batch_id: uuid.UUID, study_ids: Sequence[uuid.UUID]) -> None:
+def index_words(session: Session, batch_id: uuid.UUID, study_ids: Sequence[uuid.UUID]) -> None:
     """Keep the words of the studies' images in a batch, beside those they had."""
     session.execute(_NOTE, {"batch": batch_id, "studies": list(study_ids)})
 

@@ -150,8 +150,8 @@ def count_waiting(session: Session, dataset_id: uuid.UUID) -> int:
     return session.scalar(select(func.count()).select_from(DatasetImage).where(here)) or 0
 
 
-def note_seen(session: Session, dataset_id: uuid.UUID, seen: Iterable[ScanResult]) -> None:
-    """Keep what a look at some images gave."""
+def save_scan_results(session: Session, dataset_id: uuid.UUID, seen: Iterable[ScanResult]) -> None:
+    """Save scan results of some images."""
     rows = [asdict(one) for one in seen]
     session.execute(update(DatasetImage), rows)
     seen_now = func.least(Dataset.n_seen + len(rows), Dataset.n_images)
@@ -262,7 +262,7 @@ def in_use(session: Session, dataset: Dataset) -> bool:
 
 
 def remove_dataset(session: Session, dataset: Dataset) -> None:
-    """Forget a data set; its files are not touched. Raises `DatasetInUse`."""
+    """Delete a data set's rows; its files are not touched. Raises `DatasetInUse`."""
     if in_use(session, dataset):
         raise DatasetInUse(dataset.name)
     session.execute(delete(Dataset).where(Dataset.id == dataset.id))

@@ -27,7 +27,7 @@ class RunInUse(ServiceError):
 
 
 def delete_run(session: Session, run: Run) -> None:
-    """Forget a run with its figures and comparisons; what it stored is deleted by `step`.
+    """Delete a run with its figures and comparisons; `step` deletes what it stored.
 
     Its data set is free at once.
 

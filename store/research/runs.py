@@ -176,7 +176,7 @@ def _submit(session: Session, batch: Batch) -> None:
 
 
 def shadow_batch(session: Session, batch: Batch) -> Batch | None:
-    """Let the site's shadow bundle score what a clinical batch has had read; None when there is nothing.
+    """Queue a clinical batch's images for the site's shadow bundle; None when there is nothing.
 
     Runs at low priority, in a batch that nobody but research sees; call `dispatch` after the commit.
     """
@@ -298,10 +298,10 @@ def after_batch(session: Session, batch: Batch) -> None:
         return
     run = session.get_one(Run, batch.run_id)
     if run.kind == RunKind.DATASET and batch.cancelled_at is None:
-        ask_for_evaluation(session, run)
+        queue_evaluation(session, run)
 
 
-def ask_for_evaluation(session: Session, run: Run) -> None:
+def queue_evaluation(session: Session, run: Run) -> None:
     """Queue the evaluation of a run whose batch has ended."""
     work.add_unit(session, WorkKind.EVALUATE, site_id=run.site_id, subject_id=run.id, priority=Priority.LOW)
 

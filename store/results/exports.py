@@ -111,7 +111,7 @@ def require_small(session: Session, request: ExportRequest) -> None:
 
 
 def create(session: Session, request: ExportRequest, user_id: uuid.UUID | None) -> Export:
-    """Have a file prepared; call `dispatch` after the commit.
+    """Queue a file's preparation; call `dispatch` after the commit.
 
     Raises
     ------
@@ -219,7 +219,7 @@ def blob_key(lease: Lease) -> str:
     return f"exports/{lease.site_id}/{lease.subject_id}/{lease.token}"
 
 
-def note_progress(session: Session, lease: Lease, done: int, total: int) -> None:
+def save_progress(session: Session, lease: Lease, done: int, total: int) -> None:
     """Write how far a file is. Raises `StaleLease` when it was cancelled or is another worker's."""
     work.hold(session, lease)
     export = session.get_one(Export, lease.subject_id)
@@ -265,7 +265,7 @@ def delete_expired() -> None:
 
 
 def delete_holding(session: Session, site_id: uuid.UUID, image_ids: Collection[uuid.UUID]) -> list[str]:
-    """Let go of the files, ready or not, that may hold these images; return the blob keys to delete.
+    """Delete the rows of files that may hold these images; return the blob keys to delete.
 
     What an image was when the file was made may have changed since: only its batch and its day count.
     """

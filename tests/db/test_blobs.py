@@ -261,7 +261,7 @@ def test_a_name_outlasts_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyP
         store.put(key, b"x", named=False)
     assert calls[1::2] == [Path("renamed")] * 3
     calls.clear()
-    store.keep_names(keys)
+    store.sync_keys(keys)
     assert sorted(calls) == [store.root, store.root / "a", *(store.root / "a" / str(n) for n in range(3))]
     assert calls[-2:] == [store.root / "a", store.root], "a folder before the one that names it"
 

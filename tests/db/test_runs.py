@@ -38,7 +38,7 @@ def start(site: uuid.UUID, n: int = 200, **options: Any) -> Run:
         )
         waiting = datasets.waiting(session, dataset.id, n)
         seen = [ScanResult(i.id, f"{i.number:064x}", 10, None) for i in waiting]
-        datasets.note_seen(session, dataset.id, seen)
+        datasets.save_scan_results(session, dataset.id, seen)
         datasets.end_scan(session, dataset.id)
         return runs.start_run(session, site, None, dataset, ["b1"], **options)
 

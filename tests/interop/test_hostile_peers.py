@@ -21,7 +21,7 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from sqlalchemy import func, select
 
-from interop.listener import close_surely
+from interop.listener import force_close_socket
 from pipeline.dicom.elements import UID, split_file
 from settings import get_settings
 from store.base.sealed_blobs import get_opened
@@ -54,7 +54,7 @@ def association(receiver: Receiver, *classes: str) -> Iterator[Association]:
         entity.add_requested_context(uid, [EXPLICIT, IMPLICIT])
     found = entity.associate("127.0.0.1", receiver.port, ae_title=CALLED)
     assert found.is_established
-    close_surely(found.dul.socket)
+    force_close_socket(found.dul.socket)
     try:
         yield found
     finally:

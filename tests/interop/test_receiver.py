@@ -18,7 +18,7 @@ from pydicom import config
 from pynetdicom.ae import ApplicationEntity
 from sqlalchemy import Engine, func, select, text
 
-from interop.listener import close_surely
+from interop.listener import force_close_socket
 from interop.quiet import quieten
 from pipeline.dicom.elements import split_file
 from store.base import event_counts
@@ -208,7 +208,7 @@ def test_our_own_objects_are_acknowledged_and_never_read_and_those_of_others_are
     ours = film("one", 1, SOPClassUID=SC, Manufacturer=MANUFACTURER)
     known = film("one", 2, SOPClassUID=SC)  # an archive that took the equipment out
     with session_scope() as session:
-        received.note_made(session, site, pydicom.dcmread(io.BytesIO(known)).SOPInstanceUID, SC)
+        received.register_own_object(session, site, pydicom.dcmread(io.BytesIO(known)).SOPInstanceUID, SC)
     assert receiver.send(ours, known).returncode == 0
     assert not images()
     with session_scope() as session:
@@ -309,7 +309,7 @@ def test_more_associations_than_set_are_refused_for_now(receiver: Receiver, sett
         held = [entity.associate("127.0.0.1", small.port, ae_title=CALLED) for _ in range(3)]
         assert [one.is_established for one in held] == [True, True, False]
         for one in held[:2]:
-            close_surely(one.dul.socket)
+            force_close_socket(one.dul.socket)
             one.release()
 
 

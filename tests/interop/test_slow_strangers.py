@@ -15,7 +15,7 @@ import pytest
 from pynetdicom.ae import ApplicationEntity
 
 from interop import gateway
-from interop.listener import close_surely
+from interop.listener import force_close_socket
 from tests.interop.conftest import CALLED, CALLING, Receiver, film, receiving
 
 #: An A-ASSOCIATE-RQ that claims to be 1,000 bytes long.
@@ -109,7 +109,7 @@ def test_who_stalls_in_the_middle_of_an_object_loses_its_place(small: Receiver) 
     entity.add_requested_context("1.2.840.10008.1.1")
     held = [entity.associate("127.0.0.1", small.port, ae_title=CALLED) for _ in range(PLACES)]
     for one in held:
-        close_surely(one.dul.socket)
+        force_close_socket(one.dul.socket)
     assert all(one.is_established for one in held)
     assert echo(small).returncode != 0, "there is no room"
     ended = threading.Event()
@@ -146,7 +146,7 @@ def test_large_objects_that_arrive_together_are_put_off_one_by_one(
         entity.add_requested_context("1.2.840.10008.1.1")
         held = [entity.associate("127.0.0.1", found.port, ae_title=CALLED) for _ in range(6)]
         for one in held:
-            close_surely(one.dul.socket)
+            force_close_socket(one.dul.socket)
             at_end.callback(one.abort)
         piece = struct.pack(">IBB", 60_002, 1, 0) + bytes(60_000)  # of a data set that goes on
         for _ in range(10):

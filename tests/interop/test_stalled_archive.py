@@ -17,7 +17,7 @@ from pynetdicom.association import Association
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from interop.asking import new_client
-from interop.listener import close_surely
+from interop.listener import force_close_socket
 from interop.peers import STUDY_ROOT_FIND, VERIFICATION, Peer, Sought, Trouble, peer_of
 from interop.poller import Poll, PollFailed
 from settings import get_settings
@@ -235,7 +235,7 @@ def test_a_socket_that_cannot_be_shut_down_is_closed_all_the_same() -> None:
     """As when the peer has reset it: such descriptors were held until the association was collected."""
     association = Association(ApplicationEntity(), "requestor")
     line = AssociationSocket(association, address=AddressInformation("127.0.0.1", 0))
-    close_surely(line)
+    force_close_socket(line)
     sock = line.socket
     assert sock is not None
     line.close()

@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from phantoms.film import make_phantom
 from pipeline.decode import decode as decode_confined
-from pipeline.decode.complaints import tell_damage
+from pipeline.decode.complaints import reports_damage
 from pipeline.triage import may_be_negative
 from pipeline.types import Rejected
 from tests.unit.test_dicom import make_dicom, packed_bits, read, rle_frame
@@ -169,11 +169,11 @@ def test_a_jpeg_2000_stream_that_does_not_hold_together(grey):
 
 def test_what_codecs_write_by_hand():
     said = b"Corrupt JPEG data: 55 extraneous bytes before marker 0xd9\n"
-    assert tell_damage(said, b"\x12" * 100 + b"\xff\xd9")
-    assert not tell_damage(said, b"\x12" * 9 + bytes(55) + b"\xff\xd9")
-    assert tell_damage(b"Corrupt JPEG data: premature end of data segment", b"")
-    assert tell_damage(b"[ERROR:0@1] TIFF_Error LZWDecode: Not enough data at scanline 102", b"")
-    assert tell_damage(b"[ERROR:0@1] TIFF_Error Using code not yet in table", b"")
-    assert not tell_damage(b"TIFF_Warning Unknown field with tag 65000", b"")
-    assert not tell_damage(b"TIFF_Error TIFFFetchDirectory: Can not read TIFF directory link", b"")
-    assert not tell_damage(b"", b"")
+    assert reports_damage(said, b"\x12" * 100 + b"\xff\xd9")
+    assert not reports_damage(said, b"\x12" * 9 + bytes(55) + b"\xff\xd9")
+    assert reports_damage(b"Corrupt JPEG data: premature end of data segment", b"")
+    assert reports_damage(b"[ERROR:0@1] TIFF_Error LZWDecode: Not enough data at scanline 102", b"")
+    assert reports_damage(b"[ERROR:0@1] TIFF_Error Using code not yet in table", b"")
+    assert not reports_damage(b"TIFF_Warning Unknown field with tag 65000", b"")
+    assert not reports_damage(b"TIFF_Error TIFFFetchDirectory: Can not read TIFF directory link", b"")
+    assert not reports_damage(b"", b"")

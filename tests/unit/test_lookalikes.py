@@ -59,18 +59,18 @@ def test_the_file_s_hash_comes_first_and_an_unknown_look_finds_nothing():
     known = FittedOn(frozenset({"ab" * 6}), (look,))
     images = [("ab" * 32, look), ("cd" * 32, look), ("cd" * 32, other), ("cd" * 32, None)]
     assert known.find(images) == [FoundBy.FILE, FoundBy.LOOK, None, None]
-    assert known.knows_looks
-    assert not FittedOn(frozenset({"ab" * 6}), ()).knows_looks
+    assert known.has_all_looks
+    assert not FittedOn(frozenset({"ab" * 6}), ()).has_all_looks
 
 
 @pytest.mark.parametrize("name", ["fracatlas-1", "fracatlas-3"])
 def test_the_shipped_bundles_know_what_their_images_look_like(name):
-    assert fitted_on(load_bundle(BUNDLES / name)).knows_looks
+    assert fitted_on(load_bundle(BUNDLES / name)).has_all_looks
 
 
 def test_a_new_bundle_holds_the_looks_itself(tiny_bundle):
     known = fitted_on(tiny_bundle)
-    assert known.knows_looks
+    assert known.has_all_looks
     assert len(known.digests) == 48
 
 

@@ -300,5 +300,5 @@ def test_all_processes_count_failed_sign_ins_together(app: Any, site_key: str) -
         session.execute(update(SignInAttempt).values(at=func.now() - timedelta(minutes=16)))
     assert Browser(app.test_client()).sign_in(email="admin@localhost", password=PASSWORD).status_code == 303
     with session_scope() as session:
-        throttle.forget_old(session)
+        throttle.delete_old(session)
         assert session.scalar(select(func.count()).select_from(SignInAttempt)) == 0  # right ones do not count

@@ -197,8 +197,8 @@ def test_the_researcher_compares_two_bundles(page: Page, evaluated: dict[str, An
 def served(ask: Asker, night: str) -> None:
     with session_scope() as session:
         for step in monitoring.Step:
-            monitoring.note_success(session, step)
-        monitoring.note_success(session, monitoring.BACKUP)
+            monitoring.record_success(session, step)
+        monitoring.record_success(session, monitoring.BACKUP)
 
 
 def test_the_administrator_looks_after_the_service(page: Page, served: None, ask: Asker) -> None:

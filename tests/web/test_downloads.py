@@ -197,13 +197,13 @@ def test_a_download_that_broke_off_goes_on(ask: Asker, batch: str) -> None:
 def test_a_cancelled_file_leaves_nothing(ask: Asker, batch: str, blobs: BlobStore, monkeypatch: Any) -> None:
     wanted = ask.post("/exports", json={"format": "csv", "batch": batch}).json
     monkeypatch.setattr(worker_exports, "PROGRESS_SECONDS", 0.0)
-    real = exports.note_progress
+    real = exports.save_progress
 
     def cancels_first(*arguments: Any) -> None:
         assert ask.post(f"/exports/{wanted['id']}/cancel").json["state"] == "cancelled"
         real(*arguments)
 
-    monkeypatch.setattr(exports, "note_progress", cancels_first)
+    monkeypatch.setattr(exports, "save_progress", cancels_first)
     flow.run(unit_of(wanted["id"]).id, None, worker_exports.run)
     assert ask.get(f"/exports/{wanted['id']}").json["state"] == "cancelled"
     assert ask.get(f"/exports/{wanted['id']}/file").json["code"] == "export_not_ready"

@@ -39,7 +39,7 @@ def reading(ask: Asker) -> str:
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real disk, for which more room is wanted than any has; each asking asks anew."""
-    monkeypatch.setattr(blob_module, "LEAST_FREE", 1 << 62)
+    monkeypatch.setattr(blob_module, "MIN_FREE", 1 << 62)
     monkeypatch.setattr(blob_module, "CHECK_SECONDS", 0.0)
 
 
@@ -54,7 +54,7 @@ def test_a_full_store_is_told(
     assert "No room is left on the server" in page
     assert " left</span>" not in page
     assert "estimating" not in page
-    monkeypatch.setattr(blob_module, "LEAST_FREE", 0)
+    monkeypatch.setattr(blob_module, "MIN_FREE", 0)
     assert "blobs" not in missing_parts(app.extensions["settings"])
     again = ask.get(f"/batches/{reading}", headers={"If-None-Match": told.headers["ETag"]})
     assert again.status_code == 200, "what it waits for is part of what the tag names"

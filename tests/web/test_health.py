@@ -31,7 +31,7 @@ def add_worker(name: str, *queues: str, slots: int = 2) -> None:
 
 def recovered() -> None:
     with session_scope() as session:
-        monitoring.note_success(session, monitoring.Step.RECOVER)
+        monitoring.record_success(session, monitoring.Step.RECOVER)
 
 
 def test_alive(app: Any) -> None:
@@ -91,7 +91,7 @@ def test_ready_only_while_recovery_goes_through(health: Any) -> None:
     assert answer.json["missing"]["recovery"].startswith("last went through 9")
     assert gauges(client)['fractureai_maintenance_age_seconds{step="recover"}'] >= 90
     with session_scope() as session:
-        monitoring.note_failure(session, monitoring.Step.RECOVER, "LockNotAvailable (55P03)")
+        monitoring.record_failure(session, monitoring.Step.RECOVER, "LockNotAvailable (55P03)")
     assert client.get("/readyz").status_code == 503, "a failure is not a success"
 
 
@@ -106,8 +106,8 @@ def test_an_alarm_can_be_set_on_each_step(health: Any) -> None:
     with session_scope() as session:
         for step in monitoring.Step:
             if step != monitoring.Step.DRAFTS:
-                monitoring.note_success(session, step)
-        monitoring.note_failure(session, monitoring.Step.MONITORING, "LockNotAvailable (55P03)")
+                monitoring.record_success(session, step)
+        monitoring.record_failure(session, monitoring.Step.MONITORING, "LockNotAvailable (55P03)")
     told = gauges(health)
     failing = {step for step in monitoring.Step if told[f'{gauge}{{step="{step}"}}']}
     assert failing == {monitoring.Step.DRAFTS, monitoring.Step.MONITORING}

@@ -39,8 +39,8 @@ def busy(ask: Asker) -> None:
     add_worker("here@host", "cpu", "report")
     add_worker("gone@host", "gpu", seen=timedelta(minutes=5))
     with session_scope() as session:
-        monitoring.note_success(session, monitoring.Step.RECOVER)
-        monitoring.note_failure(session, monitoring.Step.DELETION, "secret words of an exception")
+        monitoring.record_success(session, monitoring.Step.RECOVER)
+        monitoring.record_failure(session, monitoring.Step.DELETION, "secret words of an exception")
         monitoring.expect_steps(session)
         long_ago = update(Maintenance).where(Maintenance.step == monitoring.Step.MONITORING)
         session.execute(long_ago.values(known_since=func.now() - timedelta(minutes=31)))
@@ -78,7 +78,7 @@ def everything_went_through() -> None:
     add_worker("one", "cpu", "gpu", "report", "notices", "exports")
     with session_scope() as session:
         for step in monitoring.Step:
-            monitoring.note_success(session, step)
+            monitoring.record_success(session, step)
 
 
 def first_line(browser: Browser) -> str:
@@ -90,12 +90,12 @@ def test_the_first_line_says_which_step_fails_or_is_overdue(browser: Browser, st
     everything_went_through()
     assert "is there, and every step" in first_line(browser)
     with session_scope() as session:
-        monitoring.note_failure(session, step, "secret words of an exception")
+        monitoring.record_failure(session, step, "secret words of an exception")
     words = first_line(browser)
     assert f"“{step}” failed when last done" in words
     assert "is there" not in words
     with session_scope() as session:
-        monitoring.note_success(session, step)
+        monitoring.record_success(session, step)
     assert "is there" in first_line(browser)
     with session_scope() as session:
         half_an_hour = func.now() - timedelta(minutes=31)
@@ -120,7 +120,7 @@ def test_a_fresh_servers_first_round_is_not_overdue(browser: Browser) -> None:
     add_worker("one", "cpu", "gpu", "report", "notices", "exports")
     with session_scope() as session:
         monitoring.expect_steps(session)
-        monitoring.note_success(session, monitoring.Step.RECOVER)
+        monitoring.record_success(session, monitoring.Step.RECOVER)
     assert "is there, and every step" in first_line(browser)
     steps = browser.client.get("/admin/health").text.split("Recovery and cleaning up")[1]
     assert "overdue" not in steps
@@ -159,7 +159,7 @@ def test_the_first_line_says_whom_nothing_reaches(browser: Browser) -> None:
 
 def test_a_backup_is_known_and_grows_old(browser: Browser) -> None:
     with session_scope() as session:
-        monitoring.note_success(session, monitoring.BACKUP)
+        monitoring.record_success(session, monitoring.BACKUP)
     text = browser.client.get("/admin/health").text
     assert f"{datetime.now(UTC):%Y-%m-%d}" in text.split("Last backup")[1].split("</dl>")[0]
     assert "overdue" not in text

@@ -348,7 +348,7 @@ def test_a_marker_in_every_state_and_place_goes(
         )  # fmt: skip
         listed = datasets.waiting(session, data.id, 1)[0]
         same = next(image.sha256 for image in images if image.finding_id)
-        datasets.note_seen(session, data.id, [datasets.ScanResult(listed.id, same, 1, None)])
+        datasets.save_scan_results(session, data.id, [datasets.ScanResult(listed.id, same, 1, None)])
         datasets.end_scan(session, data.id)
         run = runs.start_run(session, batch.site_id, admin.id, data, ["b1"])
         research = session.scalars(select(Image.id).where(Image.batch_id == run.batch_id)).one()

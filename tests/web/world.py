@@ -154,7 +154,7 @@ def make_research(world: World, said: str) -> None:
             left_out={},
         )
         image = datasets.waiting(session, found.id, 1)[0]
-        datasets.note_seen(session, found.id, [datasets.ScanResult(image.id, "e" * 64, 1, None)])
+        datasets.save_scan_results(session, found.id, [datasets.ScanResult(image.id, "e" * 64, 1, None)])
         datasets.end_scan(session, found.id)
         run = runs.start_run(session, site.id, None, found, ["b1"])
         picture = session.scalars(select(Image).where(Image.batch_id == run.batch_id)).one()

@@ -106,7 +106,7 @@ def register(
         )
     with session_scope() as session:
         waiting = datasets.waiting(session, dataset.id, 1000)
-        datasets.note_seen(
+        datasets.save_scan_results(
             session, dataset.id, [look(dataset.root, image.id, image.path) for image in waiting]
         )
         return datasets.end_scan(session, dataset.id)

@@ -144,7 +144,7 @@ def take_password() -> Response:
         raise InvalidRequest("give your password")
     confirm_identity(request.form["password"])
     with session_scope() as session:
-        accounts.note_proved(session, cookies.SESSION.sent())
+        accounts.record_password_check(session, cookies.SESSION.sent())
     return redirect(local_address(request.form.get("next", "")), 303)
 
 

@@ -28,7 +28,7 @@ from web.base.errors import (
     SecondFactorNeeded,
     TooManyAttempts,
     Unauthorized,
-    is_asked_by_program,
+    is_api_request,
 )
 
 #: Failed sign-ins in a quarter of an hour. Many people may sit behind one address.
@@ -201,7 +201,7 @@ def _page_of_form() -> str:
 
 
 def require_person() -> None:
-    """Let nobody pass who asks by an API key. Raises `NeedsPerson`."""
+    """Refuse requests by API key. Raises `NeedsPerson`."""
     if identity().key_id is not None:
         raise NeedsPerson
 
@@ -217,24 +217,24 @@ def _protect() -> BaseResponse | None:
     """Set `g.identity`, turn strangers away, and check the token of every form."""
     view = current_app.view_functions.get(request.endpoint or "")
     g.identity = None
-    if view is None and not is_asked_by_program():
+    if view is None and not is_api_request():
         g.identity = identify()  # the page that says so has the person's navigation
     if view is None or request.endpoint == "static":
         return None
     accounts.origin.set(Origin(request.remote_addr))
     if getattr(view, "is_public", False):
-        _check_strangers_body()
+        _check_unauthenticated_body()
         return None
     g.identity = identify()
     accounts.origin.set(Origin(request.remote_addr, g.identity.key_id if g.identity else None))
     if g.identity is None:
-        if is_asked_by_program():
+        if is_api_request():
             raise Unauthorized
         if request.method not in SAFE_METHODS:
             return _session_over(401)
         return redirect(url_for("auth.sign_in", next=request.full_path.rstrip("?")))
     if g.identity.must_enrol and not getattr(view, "before_second_factor", False):
-        if is_asked_by_program() or request.method not in SAFE_METHODS:
+        if is_api_request() or request.method not in SAFE_METHODS:
             raise SecondFactorNeeded
         return redirect(url_for("account.show_second_factor"))
     check_allowed(view, g.identity)
@@ -266,7 +266,7 @@ def _session_over(status: int) -> BaseResponse:
     return kept_forms.keep(response, sealed) if sealed else response
 
 
-def _check_strangers_body() -> None:
+def _check_unauthenticated_body() -> None:
     """Refuse a body that was not read before the request got its thread. Raises `RequestFailed`."""
     if request.headers.get("Transfer-Encoding"):
         raise RequestFailed(411)
@@ -287,7 +287,7 @@ def checks_csrf(view: View) -> View:
 
 
 def audit(session: Session, action: str, object_id: object) -> None:
-    """Note what the one who asks did; seeing the same again soon is not noted."""
+    """Audit the request's action; repeated views within minutes are one line."""
     if action.endswith("_viewed"):
         return accounts.write_view(session, identity(), action, object_id)
     accounts.write_audit(session, identity().site_id, identity().user_id, action, object_id)

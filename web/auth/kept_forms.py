@@ -64,7 +64,7 @@ def sealed_form(owner: str) -> str:
 
 
 def keep(response: Response, sealed: str) -> Response:
-    """Give a sealed form to the browser, which shows it to that cookie's path alone."""
+    """Set a sealed form as a cookie of that path."""
     cookies.KEPT.give(response, sealed, seconds=KEPT_SECONDS)
     return response
 

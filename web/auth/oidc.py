@@ -15,7 +15,7 @@ from joserfc.errors import JoseError
 from werkzeug.wrappers import Response
 
 from settings import Settings, SettingsError
-from store.accounts.accounts import Role, note_confirmed, write_audit
+from store.accounts.accounts import Role, record_confirmation, write_audit
 from store.accounts.people import NotInvited, OidcClaims, user_from_claims
 from store.base.errors import NotFound, ServiceError
 from store.base.session import session_scope
@@ -155,7 +155,7 @@ def back() -> Response:
 
 
 def _confirmed(claims: dict[str, Any], asked_at: int, target: str) -> Response:
-    """Note that the person who is signed in has signed in at the provider again, after being asked to."""
+    """Record that the signed-in person has confirmed at the provider."""
     known = identify()
     settings = current_settings()
     if known is None or known.csrf_token is None:
@@ -167,7 +167,7 @@ def _confirmed(claims: dict[str, Any], asked_at: int, target: str) -> Response:
         user = database.get_one(User, known.user_id)
         if user.provider_subject != read_claims(claims, settings).subject:
             raise ProviderRefused("somebody else signed in at the provider")
-        note_confirmed(database, cookies.SESSION.sent())
+        record_confirmation(database, cookies.SESSION.sent())
         write_audit(database, user.site_id, user.id, "identity_confirmed", how="provider")
     return redirect(local_address(target), 303)
 

@@ -62,7 +62,7 @@ def network_of(address: str) -> str:
 def open_session(session: Session, user: User, how: str) -> str:
     """Sign the asker in: a new session in place of the one that the browser may have had."""
     settings = current_settings()
-    accounts.note_place(session, user, network_of(request.remote_addr or ""))
+    accounts.record_sign_in_place(session, user, network_of(request.remote_addr or ""))
     return accounts.open_session(
         session,
         user,
@@ -88,7 +88,7 @@ def _sign_in_page(*, token: str = "", error: str = "", status: int = 200) -> Res
     twin = cookies.FORM.sent() or secrets.token_urlsafe(24)
     with session_scope() as session:
         sets_password = bool(token) and accounts.sets_password(session, token)
-        fresh = not token and accounts.nobody_was_here(session)
+        fresh = not token and accounts.is_new_server(session)
     page = render_template(
         "auth/sign_in.html",
         twin=twin,
@@ -138,7 +138,7 @@ def _try(email: str) -> list[int]:
                 limits[f"person {email.lower()}"] = MAX_FROM_STRANGE_PLACES
         attempt = throttle.try_sign_in(session, limits)
         if attempt is None:
-            accounts.note_throttled(session, email)
+            accounts.record_throttled_sign_in(session, email)
     if attempt is None:
         raise TooManyAttempts
     return attempt
@@ -169,7 +169,7 @@ def sign_in_send() -> BaseResponse:
         return _sign_in_page(token=token, error=f"{error.title} {error.advice}", status=422)
     if opened is None:
         with session_scope() as session:
-            accounts.note_refused(session, email)
+            accounts.record_refused_sign_in(session, email)
         said = (
             "This link was used already or has run out. Ask for a new one."
             if token
@@ -215,7 +215,7 @@ def take_code() -> BaseResponse:
     with session_scope() as session:
         attempt = throttle.try_sign_in(session, {f"code {user.id}": MAX_PER_PERSON})
         if attempt is None:
-            accounts.note_throttled(session, user.email)
+            accounts.record_throttled_sign_in(session, user.email)
     if attempt is None:
         raise TooManyAttempts
     with session_scope() as session:

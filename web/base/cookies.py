@@ -36,7 +36,7 @@ class Cookie:
         return request.cookies.get(self.named(over_tls=_over_tls()), "")
 
     def give(self, response: Response, value: str, *, seconds: int) -> None:
-        """Give the browser a value for so long."""
+        """Set the cookie for so long."""
         response.set_cookie(
             self.named(over_tls=_over_tls()),
             value,
@@ -48,7 +48,7 @@ class Cookie:
         )
 
     def take_back(self, response: Response) -> None:
-        """Have the browser forget it."""
+        """Delete the cookie."""
         response.delete_cookie(
             self.named(over_tls=_over_tls()),
             path=self.path,

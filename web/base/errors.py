@@ -11,8 +11,8 @@ from werkzeug.exceptions import HTTPException, SecurityError
 
 from store.base.blobs import is_full
 from store.base.errors import BlobFull, ServiceError
-from store.base.seldom import log_seldom
 from store.base.session import is_disk_full
+from store.base.throttled_log import log_throttled
 from web.contract.base import LineError, MemberError, Problem
 
 
@@ -270,8 +270,8 @@ def problem(error: ServiceError) -> Problem:
 _PROGRAMS = ("/api/", "/dicom-web/", "/fhir/")
 
 
-def is_asked_by_program() -> bool:
-    """Tell whether the address is one for programs, which are not sent to a form to sign in."""
+def is_api_request() -> bool:
+    """Tell whether a request is for the API, whose callers are not redirected to the sign-in page."""
     return request.path.startswith(_PROGRAMS)
 
 
@@ -296,7 +296,7 @@ def respond(error: ServiceError) -> Response:
     """Tell the error in the way of the address that was asked: JSON where programs ask, else a page."""
     if request.path.startswith("/fhir/"):
         response = _outcome(error)
-    elif is_asked_by_program():
+    elif is_api_request():
         told = problem(error).model_dump_json(exclude_none=True)
         response = Response(told, error.status, content_type="application/problem+json")
     else:
@@ -320,7 +320,7 @@ def register(app: Flask) -> None:
     @app.errorhandler(ServiceError)
     def service_error(error: ServiceError) -> Response:
         if error.status in {503, 507}:  # it lasts, and every request meets it
-            log_seldom(
+            log_throttled(
                 current_app.logger,
                 logging.ERROR,
                 error.code,
@@ -332,7 +332,7 @@ def register(app: Flask) -> None:
             current_app.logger.error("%s: %s", error.code, error.detail)
         elif error.status in {401, 403, 429}:
             known = g.get("identity")
-            log_seldom(
+            log_throttled(
                 current_app.logger,
                 logging.WARNING,
                 f"{error.code} {known.user_id if known else ''}",  # strangers' addresses have no end
@@ -362,7 +362,7 @@ def register(app: Flask) -> None:
         gone = isinstance(error, _DATABASE_GONE)
         kind = type(getattr(error, "orig", None) or error).__name__
         # the error's own text may quote a row: only its kind is logged
-        log_seldom(current_app.logger, logging.ERROR, f"database {kind}", "database: %s", kind)
+        log_throttled(current_app.logger, logging.ERROR, f"database {kind}", "database: %s", kind)
         return respond(
             BlobFull() if is_disk_full(error) else DatabaseUnavailable() if gone else InternalError()
         )

@@ -72,7 +72,7 @@ def _zone() -> str | None:
 
 
 def register(app: Flask) -> None:
-    """Give templates their filters and words."""
+    """Register the templates' filters and globals."""
     app.jinja_env.filters.update(
         part=words.part_words,
         percent=percent,

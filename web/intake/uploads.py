@@ -375,7 +375,7 @@ class Intake:
         pending, self._pending, self._pending_bytes = self._pending, [], 0
         if not pending:
             return
-        get_blobs().keep_names(file.incoming_key for file in pending if file.incoming_key)
+        get_blobs().sync_keys(file.incoming_key for file in pending if file.incoming_key)
         with session_scope(on_rollback=lambda: self._forget(pending)) as session:
             answers = batches.add_files(
                 session, self._batch_id, self._site_id, pending, set_aside=self._set_aside

@@ -45,7 +45,7 @@ from web.intake.actions import shown_batch
 from web.reading.images import visible_image
 from web.reading.reviews import check_signature, record_review
 from web.reading.viewer import viewer_choice
-from web.reading.worklist import said_and_done
+from web.reading.worklist import last_action
 
 area = Blueprint("studies", __name__)
 
@@ -135,12 +135,12 @@ def _study_page(
         found = _get(session, study_id)
         next_id = None
         if identity().may(Permission.WORK):
-            worklist.note_opened(session, identity().site_id, study_id, identity().user_id)
+            worklist.record_opened(session, identity().site_id, study_id, identity().user_id)
             next_id = worklist.next_after(session, identity().site_id, filters, study_id)
         audit(session, "study_viewed", study_id)
         chosen = viewer_choice(session)
         said_by_readers = reviews.history(session, study_id, found.bundle.name)
-        done = said_and_done(session)
+        done = last_action(session)
     document = Study.of(found)
     meaning = label_meaning(found.bundle)
     said = found.finding
@@ -193,7 +193,7 @@ def send_review(study_id: uuid.UUID) -> BaseResponse:
                 session, identity().site_id, args.filters(identity().time_zone), study_id
             )
         review = record_review(session, study_id, said)
-        worklist.note_done(session, identity(), {"review": str(review.id)})
+        worklist.record_action(session, identity(), {"review": str(review.id)})
     dispatch.dispatch()
     if next_id is None and request.form.get("then") == "next":
         return redirect(url_for("worklist.show_worklist", **filters), 303)

@@ -126,7 +126,7 @@ def show_worklist() -> str:
         batches = worklist.choices(db, site_id)
         known = bundles.list_bundles(db)
         kept = worklist.views(db, identity().user_id)
-        done = said_and_done(db)
+        done = last_action(db)
     filters = args.kept()
     return render_template(
         "reading/worklist.html",
@@ -154,9 +154,9 @@ def show_worklist() -> str:
 # what is done with several studies, and taken back
 
 
-def said_and_done(db: Session) -> Done | None:
+def last_action(db: Session) -> Done | None:
     """Return what the person did last, once: what it was, and how it is taken back."""
-    said = worklist.take_done(db, identity())
+    said = worklist.pop_action(db, identity())
     if said is None:
         return None
     if review_id := said.get("review"):
@@ -198,7 +198,7 @@ def _back(words: str, studies: Sequence[uuid.UUID] = ()) -> Response:
     without_empty_fields()
     with session_scope() as db:
         done = {"words": words, "studies": [str(id_) for id_ in studies]}
-        worklist.note_done(db, identity(), done)
+        worklist.record_action(db, identity(), done)
     args = read_query(WorklistFilters)
     return redirect(url_for("worklist.show_worklist", **args.kept(), cursor=args.cursor), 303)
 

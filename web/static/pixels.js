@@ -6,7 +6,7 @@ const PNG_HEAD = 8;
 const SAMPLES_GREY = 0;
 //: The server makes the picture when it is first asked for: milliseconds between two questions, and how many.
 const ASK_AGAIN = [400, 600, 1000, 1500, 2000];
-const MOST_QUESTIONS = 40;
+const MAX_REQUESTS = 40;
 
 async function inflate(parts) {
   const stream = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -146,7 +146,7 @@ async function displayPixels(address) {
 
 // The original at full depth and size; null where it cannot be had.
 async function deepPixels(address) {
-  for (let n = 0; n < MOST_QUESTIONS; n += 1) {
+  for (let n = 0; n < MAX_REQUESTS; n += 1) {
     const answer = await fetch(address);
     if (answer.status === 200) return new Pixels(await readPng(await answer.arrayBuffer()));
     if (answer.status !== 202) return null;

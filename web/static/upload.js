@@ -2,8 +2,8 @@
 // again, whatever broke off: the line, the page, the laptop. Large files go in pieces (tus).
 "use strict";
 
-const MOST_FILES = 64;
-const MOST_BYTES = 32 * 2 ** 20;
+const MAX_FILES = 64;
+const MAX_BYTES = 32 * 2 ** 20;
 const PIECE_BYTES = 16 * 2 ** 20;
 const LANES = 3;
 const HASHERS = 2;
@@ -172,14 +172,14 @@ async function isSameFile(one, other) {
   return a.every((byte, n) => byte === b[n]);
 }
 
-const isAlone = (item) => item.file.size > MOST_BYTES || item.path.toLowerCase().endsWith(".zip");
+const isAlone = (item) => item.file.size > MAX_BYTES || item.path.toLowerCase().endsWith(".zip");
 
 function inGroups(items) {
   const groups = [];
   let group = [];
   let bytes = 0;
   for (const item of items) {
-    if (group.length && (group.length >= MOST_FILES || bytes + item.file.size > MOST_BYTES)) {
+    if (group.length && (group.length >= MAX_FILES || bytes + item.file.size > MAX_BYTES)) {
       groups.push(group);
       group = [];
       bytes = 0;
@@ -381,7 +381,7 @@ class Upload {
     const open = items.filter((item) => !["accepted", "here", "skipped", "rejected"].includes(item.state));
     this.done = this.total - open.reduce((sum, item) => sum + item.file.size, 0);
     const jobs = inGroups(open.filter((item) => !isAlone(item))).map((group) => () => this.sendGroup(group));
-    for (const item of open.filter(isAlone)) jobs.push(() => (item.file.size > MOST_BYTES ? this.sendLarge(item) : this.sendGroup([item])));
+    for (const item of open.filter(isAlone)) jobs.push(() => (item.file.size > MAX_BYTES ? this.sendLarge(item) : this.sendGroup([item])));
     this.progress();
     const lane = async () => {
       for (let job = jobs.shift(); job; job = jobs.shift()) await job();

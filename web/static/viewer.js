@@ -3,7 +3,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const BACKGROUND = 0xff000000; // of what lies beside the picture
-const MOST_ZOOM = 32; // screen pixels for one of the original
+const MAX_ZOOM = 32; // screen pixels for one of the original
 const SETTLE = 90; // milliseconds after which a picture that moved is drawn smoothly
 const GLASS = { size: 190, times: 3 };
 const OPPOSITE = { L: "R", R: "L", A: "P", P: "A", H: "F", F: "H" };
@@ -133,7 +133,7 @@ class Viewport {
 
   // `scale`: pixels of the page for one of the original; `x`, `y`: what stands in the middle.
   zoomTo(scale, around = null) {
-    const next = within(scale, Math.min(this.fitting, 1) / 2, MOST_ZOOM);
+    const next = within(scale, Math.min(this.fitting, 1) / 2, MAX_ZOOM);
     if (around) {
       const before = this.at(around);
       this.scale = next;

@@ -16,7 +16,7 @@ from worker.flow import NotReady
 
 
 @lru_cache(maxsize=4)
-def kept_bundle(name: str) -> Bundle:
+def cached_bundle(name: str) -> Bundle:
     """Return a bundle, fetched and checked once a process.
 
     Raises
@@ -38,7 +38,7 @@ _scoring = threading.Lock()
 def _scorer(name: str, precision: str) -> Scorer:
     settings = get_settings()
     return open_scorer(
-        kept_bundle(name),
+        cached_bundle(name),
         backend=settings.scorer_backend,
         precision=precision,
         threads=settings.scorer_threads,

@@ -21,7 +21,7 @@ _named_elsewhere: list[Callable[[Session, Collection[uuid.UUID]], Iterable[str]]
 
 
 def register(named: Callable[[Session, Collection[uuid.UUID]], Iterable[str]]) -> None:
-    """Have `named` asked for the keys by which other rows than the images' own name their pictures."""
+    """Register a source of picture keys that other rows than the images' own refer to."""
     _named_elsewhere.append(named)
 
 
@@ -46,8 +46,8 @@ class Written:
         return get_blobs().put(key, data, named=False)
 
     def keep(self) -> None:
-        """Let them outlast a power cut: the stage's commit is going to name them."""
-        get_blobs().keep_names([*self._pictures, *self._others])
+        """Sync what was written: the stage's commit is going to name it."""
+        get_blobs().sync_keys([*self._pictures, *self._others])
 
     def discard(self) -> None:
         """Delete what no image names and none is about to name: the lease is lost, or the batch cancelled."""

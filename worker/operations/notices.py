@@ -15,7 +15,7 @@ from store.base.session import session_scope
 from store.base.tables import Notice, NoticeTarget, Work
 from store.outgoing import notices
 from store.outgoing.notices import Channel, Event, NoticeState
-from store.queue import resting, work
+from store.queue import backoff, work
 from store.queue.work import Lease
 from worker.base.mail import EXCHANGES, Outcome, send_mail
 from worker.base.outbound import Refused, post
@@ -56,7 +56,7 @@ def send(lease: Lease) -> bool:
             return False
         outcome = _refused(session, notice, target, settings)
         if outcome is None:
-            wait = resting.seconds_to_wait(session, target, _longest(settings))
+            wait = backoff.seconds_to_wait(session, target, _longest(settings))
             if wait:
                 work.postpone(session, lease, wait)
                 return False
@@ -110,7 +110,7 @@ def _write_down(
         notices.wake(session, target)
     elif not outcome.final:
         rest = pause(target.failures + 1, settings)
-        notices.let_rest(session, target, outcome.error, rest, _longest(settings))
+        notices.back_off(session, target, outcome.error, rest, _longest(settings))
         if not ended:
             work.postpone(session, lease, max(rest, pause(notice.attempts, settings)))
 

@@ -25,7 +25,7 @@ from vocabulary.anatomy import family_of
 from vocabulary.reasons import Reason
 from vocabulary.states import ImageStatus, Triage
 from vocabulary.words import shown_flags
-from worker.base.networks import kept_bundle
+from worker.base.networks import cached_bundle
 
 #: Studies whose findings are read and written together; a killed worker leaves at most so many stray PDFs.
 REPORTS_AT_ONCE = 8
@@ -156,7 +156,7 @@ def study_report(
     earlier: EarlierSignature | None = None,
 ) -> StudyReport:
     """Gather what a study's report says; its pictures are read from the blob store."""
-    bundle = kept_bundle(batch.bundle)
+    bundle = cached_bundle(batch.bundle)
     numbers = studies.numbers(images)
     pages = tuple(
         _report_image(

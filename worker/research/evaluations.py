@@ -247,7 +247,7 @@ def _compare(lease: Lease, compared: Comparison) -> None:
         fitted_on={name: min(each[name] for each in found if name in each) for name in found[0] | found[1]},
     )
     figures["overlap"]["bundles_without_looks"] = sorted(
-        {bundle.name for bundle, each in zip(bundles, fitted, strict=True) if not each.knows_looks}
+        {bundle.name for bundle, each in zip(bundles, fitted, strict=True) if not each.has_all_looks}
     )
     for changed in figures["changed_images"]:
         changed["number"] = numbers[changed["name"]]

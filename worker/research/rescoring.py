@@ -170,9 +170,9 @@ def _purpose_of(session: Session, batch: Batch) -> RunPurpose | None:
     return RunPurpose(session.get_one(Run, batch.run_id), batch) if batch.run_id else None
 
 
-def _named_pictures(session: Session, image_ids: Collection[uuid.UUID]) -> Iterable[str]:
+def _picture_keys(session: Session, image_ids: Collection[uuid.UUID]) -> Iterable[str]:
     return session.scalars(select(RunPicture.key).where(RunPicture.image_id.in_(image_ids)))
 
 
 purpose.register(_purpose_of)
-written.register(_named_pictures)
+written.register(_picture_keys)

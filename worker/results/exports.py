@@ -43,7 +43,7 @@ class _Watched(Progress):
         if time.monotonic() - self._noted > PROGRESS_SECONDS:
             self._noted = time.monotonic()
             with session_scope() as session:
-                exports.note_progress(session, self._lease, self.done, self.total)
+                exports.save_progress(session, self._lease, self.done, self.total)
 
 
 def run(lease: Lease) -> bool:

@@ -19,7 +19,7 @@ from store.base.session import session_scope
 from store.base.tables import Batch, Finding, Image
 from store.queue import work
 from store.queue.work import Lease
-from worker.base.networks import kept_bundle
+from worker.base.networks import cached_bundle
 from worker.stages.purpose import Purpose, purpose_of
 
 
@@ -59,8 +59,8 @@ def load_chunk(lease: Lease, images: list[Image] | None = None) -> Chunk:
             images = work.images_of(session, lease.work_id)
         batch = session.get_one(Batch, lease.batch_id)
         purpose = purpose_of(session, batch)
-    bundles = tuple(kept_bundle(name) for name in purpose.bundles(batch))
-    return Chunk(lease, images, batch, kept_bundle(batch.bundle), bundles, purpose)
+    bundles = tuple(cached_bundle(name) for name in purpose.bundles(batch))
+    return Chunk(lease, images, batch, cached_bundle(batch.bundle), bundles, purpose)
 
 
 def cam_of(finding: Finding) -> Float16Array | None:

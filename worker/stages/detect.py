@@ -140,7 +140,7 @@ def _score_row(
 
 
 def _apply_finding(image: Image, finding: Finding, bundle: Bundle, may_say_negative: frozenset[str]) -> None:
-    """Put the shared finding beside the image, with this image's own flags."""
+    """Copy the shared finding to the image's row, with this image's own flags."""
     image.finding_id = finding.id
     image.region, image.region_probability = finding.region, finding.region_probability
     flags = {Reason(flag) for flag in (*image.flags, *finding.flags)}

@@ -47,7 +47,7 @@ class _Attention:
     heat: Mapping[uuid.UUID, tuple[str, int]]
 
     def apply(self, image: Image) -> None:
-        """Put it into the image's row."""
+        """Copy it to the image's row."""
         image.attention_regions = [asdict(region) for region in self.regions.get(image.id, ())]
         image.suspected_places = self.places.get(image.id, [])
         if image.id in self.maps:
@@ -107,7 +107,7 @@ class Explain(ChunkStage[_Explained]):
         return _Explained(attention, more)
 
     def save(self, saving: Saving, result: _Explained) -> bool:
-        """Put it into the images' rows."""
+        """Copy it to the images' rows."""
         for image in saving.images:
             result.attention.apply(image)
         saving.chunk.purpose.save_drawn(saving.session, result.more)

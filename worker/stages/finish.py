@@ -26,7 +26,7 @@ from store.queue.work import Lease
 from store.reading import studies, worklist
 from vocabulary.states import ImageStatus
 from worker.base.written import PICTURES, delete_unnamed, picture_key
-from worker.flow import describe, is_away
+from worker.flow import describe, is_outage
 from worker.reading.study_reports import REPORTS_AT_ONCE, studies_due, write_studies
 from worker.stages.chunk import scratch_of
 from worker.stages.explain import explain_cancelled
@@ -97,7 +97,7 @@ class _EndSteps:
     def raise_first(self) -> None:
         """Raise what went wrong: what is a fault before what is merely away."""
         if self.errors:
-            raise next((error for error in self.errors if not is_away(error)), self.errors[0])
+            raise next((error for error in self.errors if not is_outage(error)), self.errors[0])
 
     def write_studies(self) -> None:
         """Write the studies that miss a finding or a report; there may be `more` than one task has time for.
@@ -117,7 +117,7 @@ class _EndSteps:
                     write_studies(group, self.batch)
                     written = True
                 except Exception as error:
-                    if is_away(error) or isinstance(error, SoftTimeLimitExceeded):
+                    if is_outage(error) or isinstance(error, SoftTimeLimitExceeded):
                         raise
                     for id_ in group:
                         self.do(f"study {id_}", partial(write_studies, [id_], self.batch))

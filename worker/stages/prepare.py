@@ -74,7 +74,7 @@ def _prepare_one(image: Image, decoding: _Decoding, written: Written) -> _Prepar
     except (Rejected, Skipped) as verdict:
         return verdict
     purpose = decoding.chunk.purpose
-    if purpose.is_clinical and _is_made_here(image, radiograph.facts.sop_uid):
+    if purpose.is_clinical and _is_own_object(image, radiograph.facts.sop_uid):
         return Skipped(Reason.MADE_HERE)
     stored, display = image.original_sha256, None
     if image.original_key is None and purpose.keeps_original(image):
@@ -106,7 +106,7 @@ def _came_as_dicom(image: Image, radiograph: Radiograph) -> bool:
     return image.incoming_key is not None and radiograph.media_type == "application/dicom"
 
 
-def _is_made_here(image: Image, sop_uid: str) -> bool:
+def _is_own_object(image: Image, sop_uid: str) -> bool:
     """Tell whether the object is a result of ours that came back, whatever its header says by now."""
     if not sop_uid:
         return False
@@ -167,7 +167,7 @@ class _Decoding:
         self._asked = time.monotonic()
         try:
             with session_scope() as session:
-                return not work.still_wanted(session, self.chunk.lease)
+                return not work.should_continue(session, self.chunk.lease)
         except SQLAlchemyError:
             return False  # the save will tell
 
@@ -250,7 +250,7 @@ class Prepare(ChunkStage[_PreparedChunk]):
     def narrow(
         self, session: Session, unit: Work, images: list[Image], result: _PreparedChunk
     ) -> list[Image]:
-        """Give what was not come to a unit of its own."""
+        """Queue images not reached in time as units of their own."""
         rest = [image for image in images if image.id not in result.results]
         if rest:
             result.gave_way = True
@@ -315,13 +315,13 @@ def _drop_skipped(saving: Saving, result: _PreparedChunk) -> None:
 
 
 def _note_devices(saving: Saving, result: _PreparedChunk) -> None:
-    """Write down which devices made the images."""
+    """Register the devices that made the images."""
     made = {id_: each.device for id_, each in result.results.items() if isinstance(each, _Prepared)}
     found = [device for device in made.values() if device is not None]
     if not found:
         return
     site_id = saving.chunk.lease.site_id
-    drift.note_devices(saving.session, site_id, found)
+    drift.register_devices(saving.session, site_id, found)
     known = drift.device_ids(saving.session, site_id)
     for image in saving.images:
         if (device := made.get(image.id)) is not None:

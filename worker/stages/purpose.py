@@ -57,7 +57,7 @@ class Purpose:
         return True
 
     def count_passes(self, *, classified: int = 0, detected: int = 0) -> None:
-        """Take note of images that are about to go through networks."""
+        """Count images that are about to go through networks."""
 
     def required_networks(self, bundle: Bundle, finding: Finding) -> set[str]:
         """Return the networks that are to score an image: that of its region, if it is assessed."""
@@ -91,7 +91,7 @@ _others: list[Callable[[Session, Batch], Purpose | None]] = []
 
 
 def register(find: Callable[[Session, Batch], Purpose | None]) -> None:
-    """Have `find` asked for the purpose of batches that are not clinical."""
+    """Register a function that finds the purpose of batches that are not clinical."""
     _others.append(find)
 
 

@@ -11,7 +11,7 @@ from pipeline.report import render
 from settings import get_settings
 from store.base.session import session_scope
 from store.base.tables import Site
-from worker.base.networks import kept_bundle, scorer_of
+from worker.base.networks import cached_bundle, scorer_of
 
 log = logging.getLogger("fractureai.warm_up")
 
@@ -29,7 +29,7 @@ def warm_up(queues: set[str]) -> None:
             names = set(session.scalars(select(Site.default_bundle).where(Site.default_bundle.is_not(None))))
         for name in names:
             if name is not None:
-                with scorer_of(kept_bundle(name), get_settings().precision) as scorer:
+                with scorer_of(cached_bundle(name), get_settings().precision) as scorer:
                     scorer.warm_up()
     except Exception as error:
         log.warning("could not warm up (%s); the first task tries again", type(error).__name__)

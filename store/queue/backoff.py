@@ -1,4 +1,4 @@
-"""A target that fails rests: what is for it waits, and one unit at a time tries whether it is back."""
+"""Back-off after failed deliveries: work for a target waits, and one unit at a time tries it again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from store.base.tables import Work, WorkState
 
 
 class Target(Protocol):
-    """A row of somebody that work goes to. Lock it before it is asked or changed."""
+    """A row of a receiver of work; lock it before reading or changing it."""
 
     failures: Any  # tries in a row that failed
     rest_until: Any
@@ -35,10 +35,10 @@ def seconds_to_wait(session: Session, target: Target, most: float) -> float:
     return 0.0
 
 
-def let_rest(
+def back_off(
     session: Session, target: Target, units: Select[uuid.UUID], error: str, pause: float, most: float
 ) -> None:
-    """Note that a try failed: nothing goes to the target for `pause` seconds, then one unit tries it.
+    """Record a failed attempt: nothing goes to the target for `pause` seconds, then one unit tries it.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def let_rest(
 
 
 def wake(session: Session, target: Target, units: Select[uuid.UUID]) -> None:
-    """Note that the target answered: what waited for it is due now."""
+    """Record that the target answered: what waited for it is due now."""
     if not target.failures:
         return
     target.failures, target.rest_until, target.last_error = 0, None, None
@@ -65,7 +65,7 @@ def wake(session: Session, target: Target, units: Select[uuid.UUID]) -> None:
 
 
 def make_due(session: Session, units: Select[uuid.UUID], at: Any) -> None:
-    """Put off or bring forward what nobody has taken."""
+    """Reschedule units that no worker has leased."""
     session.execute(
         update(Work)
         .where(Work.id.in_(units.order_by(None)), Work.state == WorkState.DUE)

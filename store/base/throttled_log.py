@@ -1,4 +1,4 @@
-"""Keeps a fault that lasts from filling the log: one line a minute of each kind."""
+"""Rate-limited logging: one line a minute of each kind, so that a lasting fault does not fill the log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _told: dict[str, float] = {}
 _left_out: dict[str, int] = {}
 
 
-def log_seldom(
+def log_throttled(
     log: logging.Logger, level: int, kind: str, message: str, *values: object, traceback: bool = False
 ) -> None:
     """Log a message unless one of its kind was logged within the last minute."""
