@@ -18,6 +18,7 @@ import numpy as np
 
 from models.bundle import Bundle
 from models.scorer import FractureScores, RegionScores
+from pipeline.explain import Attention
 from pipeline.report import render
 from pipeline.types import Radiograph, StudyFacts
 from vocabulary.states import Stage
@@ -69,6 +70,9 @@ class _Scorer:
         )
 
 
+BLANK = np.zeros((SIDE, SIDE), np.uint8)
+
+
 def _overlay(*_: Any, **__: Any) -> bytes:
     _pass_time(Stage.EXPLAIN)
     return OVERLAY
@@ -96,10 +100,7 @@ def compute_nothing() -> None:
         classify: {"scorer_of": _scorer_of},
         detect: {"scorer_of": _scorer_of},
         explain: {
-            "grey_of": lambda _jpeg: np.zeros((SIDE, SIDE), np.uint8),
-            "body_mask": lambda grey: grey,
-            "attention_regions": lambda *_, **__: (),
-            "on_body": lambda *_: True,
+            "locate_attention": lambda *_, **__: Attention(BLANK, BLANK, marked=True),
             "overlay_jpeg": _overlay,
             "heat_png": lambda *_, **__: HEAT,
         },

@@ -8,17 +8,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from models.bundle import Bundle, load_bundle
 from models.scorer import Scorer, open_scorer
 from pipeline.decode import decode
-from pipeline.explain import attention_regions, body_mask, heat_map, on_body, overlay_jpeg
+from pipeline.explain import heat_map, locate_attention, overlay_jpeg
 from pipeline.preprocess import display_jpeg, model_input
 from pipeline.triage import calibrate, judge
 from pipeline.types import (
-    AttentionRegion,
     Finding,
     Float32Array,
     Radiograph,
@@ -107,20 +103,23 @@ class Reader:
         probability = calibrate(float(scores.logits[0]), model.calibration)
         flags = {*radiograph.flags, *way.flags}
         said, flags = judge(probability, model, flags, may_say_negative=model.may_say_negative)
-        grey = np.asarray(cv2.imdecode(np.frombuffer(display, np.uint8), cv2.IMREAD_GRAYSCALE), np.uint8)
-        body, marked, cam = body_mask(grey), said is not Triage.NEGATIVE, scores.cams[0]
         width, height = radiograph.width, radiograph.height
-        regions: tuple[AttentionRegion, ...] = ()
-        places: tuple[SuspectedBox, ...] = ()
-        if marked:
-            regions = attention_regions(cam, width=width, height=height, body=body)
-            found = scores.places(0, width, height, self.bundle.places) or ()
-            boxes = (place.in_pixels(width, height) for place in found)
-            places = tuple(box for box in boxes if on_body(body, asdict(box), width, height))
+        found = scores.places(0, width, height, self.bundle.places) or ()
+        boxes = [asdict(place.in_pixels(width, height)) for place in found]
+        cam = scores.cams[0]
+        seen = locate_attention(display, cam, boxes, said, width=width, height=height)
+        places = tuple(SuspectedBox(**box) for box in seen.places)
         finding = Finding(
-            way.region, way.probability, probabilities, probability, said, _ordered(flags), regions, places
+            way.region,
+            way.probability,
+            probabilities,
+            probability,
+            said,
+            _ordered(flags),
+            seen.regions,
+            places,
         )
-        overlay = overlay_jpeg(grey, cam, marked=marked, body=body)
+        overlay = overlay_jpeg(seen.grey, cam, marked=seen.marked, body=seen.body)
         return Reading(radiograph, finding, heat_map(cam, width=width, height=height), display, overlay)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -12,7 +13,10 @@ import numpy.typing as npt
 from pipeline.marks import corner_lines
 from pipeline.preprocess import letterbox
 from pipeline.types import AttentionRegion, Float32Array, UInt8Array
+from vocabulary.states import Triage
 
+#: On what attention is marked: the map of a negative points at what the model did not find.
+MARKED = frozenset({Triage.POSITIVE, Triage.DOUBT})
 #: A region is where the heat is at least this share of the map's peak.
 REGION_THRESHOLD = 0.5
 #: Smaller regions, as a share of the picture, are not worth a person's eye.
@@ -250,3 +254,62 @@ def overlay_jpeg(
     if not encoded:
         raise ValueError(f"cannot encode a picture of {width} x {height} pixels as JPEG")
     return bytes(data)
+
+
+def grey_of(jpeg: bytes) -> UInt8Array:
+    """Return a display picture's grey values: uint8 (rows, columns)."""
+    return cast(UInt8Array, cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE))
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where a network looked in a radiograph, on the body alone.
+
+    Attributes
+    ----------
+    grey, body
+        The display picture, and its `body_mask`.
+    marked
+        Whether regions and places are shown: the map of a negative points at what was not found.
+    regions
+        In pixels of the original.
+    places
+        The suspected places that lie on the body, as they were given.
+    """
+
+    grey: UInt8Array
+    body: UInt8Array
+    marked: bool
+    regions: tuple[AttentionRegion, ...] = ()
+    places: tuple[Mapping[str, Any], ...] = ()
+
+
+def locate_attention(
+    display: bytes,
+    cam: npt.NDArray[Any],
+    places: Iterable[Mapping[str, Any]],
+    triage: str | None,
+    *,
+    width: int,
+    height: int,
+) -> Attention:
+    """Find the attention regions of a reading, and which suspected places lie on the body.
+
+    Parameters
+    ----------
+    display
+        The display picture, a JPEG.
+    cam
+        As for `heat_map`.
+    places
+        `x`, `y`, `width` and `height` in pixels of the original.
+    width, height
+        Of the original.
+    """
+    grey = grey_of(display)
+    body = body_mask(grey)
+    if triage not in MARKED:
+        return Attention(grey, body, marked=False)
+    regions = attention_regions(cam, width=width, height=height, body=body)
+    shown = tuple(place for place in places if on_body(body, place, width, height))
+    return Attention(grey, body, marked=True, regions=regions, places=shown)

@@ -41,11 +41,42 @@ class HeaderUnreadable(ValueError):
 
 
 @dataclass(frozen=True)
-class _Element:
+class Element:
+    """The head of an element: its value has `length` bytes from `at` on; the VR is empty where implicit."""
+
     tag: int
     vr: str
     length: int
     at: int
+
+
+def encoding_of(data: Bytes) -> tuple[bool, bool]:
+    """Tell from its first element whether a data set is implicit, and whether it is little-endian.
+
+    The transfer syntax of the header may say otherwise; there is no other way to read the bytes (PS3.5, 7.1).
+    """
+    if len(data) < 8:
+        return False, True
+    word = bytes(data[4:6])
+    little = int.from_bytes(data[:2], "little") <= int.from_bytes(data[:2], "big")
+    return not (word.isalpha() and word.isupper()), little
+
+
+def element_at(data: Bytes, at: int, *, implicit: bool, little: bool) -> Element | None:
+    """Read the head of an element, an item or a delimiter; None where the bytes end within it."""
+    order = "<" if little else ">"
+    if at + 8 > len(data):
+        return None
+    group, element, length = struct.unpack_from(order + "HHI", data, at)
+    tag = group << 16 | element
+    if implicit:
+        return Element(tag, "", length, at + 8)
+    vr = bytes(data[at + 4 : at + 6]).decode("latin-1")
+    if vr not in _LONG_VRS:
+        return Element(tag, vr, struct.unpack_from(order + "H", data, at + 6)[0], at + 8)
+    if at + 12 > len(data):
+        return None
+    return Element(tag, vr, struct.unpack_from(order + "I", data, at + 8)[0], at + 12)
 
 
 class _Walk:
@@ -56,33 +87,17 @@ class _Walk:
         self._left = _MAX_STEPS
         if len(data) < 8:
             raise HeaderUnreadable
-        # whatever the transfer syntax says: there is no other way to read the bytes (PS3.5, 7.1)
-        little = int.from_bytes(data[:2], "little") <= int.from_bytes(data[:2], "big")
-        self.order = "<" if little else ">"
-        word = bytes(data[4:6])
-        self.implicit = not (word.isalpha() and word.isupper())
+        self.implicit, self.little = encoding_of(data)
 
-    def tag_and_length(self, at: int) -> tuple[int, int]:
-        """Read what has no value representation: an item or a delimiter."""
-        self._left -= 1
-        if at + 8 > len(self.data) or self._left < 0:
-            raise HeaderUnreadable
-        group, element, length = struct.unpack_from(self.order + "HHI", self.data, at)
-        return group << 16 | element, length
-
-    def element(self, at: int, *, implicit: bool) -> _Element:
+    def element(self, at: int, *, implicit: bool) -> Element:
         """Read the head of the element at `at`."""
-        tag, length = self.tag_and_length(at)
-        if implicit:
-            return _Element(tag, "", length, at + 8)
-        vr = bytes(self.data[at + 4 : at + 6]).decode("latin-1")
-        if vr not in _LONG_VRS:
-            return _Element(tag, vr, struct.unpack_from(self.order + "H", self.data, at + 6)[0], at + 8)
-        if at + 12 > len(self.data):
+        self._left -= 1
+        found = element_at(self.data, at, implicit=implicit, little=self.little)
+        if found is None or self._left < 0:
             raise HeaderUnreadable
-        return _Element(tag, vr, struct.unpack_from(self.order + "I", self.data, at + 8)[0], at + 12)
+        return found
 
-    def after(self, element: _Element) -> int:
+    def after(self, element: Element) -> int:
         """Return where the next element begins, behind whatever this one holds."""
         if element.length != _UNDEFINED:
             return element.at + element.length
@@ -91,7 +106,8 @@ class _Walk:
         levels = [(True, self.implicit or element.vr == "UN")]
         while levels:
             in_sequence, implicit = levels[-1]
-            tag, length = self.tag_and_length(at)
+            head = self.element(at, implicit=True)  # an item or a delimiter has no value representation
+            tag, length = head.tag, head.length
             if tag == (_SEQUENCE_END if in_sequence else _ITEM_END):
                 levels.pop()
                 at += 8

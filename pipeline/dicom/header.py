@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import struct
 import zlib
 from datetime import date
 from typing import Any
@@ -22,8 +21,9 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
+from pydicom.valuerep import VR
 
+from pipeline.dicom.elements import element_at, encoding_of
 from pipeline.dicom.stream import ITEM, end_of_fragments, native_value
 from pipeline.dicom.terms import (
     AGE,
@@ -87,7 +87,7 @@ def open_object(data: bytes, max_pixels: int) -> tuple[Dataset, UID, bool]:
             raise Rejected(Reason.TRUNCATED if truncated else Reason.TOO_LARGE, "deflated data set")
     if stated == DeflatedExplicitVRLittleEndian:
         stated = UID(ExplicitVRLittleEndian)
-    implicit, little = _encoding(body)
+    implicit, little = encoding_of(body)
     file = io.BytesIO(body)
     raw = read_dataset(file, implicit, little, stop_when=_at_pixels, specific_tags=READ)
     raw.file_meta = FileMetaDataset()
@@ -108,23 +108,12 @@ def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
     return int(tag) >= PIXEL_DATA
 
 
-def _encoding(body: bytes) -> tuple[bool, bool]:
-    """Tell from its first element whether a data set is implicit, and whether it is little-endian.
-
-    The transfer syntax of the header may say otherwise; there is no other way to read the bytes (PS3.5, 7.1).
-    """
-    if len(body) < 8:
-        return False, True
-    little = int.from_bytes(body[:2], "little") <= int.from_bytes(body[:2], "big")
-    return not (body[4:6].isalpha() and body[4:6].isupper()), little
-
-
 def _add_pixels(raw: Dataset, body: bytes, position: int, implicit: bool, little: bool) -> bool:
     """Add the top level's Pixel Data, as far as the bytes go; tell whether it ends as it should."""
-    head = _element(body, position, implicit, little)
-    if head is None or head[0] != PIXEL_DATA:
+    head = element_at(body, position, implicit=implicit, little=little)
+    if head is None or head.tag != PIXEL_DATA:
         return True
-    _, vr, length, at = head
+    length, at = head.length, head.at
     if length != _UNDEFINED:
         value = body[at : at + length]
         end = at + length
@@ -134,25 +123,8 @@ def _add_pixels(raw: Dataset, body: bytes, position: int, implicit: bool, little
     else:
         value = native_value(body, at)
         end = at + len(value) + 8
-    raw.add_new(PIXEL_DATA, "OB" if vr == "OB" else "OW", value)
+    raw.add_new(PIXEL_DATA, "OB" if head.vr == "OB" else "OW", value)
     return _ends_well(body, end, implicit, little)
-
-
-def _element(body: bytes, at: int, implicit: bool, little: bool) -> tuple[int, str, int, int] | None:
-    """Return tag, value representation, length and place of the value of the element at `at`."""
-    order = "<" if little else ">"
-    head = body[at : at + 12]
-    if len(head) < 8:
-        return None
-    group, element = struct.unpack_from(order + "HH", head)
-    if implicit:
-        return group << 16 | element, "OW", struct.unpack_from(order + "I", head, 4)[0], at + 8
-    vr = head[4:6].decode("latin-1")
-    long = vr in EXPLICIT_VR_LENGTH_32
-    if long and len(head) < 12:
-        return None
-    length = struct.unpack_from(order + ("I" if long else "H"), head, 8 if long else 6)[0]
-    return group << 16 | element, vr, length, at + (12 if long else 8)
 
 
 def _ends_well(body: bytes, at: int, implicit: bool, little: bool) -> bool:
@@ -162,15 +134,14 @@ def _ends_well(body: bytes, at: int, implicit: bool, little: bool) -> bool:
         rest = body[at:]
         if len(rest) % 2 == 0 and not (rest.strip(b"\0") and rest.strip(b"\xff") and rest.strip(b" \r\n")):
             return True
-        head = _element(body, at, implicit, little)
-        if head is None or head[0] <= last or not (implicit or head[1] in _VRS):
+        head = element_at(body, at, implicit=implicit, little=little)
+        if head is None or head.tag <= last or not (implicit or head.vr in _VRS):
             return False
-        last, _, length, at = head
-        if length == _UNDEFINED:  # a sequence: it may hold anything
+        if head.length == _UNDEFINED:  # a sequence: it may hold anything
             return True
-        if at + length > len(body):
+        last, at = head.tag, head.at + head.length
+        if at > len(body):
             return False
-        at += length
     return True
 
 

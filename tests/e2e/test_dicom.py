@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ from cli.embedded import free_port
 from phantoms.files import encode_phantom
 from phantoms.film import make_phantom
 from tests.conftest import ROOT
+from tests.e2e.conftest import bare_environment
 from tests.e2e.test_up import COMMAND, Running, client_of
 from tests.interop.orthanc import AE_TITLE, running_orthanc
 
@@ -39,11 +39,10 @@ def test_a_film_goes_in_and_its_results_lie_in_the_archive(home: Path, tmp_path:
     port = free_port()
 
     def fractureai(*arguments: str) -> str:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("FRACTUREAI_")}
         done = subprocess.run(
             [*COMMAND, *arguments, "--home", str(home)],
             cwd=ROOT,
-            env=environment,
+            env=bare_environment(),
             capture_output=True,
             text=True,
             check=False,

@@ -24,7 +24,7 @@ from tests.web.browsing import chromium
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 __all__ = ["chromium"]
 
-PATIENCE = 600_000  # ms: a first reading also converts the networks
+PATIENCE = 600_000  # ms: the first reading of a run also converts the networks
 REGIONS = ("hand", "leg", "hip", "shoulder")
 
 

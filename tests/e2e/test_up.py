@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -26,6 +25,7 @@ from cli.supervise import listen
 from phantoms.files import encode_phantom
 from phantoms.film import make_phantom
 from tests.conftest import ROOT
+from tests.e2e.conftest import bare_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a whole server is started several times
 
@@ -62,11 +62,10 @@ class Running:
     """A command of ours in a process group of its own, and all that it started."""
 
     def __init__(self, *arguments: str, cwd: Path = ROOT) -> None:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("FRACTUREAI_")}
         self.process = subprocess.Popen(
             arguments,
             cwd=cwd,
-            env={**environment, "PYTHONUNBUFFERED": "1"},
+            env={**bare_environment(), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -23,6 +23,7 @@ from phantoms.files import encode_phantom
 from phantoms.film import make_phantom
 from settings import VERSION
 from tests.conftest import ROOT
+from tests.e2e.conftest import bare_environment
 from tests.web.serving import Reader, Serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -77,7 +78,7 @@ def needed(requirements: list[Requirement]) -> set[str]:
 
 
 def outside_environment() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("FRACTUREAI_", "PYTHON"))}
+    kept = {k: v for k, v in bare_environment().items() if not k.startswith("PYTHON")}
     return {**kept, "PYTHONSAFEPATH": "1"}
 
 

@@ -88,8 +88,8 @@ REMOVALS = (
     Removal(
         "second_reconcile",
         "worker/reconcile.py",
-        "                    if ended(wait):\n                        return\n                while",
-        "                    return\n                while",
+        "                    if ended(wait):\n                        return\n                with",
+        "                    return\n                with",
         FAULTS + "processes.py::test_a_second_reconcile_takes_over",
     ),
     Removal(

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from models.bundle import Bundle
 from pipeline.evaluation import forced_region
-from pipeline.explain import body_mask, overlay_jpeg
+from pipeline.explain import body_mask, grey_of, overlay_jpeg
 from pipeline.types import Float16Array, Rejected, UInt8Array
 from store.base.blobs import get_blobs
 from store.base.errors import BlobMissing
@@ -31,7 +31,6 @@ from worker.base import written
 from worker.base.written import picture_key
 from worker.stages import purpose
 from worker.stages.chunk import cam_of
-from worker.stages.explain import grey_of
 from worker.stages.purpose import Drawn, FindingsOf, Purpose
 
 #: Attention maps as pictures, by image and bundle: key, SHA-256, size.

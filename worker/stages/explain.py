@@ -5,33 +5,22 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
-import cv2
-import numpy as np
 from sqlalchemy import select
 
-from pipeline.explain import attention_regions, body_mask, heat_png, on_body, overlay_jpeg
-from pipeline.types import AttentionRegion, UInt8Array
+from pipeline.explain import MARKED, heat_png, locate_attention, overlay_jpeg
+from pipeline.types import AttentionRegion
 from store.base.blobs import get_blobs
 from store.base.session import session_scope
 from store.base.tables import Batch, Finding, Image
-from vocabulary.states import ImageStatus, Stage, Triage
+from vocabulary.states import ImageStatus, Stage
 from worker.base.written import picture_key
 from worker.stages.chunk import Chunk, cam_of
 from worker.stages.runner import ChunkStage, Saving
 
 #: Images whose attention maps the end of a cancelled batch draws together.
 EXPLAINED_AT_ONCE = 16
-
-
-#: On what else nothing is marked: the map of a negative points at what the model did not find.
-_MARKED = frozenset({Triage.POSITIVE.value, Triage.DOUBT.value})
-
-
-def grey_of(jpeg: bytes) -> UInt8Array:
-    """Return a display picture's grey values: uint8 (rows, columns)."""
-    return cast(UInt8Array, cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE))
 
 
 @dataclass(frozen=True)
@@ -68,21 +57,17 @@ def _look(images: Iterable[Image], findings: Mapping[str, Finding], *, draw: boo
         cam = cam_of(finding)
         if cam is None or image.width is None or image.height is None or image.display_key is None:
             continue
-        marked = image.triage in _MARKED
-        if not marked and not draw:
+        if image.triage not in MARKED and not draw:
             continue
-        grey = grey_of(blobs.get(image.display_key))
-        body = body_mask(grey)
-        if marked:
-            width, height = image.width, image.height
-            regions[image.id] = attention_regions(cam, width=width, height=height, body=body)
-            places[image.id] = [
-                place for place in finding.suspected_places or () if on_body(body, place, width, height)
-            ]
+        width, height = image.width, image.height
+        display, suspected = blobs.get(image.display_key), finding.suspected_places or ()
+        seen = locate_attention(display, cam, suspected, image.triage, width=width, height=height)
+        if seen.marked:
+            regions[image.id], places[image.id] = seen.regions, list(seen.places)
         if draw:
-            picture = overlay_jpeg(grey, cam, marked=marked, body=body)
+            picture = overlay_jpeg(seen.grey, cam, marked=seen.marked, body=seen.body)
             maps[image.id] = blobs.put(picture_key(image, "overlay.jpg"), picture)
-            alone = heat_png(cam, width=image.width, height=image.height, body=body)
+            alone = heat_png(cam, width=width, height=height, body=seen.body)
             heat[image.id] = blobs.put(picture_key(image, "heat.png"), alone)
     return _Attention(regions, places, maps, heat)
 
