@@ -15,10 +15,11 @@ from training.experiment import OTHER, Experiment, NetworkPlan
 from training.fit import Schedule
 
 QUICK = Schedule(1, 64, rate=1e-3, batch=16, average=0.5)
+LONGER = Schedule(12, 160, rate=2e-3, batch=16, average=0.5)
 EXPERIMENT = Experiment(
     name="small",
     split=Path(__file__).parent / "split.csv",
-    region=NetworkPlan("region", "custom_cnn", 64, ("hand", "leg", OTHER), QUICK, seed=1, phantom_share=0.3),
+    region=NetworkPlan("region", "custom_cnn", 64, ("hand", "leg", OTHER), LONGER, seed=1, phantom_share=0.3),
     fracture=(
         NetworkPlan("pooled", "custom_cnn", 64, ("hand", "leg"), QUICK, seed=2),
         NetworkPlan("hand", "custom_cnn", 64, ("hand",), QUICK, seed=3, start_from="pooled"),
