@@ -80,7 +80,7 @@ def convert_networks(say: Callable[[str], None]) -> None:
     from sqlalchemy import select
 
     from models.bundle import load_bundle
-    from models.convert import ConversionError, convert_apart, converted_folder
+    from models.convert import ConversionError, convert_in_process, converted_folder
     from settings import get_settings
     from store.base.session import session_scope
     from store.base.tables import Site
@@ -98,7 +98,7 @@ def convert_networks(say: Callable[[str], None]) -> None:
             continue
         say(f"Converting the networks of {name}, once: a minute or two ...")
         try:
-            convert_apart(bundle, bundle.region_network, cache, settings.conversion_seconds)
+            convert_in_process(bundle, bundle.region_network, cache, settings.conversion_seconds)
         except ConversionError as error:
             say(f"{error}. The worker tries again.")
 
