@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import delete, func
 
 from store.base import blobs as blob_module
-from store.base import seldom
+from store.base import throttled_log
 from store.base.errors import BlobFull
 from store.base.session import session_scope
 from store.base.tables import Batch, BatchMark
@@ -83,7 +83,7 @@ def test_the_log_is_not_filled(
         raise BlobFull
 
     monkeypatch.setattr(blob_module.FolderStore, "put", takes_nothing)
-    monkeypatch.setattr(seldom, "_told", {})
+    monkeypatch.setattr(throttled_log, "_told", {})
     batch = ask.draft()
     for _ in range(20):
         assert ask.send(batch, ("1.png", png("1"))).status_code == 507

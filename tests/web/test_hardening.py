@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from settings import get_settings
 from store.accounts.accounts import Role
-from store.base import seldom
+from store.base import throttled_log
 from store.base.blobs import BlobStore
 from store.base.session import session_scope
 from store.base.tables import ApiKey, Image
@@ -216,8 +216,8 @@ def test_an_error_of_ours_tells_nothing_of_itself(
 def test_refusals_are_logged_with_who_and_from_where(
     app: Any, ask: Asker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seldom, "_told", {})  # tests before this one were refused, too
-    monkeypatch.setattr(seldom, "_left_out", {})
+    monkeypatch.setattr(throttled_log, "_told", {})  # tests before this one were refused, too
+    monkeypatch.setattr(throttled_log, "_left_out", {})
     for _ in range(3):
         assert app.test_client().get("/api/v1/batches?status=private").status_code == 401
     assert ask.client.get("/account", headers=ask.headers).status_code == 403
