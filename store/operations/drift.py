@@ -36,6 +36,7 @@ from store.operations.drift_statistics import (
 )
 from store.operations.drift_tables import Device, DriftAlarm, DriftBaseline, DriftDay
 from store.outgoing import notices
+from vocabulary.anatomy import part_words as region_words
 
 #: Days that may still change: images end today, and a transaction of yesterday may commit.
 OPEN_DAYS = 2
@@ -256,7 +257,7 @@ def part_words(session: Session, site_id: uuid.UUID) -> Callable[[str], str]:
 
     def words(part: str) -> str:
         kind, _, name = part.partition(" ")
-        return f"{kind} {names.get(name, name)}" if kind == "device" else part
+        return f"{kind} {names.get(name, name) if kind == 'device' else region_words(name)}"
 
     return words
 

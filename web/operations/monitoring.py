@@ -54,25 +54,35 @@ class Plot:
 
 def _plot(
     title: str, values: Sequence[float | None], marks: Sequence[tuple[float, str]], *, share: bool
-) -> Plot:
+) -> Plot | None:
+    """Return the plot of a value a day; None where no day has one."""
     known = [value for value in values if value is not None]
+    if not known:
+        return None
     top = max([*known, *(mark for mark, _ in marks), 1e-9]) * 1.1
     form = "{:.0%}" if share else "{:.2g}"
 
     def height(value: float) -> float:
         return round(HEIGHT - EDGE - value / top * (HEIGHT - 2 * EDGE), 1)
 
-    lines: list[list[str]] = [[]]
+    lines: list[list[tuple[float, float]]] = [[]]
     for n, value in enumerate(values):
         if value is None:
             lines.append([])
         else:
-            x = round(EDGE + n * (WIDTH - 2 * EDGE) / max(1, len(values) - 1), 1)
-            lines[-1].append(f"{x},{height(value)}")
-    # a day by itself is a short stroke, since a line needs two ends
-    drawn = [" ".join(points if len(points) > 1 else [points[0], points[0]]) for points in lines if points]
-    said = f"{title}: " + (f"{form.format(known[-1])} on the last day" if known else "no days yet")
+            place = n / (len(values) - 1) if len(values) > 1 else 0.5
+            lines[-1].append((round(EDGE + place * (WIDTH - 2 * EDGE), 1), height(value)))
+    drawn = [" ".join(f"{x},{y}" for x, y in _stroke(points)) for points in lines if points]
+    said = f"{title}: {form.format(known[-1])} on the last day"
     return Plot(title, said, drawn, [(height(mark), words) for mark, words in marks], form.format(top))
+
+
+def _stroke(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """Return the points of a line; a day by itself is a short one, that it be seen."""
+    if len(points) > 1:
+        return points
+    [(x, y)] = points
+    return [(x - 4, y), (x + 4, y)]
 
 
 def _plots(days: Sequence[drift.Watched], baseline: drift_statistics.Counts | None) -> list[Plot]:
@@ -90,7 +100,7 @@ def _plots(days: Sequence[drift.Watched], baseline: drift_statistics.Counts | No
         plots.append(_plot("Cumulative sum, the largest", worst, [(LIMIT, "alarm")], share=False))
         shifts = [day.shift for day in days]
         plots.append(_plot("Shift of the scores (PSI)", shifts, [(PSI_LIMIT, "alarm")], share=False))
-    return plots
+    return [plot for plot in plots if plot is not None]
 
 
 @monitoring_pages.get("")
