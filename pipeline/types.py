@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from vocabulary.reasons import Reason
 from vocabulary.rendering import RENDERING, RenderingCode
 from vocabulary.states import Triage
 
-UInt8Array = npt.NDArray[np.uint8]
-Float16Array = npt.NDArray[np.float16]
-Float32Array = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    UInt8Array = npt.NDArray[np.uint8]
+    Float16Array = npt.NDArray[np.float16]
+    Float32Array = npt.NDArray[np.float32]
+else:  # the web process shares these words and has no NumPy; the sandbox's wire asks for each field's type
+    UInt8Array = Float16Array = Float32Array = Any
 
 
 class Rejected(Exception):

@@ -164,7 +164,8 @@ def test_an_absent_database_is_told(without_servers: Any) -> None:
 def test_the_web_process_loads_no_image_library_and_no_network() -> None:
     code = (
         "import sys; import web.factory; "
-        "heavy = {'cv2', 'tensorflow', 'keras', 'openvino', 'pydicom', 'weasyprint', 'gdcm', 'sklearn'}; "
+        "heavy = {'cv2', 'numpy', 'tensorflow', 'keras', 'openvino', 'pydicom', 'weasyprint', 'gdcm', "
+        "'sklearn'}; "
         "ours = {'models', 'worker', 'training', 'phantoms', 'cli'}; "
         "print(sorted((heavy | ours) & {name.partition('.')[0] for name in sys.modules}), "
         "sorted(name for name in sys.modules if name.startswith('pipeline.')))"
