@@ -65,11 +65,11 @@ def playable(template: Manifest, secrets_folder: Path) -> Manifest:
 
     It knows no projected volumes, nor decodes a Secret that is mounted: a folder of the host holds the files.
     It runs no timers without systemd, so that probes are left out; limits need cgroups' controllers, which a
-    machine in a machine may not have.
+    machine in a machine may not have; it would bind each port of a container to the host's.
     """
     spec = copy.deepcopy(template["spec"])
     (container,) = spec["containers"]
-    for part in ("startupProbe", "livenessProbe", "readinessProbe", "lifecycle", "resources"):
+    for part in ("startupProbe", "livenessProbe", "readinessProbe", "lifecycle", "resources", "ports"):
         container.pop(part, None)
     for volume in spec["volumes"]:
         if "projected" in volume:
@@ -151,18 +151,14 @@ def start_beside(podman: Podman, passwords: dict[str, str], weed: str) -> None:
     ]
     mounts = ["-v", f"{weed}:/weed:ro", "-v", f"{config}:/s3.json:ro", "-v", "/data"]
     podman.beside("s3", *mounts, BASE, *store, "-s3.config=/s3.json", "-master.volumeSizeLimitMB=128")
-    probe = [
+    ready = [
         "exec",
         f"{NETWORK}-postgres-rw",
-        "psql",
+        "pg_isready",
         "-h",
         "127.0.0.1",
-        "-U",
-        "fractureai",
-        "-c",
-        "SELECT 1",
-    ]
-    wait_for("Postgres", lambda: "1 row" in podman.run(*probe, check=False))
+    ]  # over TCP: it is set up before
+    wait_for("Postgres", lambda: _ok(podman, *ready), 120)
 
 
 def radiographs(folder: Path) -> None:
@@ -192,7 +188,7 @@ def check(podman: Podman, weed: str) -> None:
     for pod in pods:
         podman.play(pod)
     web = ["exec", "demo-web-web"]
-    wait_for("web", lambda: _ok(podman, *web, "alive", "http"))
+    wait_for("web", lambda: _ok(podman, *web, "alive", "http"), 300)
     scopes = [part for scope in ("submit", "read") for part in ("--scope", scope)]
     keys = ["fractureai", "keys", "add", "check", "--for", "admin@localhost", *scopes]
     key = podman.run(*web, *keys).strip().splitlines()[-1]

@@ -258,3 +258,4 @@ def test_what_podman_plays_is_what_the_chart_says() -> None:
         (files,) = [volume for volume in spec["volumes"] if volume["name"] == "secrets"]
         assert files["hostPath"]["path"] == "/of/the/host"
         assert "projected" not in str(spec)
+        assert "ports" not in container, "podman would bind them to the host's"
