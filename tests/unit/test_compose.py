@@ -102,6 +102,14 @@ def test_the_webs_image_holds_no_networks() -> None:
     assert not re.search(r"^(tensorflow|keras)", scoring, re.MULTILINE)
 
 
+def test_documented_commands_run_as_the_user_who_owns_the_files() -> None:
+    """Root without capabilities reads none of them, and what it restored nobody else could read."""
+    told = (ROOT / "docs" / "operations.md").read_text().splitlines()
+    commands = [line.split() for line in told if "docker compose run" in line and "/backups" in line]
+    assert len(commands) >= 2
+    assert not [words for words in commands if {"--user", "-u"} & set(words)]
+
+
 @pytest.mark.parametrize("name", [name for name in SERVICES if "healthcheck" in SERVICES[name]])
 def test_a_probe_has_no_blank_in_an_argument(name: str) -> None:
     kind, *words = SERVICES[name]["healthcheck"]["test"]
