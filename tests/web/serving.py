@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -50,9 +51,14 @@ class Server:
         return f"http://127.0.0.1:{self.server.server_port}"
 
     def stop(self) -> None:
+        """End it, and wait for requests that it still answers: they hold connections of the database."""
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
+        deadline = time.monotonic() + 20
+        for handler in threading.enumerate():
+            if "process_request_thread" in handler.name:
+                handler.join(max(0.0, deadline - time.monotonic()))
 
 
 @pytest.fixture
