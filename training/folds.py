@@ -24,6 +24,7 @@ from training.reading_bundle import (
     Read,
     drafted,
     figures_by_part,
+    film_figures,
     judged,
     parts_figures,
     read_halves,
@@ -84,7 +85,7 @@ def measured(plan: ReadingPlan, epoch: int, data: Path, runs: Path) -> Fold:
     return Fold(
         plan.fold.number,
         rows,
-        figures_by_part(rows)["overall"],
+        film_figures(rows),
         parts_figures(held_out),
         LeftOut(plan.fold.without, refused(unseen), refused(others), refused(limbs)),
     )

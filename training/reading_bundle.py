@@ -227,13 +227,14 @@ def cross_fitted(
 
 def figures_by_part(rows: Sequence[Judged]) -> dict[str, Any]:
     """Return figures with 95% intervals, bootstrap over groups: over all films, and by part."""
-    found = {"overall": _figures(rows)}
+    found = {"overall": film_figures(rows)}
     for part in PARTS:
-        found[part] = _figures([row for row in rows if row[1] == part])
+        found[part] = film_figures([row for row in rows if row[1] == part])
     return found
 
 
-def _figures(rows: Sequence[Judged]) -> dict[str, Any]:
+def film_figures(rows: Sequence[Judged]) -> dict[str, Any]:
+    """Return the figures of some films, with 95% intervals by bootstrap over groups."""
     y = np.array([r.film.example.positive for r, *_ in rows], bool)
     p = np.array([p for *_, p, _ in rows])
     low, high = (np.array([getattr(t, name) for *_, t in rows]) for name in ("low", "high"))

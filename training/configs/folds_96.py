@@ -3,6 +3,8 @@
     export KERAS_BACKEND=torch
     for n in 1 2 3; do python -m training.reading training/configs/folds_96.py --fold $n --start WHEEL; done
     python -m training.folds training/configs/folds_96.py
+
+Some 2.5 CPU minutes a fold. Held-out AUC 0.815 (standard deviation 0.020), within parts 0.737 (0.020).
 """  # fmt: skip
 
 from dataclasses import replace
