@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 import secrets
 import uuid
 from collections.abc import Collection, Mapping
@@ -232,12 +233,17 @@ def _link(path: str) -> str:
 
 
 def _study_notices(
-    session: Session, event: Event, batch: Batch, study_id: uuid.UUID, triage: Triage, **more: int
+    session: Session,
+    event: Event,
+    batch: Batch,
+    study_ids: Collection[uuid.UUID],
+    triage: Triage,
+    **more: int,
 ) -> None:
-    """Queue notices of a study; what a bundle on trial says is no news."""
-    if not batch.promoted:
+    """Queue notices of studies; what a bundle on trial says is no news."""
+    if not batch.promoted or not study_ids:
         return
-    for target in _interested(session, batch, event):
+    for target, study_id in itertools.product(_interested(session, batch, event), study_ids):
         data = {
             "study_id": str(study_id),
             "batch_id": str(batch.id),
@@ -249,16 +255,16 @@ def _study_notices(
         add(session, target, event, data, batch_id=batch.id, study_id=study_id)
 
 
-def positive_study(session: Session, batch: Batch, study_id: uuid.UUID) -> None:
-    """Queue the notices that a study is positive now; part of the transaction that finds it so."""
-    _study_notices(session, Event.POSITIVE_STUDY, batch, study_id, Triage.POSITIVE)
+def positive_studies(session: Session, batch: Batch, study_ids: Collection[uuid.UUID]) -> None:
+    """Queue the notices that studies are positive now; part of the transaction that finds them so."""
+    _study_notices(session, Event.POSITIVE_STUDY, batch, study_ids, Triage.POSITIVE)
 
 
 def amended_study(
     session: Session, batch: Batch, study_id: uuid.UUID, triage: Triage, signed_version: int
 ) -> None:
     """Queue the notices that a signed report no longer holds; part of the transaction that finds it so."""
-    _study_notices(session, Event.AMENDED_STUDY, batch, study_id, triage, signed_version=signed_version)
+    _study_notices(session, Event.AMENDED_STUDY, batch, [study_id], triage, signed_version=signed_version)
 
 
 def finished_batch(session: Session, batch: Batch) -> None:

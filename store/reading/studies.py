@@ -469,14 +469,16 @@ def save_findings(session: Session, batch: Batch, new: Sequence[NewFinding]) -> 
     session.flush()
     deliveries.queue(session, batch, rows)
     worklist.refresh(session, batch, [finding.study_id for finding in saved])
+    positive = []
     for finding in saved:
         before = latest.get(finding.study_id)
         if finding.triage is Triage.POSITIVE and (before is None or before.triage != Triage.POSITIVE):
-            notices.positive_study(session, batch, finding.study_id)
+            positive.append(finding.study_id)
         report = signed.get(finding.study_id)
         known = contradicts(report, before) and before is not None and before.triage == finding.triage
         if report and finding.signature is None and contradicts(report, finding) and not known:
             notices.amended_study(session, batch, finding.study_id, finding.triage, report.version)
+    notices.positive_studies(session, batch, positive)
     return {finding.study_id for finding in saved}
 
 

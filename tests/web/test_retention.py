@@ -114,7 +114,7 @@ def test_an_erased_study_is_nowhere(browser: Browser, ask: Asker, blobs: BlobSto
         batch_row = session.get_one(Batch, batch)
         hook = "https://ris.hospital.example/"
         notices.add_target(session, batch_row.site_id, Channel.WEBHOOK, hook, [Event.POSITIVE_STUDY])
-        notices.positive_study(session, batch_row, gone)
+        notices.positive_studies(session, batch_row, [gone])
         key = f"exports/{batch_row.site_id}/x/y"
         sha256, size = blobs.put(key, f"a ZIP with {gone}".encode())
         export = Export(
@@ -328,7 +328,7 @@ def test_a_marker_in_every_state_and_place_goes(
         batch = session.get_one(Batch, done)
         hook = "https://ris.hospital.example/"
         notices.add_target(session, batch.site_id, Channel.WEBHOOK, hook, notices.EVENTS)
-        notices.positive_study(session, batch, gone)
+        notices.positive_studies(session, batch, [gone])
         notices.amended_study(session, batch, gone, Triage.POSITIVE, 1)
         admin = session.scalars(select(User)).first()
         assert admin is not None

@@ -67,10 +67,11 @@ def write_studies(study_ids: Sequence[uuid.UUID], batch: Batch) -> None:
             pdf = render.render_report(document)
             name = f"{batch.bundle}-v{version}-{uuid.uuid4().hex[:8]}.pdf"
             key = f"reports/{batch.site_id}/{id_}/{name}"
-            kept = studies.Report(key, *get_blobs().put(key, pdf))
+            kept = studies.Report(key, *get_blobs().put(key, pdf, named=False))
         new.append(
             studies.NewFinding(id_, states[id_].basis, said.triage, reasons, len(images), version, kept)
         )
+    get_blobs().sync_keys([finding.report.key for finding in new if finding.report])
     with session_scope() as session:
         saved = studies.save_findings(session, batch, new)
     for finding in new:

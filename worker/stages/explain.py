@@ -52,6 +52,7 @@ def _look(images: Iterable[Image], findings: Mapping[str, Finding], *, draw: boo
     places: dict[uuid.UUID, list[Any]] = {}
     maps: dict[uuid.UUID, tuple[str, int]] = {}
     heat: dict[uuid.UUID, tuple[str, int]] = {}
+    drawn: list[str] = []
     for image in images:
         finding = findings[image.sha256]
         cam = cam_of(finding)
@@ -66,9 +67,11 @@ def _look(images: Iterable[Image], findings: Mapping[str, Finding], *, draw: boo
             regions[image.id], places[image.id] = seen.regions, list(seen.places)
         if draw:
             picture = overlay_jpeg(seen.grey, cam, marked=seen.marked, body=seen.body)
-            maps[image.id] = blobs.put(picture_key(image, "overlay.jpg"), picture)
+            maps[image.id] = blobs.put(picture_key(image, "overlay.jpg"), picture, named=False)
             alone = heat_png(cam, width=width, height=height, body=seen.body)
-            heat[image.id] = blobs.put(picture_key(image, "heat.png"), alone)
+            heat[image.id] = blobs.put(picture_key(image, "heat.png"), alone, named=False)
+            drawn += [picture_key(image, "overlay.jpg"), picture_key(image, "heat.png")]
+    blobs.sync_keys(drawn)  # the commit is going to name them
     return _Attention(regions, places, maps, heat)
 
 
