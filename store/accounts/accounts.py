@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any
 
 from cryptography.fernet import InvalidToken
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -445,8 +445,14 @@ def identify_key(session: Session, key: str) -> Identity | None:
 
 
 def _note_now(session: Session, column: InstrumentedAttribute[Any], *mine: ColumnElement[bool]) -> None:
-    """Write the time into a row's column."""
-    noted = update(column.class_).where(*mine).values({column: func.now()})
+    """Write the time into a row's column, unless somebody else does just now; a power cut may undo it.
+
+    All who use one key ask at the same time whether the last minute is noted: none waits for another's disk.
+    """
+    table = column.class_
+    free = select(table.id).where(*mine).with_for_update(skip_locked=True).scalar_subquery()
+    session.execute(text("SET LOCAL synchronous_commit = off"))
+    noted = update(table).where(table.id == free).values({column: func.now()})
     session.execute(noted.execution_options(synchronize_session=False))
 
 

@@ -7,12 +7,13 @@ Connections of the pool carry nothing from one use to the next: what is set for 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
 
 from settings import Settings, SettingsError, get_settings
@@ -87,6 +88,33 @@ def _options(settings: Settings) -> str:
     return " ".join(f"-c {name}={value}" for name, value in {**_limits(settings), **kept_alive}.items())
 
 
+#: How long a connection passes for alive after it was used, in seconds. One that was lost meanwhile is an
+#: error of its next statement, as one that is lost in the middle of a transaction is.
+FRESH = 1.0
+
+
+def _ask_the_idle(engine: Engine) -> None:
+    """Have a connection asked whether it is alive before it is used, but not one that was used just now.
+
+    A unit of work takes about twenty transactions in a row, a poll one or two: asking before each took a
+    fifth of a poll's time.
+    """
+
+    @event.listens_for(engine, "connect")
+    @event.listens_for(engine, "checkin")
+    def _note(_connection: Any, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _ask(connection: Any, record: Any, _proxy: Any) -> None:
+        if time.monotonic() - record.info["used"] < FRESH:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except Exception as error:
+            raise InvalidatePoolError from error
+
+
 def get_engine() -> Engine:
     """Return this process's engine; a forked child gets one of its own."""
     global _engine, _engine_pid  # noqa: PLW0603 - one per process is the point
@@ -101,13 +129,14 @@ def get_engine() -> Engine:
             arguments["options"] = _options(settings)
         _engine = create_engine(
             _url(settings.database_url),
-            pool_pre_ping=True,
+            pool_pre_ping=False,  # `_ask_the_idle` does
             pool_size=5,
             max_overflow=20,
             pool_timeout=10,
             connect_args=arguments,
             hide_parameters=True,  # an error's text goes to logs: no names in it
         )
+        _ask_the_idle(_engine)
         if settings.database_pooler:
             limits = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _limits(settings).items())
 
