@@ -148,6 +148,30 @@ def read_watched(running: Server, images: Path, label: str, watchers: int) -> di
     return figures
 
 
+def open_together(running: Server, label: str, people: int) -> dict[str, float]:
+    """Have so many people open the page of an ended batch within a second; return the figures."""
+    key = running.access.api_key
+    page = f"/batches/{_batch_called(running.address, key, label)}"
+    seen = Answers()
+
+    def one() -> None:
+        watcher = Watcher(running.address, key, seen)
+        time.sleep(random.random())  # noqa: S311
+        watcher.ask(page)
+
+    threads = [threading.Thread(target=one) for _ in range(people)]
+    before = by_role(processor_seconds)["web"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {
+        "page opened within a second of each other, p50 ms": 1000 * quantile(seen.seconds, 0.5),
+        "the same, p99 ms": 1000 * quantile(seen.seconds, 0.99),
+        "the same, web CPU ms each": 1000 * (by_role(processor_seconds)["web"] - before) / people,
+    }
+
+
 def main() -> None:
     """Print images a second and processor time, without watchers and with them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -163,7 +187,10 @@ def main() -> None:
         for number in range(arguments.rounds):
             for series, (name, watchers) in enumerate(kinds.items(), 2 * number):
                 images = write_variants(folder / str(series), pictures, arguments.images, series)
-                found[name].append(read_watched(running, images, f"bench {series}", watchers))
+                figures = read_watched(running, images, f"bench {series}", watchers)
+                if watchers:
+                    figures |= open_together(running, f"bench {series}", watchers)
+                found[name].append(figures)
 
     with_server(work)
     columns = {

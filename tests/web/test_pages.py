@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 from uuid import UUID
 
+import pytest
+from markupsafe import escape
+from sqlalchemy import select
+
 from pipeline.types import RenderingStep
+from store.accounts import accounts
 from store.base.session import session_scope
-from store.base.tables import Bundle, Image
+from store.base.tables import Bundle, Image, User
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
 from vocabulary.rendering import RenderingCode
 from web.base.filters import duration, percent
+from web.intake import pages
 
 HOSTILE = '<img src=x onerror="alert(1)">.png'
 
@@ -117,3 +124,35 @@ def test_no_share_is_rounded_to_certainty() -> None:
         "",
     ]
     assert [duration(seconds) for seconds in (None, 5, 600, 7200)] == ["", "5 s", "10 min", "2.0 h"]
+
+
+def test_people_who_share_a_page_get_their_own_address_and_token(
+    app: Any, browser: Browser, ask: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens a page with others gets what one of them rendered, and nothing that is another's."""
+    batch = read(ask, "a.png")
+    with session_scope() as session:
+        site = session.scalars(select(User)).one().site_id
+        people = {}
+        for role in (accounts.Role.ADMIN, accounts.Role.CLINICIAN):
+            user = accounts.create_user(session, site, f"<{role}>@localhost", role=role)
+            people[role] = user.email, accounts.create_sign_in_token(session, user)
+    rendered: dict[Any, str] = {}
+
+    def shared(key: Any, work: Callable[[], str]) -> str:
+        if key not in rendered:
+            rendered[key] = work()
+        return rendered[key]
+
+    monkeypatch.setattr(pages._batch_pages, "answer", shared)
+    first = browser.client.get(f"/batches/{batch}").text
+    for role, (email, token) in people.items():
+        other = Browser(app.test_client())
+        assert other.sign_in(token=token).status_code == 303
+        page = other.client.get(f"/batches/{batch}").text
+        assert len(rendered) == (1 if role == accounts.Role.ADMIN else 2)  # who may do less has another page
+        assert browser.csrf in first
+        assert browser.csrf not in page
+        assert page.count(other.csrf) == first.count(browser.csrf) or role != accounts.Role.ADMIN
+        assert str(escape(email)) in page
+        assert email not in page

@@ -72,6 +72,8 @@ def shown_images(
 ) -> tuple[list[Image], str | None]:
     """Return a page of a batch's images as the one who asks may see them, and the cursor of the next page.
 
+    Whoever shows it notes that they were seen.
+
     Raises
     ------
     FindingsWithheld
@@ -83,7 +85,6 @@ def shown_images(
     chosen = picked(args, *ImageFilters.model_fields)
     page = images.list_images(session, batch.site_id, batch.id, **chosen, limit=limit)
     bundle = bundles.get_bundle(session, batch.bundle)
-    audit(session, "batch_viewed", batch.id)
     return [Image.of(row, bundle, findings=seen) for row in page.items], page.next_cursor
 
 

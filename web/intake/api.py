@@ -241,6 +241,7 @@ def list_images(batch_id: uuid.UUID, query: ImageQuery) -> Images:
     with session_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
         items, cursor = shown_images(session, batch, query, limit=query.limit or 100)
+        audit(session, "batch_viewed", batch.id)
     return Images(items=items, next=next_link(f"{API}/batches/{batch_id}/images", cursor, query))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, current_app, g, redirect, render_template, request, url_for
+from markupsafe import escape
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
 
@@ -23,12 +26,13 @@ from vocabulary.states import (
     TERMINAL_BATCH_STATUSES,
     BatchStatus,
 )
-from web.auth.identity import check_csrf, checks_csrf, identity, is_personal, needs
+from web.auth.identity import audit, check_csrf, checks_csrf, identity, is_personal, needs
 from web.base.binding import parse_form, read_query
 from web.base.config import current_settings
 from web.base.forms import form_on
 from web.base.pacing import PAGE, is_watched
 from web.base.request_args import without_empty_fields
+from web.base.together import Together
 from web.contract.base import Cursored
 from web.contract.batches import Batch, NewBatch, NewPriority, Retry, batch_etag
 from web.contract.images import ImageFilters
@@ -170,11 +174,37 @@ def _actions(batch: Batch, *, retry: bool) -> list[str]:
 @is_watched(PAGE)
 @needs(Permission.READ)
 def show_batch(batch_id: uuid.UUID) -> Response:
-    """Show how far a batch is, and its images."""
+    """Show how far a batch is, and its images; people who open it at the same time share one rendering."""
     without_empty_fields()
     args = read_query(ImageFilters)
+    known = identity()
+    by_browser = known.csrf_token is not None
+    page = _batch_pages.answer(
+        (request.full_path, known.site_id, known.permissions, known.time_zone, by_browser),
+        lambda: _batch_page(batch_id, args),
+    )
     with session_scope() as session:
-        batch = batches.get_batch(session, identity().site_id, batch_id)
+        audit(session, "batch_viewed", batch_id)
+    return current_app.make_response(
+        page.replace(_Anybody.email, escape(known.email)).replace(_Anybody.token, known.csrf_token or "")
+    )
+
+
+class _Anybody:
+    """What stands in a shared page where the address and the token of the one who asks belong."""
+
+    email, token = (f"{secrets.token_hex(16)}" for _ in range(2))
+
+
+_batch_pages: Together[str] = Together()
+
+
+def _batch_page(batch_id: uuid.UUID, args: ImageFilters) -> str:
+    """Render a batch's page for anybody who may see what the one who asks may."""
+    known = identity()
+    anybody = replace(known, email=_Anybody.email, csrf_token=known.csrf_token and _Anybody.token)
+    with session_scope() as session:
+        batch = batches.get_batch(session, known.site_id, batch_id)
         bundle = bundles.get_bundle(session, batch.bundle)
         left = pace.batch_seconds_left(session, batch)
         document = shown_batch(batch, batches.reasons(session, batch_id), left)
@@ -184,22 +214,21 @@ def show_batch(batch_id: uuid.UUID) -> Response:
         told = ended and not document.findings_withheld and not args.kept() and not args.cursor
         summed = summary.summary(session, batch, thresholds(bundle)) if told else None
     counts = document.counts
-    return current_app.make_response(
-        render_template(
-            "intake/batch.html",
-            batch=document,
-            etag=batch_etag(batch),
-            n_bytes=batch.n_bytes,
-            actions=[name for name in _actions(document, retry=retry) if name in ACTIONS],
-            ended=counts.done + counts.rejected + counts.failed + counts.cancelled,
-            images=images,
-            filters=args.kept(),
-            first=not args.cursor,
-            next=cursor,
-            regions=sorted(bundle.manifest.get("regions", [])),
-            meaning=label_meaning(bundle),
-            summed=summed,
-        )
+    return render_template(
+        "intake/batch.html",
+        current_user=anybody,
+        batch=document,
+        etag=batch_etag(batch),
+        n_bytes=batch.n_bytes,
+        actions=[name for name in _actions(document, retry=retry) if name in ACTIONS],
+        ended=counts.done + counts.rejected + counts.failed + counts.cancelled,
+        images=images,
+        filters=args.kept(),
+        first=not args.cursor,
+        next=cursor,
+        regions=sorted(bundle.manifest.get("regions", [])),
+        meaning=label_meaning(bundle),
+        summed=summed,
     )
 
 
