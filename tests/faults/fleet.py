@@ -155,16 +155,10 @@ def fleet_of_hosts(home: Path, logs: Path) -> Iterator[Fleet]:
     links = [f"@{mark}=10.77.{block}.1,0", *(f"{names[h]}={addresses[h]},{ms}" for h, ms in HOSTS.items())]
     with ExitStack() as stack:
         stack.enter_context(namespaces(list(names.values())))
-        network = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.network", *links],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        stack.callback(network.wait, 60)
-        assert network.stdin is not None
-        stack.callback(network.stdin.close)
+        command = [sys.executable, "-m", "tests.faults.network", *links]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        # which ends when its input does
+        network = stack.enter_context(subprocess.Popen(command, cwd=ROOT, text=True, **pipes))
         assert network.stdout is not None
         assert network.stdout.readline() == "ready\n"
         fleet = Fleet(logs, names, addresses, network)
