@@ -81,7 +81,7 @@ class Settings:
     urgent_only: bool = False  # of a worker: it takes urgent work alone, and stays free for it
     dispatch_timeout_seconds: float = 1.0  # that a request waits for Valkey; recovery sends what it did not
     blob_timeout_seconds: float = 20.0  # of one answer of an S3 store; it is asked three times
-    aging_seconds: float = 600.0  # after which waiting work counts as one priority higher
+    aging_seconds: float = 600.0  # after which waiting work counts as one priority higher, and no more
     soft_time_limit: float = 540.0  # of a stage; then it fails and is tried again
     hard_time_limit: float = 600.0  # of a stage; then its process is killed
     visibility_timeout: float = 3600.0  # after which Valkey gives an unacknowledged message to another worker

@@ -226,7 +226,7 @@ class Service:
         ranked = []
         for unit in sorted(self.due, key=lambda unit: (unit.batch.priority, unit.due_at)):
             turns[unit.batch.site] += 1
-            aged = max(0, unit.batch.priority - int((now - unit.batch.at) // AGING))
+            aged = max(0, unit.batch.priority - min(1, int((now - unit.batch.at) // AGING)))
             ranked.append((aged, turns[unit.batch.site], unit.due_at, unit))
         for *_, unit in sorted(ranked, key=lambda each: each[:3])[:room]:
             self.due.remove(unit)
@@ -428,26 +428,32 @@ BUSY = 0.65
 CORES_A_HOST = 16
 
 
+def busiest(need: Need) -> float:
+    """Return the images a second of a need's busiest hour, or of its night."""
+    return max(need.images_a_month / 30 * need.busiest_hour / 3600, need.backfill / NIGHT)
+
+
 def fleet(costs: Costs, need: Need, card: float) -> list[tuple[float, list[Pool]]]:
-    """Return hosts that carry a need at its busiest hour, or its night; `card` is a GPU's images a second."""
-    rate = need.images_a_month / 30 * need.busiest_hour / 3600
-    rate = max(rate, need.backfill / NIGHT)
-    image = costs.image
-    decode = rate * (image[Stage.PREPARE] + image[Stage.EXPLAIN] + costs.worker) / BUSY
-    score = rate * (image[Stage.CLASSIFY] + image[Stage.DETECT]) / BUSY
-    report = rate * image[Stage.REPORT] / BUSY
-    at_least = [max(1, math.ceil(cores)) for cores in (decode, report)]
-    pools = [Pool(("cpu",), at_least[0]), Pool(("report",), at_least[1])]
-    if card:
-        speed = card * (image[Stage.CLASSIFY] + image[Stage.DETECT])
-        pools.append(Pool(("gpu",), math.ceil(rate / card / BUSY), speed=speed))
-    else:
-        pools.append(Pool(("gpu",), max(1, math.ceil(score))))
+    """Return hosts that carry a need at its busiest; `card` is a GPU's images a second.
+
+    A process holds its unit while the servers answer, too: there are more of them than cores they keep busy.
+    """
+    rate = busiest(need)
+    share = 1 / (CHUNK if need.backfill else need.images_a_study)  # of a unit, by image
+    beside = costs.worker / len(STAGES)
+    answered = (costs.server + share * costs.server_unit) / len(STAGES)
     hosts: list[tuple[float, list[Pool]]] = []
-    for pool in pools:  # a host holds as many processes of a kind as it has cores
-        for first in range(0, pool.slots, CORES_A_HOST):
-            slots = min(CORES_A_HOST, pool.slots - first)
-            hosts.append((slots, [Pool(pool.queues, slots, speed=pool.speed)]))
+    for name in dict.fromkeys(stage.queue for stage in STAGES):
+        stages = [stage for stage in STAGES if stage.queue == name and stage in costs.image]
+        read = sum(costs.image[stage] for stage in stages)
+        speed = card * read if card and name == "gpu" else 1.0
+        busy = read / speed + len(stages) * beside
+        cores = max(1, math.ceil(rate * busy / BUSY))
+        slots = max(cores, math.ceil(rate * (busy + len(stages) * answered) / BUSY))
+        per_host = math.ceil(slots * min(1.0, CORES_A_HOST / cores))
+        for first in range(0, slots, per_host):
+            some = min(per_host, slots - first)
+            hosts.append((cores * some / slots, [Pool((name,), some, speed=speed)]))
     return hosts
 
 
@@ -469,7 +475,7 @@ def size(costs: Costs, need: Need, *, card: float, seconds: float, prices: Price
         name: sum(p.slots for _, pools in hosts for p in pools if p.queues == (name,))
         for name in (stage.queue for stage in Stage)
     }
-    rate = max(need.images_a_month / 30 * need.busiest_hour / 3600, need.backfill / NIGHT)
+    rate = busiest(need)
     per_unit = costs.server_unit / (CHUNK if need.backfill else need.images_a_study)
     servers = max(1, math.ceil(rate * (costs.server + per_unit) / BUSY))
     service = Service(costs, hosts, server_cores=servers)
@@ -477,8 +483,8 @@ def size(costs: Costs, need: Need, *, card: float, seconds: float, prices: Price
     service.submit(batches)
     service.run(until=None if need.backfill else seconds + 600)
     studies = [batch.seconds for batch in batches if batch.site != "backfill"]
-    cards = slots["gpu"] if card else 0
-    cores = slots["cpu"] + slots["report"] + (0 if card else slots["gpu"]) + servers
+    cards = math.ceil(rate / card / BUSY) if card else 0
+    cores = servers + math.ceil(sum(cores for cores, _ in hosts) - 1e-9) - cards
     files = need.images_a_month * FILE_BYTES
     rows = need.images_a_month * ROW_BYTES
     money = 730 * (cores * prices.core_hour + cards * prices.card_hour)
@@ -486,7 +492,7 @@ def size(costs: Costs, need: Need, *, card: float, seconds: float, prices: Price
         "images/s at the busiest": rate,
         "decoding processes": slots["cpu"],
         "reporting processes": slots["report"],
-        "scoring processes": 0 if card else slots["gpu"],
+        "scoring processes": slots["gpu"],
         "GPUs": cards,
         "cores for web, Postgres, Valkey": servers,
         "cores, all": cores,

@@ -128,7 +128,7 @@ _CHOOSE = text(
         SELECT due.id, due.priority, due.due_at, due.rests,
                CASE WHEN NOT due.clinical THEN due.priority  -- it waits for clinical work, however long
                     ELSE greatest(due.priority
-                        - floor(extract(epoch FROM clock_timestamp() - due.created_at) / :aging), 0)
+                        - least(floor(extract(epoch FROM clock_timestamp() - due.created_at) / :aging), 1), 0)
                END AS class,
                -- most often there is room for one: what a site has in flight are turns that it had
                coalesce(in_flight.units, 0)

@@ -153,6 +153,22 @@ def test_dispatch_keeps_a_small_window_and_lets_urgent_work_through(
         assert (waiting or 0) > 4
 
 
+@pytest.mark.parametrize("same_site", [True, False])
+def test_a_backfill_that_waited_for_hours_holds_up_no_new_study(
+    same_site: bool, site: uuid.UUID, broker: redis.Redis
+) -> None:
+    low = submitted(site if same_site else make_site("B"), 320, Priority.LOW)
+    with session_scope() as session:
+        hours_ago = func.now() - timedelta(hours=3)
+        session.execute(update(Work).values(created_at=hours_ago, due_at=hours_ago))
+    new = submitted(site, 1)
+    assert dispatch.dispatch() == 4
+    assert only_unit_state(new) == WorkState.PUBLISHED
+    with session_scope() as session:
+        published = select(func.count()).where(Work.batch_id == low.id, Work.state == WorkState.PUBLISHED)
+        assert session.scalar(published) == 3
+
+
 def only_unit_state(batch: Batch) -> str:
     with session_scope() as session:
         return session.scalars(select(Work.state).where(Work.batch_id == batch.id)).one()
