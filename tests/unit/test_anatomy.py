@@ -7,6 +7,7 @@ from pydicom.sr.coding import Code
 
 from models.bundle import load_bundle
 from pipeline.dicom.header import study_facts
+from pipeline.dicom.reader import silent_pydicom
 from pipeline.dicom.terms import BODY_PARTS, UNLISTED
 from training.datasets.parts import FAMILY, PARTS
 from training.experiment import ROOT
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning
 NOWHERE = frozenset()
 
 
+@silent_pydicom()
 def stated(region=(), **elements):
     """Return what a header's part comes to, and the regions that it allows."""
     raw = Dataset()

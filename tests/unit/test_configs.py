@@ -8,7 +8,10 @@ from training.fit import Schedule
 from training.reading_plan import ReadingPlan
 
 #: Of one network that tells the part and reads it.
-READING = [ROOT / "training" / "configs" / f"fracatlas_{n}.py" for n in (2, 3)]
+READING = [
+    ROOT / "training" / "configs" / f"{name}.py"
+    for name in ("fracatlas_2", "fracatlas_3", "folds", "folds_96")
+]
 CONFIGS = sorted(
     p for p in (ROOT / "training" / "configs").glob("*.py") if p.name != "__init__.py" and p not in READING
 )
