@@ -13,9 +13,6 @@ from training.datasets.parts import FAMILY, PARTS
 from training.experiment import ROOT
 from vocabulary import anatomy
 
-# what a reader may find in a header, pydicom warns of where nobody told it not to
-pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning")
-
 NOWHERE = frozenset()
 
 
