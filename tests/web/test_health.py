@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 
 from cli.embedded import free_port
 from settings import get_settings
 from store.base import session as session_module
 from store.base.session import session_scope
-from store.base.tables import Site, Worker
+from store.base.tables import Maintenance, Site, Worker
 from store.operations import monitoring
 from store.outgoing.delivery_tables import Destination
 from tests.reading import read_batch
@@ -101,13 +102,16 @@ def gauges(client: Any) -> dict[str, float]:
 
 
 def test_an_alarm_can_be_set_on_each_step(health: Any) -> None:
-    """One that failed, or never ran, has no age that grows."""
+    """One that failed, or never ran though its turn is long past, has no age that grows."""
     gauge = "fractureai_maintenance_failing"
     with session_scope() as session:
         for step in monitoring.Step:
             if step != monitoring.Step.DRAFTS:
                 monitoring.record_success(session, step)
         monitoring.record_failure(session, monitoring.Step.MONITORING, "LockNotAvailable (55P03)")
+        monitoring.expect_steps(session)
+        never = update(Maintenance).where(Maintenance.step == monitoring.Step.DRAFTS)
+        session.execute(never.values(known_since=func.now() - timedelta(minutes=31)))
     told = gauges(health)
     failing = {step for step in monitoring.Step if told[f'{gauge}{{step="{step}"}}']}
     assert failing == {monitoring.Step.DRAFTS, monitoring.Step.MONITORING}
