@@ -19,6 +19,7 @@ import psutil
 
 from bench.floor import all_cores, make_images, read_with
 from bench.measure import ROOT, Spread, machine, publish
+from bench.reading import BUNDLE
 from bench.service import send, with_server, write_variants
 from cli.supervise import Server
 
@@ -73,8 +74,9 @@ def main() -> None:
                 series = 10 + 2 * number + reports
                 mine = write_variants(folder / f"service-{series}", pictures, arguments.count, series)
                 share = given()
-                seconds, _ = send(running, mine, reports=reports, out=folder / f"{series}.zip")
-                (folder / f"{series}.zip").unlink()
+                out = folder / f"{series}.zip"
+                seconds, _ = send(running, mine, reports=reports, out=out, bundle=BUNDLE.name)
+                out.unlink()
                 seen[f"service, {name}"].append(Rate(arguments.count / seconds, share()))
             seen["plain script, with reports"].append(_plain_rate(images, arguments.plain))
 

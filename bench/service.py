@@ -120,9 +120,10 @@ def send(
     reports: bool = True,
     priority: str = "normal",
     out: Path | None = None,
+    bundle: str | None = None,
 ) -> tuple[float, dict[str, Any]]:
     """Upload, submit, wait, fetch the ZIP if `out` names one; return seconds and the batch's last state."""
-    options = SubmitOptions(label=label, wait=True, report=reports, priority=priority, out=out)
+    options = SubmitOptions(label=label, wait=True, report=reports, priority=priority, out=out, bundle=bundle)
     with Client(running.address, running.access.api_key, patience=300.0) as client:
         started = time.perf_counter()
         result = run_submit(client, [images], options, SILENT, rows=0)
