@@ -22,6 +22,7 @@ from bench.scoring import apart
 from models import outputs
 from models.bundle import Bundle, load_bundle
 from models.convert import self_test_images
+from models.scorer import probabilities
 from pipeline.decode.picture import decode
 from pipeline.preprocess import model_input
 from pipeline.triage import calibrate, triage
@@ -75,17 +76,6 @@ def in_half_precision(model: Any) -> Any:
     return half
 
 
-def probabilities(said: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
-    """Return the parts' softmax (n, R) and the heads' logits (n, heads), those that there are."""
-    found: dict[str, Float32Array] = {}
-    if outputs.PART in said:
-        exponents = np.exp(said[outputs.PART] - said[outputs.PART].max(axis=1, keepdims=True))
-        found[outputs.PART] = exponents / exponents.sum(axis=1, keepdims=True)
-    if outputs.LOGIT in said:
-        found[outputs.LOGIT] = said[outputs.LOGIT]
-    return found
-
-
 def compared(
     bundle: Bundle, network: str, said: Mapping[str, Float32Array], truth: Mapping[str, Float32Array]
 ) -> dict[str, Any]:
@@ -93,19 +83,19 @@ def compared(
 
     A head is asked as each part whose own network it is; of parts that read with a partner too, as if alone.
     """
-    ours, theirs = probabilities(said), probabilities(truth)
     furthest, found = 0.0, {}
-    if outputs.PART in ours:
-        furthest = float(np.abs(ours[outputs.PART] - theirs[outputs.PART]).max())
-        same = ours[outputs.PART].argmax(axis=1) == theirs[outputs.PART].argmax(axis=1)
+    if outputs.PART in said:
+        ours, theirs = (probabilities(each[outputs.PART], outputs.PART) for each in (said, truth))
+        furthest = float(np.abs(ours - theirs).max())
+        same = ours.argmax(axis=1) == theirs.argmax(axis=1)
         found["same part"] = f"{same.sum()} of {same.size}"
     file, equal, asked = bundle.networks[network].sha256, 0, 0
     for reader in bundle.models.values():
         head = bundle.networks[reader.network]
-        if head.sha256 != file or outputs.LOGIT not in ours:
+        if head.sha256 != file or outputs.LOGIT not in said:
             continue
         for a, b in zip(
-            ours[outputs.LOGIT][:, head.head or 0], theirs[outputs.LOGIT][:, head.head or 0], strict=True
+            said[outputs.LOGIT][:, head.head or 0], truth[outputs.LOGIT][:, head.head or 0], strict=True
         ):
             one, two = (calibrate(float(logit), reader.calibration) for logit in (a, b))
             furthest = max(furthest, abs(one - two))

@@ -22,6 +22,7 @@ import numpy as np
 from models import outputs
 from models.bundle import Bundle
 from models.convert import self_test_images
+from models.scorer import probabilities
 from pipeline.types import Float32Array, UInt8Array
 
 #: The most that a probability may differ by from the bundle's own network.
@@ -123,7 +124,7 @@ def _export(bundle: Bundle, name: str, folder: Path, pictures: Sequence[UInt8Arr
     for output in (outputs.PART, outputs.LOGIT):
         if output in expected:
             got = np.concatenate([answer[output] for answer in answers])
-            apart = np.abs(_probabilities(got, output) - _probabilities(expected[output], output))
+            apart = np.abs(probabilities(got, output) - probabilities(expected[output], output))
             furthest = max(furthest, float(apart.max()))
     if not furthest <= TOLERANCE:  # NaN too
         raise EdgeError(f"{path.name} differs from the network by {furthest:.2g}; {TOLERANCE} is allowed")
@@ -169,13 +170,6 @@ def open_edge(path: Path) -> Any:
         return {name: np.asarray(rows) for name, rows in runner(**{argument: image[None]}).items()}
 
     return run
-
-
-def _probabilities(logits: Float32Array, output: str) -> Float32Array:
-    if output == outputs.LOGIT:
-        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)
 
 
 def _open_onnx(path: Path) -> Any:

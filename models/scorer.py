@@ -462,7 +462,7 @@ def _check(
         They differ: this processor, GPU, or version of the backend is not to be trusted.
     """
     furthest = max(
-        float(np.abs(_probabilities(out[name], name) - _probabilities(rows, name)).max())
+        float(np.abs(probabilities(out[name], name) - probabilities(rows, name)).max())
         for name, rows in expected.items()
     )
     if not furthest <= tolerance:  # NaN too
@@ -473,7 +473,7 @@ def _check(
         )
 
 
-def _probabilities(logits: Float32Array, output: str) -> Float32Array:
+def probabilities(logits: Float32Array, output: str) -> Float32Array:
     """Return the softmax of the part's logits, the logistic of any other, without the boxes' sides."""
     if output == outputs.BOXES:
         logits = logits[..., 0]
