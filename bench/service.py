@@ -160,9 +160,12 @@ def by_role(measure: Callable[[psutil.Process], float]) -> dict[str, float]:
 
 
 def processor_seconds(process: psutil.Process) -> float:
-    """Return the processor time that a process has taken so far."""
+    """Return the processor time that a process has taken so far, with what its ended children took.
+
+    Postgres gives a connection a process of its own, which ends with it.
+    """
     times = process.cpu_times()
-    return float(times.user + times.system)
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 def _sample(seen: Watched) -> None:
