@@ -280,3 +280,68 @@ def test_files_of_the_same_name_of_two_folders_are_both_kept(
     wait_for(lambda: batch_of().status == BatchStatus.QUEUED, 60, "the batch to be submitted")
     assert [image.path for image in images()] == [f"DICOM/ward/{n // 2:03d}.png" for n in range(8)]
     assert len({image.sha256 for image in images()}) == 8
+
+
+def drag(page: Page, paths: list[Path], x: float, y: float) -> None:
+    """Drag files and folders of the disk onto a place of the page, as the system's file manager does."""
+    devtools = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": data})
+    devtools.detach()
+
+
+def test_files_and_folders_are_dropped_from_the_disk(
+    page: Page, link: Callable[[], str], tmp_path: Path
+) -> None:
+    first, second = folder(tmp_path / "cd 1", 70), folder(tmp_path / "cd 2", 3)
+    (tmp_path / "alone.png").write_bytes(png("alone"))
+    sign_in(page, link)
+    page.goto("/batches/new")
+    box = page.locator("[data-drop]").bounding_box()
+    assert box
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    drag(page, [first, tmp_path / "alone.png"], *middle)
+    expect(page.locator("[data-drop].over")).to_have_count(0)
+    drag(page, [second], *middle)  # while the first is still being listed
+    expect(page.get_by_text("74 files chosen")).to_be_visible()
+    page.get_by_role("button", name="Upload", exact=True).click()
+    expect(page).to_have_url(re.compile(r"/batches/[0-9a-f-]{36}$"))
+    wait_for(lambda: batch_of().status == BatchStatus.QUEUED, 60, "the batch to be submitted")
+    paths = [image.path for image in images()]
+    assert len(paths) == 74
+    assert {"alone.png", "cd 1/ward/069.png", "cd 2/ward/002.png"} <= set(paths)
+
+
+def test_a_drop_beside_the_box_is_taken_and_the_page_stays(
+    page: Page, link: Callable[[], str], tmp_path: Path
+) -> None:
+    (tmp_path / "one.png").write_bytes(png("one"))
+    (tmp_path / "two.png").write_bytes(png("two"))
+    sign_in(page, link)
+    page.goto("/batches/new")
+    page.locator("[data-files]").set_input_files(tmp_path / "one.png")
+    drag(page, [tmp_path / "two.png"], 5, 5)
+    expect(page.get_by_text("2 files chosen")).to_be_visible()
+    assert page.url.endswith("/batches/new")
+
+
+def test_what_is_dropped_while_others_are_sent_is_sent_too(
+    page: Page, link: Callable[[], str], tmp_path: Path
+) -> None:
+    root = folder(tmp_path / "night", 3)
+    (tmp_path / "late.png").write_bytes(png("late"))
+    sign_in(page, link)
+    page.goto("/batches/new")
+    page.locator("[data-folder]").set_input_files(root)
+    held: list[Any] = []
+    page.route("**/files", lambda route: route.continue_() if held else held.append(route))
+    page.get_by_role("button", name="Upload", exact=True).click()
+    wait_for(lambda: page.title() and bool(held), 60, "the first request")
+    drag(page, [tmp_path / "late.png"], 300, 300)
+    expect(page.get_by_text("4 files chosen")).to_be_visible()
+    held[0].continue_()
+    wait_for(
+        lambda: page.title() and batch_of().status == BatchStatus.QUEUED, 60, "the batch to be submitted"
+    )
+    assert [image.path for image in images()] == ["late.png", *(f"night/ward/{n:03d}.png" for n in range(3))]

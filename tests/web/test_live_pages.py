@@ -15,6 +15,7 @@ from store.base.tables import Batch, Image
 from store.intake import summary
 from store.operations import retention
 from tests.reading import read_batch
+from tests.running import wait_for
 from tests.web.asking import Asker, Browser, png
 from tests.web.browsing import chromium, draw, page, sign_in
 from tests.web.serving import Serving
@@ -83,6 +84,53 @@ def test_a_batchs_page_ends_though_a_control_has_the_focus(
     read_batch(batch)
     expect(title).to_contain_text("done")
     expect(bell).to_be_hidden()  # it stands outside the part that is replaced
+
+
+LISTEN = """(() => {
+    window.shown = [];
+    const Real = Notification;
+    window.Notification = class extends Real {
+        constructor(title, options) {
+            super(title, options);
+            this.addEventListener("show", () => window.shown.push([title, options.body]));
+        }
+    };
+})()"""
+COVER = """(hidden) => {
+    Object.defineProperty(document, "hidden", { get: () => hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_a_tab_behind_others_counts_in_its_title_and_notifies(
+    page: Page, link: Callable[[], str], ask: Asker, blobs: BlobStore, serving: Serving
+) -> None:
+    page.context.grant_permissions(["notifications"], origin=serving.url)
+    page.add_init_script(LISTEN)
+    batch = ask.draft(label="Night")
+    ask.send(batch, *((f"{n}.png", png(str(n))) for n in range(4)))
+    ask.post(f"/batches/{batch}/submit")
+    sign_in(page, link)
+    page.goto(f"/batches/{batch}")
+    expect(page).to_have_title(re.compile("^0% · Night"))
+    page.get_by_role("button", name="Notify me when it is done").click()
+    bell = page.get_by_role("button", name="You are notified when it is done")
+    expect(bell).to_have_attribute("aria-pressed", "true")
+    page.reload()
+    expect(bell).to_have_attribute("aria-pressed", "true")  # as it was left
+    page.clock.install()  # nobody waits a minute
+    page.evaluate(COVER, True)
+    read_batch(batch, fail=frozenset(["3.png"]))
+
+    def is_shown() -> bool:
+        page.clock.run_for(5000)
+        return bool(page.evaluate("shown.length"))
+
+    wait_for(is_shown, 60, "the notification")
+    assert page.evaluate("shown") == [["Night · FractureAI", "partial: 3 of 4 images read"]]
+    expect(page).to_have_title(re.compile("^Night"))
+    page.evaluate(COVER, False)
+    expect(page.get_by_role("heading", level=1)).to_contain_text("partial")
 
 
 def test_chosen_files_are_listed_with_sizes_and_can_be_taken_out(

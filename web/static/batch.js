@@ -1,9 +1,10 @@
-// A batch that is read: asked for with its ETag, the slower the less changes and the more people watch, and not at all
-// while nobody looks.
+// A batch that is read: asked for with its ETag, the slower the less changes and the more people watch. While nobody
+// looks once a minute, for the tab's title, and somewhat sooner for who wants to be notified.
 "use strict";
 
 const QUICK = 1500;
 const SLOWEST = 20000;
+const UNSEEN = 60000;
 const TABLE_EVERY = 15000;
 const ENDED = ["done", "partial", "failed", "cancelled"];
 
@@ -22,9 +23,12 @@ function valueAt(batch, path) {
 
 const batchTitle = document.title;
 
+function showTitle(status, ended, total) {
+  document.title = ENDED.includes(status) ? batchTitle : `${Math.floor((100 * ended) / (total || 1))}% · ${batchTitle}`;
+}
+
 function showCounts(batch) {
-  const ended = valueAt(batch, "ended");
-  document.title = ENDED.includes(batch.status) ? batchTitle : `${Math.floor((100 * ended) / (batch.counts.total || 1))}% · ${batchTitle}`;
+  showTitle(batch.status, valueAt(batch, "ended"), batch.counts.total);
   for (const element of document.querySelectorAll("[data-field]")) {
     const value = valueAt(batch, element.dataset.field);
     element.textContent = typeof value === "number" ? figure.format(value) : value;
@@ -57,8 +61,9 @@ async function follow(head) {
   let saidAt = 0;
   let stale = false;
   for (;;) {
-    await sleep(pause * (0.8 + 0.4 * Math.random())); // many watchers do not ask in step
-    await untilSeen();
+    const spread = 0.8 + 0.4 * Math.random(); // many watchers do not ask in step
+    await sleep(pause * spread);
+    if (document.hidden) await Promise.race([sleep((isWanted() ? SLOWEST : UNSEEN) * spread), untilSeen()]);
     let answer;
     try {
       answer = await fetch(head.dataset.live, { headers: { "If-None-Match": etag }, cache: "no-store" });
@@ -104,24 +109,40 @@ async function follow(head) {
   }
 }
 
-// A browser's own notification when the batch has ended, for who asked for it on this page.
+// A browser's own notification when the batch has ended, for who asked for it on this page; kept while its tab is.
 const bell = document.querySelector("[data-notify]");
 const asked = bell?.textContent;
+const bellKey = `notify ${location.pathname}`;
+
+function isWanted() {
+  return bell?.getAttribute("aria-pressed") === "true" && Notification.permission === "granted";
+}
+
+function ring(on) {
+  bell.setAttribute("aria-pressed", String(on));
+  bell.textContent = on ? "You are notified when it is done" : Notification.permission === "denied" ? "The browser allows no notifications here" : asked;
+  if (on) sessionStorage.setItem(bellKey, "1");
+  else sessionStorage.removeItem(bellKey);
+}
 
 function notify(words) {
-  if (bell?.getAttribute("aria-pressed") === "true" && Notification.permission === "granted") new Notification(batchTitle, { body: words });
+  if (!isWanted()) return;
+  sessionStorage.removeItem(bellKey);
+  const shown = new Notification(batchTitle, { body: words, icon: document.querySelector("link[rel=icon]").href, tag: bellKey });
+  shown.addEventListener("click", () => { window.focus(); shown.close(); });
 }
 
 if (bell && "Notification" in window) {
   bell.hidden = false;
+  if (sessionStorage.getItem(bellKey) && Notification.permission === "granted") ring(true);
   bell.addEventListener("click", async () => {
-    const on = bell.getAttribute("aria-pressed") !== "true" && (await Notification.requestPermission()) === "granted";
-    bell.setAttribute("aria-pressed", String(on));
-    bell.textContent = on ? "You are notified when it is done" : Notification.permission === "denied" ? "The browser allows no notifications here" : asked;
+    ring(bell.getAttribute("aria-pressed") !== "true" && (await Notification.requestPermission()) === "granted");
   });
 }
 
 const head = document.querySelector("[data-live]");
+const bar = document.querySelector("[data-bar=ended]");
+if (head && bar) showTitle(head.dataset.status, bar.value, bar.max);
 if (head && head.dataset.status !== "draft") follow(head);
 
 document.addEventListener("change", (event) => {

@@ -207,6 +207,7 @@ class Upload {
   constructor(form) {
     this.form = form;
     this.chosen = new Map();
+    this.adding = Promise.resolve();
     this.title = document.title;
     this.key = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;
     this.box = document.querySelector("[data-progress]");
@@ -219,19 +220,29 @@ class Upload {
     this.button = form.querySelector("button:not([type=button])");
     const drop = form.querySelector("[data-drop]");
     for (const input of form.querySelectorAll("[data-files], [data-folder]")) input.addEventListener("change", () => this.choose(input));
+    // Anywhere on the page: a drop beside the box would leave the page for the file, and lose what was chosen.
+    const isOfFiles = (event) => event.dataTransfer.types.includes("Files");
+    let within = 0; // elements that were entered and not left
+    addEventListener("dragenter", () => { within += 1; });
+    addEventListener("dragleave", () => { within -= 1; if (within <= 0) drop.classList.remove("over"); });
     for (const name of ["dragenter", "dragover"]) {
-      drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+      addEventListener(name, (event) => {
+        if (!isOfFiles(event)) return;
+        event.preventDefault();
+        drop.classList.add("over");
+      });
     }
-    drop.addEventListener("dragleave", () => drop.classList.remove("over"));
-    drop.addEventListener("drop", (event) => {
+    addEventListener("drop", (event) => {
+      within = 0;
+      if (!isOfFiles(event)) return;
       event.preventDefault();
       drop.classList.remove("over");
       const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
       const plain = [...event.dataTransfer.files];
-      this.adding = (async () => {
+      this.addLater(async () => {
         if (!entries.length) await this.add(plain.map((file) => ({ file, path: file.name })));
         for (const entry of entries) await this.add(await filesOf(entry));
-      })();
+      });
     });
     this.part("now").addEventListener("click", () => this.wake());
     addEventListener("online", () => this.wake());
@@ -248,7 +259,15 @@ class Upload {
   choose(input) {
     const files = [...input.files];
     input.value = "";
-    this.adding = this.add(files.map((file) => ({ file, path: file.webkitRelativePath || file.name })));
+    this.addLater(() => this.add(files.map((file) => ({ file, path: file.webkitRelativePath || file.name }))));
+  }
+
+  // One drop after the other: a second one, while a large folder is still listed, does not displace the first.
+  addLater(task) {
+    this.adding = this.adding.then(task).catch((error) => {
+      this.box.hidden = false;
+      this.say("trouble", `Something that was chosen cannot be read, and is not in the list: ${error.message}`);
+    });
   }
 
   async add(items) {
@@ -327,7 +346,7 @@ class Upload {
     this.part("bar").hidden = false;
     this.box.hidden = false;
     this.part("actions").hidden = true;
-    this.list.items = items;
+    this.list.items = [...items];
     this.list.draw();
     this.flowing();
     this.box.scrollIntoView({ block: "nearest" });
@@ -352,6 +371,12 @@ class Upload {
       }
       await this.sendAll(items);
       this.mayBeHere = true;
+      for (let more = await this.chosenBeside(items); more.length; more = await this.chosenBeside(items)) {
+        items.push(...more);
+        this.list.items.push(...more);
+        await this.persist(() => postJson(`${this.here}/known`, { bytes: more.reduce((sum, item) => sum + item.file.size, 0) }));
+        await this.sendAll(items);
+      }
       if (options.has("start")) await this.persist(() => postJson(`${this.here}/submit`, {}));
     } catch (error) {
       this.mayBeHere = true;
@@ -372,6 +397,13 @@ class Upload {
     this.list.draw();
     this.part("link").href = page;
     this.part("actions").hidden = false;
+  }
+
+  // Files that were chosen while the others went: they are sent too, before the reading starts.
+  async chosenBeside(items) {
+    await this.adding;
+    const sent = new Set(items);
+    return [...this.chosen.values()].filter((item) => !sent.has(item));
   }
 
   async sendAll(items) {
