@@ -12,11 +12,13 @@ import argparse
 import json
 import os
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import Session
 
 from bench.service import SILENT, small_pictures, variant, with_server
 from cli.client import Client
@@ -24,7 +26,20 @@ from cli.submit import SubmitOptions, run_submit
 from cli.supervise import Server
 from phantoms.files import encode_phantom
 from phantoms.film import make_phantom
-from store.queue.pace import EARLIER, Mark, Pace, mark_number, pace_of, passed_by_work, seconds_left, typical
+from store.base.tables import Batch
+from store.queue.pace import (
+    EARLIER,
+    Beside,
+    Mark,
+    Pace,
+    batches_beside,
+    ended_batches,
+    mark_number,
+    pace_of,
+    passed_by_work,
+    seconds_left,
+    typical,
+)
 from vocabulary.states import STAGES
 
 FOLDER = Path(__file__).resolve().parent / "runs"
@@ -55,6 +70,9 @@ class RecordedRun:
     samples
         Seconds since the first, images in all, images that ended unread, how many had passed each stage, and
         how many milliseconds workers had been at each.
+    beside
+        At each sample, of each other batch that the server counted: a number that it keeps, its images that
+        wait, those in flight, whether it has reports, when it changed last, and the same counts.
     """
 
     name: str
@@ -62,6 +80,7 @@ class RecordedRun:
     report: bool
     load: float
     samples: list[list[float]]
+    beside: list[list[list[float]]] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -71,7 +90,8 @@ class RecordedRun:
     @property
     def pace(self) -> Pace | None:
         """What it took."""
-        return pace_of(self._marks()[-1], self.seconds)
+        others = self._beside()[-1] if self.beside else []
+        return pace_of(self._marks()[-1], self.seconds, sum(other.worked_since(0.0) for other in others))
 
     def _marks(self) -> list[Mark]:
         found = []
@@ -81,17 +101,35 @@ class RecordedRun:
             found.append(Mark(at, tuple(passed_by_work(passed, int(unread))), tuple(worked)))
         return found
 
+    def _beside(self) -> list[list[Beside]]:
+        marks: dict[float, list[Mark]] = {}
+        found = []
+        for others in self.beside:
+            now = []
+            for key, waiting, in_flight, report, at, *rest in others:
+                counts = [int(n) for n in rest]
+                mark = Mark(at, tuple(counts[: len(STAGES)]), tuple(counts[len(STAGES) :]))
+                past = marks.setdefault(key, [])
+                if not past or mark.worked != past[-1].worked:
+                    past.append(mark)
+                now.append(Beside([*past], int(waiting), int(in_flight), bool(report)))
+            found.append(now)
+        return found
+
     def estimates(self, earlier: Pace | None) -> Iterator[Estimate]:
         """Yield what the server says at each change."""
         marks: dict[int, Mark] = {}
         cost = self.samples[-1][3 + len(STAGES) :]
-        for (at, total, unread, *counts), now in zip(self.samples, self._marks(), strict=True):
+        others = self._beside() or [[] for _ in self.samples]
+        for (at, total, unread, *counts), now, beside in zip(
+            self.samples, self._marks(), others, strict=True
+        ):
             passed = [int(n) for n in counts[: len(STAGES)]]
             if any(passed):
                 marks.setdefault(mark_number(passed, int(total)), now)
             if at < self.seconds:
                 read = int(total - unread)
-                left = seconds_left([*marks.values(), now], now, read, earlier)
+                left = seconds_left([*marks.values(), now], now, read, earlier, beside)
                 work = sum(ms * n / read for ms, n in zip(cost, now.passed, strict=True)) / sum(cost)
                 yield Estimate(work, left, self.seconds - at)
 
@@ -153,17 +191,34 @@ def _send(running: Server, label: str, files: Path, *, report: bool) -> None:
         run_submit(client, [files], options, SILENT, rows=0)
 
 
-def _watch(engine: Engine, label: str, ended: threading.Event) -> list[list[float]]:
+def _watch(
+    engine: Engine, label: str, ended: threading.Event
+) -> tuple[list[list[float]], list[list[list[float]]]]:
     samples: list[list[float]] = []
+    beside: list[list[list[float]]] = []
+    keys: dict[uuid.UUID | None, int] = {}
     while not ended.wait(_EVERY):
-        with engine.connect() as connection:
-            row = connection.execute(_STATE, {"label": label}).mappings().first()
-        if row is not None and row["status"] not in {"draft", "queued"}:
+        with Session(engine) as session:
+            row = session.execute(_STATE, {"label": label}).mappings().first()
+            if row is None or row["status"] in {"draft", "queued"}:
+                continue
             now = [int(row[key]) for key in ("n_total", "unread", *_OF_STAGES)]
-            if not samples or samples[-1][1:] != now:
-                samples.append([float(row["at"]), *now])
+            if samples and samples[-1][1:] == now:
+                continue
+            samples.append([float(row["at"]), *now])
+            others = []
+            batch = session.get_one(Batch, row["id"])
+            for other in batches_beside(session, batch, ended_batches(session, batch)):
+                last = other.marks[-1]
+                key = keys.setdefault(other.batch_id, len(keys))
+                what = (key, other.waiting, other.in_flight, int(other.report), last.at)
+                others.append([*what, *last.passed, *last.worked])
+            beside.append(others)
     begin = samples[0][0]
-    return [[round(at - begin, 2), *counts] for at, *counts in samples]
+    for others in beside:
+        for counts in others:
+            counts[4] = round(counts[4] - begin, 2)
+    return [[round(at - begin, 2), *counts] for at, *counts in samples], beside
 
 
 def record(running: Server, mix: Mix, folder: Path, number: int) -> RecordedRun:
@@ -180,17 +235,17 @@ def record(running: Server, mix: Mix, folder: Path, number: int) -> RecordedRun:
 
     threads = [threading.Thread(target=send, daemon=True)]
     if mix.neighbour:
-        beside = {"label": f"beside {mix.name}", "files": others, "report": mix.report}
-        threads.append(threading.Thread(target=_send, args=(running,), kwargs=beside, daemon=True))
+        neighbour = {"label": f"beside {mix.name}", "files": others, "report": mix.report}
+        threads.append(threading.Thread(target=_send, args=(running,), kwargs=neighbour, daemon=True))
     for thread in threads:
         thread.start()
     url = os.environ["FRACTUREAI_DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://")
     engine = create_engine(url)
-    samples = _watch(engine, mix.name, ended)
+    samples, beside = _watch(engine, mix.name, ended)
     engine.dispose()
     for thread in threads:
         thread.join()
-    return RecordedRun(mix.name, number, mix.report, round(load, 1), samples)
+    return RecordedRun(mix.name, number, mix.report, round(load, 1), samples, beside if any(beside) else [])
 
 
 def write_files(folder: Path, mix: Mix, series: int, *, count: int | None = None) -> Path:
@@ -228,7 +283,10 @@ def keep(run: RecordedRun, folder: Path) -> None:
     lines = ",\n  ".join(json.dumps(sample) for sample in run.samples)
     facts = {"name": run.name, "number": run.number, "report": run.report, "load": run.load}
     head = json.dumps(facts).strip("{}")
-    (folder / f"{name}.json").write_text(f'{{\n {head},\n "samples": [\n  {lines}\n ]\n}}\n')
+    tail = ""
+    if run.beside:
+        tail = ',\n "beside": [\n  ' + ",\n  ".join(json.dumps(others) for others in run.beside) + "\n ]"
+    (folder / f"{name}.json").write_text(f'{{\n {head},\n "samples": [\n  {lines}\n ]{tail}\n}}\n')
 
 
 def record_all(folder: Path) -> None:

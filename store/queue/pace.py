@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from statistics import median
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 
-from store.base.tables import Batch, BatchMark
-from vocabulary.states import STAGES, BatchStatus
+from settings import get_settings
+from store.base.tables import Batch, BatchMark, Work, WorkKind, WorkState
+from vocabulary.states import STAGES, BatchStatus, Stage
 
 #: Marks that a batch leaves from its beginning to its end.
 MARKS = 64
@@ -26,6 +29,8 @@ LATEST_WORK = 0.5
 OWN = 0.8
 #: Earlier batches that are looked at, and how far back the like of a batch is looked for.
 EARLIER, LOOK_BACK = 5, 50
+#: Other batches that are looked at: those which are read first.
+BESIDE = 100
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,55 @@ class Pace:
     busy: float
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Another batch that the same workers read.
+
+    Attributes
+    ----------
+    marks
+        How far it was, in the order of time; the last is how far it is.
+    waiting
+        Its images that have not begun and go to the workers before the last one of the batch in question.
+    in_flight
+        Its images that are with the workers.
+    report
+        Whether it has reports.
+    """
+
+    marks: Sequence[Mark]
+    waiting: int
+    in_flight: int
+    report: bool = True
+    batch_id: uuid.UUID | None = None
+
+    def worked_since(self, at: float) -> float:
+        """Return the seconds that workers have been at it since then."""
+        before = [mark for mark in self.marks if mark.at <= at]
+        return (sum(self.marks[-1].worked) - (sum(before[-1].worked) if before else 0)) / 1000
+
+    def ahead(self, costs: Sequence[float], stages: int) -> float:
+        """Return the seconds of a worker that it takes while an image of ours passes `stages` more stages.
+
+        Workers take in turns what is in flight: each such image passes as many stages meanwhile.
+
+        Parameters
+        ----------
+        costs
+            Our milliseconds of a worker an image in each stage, for stages that it has not come to.
+        """
+        now = self.marks[-1]
+        at = [0, *(max(0, a - b) for a, b in pairwise(now.passed))]  # images whose next stage this is
+        at[0] = max(0, self.in_flight - sum(at))
+        seconds = 0.0
+        for stage, (passed, worked) in enumerate(zip(now.passed, now.worked, strict=True)):
+            cost = worked / passed if passed else costs[stage]
+            if STAGES[stage] is Stage.REPORT and not self.report:
+                cost = 0.0
+            seconds += cost * (self.waiting + sum(at[max(0, stage - stages + 1) : stage + 1])) / 1000
+        return seconds
+
+
 def mark_number(passed: Sequence[int], total: int) -> int:
     """Return which of the `MARKS` of a batch its progress has come to."""
     return MARKS * sum(passed) // max(1, total * len(passed))
@@ -74,12 +128,19 @@ def passed_by_work(passed: Sequence[int], unread: int) -> list[int]:
     return [max(0, n - unread) for n in passed]
 
 
-def seconds_left(marks: Sequence[Mark], now: Mark, total: int, earlier: Pace | None = None) -> float | None:
+def seconds_left(
+    marks: Sequence[Mark],
+    now: Mark,
+    total: int,
+    earlier: Pace | None = None,
+    beside: Sequence[Beside] = (),
+) -> float | None:
     """Estimate how many seconds after `now` every image has passed every stage.
 
     It is the work that is left, in seconds of a worker, by the workers that are busy at once. Both are
     measured on this batch's latest part; of a stage that no image has passed, and of how many workers are
-    busy once the later stages have begun, earlier batches tell.
+    busy once the later stages have begun, earlier batches tell. Other batches' work that is done before this
+    one's last image counts as left, and what was done of it as done.
 
     Parameters
     ----------
@@ -87,6 +148,8 @@ def seconds_left(marks: Sequence[Mark], now: Mark, total: int, earlier: Pace | N
         Of the present round, in the order of time.
     total
         Images that are, or will be, read.
+    beside
+        Other batches that the same workers read.
 
     Returns
     -------
@@ -109,15 +172,21 @@ def seconds_left(marks: Sequence[Mark], now: Mark, total: int, earlier: Pace | N
     begin = max(
         (mark for mark in known if work(mark) <= (1 - LATEST_WORK) * done), key=work, default=known[0]
     )
-    window, progress = latest.at - begin.at, done - work(begin)
+    changes = [mark.at for mark in known if mark.at >= begin.at]
+    changes += [mark.at for other in beside for mark in other.marks if begin.at <= mark.at <= now.at]
+    end = max(latest.at, *changes)
+    window = end - begin.at
+    progress = done - work(begin) + sum(other.worked_since(begin.at) for other in beside)
     if window <= 0 or progress <= 0:
         return None
     own = min(1.0, done / whole / OWN) if earlier else 1.0
     busy = math.pow(progress / window, own) * math.pow(earlier.busy if earlier else 1.0, 1 - own)
-    left = (whole - done) / busy
-    gap = window / sum(mark.at >= begin.at for mark in known)  # from one change to the next
-    late = max(0.0, now.at - latest.at - gap)  # the pace is what it would be if the next change came now
-    waited = min(gap, now.at - latest.at)
+    stages = sum(n < total for n in now.passed)
+    ahead = sum(other.ahead(costs, stages) for other in beside)
+    left = (whole - done + ahead) / busy
+    gap = window / len(changes)  # from one change to the next
+    late = max(0.0, now.at - end - gap)  # the pace is what it would be if the next change came now
+    waited = min(gap, now.at - end)
     return max(left * math.pow(1 + late / window, own) - waited, min(gap, left) / 4)  # something is left
 
 
@@ -144,11 +213,11 @@ def _costs(known: Sequence[Mark], latest: Mark, earlier: Pace | None) -> list[fl
     return costs
 
 
-def _mark(at: datetime, batch: Batch) -> Mark:
+def _mark(at: float, batch: Batch) -> Mark:
     passed = [int(getattr(batch, f"s_{stage}")) for stage in STAGES]
     unread = batch.n_rejected + batch.n_failed + batch.n_cancelled
     worked = tuple(int(getattr(batch, f"ms_{stage}")) for stage in STAGES)
-    return Mark(at.timestamp(), tuple(passed_by_work(passed, unread)), worked)
+    return Mark(at, tuple(passed_by_work(passed, unread)), worked)
 
 
 def typical(paces: Sequence[Pace]) -> Pace | None:
@@ -159,53 +228,152 @@ def typical(paces: Sequence[Pace]) -> Pace | None:
     return Pace(tuple(median(cost) for cost in costs), median(pace.busy for pace in paces))
 
 
-def pace_of(last: Mark, seconds: float) -> Pace | None:
-    """Return what a batch took that has ended after so many seconds; None where nothing of it was read."""
+def pace_of(last: Mark, seconds: float, beside: float = 0.0) -> Pace | None:
+    """Return what a batch took that has ended after so many seconds; None where nothing of it was read.
+
+    Parameters
+    ----------
+    beside
+        Seconds that workers were at other batches meanwhile.
+    """
     if not min(last.passed) or seconds <= 0 or not all(last.worked):
         return None
     costs = tuple(ms / n for ms, n in zip(last.worked, last.passed, strict=True))
-    return Pace(costs, sum(last.worked) / 1000 / seconds)
+    return Pace(costs, (sum(last.worked) / 1000 + beside) / seconds)
 
 
-def earlier_pace(session: Session, batch: Batch) -> Pace | None:
-    """Return what the site's latest batches took that were asked for the same; None where there is none."""
+@dataclass(frozen=True)
+class Ended:
+    """A batch that has ended, and from when to when it was read."""
+
+    batch: Batch
+    begin: float
+    end: float
+
+    @property
+    def mark(self) -> Mark:
+        """How far it was at its end."""
+        return _mark(self.end, self.batch)
+
+    def worked_within(self, begin: float, end: float) -> float:
+        """Return the seconds that workers were at it between two moments, as if at an even pace."""
+        shared = max(0.0, min(end, self.end) - max(begin, self.begin))
+        return sum(self.mark.worked) / 1000 * shared / max(self.end - self.begin, 0.001)
+
+
+def ended_batches(session: Session, batch: Batch) -> list[Ended]:
+    """Return those of the site's latest batches that have ended, the latest first."""
     latest = (
         select(Batch.id)
         .where(Batch.site_id == batch.site_id, Batch.id != batch.id)
         .order_by(Batch.created_at.desc(), Batch.id.desc())
         .limit(LOOK_BACK)
     )
-    alike = (
+    rows = session.scalars(
+        select(Batch)
+        .where(Batch.id.in_(latest), Batch.round == 1, Batch.finished_at.is_not(None))
+        .order_by(Batch.created_at.desc(), Batch.id.desc())
+    )
+    return [
+        Ended(row, row.started_at.timestamp(), row.finished_at.timestamp())
+        for row in rows
+        if row.started_at and row.finished_at
+    ]
+
+
+def earlier_pace(batch: Batch, ended: Sequence[Ended]) -> Pace | None:
+    """Return what the site's latest batches took that were asked for the same; None where there is none."""
+    paces: list[Pace | None] = []
+    for one in ended:
+        alike = (
+            one.batch.status == BatchStatus.DONE
+            and one.batch.with_report == batch.with_report
+            and one.batch.with_heatmap == batch.with_heatmap
+            and one.batch.is_clinical == batch.is_clinical
+        )
+        if alike and len(paces) < EARLIER:
+            others = (other.worked_within(one.begin, one.end) for other in ended if other is not one)
+            paces.append(pace_of(one.mark, one.end - one.begin, sum(others)))
+    return typical([pace for pace in paces if pace is not None])
+
+
+def _class(batch: Batch, now: datetime) -> int:
+    """Return the priority that dispatch gives a batch's work; the smaller is sent first."""
+    if not batch.is_clinical or batch.submitted_at is None or batch.priority == 0:
+        return batch.priority
+    waited = (now - batch.submitted_at).total_seconds()
+    return batch.priority - (waited >= get_settings().aging_seconds)
+
+
+def _marks_of(session: Session, batches: Sequence[Batch]) -> dict[uuid.UUID, list[Mark]]:
+    """Return how far each batch was at its marks, and how far it is."""
+    found: dict[uuid.UUID, list[Mark]] = {batch.id: [] for batch in batches}
+    query = select(BatchMark).where(BatchMark.batch_id.in_(found)).order_by(BatchMark.at)
+    for row in session.scalars(query):
+        if row.worked:
+            found[row.batch_id].append(Mark(row.at.timestamp(), tuple(row.passed), tuple(row.worked)))
+    for batch in batches:
+        at = batch.finished_at or batch.rate_at or batch.started_at or batch.created_at
+        found[batch.id].append(_mark(at.timestamp(), batch))
+    return found
+
+
+def batches_beside(session: Session, batch: Batch, ended: Sequence[Ended] = ()) -> list[Beside]:
+    """Return the other batches, of every site, that the workers read since this one began, or read before it.
+
+    As dispatch does it: what is more urgent goes first; a site's own in the order in which they were
+    submitted; sites take turns.
+    """
+    open_ = session.scalars(
         select(Batch)
         .where(
-            Batch.id.in_(latest),
-            Batch.status == BatchStatus.DONE,
-            Batch.round == 1,
-            Batch.with_report == batch.with_report,
-            Batch.with_heatmap == batch.with_heatmap,
-            Batch.run_id.is_(None) == (batch.run_id is None),
+            Batch.id != batch.id,
+            Batch.status.in_([BatchStatus.QUEUED, BatchStatus.RUNNING]),
+            Batch.paused_at.is_(None),
+            Batch.cancelled_at.is_(None),
+            or_(Batch.priority - 1 <= batch.priority, Batch.status == BatchStatus.RUNNING),
         )
-        .order_by(Batch.created_at.desc())
-        .limit(EARLIER)
+        .order_by(Batch.priority, Batch.submitted_at)
+        .limit(BESIDE)
+    ).all()
+    begin = batch.started_at.timestamp() if batch.started_at else math.inf
+    over = [one.batch for one in ended if one.end > begin]
+    marks = _marks_of(session, [*open_, *over])
+    sent = select(Work.batch_id, func.sum(Work.n_images)).where(
+        Work.state.in_([WorkState.PUBLISHED, WorkState.RUNNING]), Work.kind == WorkKind.CHUNK
     )
-    paces = [
-        pace_of(_mark(ended.finished_at, ended), (ended.finished_at - ended.started_at).total_seconds())
-        for ended in session.scalars(alike)
-        if ended.finished_at and ended.started_at
-    ]
-    return typical([pace for pace in paces if pace is not None])
+    with_workers = {id_: n for id_, n in session.execute(sent.group_by(Work.batch_id))}
+    now = datetime.now(UTC)
+    turns: dict[uuid.UUID, int] = {}
+    found = [Beside(marks[one.id], 0, 0, one.with_report, one.id) for one in over]
+    for other in open_:
+        unread = other.n_rejected + other.n_failed + other.n_cancelled
+        left = other.n_total - unread - other.n_done
+        in_flight = min(with_workers.get(other.id, 0), left)
+        due = left - in_flight
+        theirs, ours = _class(other, now), _class(batch, now)
+        if theirs > ours:
+            in_flight = due = 0
+        elif theirs == ours and other.site_id != batch.site_id:
+            had = turns.get(other.site_id, 0)
+            due = min(due, max(0, batch.n_queued - had))
+            turns[other.site_id] = had + due
+        elif theirs == ours and (other.submitted_at or now) > (batch.submitted_at or now):
+            due = 0
+        found.append(Beside(marks[other.id], due, in_flight, other.with_report, other.id))
+    return found
 
 
 def batch_seconds_left(session: Session, batch: Batch) -> float | None:
     """Estimate how many seconds a batch still takes; None until there is a pace."""
     if batch.rate_at is None:
         return None
-    rows = session.scalars(select(BatchMark).where(BatchMark.batch_id == batch.id).order_by(BatchMark.at))
-    marks = [Mark(row.at.timestamp(), tuple(row.passed), tuple(row.worked)) for row in rows if row.worked]
-    latest = _mark(batch.rate_at, batch)
+    *marks, latest = _marks_of(session, [batch])[batch.id]
     now = Mark(max(datetime.now(UTC).timestamp(), latest.at), latest.passed, latest.worked)
     total = batch.n_total - batch.n_rejected - batch.n_failed - batch.n_cancelled
-    return seconds_left([*marks, latest], now, total, earlier_pace(session, batch))
+    ended = ended_batches(session, batch)
+    beside = batches_beside(session, batch, ended)
+    return seconds_left([*marks, latest], now, total, earlier_pace(batch, ended), beside)
 
 
 def reset_marks(session: Session, batch: Batch) -> None:

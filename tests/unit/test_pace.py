@@ -10,6 +10,7 @@ from bench.pace import Estimate, read_runs, told
 from store.queue.pace import (
     LEAST,
     MARKS,
+    Beside,
     Mark,
     Pace,
     mark_number,
@@ -127,6 +128,45 @@ def test_a_late_chunk_is_waited_for_without_a_jump() -> None:
         assert None not in said
         assert all(left and left > 0 for left in said)
         assert all(abs(b - a) <= 2.0 for a, b in pairwise(said)), said  # type: ignore[operator]
+
+
+def even(at: float, images: int) -> Mark:
+    """Return a batch that was at each of five stages at once: 100 ms of a worker an image and stage."""
+    return Mark(at, (images,) * 5, (100 * images,) * 5)
+
+
+def test_what_goes_before_a_batch_counts_and_what_goes_behind_it_does_not() -> None:
+    marks = [even(float(n), 4 * n) for n in range(1, 6)]  # two workers at once
+    alone = seconds_left(marks, marks[-1], 60)
+    assert alone == pytest.approx(10.0, rel=0.05)
+    behind = Beside([even(0.0, 0)], waiting=0, in_flight=0)
+    assert seconds_left(marks, marks[-1], 60, None, [behind]) == pytest.approx(alone)
+    before = Beside([even(0.0, 0)], waiting=40, in_flight=0)
+    assert seconds_left(marks, marks[-1], 60, None, [before]) == pytest.approx(2 * alone, rel=0.05)
+    silent = Beside([even(0.0, 0)], waiting=40, in_flight=0, report=False)
+    assert seconds_left(marks, marks[-1], 60, None, [silent]) == pytest.approx(1.8 * alone, rel=0.05)
+
+
+def test_half_of_the_workers_are_another_batchs() -> None:
+    """Both are half read, in turns: each has as long as both need."""
+    ours = [even(float(n), 2 * n) for n in range(1, 11)]
+    theirs = Beside([even(n + 0.5, 2 * n) for n in range(10)], waiting=0, in_flight=20)
+    assert seconds_left(ours, ours[-1], 40, None, [theirs]) == pytest.approx(10.0, rel=0.1)
+
+
+def test_in_flight_images_pass_as_many_stages_as_ours() -> None:
+    """Ours wait for reports alone; of theirs three have one stage before them, and four all five."""
+    now = Mark(1.0, (10, 10, 10, 10, 7), (1000, 1000, 1000, 1000, 700))
+    beside = Beside([now], waiting=0, in_flight=7)
+    assert beside.ahead([100.0] * 5, 1) == pytest.approx(0.1 * (3 + 4))
+    assert beside.ahead([100.0] * 5, 5) == pytest.approx(0.1 * (3 + 4 * 5))
+
+
+def test_how_many_workers_are_busy_counts_those_at_other_batches() -> None:
+    alone, shared_ = pace_of(even(20.0, 20), 20.0), pace_of(even(20.0, 20), 20.0, beside=10.0)
+    assert alone
+    assert shared_
+    assert (alone.busy, shared_.busy) == (0.5, 1.0)
 
 
 #: Of each recorded run, the share of what was said that must hold; the constants were chosen on other runs.
