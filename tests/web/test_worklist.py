@@ -310,6 +310,28 @@ def fits(name: str, answer: Any, status: int = 200) -> Any:
     return answer.json
 
 
+def test_on_a_phone_the_list_comes_before_the_filters(
+    page: Page, link: Callable[[], str], batch: str
+) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    sign_in(page, link)
+    page.goto("/worklist")
+    expect(page.locator("[data-row]").first).to_be_in_viewport()
+    finding = page.locator("select[name=triage]")
+    expect(finding).to_be_hidden()
+    unfold = page.get_by_role("button", name="More filters")
+    unfold.focus()
+    page.keyboard.press("Enter")
+    expect(finding).to_be_visible()
+    finding.select_option("doubt")  # submits
+    page.wait_for_url("**triage=doubt**")
+    expect(finding).to_be_visible()  # one of them is set
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto("/worklist")
+    expect(finding).to_be_visible()
+    expect(unfold).to_be_hidden()
+
+
 def test_a_program_does_the_same_with_several_studies(ask: Asker, stranger: Asker, batch: str) -> None:
     waiting = [row["study_id"] for row in ask.get("/worklist").json["items"]]
     chosen = waiting[:3]

@@ -16,6 +16,19 @@ function stand(row) {
   row.scrollIntoView({ block: "nearest" });
 }
 
+// On a phone the list comes first: the filters are folded below the search, unless one of them is set.
+const filters = document.querySelector("[data-filters]");
+const unfold = filters.querySelector("[data-unfold]");
+if (matchMedia("(max-width: 40rem)").matches && !filters.hasAttribute("data-narrowed")) {
+  filters.classList.add("folded");
+  unfold.hidden = false;
+  unfold.addEventListener("click", () => {
+    const folded = filters.classList.toggle("folded");
+    unfold.setAttribute("aria-expanded", String(!folded));
+    unfold.textContent = folded ? "More filters" : "Fewer filters";
+  });
+}
+
 document.addEventListener("focusin", ({ target }) => {
   const row = target.closest?.("[data-row]");
   if (!row) return;
