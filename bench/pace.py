@@ -264,16 +264,16 @@ def mixes() -> list[Mix]:
     small = small_pictures(24)
     large = [encode_phantom(make_phantom(n, "hand", size=(1800, 1500)), "jpeg") for n in range(4)]
     legs = [make_phantom(100 + n, "leg", size=(3000, 2500)) for n in range(3)]
-    films = [encode_phantom(legs[n % 3], "dicom", study=f"{n // 2}", number=1 + n % 2) for n in range(40)]
+    films = [encode_phantom(legs[n % 3], "dicom", study=f"{n // 2}", number=1 + n % 2) for n in range(80)]
     return [
-        Mix("the first 60 of a fresh server", small, 60),
-        Mix("60 with reports", small, 60),
-        Mix("120 without reports", small, 120, report=False),
-        Mix("80, a quarter refused", small, 80, broken=4),
-        Mix("60 small and large", [*large, *small[:4]], 60),
-        Mix("40 large DICOM files", films, 40, ending="dcm"),
-        Mix("100 beside a batch of 100", small, 100, neighbour=100),
-        Mix("200 with reports", small, 200),
+        Mix("the first 300 of a fresh server", small, 300),
+        Mix("300 with reports", small, 300),
+        Mix("900 without reports", small, 900, report=False),
+        Mix("400, a quarter refused", small, 400, broken=4),
+        Mix("150 small and large", [*large, *small[:4]], 150),
+        Mix("80 large DICOM files", films, 80, ending="dcm"),
+        Mix("300 beside a batch of 300", small, 300, neighbour=300),
+        Mix("900 with reports", small, 900),
     ]
 
 
