@@ -161,7 +161,7 @@ def test_a_day_at_the_hospital(
     expect(page.locator("[data-field='counts.failed']")).to_have_text("1")
     gone.parent.mkdir(parents=True, exist_ok=True)
     aside.rename(gone)
-    page.get_by_role("button", name="Retry failed and cancelled").click()
+    page.get_by_role("button", name="Retry failed", exact=True).click()
     expect(title).to_contain_text("done", timeout=PATIENCE)
     expect(page.locator("[data-field='counts.done']")).to_have_text("8")
 

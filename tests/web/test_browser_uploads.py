@@ -233,7 +233,9 @@ def test_cancel_retry_prioritise_and_download(
         batches.retry(session, batch.id, batch.site_id)
     names = [image.path for image in images()]
     read_batch(batch.id, fail=frozenset(names[:3]))
-    page.goto(f"/batches/{batch.id}?status=failed")
+    page.goto(f"/batches/{batch.id}")
+    expect(page.get_by_role("button", name="Retry failed", exact=True)).to_be_visible()
+    page.get_by_role("link", name="3 failed").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("partial")
     page.get_by_label(f"Choose {names[1]}").check()
     page.get_by_role("button", name="Retry the chosen images").click()

@@ -309,7 +309,9 @@ def retry() -> Response:
     """Queue the failed and cancelled images of the chosen studies again."""
     n = _retry(_chosen())
     return _back(
-        f"{n} {'image is' if n == 1 else 'images are'} read again." if n else "Nothing could be retried."
+        f"{n} {'image is' if n == 1 else 'images are'} read again. The list shows what was, until then."
+        if n
+        else "Nothing could be retried."
     )
 
 
