@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import argparse
 import random
-import selectors
-import socket
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from bench.asking import Client, ask_all
 from bench.measure import Spread, machine, publish, quantile
 from bench.service import (
     by_role,
@@ -36,7 +34,6 @@ from web.base.cookies import SESSION
 
 TOGETHER = 1.0
 SERVERS = ("web", "Postgres")
-PATIENCE = 120.0
 
 
 def sign_in(people: int) -> list[str]:
@@ -51,26 +48,6 @@ def sign_in(people: int) -> list[str]:
     return [f"{SESSION.named(over_tls=False)}={token}" for token in tokens]
 
 
-@dataclass
-class _Asker:
-    """One person's connection."""
-
-    due: float
-    request: bytes
-    sock: socket.socket | None = None
-    answer: bytearray = field(default_factory=bytearray)
-
-    def is_over(self) -> bool:
-        """Tell whether all of the answer is here."""
-        head, end, body = self.answer.partition(b"\r\n\r\n")
-        if not end:
-            return False
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(head.partition(b"\r\n")[0].decode())
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-        return len(body) >= length
-
-
 def open_within(
     address: str, path: str, cookies: Sequence[str], seconds: float = TOGETHER
 ) -> tuple[list[float], float]:
@@ -80,44 +57,19 @@ def open_within(
     -------
     tuple
         The seconds that each waited, from their moment to the last byte; and this thread's processor seconds.
+
+    Raises
+    ------
+    RuntimeError
+        Somebody got another answer than the page.
     """
-    url = urlsplit(address)
-    where = (url.hostname or "", url.port or 80)
     chance = random.Random()  # noqa: S311 - no secret
-    begin = time.perf_counter() + 0.2
-    askers = [
-        _Asker(
-            begin + seconds * chance.random(),
-            f"GET {path} HTTP/1.1\r\nHost: {url.netloc}\r\nCookie: {cookie}\r\n\r\n".encode(),
-        )
-        for cookie in cookies
-    ]
-    waiting = sorted(askers, key=lambda asker: -asker.due)
-    waited: list[float] = []
-    selector, used = selectors.DefaultSelector(), time.thread_time()
-    while len(waited) < len(askers):
-        now = time.perf_counter()
-        while waiting and waiting[-1].due <= now:
-            asker = waiting.pop()
-            asker.sock = socket.create_connection(where)
-            asker.sock.sendall(asker.request)
-            asker.sock.setblocking(False)
-            selector.register(asker.sock, selectors.EVENT_READ, asker)
-        for key, _ in selector.select(max(0.0, waiting[-1].due - now) if waiting else 1.0):
-            asker = key.data
-            piece = key.fileobj.recv(1 << 18)  # type: ignore[union-attr]
-            if not piece:
-                raise RuntimeError("the server closed the connection")
-            asker.answer += piece
-            if asker.is_over():
-                waited.append(time.perf_counter() - asker.due)
-                selector.unregister(key.fileobj)
-        if now > begin + PATIENCE:
-            raise RuntimeError(f"{len(askers) - len(waited)} of {len(askers)} have no answer")
-    for asker in askers:
-        assert asker.sock is not None
-        asker.sock.close()
-    return waited, time.thread_time() - used
+    people = [Client(address, path, Cookie=cookie) for cookie in cookies]
+    used = time.thread_time()
+    answers = ask_all(people, [0.2 + seconds * chance.random() for _ in people])
+    if refused := [answer.status for answer in answers if answer.status != HTTPStatus.OK]:
+        raise RuntimeError(f"the server answered {refused[0]}")
+    return [answer.seconds for answer in answers], time.thread_time() - used
 
 
 def open_together(running: Server, page: str, people: int) -> dict[str, float]:

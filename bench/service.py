@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import http.client
 import multiprocessing
 import os
-import statistics
 import tempfile
 import threading
 import time
@@ -14,15 +12,16 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import psutil
 import redis
 from rich.console import Console
 from sqlalchemy import create_engine, text
 
+from bench.asking import poll
 from bench.measure import machine, publish, quantile
 from bench.reading import CACHE
 from cli.client import Client
@@ -136,10 +135,9 @@ def send(
 
 @dataclass
 class Watched:
-    """What was seen while a batch ran: bytes resident by role over time, seconds a poll took."""
+    """What was seen while a batch ran: bytes resident by role over time."""
 
     memory: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    polls: list[float] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
 
 
@@ -174,24 +172,8 @@ def _sample(seen: Watched) -> None:
             seen.memory[role].append(size)
 
 
-def _watch(running: Server, seen: Watched, first: float) -> None:
-    """Poll the newest batch as a page does: once a second, or as seldom as the server wants."""
-    url = urlsplit(running.address)
-    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60)
-    headers = {"Authorization": f"Bearer {running.access.api_key}"}
-    with Client(running.address, running.access.api_key, patience=60.0) as client:
-        newest = next(iter(client.batches()))["id"]
-    wait = first
-    while not seen.ended.wait(wait):
-        started = time.perf_counter()
-        connection.request("GET", f"/api/v1/batches/{newest}", headers=headers)
-        answer = connection.getresponse()
-        answer.read()
-        seen.polls.append(time.perf_counter() - started)
-        wait = max(1.0, float(answer.headers.get("X-Poll-Interval", 0)))
-
-
-def _database(query: str) -> int:
+def database_value(query: str) -> int:
+    """Return the number that a query of the running server's database gives; 0 for none."""
     url = os.environ["FRACTUREAI_DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://")
     engine = create_engine(url)
     with engine.connect() as connection:
@@ -204,35 +186,50 @@ def grow(running: Server, images: Path, label: str, *, reports: bool) -> dict[st
     """Send one batch with watchers, and return a column of the table."""
     broker = redis.Redis.from_url(os.environ["FRACTUREAI_BROKER_URL"])
     pushed = lambda: int(broker.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0))  # type: ignore[union-attr]  # noqa: E731
-    before, units, seen = pushed(), _database("SELECT count(*) FROM work"), Watched()
-    threads = [threading.Thread(target=_sample, args=(seen,), daemon=True)]
-    for thread in threads:
-        thread.start()
+    before, units, seen = pushed(), database_value("SELECT count(*) FROM work"), Watched()
+    sampler = threading.Thread(target=_sample, args=(seen,), daemon=True)
+    sampler.start()
+    polls: list[tuple[float, float]] = []
+    context = multiprocessing.get_context("spawn")
+    polled: Any = context.Queue()
+    ended = context.Event()
 
-    def start_watchers() -> None:
-        while _database(f"SELECT count(*) FROM batches WHERE label = '{label}'") == 0:  # noqa: S608 - ours
+    def watch() -> None:
+        while database_value(f"SELECT count(*) FROM batches WHERE label = '{label}'") == 0:  # noqa: S608 - ours
             time.sleep(0.2)
-        for number in range(WATCHERS):
-            thread = threading.Thread(target=_watch, args=(running, seen, number / WATCHERS), daemon=True)
-            thread.start()
-            threads.append(thread)
+        with Client(running.address, running.access.api_key, patience=60.0) as client:
+            newest = next(iter(client.batches()))["id"]
+        first = [number / WATCHERS for number in range(WATCHERS)]
+        path = f"/api/v1/batches/{newest}"
+        arguments = (running.address, running.access.api_key, path, first, ended, polled)
+        watchers = context.Process(target=poll, args=arguments, daemon=True)
+        watchers.start()
+        polls.extend(polled.get())
+        watchers.join()
 
-    starter = threading.Thread(target=start_watchers, daemon=True)
-    starter.start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     seconds, batch = send(running, images, label=label, reports=reports)
-    starter.join()
+    ended.set()
     seen.ended.set()
-    for thread in threads:
-        thread.join()
+    watcher.join()
+    sampler.join()
+    submitted = datetime.fromisoformat(batch["submitted_at"]).timestamp()
+    waits = {
+        "": [took for _, took in polls],
+        " while files come": [took for at, took in polls if at < submitted],
+        " while they are read": [took for at, took in polls if at >= submitted],
+    }
     total = batch["counts"]["total"]
     column: dict[str, str | int | float] = {
         "seconds": round(seconds, 1),
         "ms an image": 1000 * seconds / total,
         "messages": pushed() - before,
-        "units of work": _database("SELECT count(*) FROM work") - units,
-        "poll p50 ms": 1000 * statistics.median(seen.polls),
-        "poll p99 ms": 1000 * quantile(seen.polls, 0.99),
-        "database MB": _database("SELECT pg_database_size(current_database())") / 2**20,
+        "units of work": database_value("SELECT count(*) FROM work") - units,
+        "polls": len(polls),
+        "poll p50 ms": 1000 * quantile(waits[""], 0.5),
+        **{f"poll p99 ms{when}": 1000 * quantile(took, 0.99) for when, took in waits.items() if took},
+        "database MB": database_value("SELECT pg_database_size(currentdatabase_value())") / 2**20,
         "Valkey MB": int(broker.info("memory")["used_memory"]) / 2**20,  # type: ignore[index,arg-type]
     }
     for role in dict.fromkeys(ROLES.values()):

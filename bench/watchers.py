@@ -9,21 +9,22 @@ of their own; what they take is told as well.
 from __future__ import annotations
 
 import argparse
-import http.client
+import http
+import itertools
 import json
 import multiprocessing
 import random
-import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from bench.asking import Answer, Client, ask_all
 from bench.measure import Spread, machine, publish, quantile
 from bench.service import ROLES, by_role, processor_seconds, send, small_pictures, with_server, write_variants
+from cli.client import Client as ApiClient
 from cli.supervise import Server
 
 #: As in ``web/static/batch.js``.
@@ -31,87 +32,71 @@ QUICK, SLOWEST, TABLE_EVERY = 1.5, 20.0, 15.0
 ENDED = frozenset({"done", "partial", "failed", "cancelled"})
 
 
+class Watcher(Client):
+    """One open page: what its script asks for until the batch has ended."""
+
+    def __init__(self, address: str, key: str, batch_id: str) -> None:
+        self._page, self._live = f"/batches/{batch_id}", f"/api/v1/batches/{batch_id}"
+        super().__init__(address, self._page, Authorization=f"Bearer {key}")
+        self._pause, self._next_pause = QUICK, QUICK
+        self._table_since, self._stale, self._ended = time.monotonic(), False, False
+        self.seen: Counter[str] = Counter()
+
+    def then(self, answer: Answer) -> float | None:
+        """Return after how many seconds to ask for what next."""
+        is_page = self.path == self._page
+        self.seen["page" if is_page else str(answer.status)] += 1
+        if is_page:
+            if self._ended:
+                return None
+            self._table_since, self._stale = time.monotonic(), False
+            self.path = self._live
+        elif answer.status == http.HTTPStatus.OK:
+            self.headers["If-None-Match"] = answer.header("etag")
+            self._pause, self._stale = max(QUICK, answer.told), True
+            if json.loads(answer.body)["status"] in ENDED:
+                self._ended, self.path = True, self._page
+                return 0.0
+        elif answer.status == http.HTTPStatus.NOT_MODIFIED:
+            self._pause = max(min(1.5 * self._pause, SLOWEST), answer.told)
+        else:
+            raise RuntimeError(f"the server answered {answer.status}")
+        if self._stale and time.monotonic() - self._table_since > max(TABLE_EVERY, 5 * answer.told):
+            self.path = self._page
+            return 0.0
+        return self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - not for secrets
+
+
 @dataclass
-class Answers:
-    """What all watchers of a batch saw: answers by status, pages, seconds an answer took."""
+class Seen:
+    """What all watchers of a batch saw: answers by status, pages, seconds an answer took, what they took."""
 
-    answers: Counter[str] = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)
-    cpu: float = 0.0
-
-
-class Watcher:
-    """One open page over one kept connection."""
-
-    def __init__(self, address: str, key: str, seen: Answers) -> None:
-        url = urlsplit(address)
-        self.connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=120)
-        self.headers = {"Authorization": f"Bearer {key}"}
-        self.seen = seen
-
-    def ask(self, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes, float]:
-        """Ask once; return the answer, its body, and the seconds after which to come back."""
-        started = time.perf_counter()
-        self.connection.request("GET", path, headers=self.headers | headers)
-        answer = self.connection.getresponse()
-        body = answer.read()
-        self.seen.seconds.append(time.perf_counter() - started)
-        self.seen.answers["page" if path.startswith("/batches") else str(answer.status)] += 1
-        return answer, body, float(answer.headers.get("X-Poll-Interval", 0))
-
-    def follow(self, batch_id: str) -> None:
-        """Watch a batch until it has ended."""
-        page, live = f"/batches/{batch_id}", f"/api/v1/batches/{batch_id}"
-        self.ask(page)
-        etag, pause, table_since, stale = '""', QUICK, time.monotonic(), False
-        while True:
-            time.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - not for secrets
-            answer, body, told = self.ask(live, **{"If-None-Match": etag})
-            if answer.status == http.HTTPStatus.OK:
-                etag = answer.headers["ETag"]
-                pause, stale = max(QUICK, told), True
-                if json.loads(body)["status"] in ENDED:
-                    self.ask(page)
-                    return
-            elif answer.status == http.HTTPStatus.NOT_MODIFIED:
-                pause = max(min(1.5 * pause, SLOWEST), told)
-            else:
-                raise RuntimeError(f"the server answered {answer.status}")
-            if stale and time.monotonic() - table_since > max(TABLE_EVERY, 5 * told):
-                self.ask(page)
-                table_since, stale = time.monotonic(), False
+    answers: Counter[str]
+    seconds: list[float]
+    cpu: float
 
 
 def _batch_called(address: str, key: str, label: str) -> str:
     """Wait until a batch of this label is read, or was; return its id."""
-    watcher = Watcher(address, key, Answers())
-    while True:
-        items = json.loads(watcher.ask("/api/v1/batches?limit=5")[1])["items"]
-        for batch in items:
-            if batch["label"] == label and batch["status"] != "draft":
-                return str(batch["id"])
-        time.sleep(0.2)
+    with ApiClient(address, key, patience=60.0) as client:
+        while True:
+            for batch in itertools.islice(client.batches(), 5):
+                if batch["label"] == label and batch["status"] != "draft":
+                    return str(batch["id"])
+            time.sleep(0.2)
 
 
 def watch(address: str, key: str, label: str, n: int, said: Any) -> None:
-    """Watch a batch with `n` pages until it has ended; put a `Answers` into the queue `said`."""
-    batch_id = _batch_called(address, key, label)
-    seen, failed, began = Answers(), [], time.process_time()
-
-    def one() -> None:
-        try:
-            time.sleep(random.uniform(0, QUICK))  # noqa: S311
-            Watcher(address, key, seen).follow(batch_id)
-        except Exception as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=one) for _ in range(n)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    seen.cpu = time.process_time() - began
-    said.put(RuntimeError(f"{len(failed)} watchers failed: {failed[0]}") if failed else seen)
+    """Watch a batch with `n` pages until it has ended; put `Seen`, or an error, into the queue `said`."""
+    try:
+        batch_id = _batch_called(address, key, label)
+        began = time.process_time()
+        watchers = [Watcher(address, key, batch_id) for _ in range(n)]
+        answers = ask_all(watchers, [random.uniform(0, QUICK) for _ in watchers])  # noqa: S311
+        total = sum((watcher.seen for watcher in watchers), Counter[str]())
+        said.put(Seen(total, [answer.seconds for answer in answers], time.process_time() - began))
+    except Exception as error:
+        said.put(error)
 
 
 def read_watched(running: Server, images: Path, label: str, watchers: int) -> dict[str, float]:
@@ -148,30 +133,6 @@ def read_watched(running: Server, images: Path, label: str, watchers: int) -> di
     return figures
 
 
-def open_together(running: Server, label: str, people: int) -> dict[str, float]:
-    """Have so many people open the page of an ended batch within a second; return the figures."""
-    key = running.access.api_key
-    page = f"/batches/{_batch_called(running.address, key, label)}"
-    seen = Answers()
-
-    def one() -> None:
-        watcher = Watcher(running.address, key, seen)
-        time.sleep(random.random())  # noqa: S311
-        watcher.ask(page)
-
-    threads = [threading.Thread(target=one) for _ in range(people)]
-    before = by_role(processor_seconds)["web"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return {
-        "page opened within a second of each other, p50 ms": 1000 * quantile(seen.seconds, 0.5),
-        "the same, p99 ms": 1000 * quantile(seen.seconds, 0.99),
-        "the same, web CPU ms each": 1000 * (by_role(processor_seconds)["web"] - before) / people,
-    }
-
-
 def main() -> None:
     """Print images a second and processor time, without watchers and with them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -187,10 +148,7 @@ def main() -> None:
         for number in range(arguments.rounds):
             for series, (name, watchers) in enumerate(kinds.items(), 2 * number):
                 images = write_variants(folder / str(series), pictures, arguments.images, series)
-                figures = read_watched(running, images, f"bench {series}", watchers)
-                if watchers:
-                    figures |= open_together(running, f"bench {series}", watchers)
-                found[name].append(figures)
+                found[name].append(read_watched(running, images, f"bench {series}", watchers))
 
     with_server(work)
     columns = {
