@@ -134,4 +134,5 @@ def create_app(settings: Settings | None = None) -> Flask:
             response.headers["Cache-Control"] = "no-store"  # pictures and reports are patients'
         return response
 
+    identity.note_views(app)  # last, so that it comes first: its own answer gets the headers too
     return app

@@ -9,7 +9,7 @@ import hashlib
 import re
 import secrets
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -169,17 +169,51 @@ def write_audit(
     )
 
 
-def write_view(session: Session, identity: Identity, action: str, object_id: object) -> None:
-    """Audit a view: one line for the same person and object within ten minutes."""
-    lately = select(Audit.id).where(
-        Audit.site_id == identity.site_id,
-        Audit.object_id == str(object_id),
-        Audit.at > func.now() - timedelta(minutes=10),
-        Audit.user_id == identity.user_id,
-        Audit.action == action,
+@dataclass(frozen=True)
+class View:
+    """That somebody saw something, from where and by what."""
+
+    site_id: uuid.UUID
+    user_id: uuid.UUID
+    action: str
+    object_id: str
+    origin: Origin
+
+
+#: What was noted is asked of each view by itself, by the index on what was seen, never by a scan.
+_WRITE_VIEWS = text(
+    """
+    INSERT INTO audit (site_id, user_id, action, object_id, address, key_id, operator)
+    SELECT DISTINCT ON (site_id, user_id, action, object_id) *
+    FROM unnest(
+        CAST(:sites AS uuid[]), CAST(:users AS uuid[]), CAST(:actions AS text[]), CAST(:objects AS text[]),
+        CAST(:addresses AS text[]), CAST(:keys AS uuid[]), CAST(:operators AS text[])
+    ) AS seen (site_id, user_id, action, object_id, address, key_id, operator)
+    WHERE (
+        SELECT id FROM audit
+        WHERE audit.site_id = seen.site_id AND audit.object_id = seen.object_id
+            AND audit.at > now() - interval '10 minutes'
+            AND audit.user_id = seen.user_id AND audit.action = seen.action
+        LIMIT 1
+    ) IS NULL
+    """
+)
+
+
+def write_views(session: Session, views: Sequence[View]) -> None:
+    """Audit views in one statement: one line for the same person and object within ten minutes."""
+    session.execute(
+        _WRITE_VIEWS,
+        {
+            "sites": [view.site_id for view in views],
+            "users": [view.user_id for view in views],
+            "actions": [view.action for view in views],
+            "objects": [view.object_id for view in views],
+            "addresses": [view.origin.address for view in views],
+            "keys": [view.origin.key_id for view in views],
+            "operators": [view.origin.operator for view in views],
+        },
     )
-    if session.scalar(lately.limit(1)) is None:
-        write_audit(session, identity.site_id, identity.user_id, action, object_id)
 
 
 # people and passwords
@@ -450,9 +484,9 @@ def _note_now(session: Session, column: InstrumentedAttribute[Any], *mine: Colum
     All who use one key ask at the same time whether the last minute is noted: none waits for another's disk.
     """
     table = column.class_
-    free = select(table.id).where(*mine).with_for_update(skip_locked=True).scalar_subquery()
-    session.execute(text("SET LOCAL synchronous_commit = off"))
-    noted = update(table).where(table.id == free).values({column: func.now()})
+    unsynced = func.set_config("synchronous_commit", "off", True)
+    free = select(table.id, unsynced).where(*mine).with_for_update(skip_locked=True).subquery()
+    noted = update(table).where(table.id == free.c.id).values({column: func.now()})
     session.execute(noted.execution_options(synchronize_session=False))
 
 

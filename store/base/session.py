@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
@@ -130,8 +131,10 @@ def get_engine() -> Engine:
         _engine = create_engine(
             _url(settings.database_url),
             pool_pre_ping=False,  # `_ask_the_idle` does
-            pool_size=5,
-            max_overflow=20,
+            # those above are closed again after each use: for a crowd that shared five Postgres started one
+            # process after the other, which took more of the processor than what was asked
+            pool_size=12,
+            max_overflow=13,
             pool_timeout=10,
             connect_args=arguments,
             hide_parameters=True,  # an error's text goes to logs: no names in it
@@ -199,6 +202,27 @@ def own_connection(*, autocommit: bool = True, as_owner: bool = False) -> Iterat
     finally:
         connection.invalidate()
         connection.close()
+
+
+@contextmanager
+def statement_scope() -> Iterator[Session]:
+    """Yield a session whose every statement is a transaction of its own, for what asks one or reads alone.
+
+    BEGIN and COMMIT are each a way to the database and back, after which a thread waits its turn again.
+    Through a pooler it is one transaction, which carries the time limits.
+    """
+    if get_settings().database_pooler:
+        with session_scope() as session:
+            yield session
+        return
+    with Session(_by_statement(get_engine()), expire_on_commit=False) as session:
+        yield session
+        session.commit()  # gives the connection back; there is nothing left to commit
+
+
+@lru_cache(maxsize=1)
+def _by_statement(engine: Engine) -> Engine:
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 @contextmanager

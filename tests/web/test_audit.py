@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import uuid
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+import pytest
+from sqlalchemy import literal_column, select
+from sqlalchemy.exc import OperationalError
 
 from store.accounts import accounts
-from store.base.session import session_scope
+from store.base.session import session_scope, statement_scope
 from store.base.tables import ApiKey, Audit, Site, User
-from store.operations.audit import AuditFilter, list_actions, list_lines
+from store.operations.audit import AuditFilter, broken_links, list_actions, list_lines
 from tests.reading import read_batch
 from tests.web.asking import Asker, Browser, png
+from web.auth import identity
 
 
 def lines(action: str) -> list[Audit]:
@@ -51,6 +56,52 @@ def test_who_saw_what_is_noted_once_in_a_while(browser: Browser, ask: Asker) -> 
     for _ in range(2):
         ask.get(f"/batches/{batch}/results.csv")
     assert len(lines("results_csv_downloaded")) == 2  # what was taken away is noted each time
+
+
+def test_views_of_the_same_time_are_noted_in_one_transaction_a_line_for_each_person(ask: Asker) -> None:
+    with session_scope() as session:
+        (site,) = session.scalars(select(User.site_id).distinct())
+        people = [
+            accounts.create_user(session, site, f"{n}@hospital.example", role=accounts.Role.STAFF).id
+            for n in range(3)
+        ]
+    origin = accounts.Origin("192.0.2.7")
+    views = [accounts.View(site, person, "batch_viewed", "b", origin) for person in people]
+    for seen in ([*views, views[0]], [*views, accounts.View(site, people[0], "batch_viewed", "c", origin)]):
+        with statement_scope() as session:
+            accounts.write_views(session, seen)
+    found = lines("batch_viewed")
+    assert Counter((line.user_id, line.object_id) for line in found) == Counter(
+        [*((person, "b") for person in people), (people[0], "c")]
+    )
+    assert {(line.address, line.key_id) for line in found} == {("192.0.2.7", None)}
+    with session_scope() as session:
+        transactions = session.scalars(
+            select(literal_column("xmin::text")).select_from(Audit).where(Audit.object_id == "b")
+        )
+        assert len(set(transactions)) == 1
+        assert not broken_links(session.connection(), most=1)
+
+
+def test_what_is_not_shown_is_not_noted_and_what_cannot_be_noted_is_not_shown(
+    browser: Browser, ask: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, image = read(ask)
+    assert browser.client.get(f"/batches/{uuid.uuid4()}").status_code == 404
+    seen = lines("batch_viewed")
+    assert [line.object_id for line in seen] == [batch], "by the key"
+
+    def fail(_views: object) -> None:
+        raise OperationalError("INSERT", None, ConnectionError("the database is away"))
+
+    monkeypatch.setattr(identity._views, "_write", fail)
+    for page in (f"/batches/{batch}", f"/images/{image}", f"/api/v1/images/{image}"):
+        answer = browser.client.get(page)
+        assert answer.status_code == 503, page
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "patient.png" not in answer.text
+    assert len(lines("batch_viewed")) == len(seen)
+    assert lines("image_viewed") == []
 
 
 def test_a_line_says_from_where_and_by_which_key(browser: Browser, ask: Asker) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from web.base.together import Together
+from web.base.together import LONGEST, Gathered, Together
 
 
 def test_those_who_wait_share_the_next_answer_and_not_the_one_being_worked_out():
@@ -49,3 +50,76 @@ def test_an_error_is_everybody_s_and_the_next_asks_anew():
         with pytest.raises(LookupError):
             together.answer("page", fail)
     assert together.answer("page", lambda: 1) == 1
+
+
+def test_an_answer_is_begun_again_only_when_others_could_gather():
+    now = [0.0]
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    together: Together[float] = Together(sleep=sleep, clock=lambda: now[0])
+
+    def work() -> float:
+        now[0] += 0.02
+        return now[0]
+
+    together.answer("page", work)
+    together.answer("another page", work)
+    assert not slept
+    now[0] += 0.01
+    together.answer("page", work)
+    assert slept == [pytest.approx(2 * 0.02 - 0.02 - 0.01)]
+    now[0] += 1
+    together.answer("page", work)
+    assert len(slept) == 1
+    assert list(together._again) == ["page"], "nothing is kept of a page that nobody asks for"
+
+    def slow() -> float:
+        now[0] += 5
+        return now[0]
+
+    now[0] += 1
+    together.answer("page", slow)
+    together.answer("page", work)
+    assert slept[1:] == [pytest.approx(LONGEST)]
+
+
+def test_what_comes_during_a_write_goes_with_the_next():
+    begun, go_on = threading.Event(), threading.Event()
+    written: list[list[int]] = []
+
+    def write(items: Sequence[int]) -> None:
+        written.append(sorted(items))
+        if len(written) == 1:
+            begun.set()
+            assert go_on.wait(10)
+
+    gathered: Gathered[int] = Gathered(write)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(gathered.write, [1])
+        assert begun.wait(10)
+        later = [pool.submit(gathered.write, [number]) for number in range(2, 8)]
+        while len(gathered._items) < 6:
+            pass
+        assert not any(each.done() for each in later)
+        go_on.set()
+        for each in (first, *later):
+            each.result(10)
+    assert written == [[1], [2, 3, 4, 5, 6, 7]]
+
+
+def test_a_failed_write_is_everybody_s_and_the_next_is_tried():
+    def fail(_items: Sequence[int]) -> None:
+        if len(tried) < 2:
+            tried.append(1)
+            raise LookupError("gone")
+
+    tried: list[int] = []
+    gathered: Gathered[int] = Gathered(fail)
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            gathered.write([1])
+    gathered.write([1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from store.accounts import accounts, throttle
 from store.accounts.accounts import Identity, Origin, Permission
-from store.base.session import session_scope
+from store.base.session import session_scope, statement_scope
 from store.base.tables import User
 from web.auth import kept_forms
 from web.base import cookies
@@ -30,6 +30,7 @@ from web.base.errors import (
     Unauthorized,
     is_api_request,
 )
+from web.base.together import Gathered
 
 #: Failed sign-ins in a quarter of an hour. Many people may sit behind one address.
 MAX_PER_ADDRESS, MAX_PER_PERSON = 100, 10
@@ -112,10 +113,10 @@ def identify() -> Identity | None:
         kind, _, key = header.partition(" ")
         if kind.lower() != "bearer" or not key.strip().isascii():
             return None
-        with session_scope() as session:
+        with statement_scope() as session:
             return accounts.identify_key(session, key.strip())
     if token:
-        with session_scope() as session:
+        with statement_scope() as session:
             idle_hours = current_settings().session_idle_hours
             return accounts.identify_session(session, token, idle_hours=idle_hours)
     return None
@@ -287,10 +288,42 @@ def checks_csrf(view: View) -> View:
 
 
 def audit(session: Session, action: str, object_id: object) -> None:
-    """Audit the request's action; repeated views within minutes are one line."""
+    """Audit the request's action; repeated views within minutes are one line, see `note_view`."""
     if action.endswith("_viewed"):
-        return accounts.write_view(session, identity(), action, object_id)
+        return note_view(action, object_id)
     accounts.write_audit(session, identity().site_id, identity().user_id, action, object_id)
+
+
+def note_view(action: str, object_id: object) -> None:
+    """Audit that the one who asks sees something: when the view has succeeded, before its answer is sent."""
+    known = identity()
+    seen = accounts.View(known.site_id, known.user_id, action, str(object_id), accounts.origin.get())
+    g.setdefault("views", []).append(seen)
+
+
+def _write_views(views: Sequence[accounts.View]) -> None:
+    with statement_scope() as session:
+        accounts.write_views(session, views)
+
+
+#: Each line of the audit is chained to the one before, so transactions that write it commit one after the
+#: other, each waiting for the disk: people who see something at the same time are noted in one.
+_views: Gathered[accounts.View] = Gathered(_write_views)
+
+
+def note_views(app: Flask) -> None:
+    """Have what an answer shows noted before it is sent; whoever cannot be noted is shown nothing."""
+
+    @app.after_request
+    def note(response: Response) -> Response:
+        views: list[accounts.View] = g.pop("views", [])
+        if views and response.status_code < 400:
+            try:
+                _views.write(views)
+            except Exception as error:
+                response.close()
+                return app.make_response(app.handle_user_exception(error))
+        return response
 
 
 def register(app: Flask) -> None:

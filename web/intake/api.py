@@ -15,7 +15,7 @@ from store.accounts.accounts import Permission
 from store.base import tables
 from store.base.cells import cell
 from store.base.errors import BatchNotDraft, WrongState
-from store.base.session import session_scope
+from store.base.session import session_scope, statement_scope
 from store.intake import batches, quotas
 from store.queue import pace
 from vocabulary.states import BatchStatus
@@ -133,7 +133,7 @@ def list_batches(query: Paged) -> Batches:
 @needs(Permission.READ)
 def get_batch(batch_id: uuid.UUID) -> Response:
     """Answer one batch, or 304 when nothing changed: one row's read."""
-    with session_scope() as session:
+    with statement_scope() as session:
         batch = batches.get_batch(session, identity().site_id, batch_id)
         if request.if_none_match.contains_weak(batch_etag(batch)):
             response = Response(status=304)

@@ -26,7 +26,7 @@ from vocabulary.states import (
     TERMINAL_BATCH_STATUSES,
     BatchStatus,
 )
-from web.auth.identity import audit, check_csrf, checks_csrf, identity, is_personal, needs
+from web.auth.identity import check_csrf, checks_csrf, identity, is_personal, needs, note_view
 from web.base.binding import parse_form, read_query
 from web.base.config import current_settings
 from web.base.forms import form_on
@@ -183,8 +183,7 @@ def show_batch(batch_id: uuid.UUID) -> Response:
         (request.full_path, known.site_id, known.permissions, known.time_zone, by_browser),
         lambda: _batch_page(batch_id, args),
     )
-    with session_scope() as session:
-        audit(session, "batch_viewed", batch_id)
+    note_view("batch_viewed", batch_id)
     return current_app.make_response(
         page.replace(_Anybody.email, escape(known.email)).replace(_Anybody.token, known.csrf_token or "")
     )

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response
 
 from settings import get_settings
-from store.accounts.accounts import Permission, write_view
+from store.accounts.accounts import Permission
 from store.base.errors import NotFound, UploadsDeleted, WrongState
 from store.base.session import session_scope
 from store.bundles import bundles
@@ -93,7 +93,7 @@ TILES[Rank.NOT_READ] = ("Not read", *TILES[Rank.NOT_READ][1:])  # for whatever r
 def list_studies(query: WorklistQuery) -> Worklist:
     """List the studies in the order in which they are to be read."""
     with session_scope() as db:
-        write_view(db, identity(), "worklist_viewed", "worklist")
+        audit(db, "worklist_viewed", "worklist")
         page = worklist.list_studies(
             db,
             identity().site_id,
@@ -118,7 +118,7 @@ def show_worklist() -> str:
     args = read_query(WorklistFilters)
     with session_scope() as db:
         site_id = identity().site_id
-        write_view(db, identity(), "worklist_viewed", "worklist")
+        audit(db, "worklist_viewed", "worklist")
         page = worklist.list_studies(
             db, site_id, args.filters(identity().time_zone), cursor=args.cursor, limit=PAGE_SIZE
         )
