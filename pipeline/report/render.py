@@ -75,11 +75,24 @@ def place(width: int, height: int, *, pair: bool, max_height: float) -> Placemen
     return Placement(width * scale, height * scale, stacked)
 
 
+#: Height in millimetres that pictures have at least and at most.
+LEAST_ROOM, MOST_ROOM = 45.0, 140.0
+
+
 def picture_room(report: StudyReport, image: ReportImage, *, first: bool, last: bool) -> float:
     """Estimate the height in millimetres that a page leaves to its pictures, so that an image fills one page.
 
     Too high an estimate costs a page, too low a one costs size; nothing is lost either way.
     """
+    return min(max(_room(report, image, first=first, last=last), LEAST_ROOM), MOST_ROOM)
+
+
+def fits_first_page(report: StudyReport, image: ReportImage, *, last: bool) -> bool:
+    """Tell whether the first image stands below the study's finding; else a few lines of it run over."""
+    return len(report.images) == 1 or _room(report, image, first=True, last=last) >= LEAST_ROOM
+
+
+def _room(report: StudyReport, image: ReportImage, *, first: bool, last: bool) -> float:
     read, card = words.was_read(image), report.bundle
     regions = len(image.finding.attention_regions) if image.finding else 0
     used = 18.0 + 9 * len(words.notes(image))
@@ -102,7 +115,7 @@ def picture_room(report: StudyReport, image: ReportImage, *, first: bool, last: 
     if last:
         lines = [len(card.name + card.label_meaning + card.trained_on) + 70, len(" ".join(card.limits)) + 15]
         used += 15 + 3.8 * sum(math.ceil(line / 135) for line in lines)
-    return min(max(262.0 - used, 45.0), 140.0)
+    return 262.0 - used
 
 
 class _Renderer:
@@ -175,6 +188,7 @@ class _Renderer:
             REASONS=REASONS,
             place=place,
             picture_room=picture_room,
+            fits_first_page=fits_first_page,
             probability_scale=probability_scale,
             region_marks=region_marks,
             place_boxes=place_boxes,

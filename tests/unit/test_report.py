@@ -275,6 +275,20 @@ def test_a_study_has_a_page_an_image_and_names_the_rejected_ones():
         assert f"Page {number} of 2" in page
 
 
+@pytest.mark.parametrize("n", [2, 6, 8, 9, 10, 11, 12])
+def test_no_page_holds_a_few_lines_that_ran_over(n):
+    """A long table leaves the first page no room for an image, which then begins on the next."""
+    images = tuple(an_image(number=number + 1, pooled=True) for number in range(n))
+    signed = Signature(
+        "A", "a@hospital.example", datetime(2026, 11, 22, tzinfo=UTC), Answer.PRESENT, "distal"
+    )
+    study = a_study(*images, signature=signed, reasons=(Reason.POOLED_MODEL,), version=2)
+    pages = PdfReader(io.BytesIO(render_report(study))).pages
+    for page in pages:
+        text = page.extract_text()
+        assert "Original, not mirrored" in text or "Study finding" in text, text
+
+
 def test_a_study_read_in_part_is_not_called_unread():
     images = (an_image(Triage.NEGATIVE, 0.08), rejected())
     text = text_of(a_study(*images, triage=Triage.NOT_ASSESSABLE, reasons=(Reason.STUDY_INCOMPLETE,)))
