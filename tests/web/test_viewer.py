@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from store.base.session import session_scope
-from store.base.tables import Site, User
+from store.base.tables import Image, Site, User
 from tests.web import films
 from tests.web.asking import Asker
 from tests.web.browsing import chromium, page, sign_in
@@ -202,6 +202,18 @@ def test_a_distance_in_millimetres(page: Page, link: Callable[[], str], study: s
     expect(said).to_have_count(1)  # it turns with the picture
     page.get_by_role("button", name="Clear measures").click()
     expect(said).to_have_count(0)
+
+
+def test_a_picture_of_256_greys_has_its_letters_without_a_closer_look(
+    page: Page, link: Callable[[], str], study: str
+) -> None:
+    with session_scope() as session:
+        for image in session.query(Image):
+            image.rendering = [{"code": "values_as_coded", "detail": ""}]
+    sign_in(page, link)
+    page.goto(f"/studies/{study}")
+    expect(page.locator("[data-viewport]:not([hidden]) .letter-right").first).to_have_text("L")
+    assert state(page, "one.pixels.spacing") == [films.SPACING] * 2
 
 
 def test_one_large_picture_with_a_strip_and_two_that_are_linked(

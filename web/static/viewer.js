@@ -4,6 +4,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const BACKGROUND = 0xff000000; // of what lies beside the picture
 const MAX_ZOOM = 32; // screen pixels for one of the original
+const LATER = 1000;
 const SETTLE = 90; // milliseconds after which a picture that moved is drawn smoothly
 const GLASS = { size: 190, times: 3 };
 const OPPOSITE = { L: "R", R: "L", A: "P", P: "A", H: "F", F: "H" };
@@ -79,6 +80,7 @@ class Viewport {
   async load() {
     this.take(await displayPixels(this.addresses.display));
     if (this.wantsDeep) this.deepen();
+    else setTimeout(() => this.deepen(), LATER); // it has the letters and the size of a pixel, too
   }
 
   take(pixels) {
@@ -95,7 +97,8 @@ class Viewport {
     this.viewer.tell(this);
   }
 
-  // The original's own values: at once where there are more than 256, else when somebody looks closely.
+  // The original's own values: at once where there are more than 256, else when the picture has been there for a
+  // moment, or somebody looks closely.
   deepen() {
     if (this.deepening || !this.addresses.pixels) return this.deepening;
     this.root.dataset.depth = "coming";
