@@ -91,7 +91,7 @@ class RecordedRun:
     def pace(self) -> Pace | None:
         """What it took."""
         others = self._beside()[-1] if self.beside else []
-        return pace_of(self._marks()[-1], self.seconds, sum(other.worked_since(0.0) for other in others))
+        return pace_of(self._thinned(), self.seconds, sum(other.worked_since(0.0) for other in others))
 
     def _marks(self) -> list[Mark]:
         found = []
@@ -100,6 +100,14 @@ class RecordedRun:
             passed, worked = counts[: len(STAGES)], counts[len(STAGES) :]
             found.append(Mark(at, tuple(passed_by_work(passed, int(unread))), tuple(worked)))
         return found
+
+    def _thinned(self) -> list[Mark]:
+        """Return the marks that the server keeps, and the end."""
+        marks: dict[int, Mark] = {}
+        for (_, total, *_), now in zip(self.samples, self._marks(), strict=True):
+            if any(now.passed):
+                marks.setdefault(mark_number(now.passed, int(total)), now)
+        return [*marks.values(), self._marks()[-1]]
 
     def _beside(self) -> list[list[Beside]]:
         marks: dict[float, list[Mark]] = {}

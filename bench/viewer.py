@@ -162,7 +162,7 @@ def main() -> None:
                 folder.mkdir()
                 (folder / "film.dcm").write_bytes(deep_film(bits, bits))
                 run_submit(client, [folder], SubmitOptions(label=str(bits), wait=True), SILENT, rows=0)
-                found = client.request("GET", "/api/v1/worklist?limit=50").json()["items"]
+                found = client.request("GET", "/worklist?limit=50").json()["items"]
                 ours = [row for row in found if row["batch_label"] == str(bits)]
                 studies[bits] = f"/studies/{ours[0]['study_id']}"
         with sync_playwright() as playwright:

@@ -190,6 +190,17 @@ def seconds_left(
     return max(left * math.pow(1 + late / window, own) - waited, min(gap, left) / 4)  # something is left
 
 
+def _cost(known: Sequence[Mark], latest: Mark, stage: int) -> float | None:
+    """Return milliseconds of a worker an image of the latest part in a stage; None after one chunk."""
+    passed = latest.passed[stage]
+    steps = [mark for mark in known if 0 < mark.passed[stage] < passed]
+    if not steps:
+        return None
+    old = [mark for mark in steps if mark.passed[stage] <= (1 - LATEST_IMAGES) * passed]
+    begin = old[-1] if old else steps[0]
+    return (latest.worked[stage] - begin.worked[stage]) / (passed - begin.passed[stage])
+
+
 def _costs(known: Sequence[Mark], latest: Mark, earlier: Pace | None) -> list[float] | None:
     """Return milliseconds of a worker an image in each stage; None where one is not known.
 
@@ -199,11 +210,9 @@ def _costs(known: Sequence[Mark], latest: Mark, earlier: Pace | None) -> list[fl
     costs = []
     for stage, (passed, worked) in enumerate(zip(latest.passed, latest.worked, strict=True)):
         before = earlier.costs[stage] if earlier else None
-        steps = [mark for mark in known if 0 < mark.passed[stage] < passed]
-        if steps:
-            old = [mark for mark in steps if mark.passed[stage] <= (1 - LATEST_IMAGES) * passed]
-            begin = old[-1] if old else steps[0]
-            costs.append((worked - begin.worked[stage]) / (passed - begin.passed[stage]))
+        cost = _cost(known, latest, stage)
+        if cost is not None:
+            costs.append(cost)
         elif before is None:
             return None
         elif passed:
@@ -228,17 +237,24 @@ def typical(paces: Sequence[Pace]) -> Pace | None:
     return Pace(tuple(median(cost) for cost in costs), median(pace.busy for pace in paces))
 
 
-def pace_of(last: Mark, seconds: float, beside: float = 0.0) -> Pace | None:
+def pace_of(marks: Sequence[Mark], seconds: float, beside: float = 0.0) -> Pace | None:
     """Return what a batch took that has ended after so many seconds; None where nothing of it was read.
+
+    What its images cost is that of the latest ones: the first may have waited for networks to be loaded.
 
     Parameters
     ----------
+    marks
+        In the order of time; the last is its end.
     beside
         Seconds that workers were at other batches meanwhile.
     """
+    *known, last = marks
     if not min(last.passed) or seconds <= 0 or not all(last.worked):
         return None
-    costs = tuple(ms / n for ms, n in zip(last.worked, last.passed, strict=True))
+    found = (_cost(known, last, stage) for stage in range(len(last.passed)))
+    usual = (ms / n for ms, n in zip(last.worked, last.passed, strict=True))
+    costs = tuple(one or other for one, other in zip(found, usual, strict=True))
     return Pace(costs, (sum(last.worked) / 1000 + beside) / seconds)
 
 
@@ -281,19 +297,21 @@ def ended_batches(session: Session, batch: Batch) -> list[Ended]:
     ]
 
 
-def earlier_pace(batch: Batch, ended: Sequence[Ended]) -> Pace | None:
+def earlier_pace(session: Session, batch: Batch, ended: Sequence[Ended]) -> Pace | None:
     """Return what the site's latest batches took that were asked for the same; None where there is none."""
-    paces: list[Pace | None] = []
-    for one in ended:
-        alike = (
-            one.batch.status == BatchStatus.DONE
-            and one.batch.with_report == batch.with_report
-            and one.batch.with_heatmap == batch.with_heatmap
-            and one.batch.is_clinical == batch.is_clinical
-        )
-        if alike and len(paces) < EARLIER:
-            others = (other.worked_within(one.begin, one.end) for other in ended if other is not one)
-            paces.append(pace_of(one.mark, one.end - one.begin, sum(others)))
+    alike = [
+        one
+        for one in ended
+        if one.batch.status == BatchStatus.DONE
+        and one.batch.with_report == batch.with_report
+        and one.batch.with_heatmap == batch.with_heatmap
+        and one.batch.is_clinical == batch.is_clinical
+    ][:EARLIER]
+    marks = _marks_of(session, [one.batch for one in alike])
+    paces = []
+    for one in alike:
+        others = (other.worked_within(one.begin, one.end) for other in ended if other is not one)
+        paces.append(pace_of(marks[one.batch.id], one.end - one.begin, sum(others)))
     return typical([pace for pace in paces if pace is not None])
 
 
@@ -324,8 +342,15 @@ def batches_beside(session: Session, batch: Batch, ended: Sequence[Ended] = ()) 
     As dispatch does it: what is more urgent goes first; a site's own in the order in which they were
     submitted; sites take turns.
     """
-    open_ = session.scalars(
-        select(Batch)
+    due_at = (
+        select(Work.due_at)  # all of a batch's chunks are due since it was submitted
+        .where(Work.batch_id == Batch.id, Work.state == WorkState.DUE, Work.kind == WorkKind.CHUNK)
+        .limit(1)
+        .correlate(Batch)
+        .scalar_subquery()
+    )
+    rows = session.execute(
+        select(Batch, due_at)
         .where(
             Batch.id != batch.id,
             Batch.status.in_([BatchStatus.QUEUED, BatchStatus.RUNNING]),
@@ -336,6 +361,9 @@ def batches_beside(session: Session, batch: Batch, ended: Sequence[Ended] = ()) 
         .order_by(Batch.priority, Batch.submitted_at)
         .limit(BESIDE)
     ).all()
+    open_ = [row[0] for row in rows]
+    due_since = {row[0].id: row[1] for row in rows}
+    ours_since = session.scalar(select(due_at).where(Batch.id == batch.id))
     begin = batch.started_at.timestamp() if batch.started_at else math.inf
     over = [one.batch for one in ended if one.end > begin]
     marks = _marks_of(session, [*open_, *over])
@@ -356,9 +384,9 @@ def batches_beside(session: Session, batch: Batch, ended: Sequence[Ended] = ()) 
             in_flight = due = 0
         elif theirs == ours and other.site_id != batch.site_id:
             had = turns.get(other.site_id, 0)
-            due = min(due, max(0, batch.n_queued - had))
+            due = min(due, max(0, batch.n_queued - had) if ours_since else 0)
             turns[other.site_id] = had + due
-        elif theirs == ours and (other.submitted_at or now) > (batch.submitted_at or now):
+        elif theirs == ours and not (ours_since and (due_since[other.id] or now) <= ours_since):
             due = 0
         found.append(Beside(marks[other.id], due, in_flight, other.with_report, other.id))
     return found
@@ -373,7 +401,7 @@ def batch_seconds_left(session: Session, batch: Batch) -> float | None:
     total = batch.n_total - batch.n_rejected - batch.n_failed - batch.n_cancelled
     ended = ended_batches(session, batch)
     beside = batches_beside(session, batch, ended)
-    return seconds_left([*marks, latest], now, total, earlier_pace(batch, ended), beside)
+    return seconds_left([*marks, latest], now, total, earlier_pace(session, batch, ended), beside)
 
 
 def reset_marks(session: Session, batch: Batch) -> None:

@@ -39,6 +39,16 @@ def test_a_sites_own_go_in_the_order_of_their_coming(site: uuid.UUID) -> None:
     assert beside(second) == {first.id: (32, 8), third.id: (0, 8)}
 
 
+def test_what_was_submitted_at_once_goes_in_the_order_in_which_it_is_due(site: uuid.UUID) -> None:
+    """A batch's chunks are due since its transaction began, whichever of two ended first."""
+    first, second = submitted(site, 40), submitted(site, 40)
+    with session_scope() as session:
+        earlier = {"due_at": func.now() - timedelta(seconds=9)}
+        session.execute(update(Work).where(Work.batch_id == second.id).values(**earlier))
+    assert beside(first) == {second.id: (40, 0)}
+    assert beside(second) == {}
+
+
 def test_what_is_more_urgent_goes_first_and_what_is_less_so_last(site: uuid.UUID) -> None:
     mine = submitted(site, 40)
     urgent, low = submitted(site, 33, Priority.URGENT), submitted(site, 50, Priority.LOW)
@@ -69,4 +79,6 @@ def test_what_has_waited_long_counts_as_more_urgent(site: uuid.UUID) -> None:
     assert beside(mine) == {}
     with session_scope() as session:
         session.get_one(Batch, low.id).submitted_at = func.now() - timedelta(hours=1)
+        long_ago = {"due_at": func.now() - timedelta(hours=1)}
+        session.execute(update(Work).where(Work.batch_id == low.id).values(**long_ago))
     assert beside(mine) == {low.id: (50, 0)}

@@ -67,7 +67,7 @@ LARGE = [0.080, 0.004, 0.010, 0.040, 0.030]
 @pytest.mark.parametrize("costs", [CALM, LARGE])
 def test_a_server_that_has_read_the_like_knows_after_a_tenth(costs: list[float]) -> None:
     before = shared(costs, 400)
-    said = estimates(shared(costs, 800), 800, pace_of(before[-1], before[-1].at))
+    said = estimates(shared(costs, 800), 800, pace_of(before, before[-1].at))
     assert all(each.left is None for each in said if each.work < 0.9 * LEAST)
     after = [each for each in said if each.work >= 1.1 * LEAST]
     assert len(after) > 100
@@ -116,7 +116,7 @@ def test_batches_that_were_unlike_the_others_do_not_count() -> None:
     usual, odd = Pace((10.0, 20.0), 2.0), Pace((900.0, 1.0), 0.1)
     assert typical([usual, odd, usual]) == usual
     assert typical([]) is None
-    assert pace_of(Mark(9.0, (0, 0), (0, 0)), 9.0) is None, "nothing was read"
+    assert pace_of([Mark(9.0, (0, 0), (0, 0))], 9.0) is None, "nothing was read"
 
 
 def test_a_late_chunk_is_waited_for_without_a_jump() -> None:
@@ -162,8 +162,16 @@ def test_in_flight_images_pass_as_many_stages_as_ours() -> None:
     assert beside.ahead([100.0] * 5, 5) == pytest.approx(0.1 * (3 + 4 * 5))
 
 
+def test_the_warm_up_of_an_earlier_batch_says_nothing_of_what_its_images_cost() -> None:
+    """Its first chunk waited 20 s for its networks."""
+    marks = [Mark(20.0 + n, (8 * n,) * 2, (400 * n, 20_000 + 80 * n)) for n in range(1, 9)]
+    pace = pace_of(marks, marks[-1].at)
+    assert pace
+    assert pace.costs == pytest.approx((50.0, 10.0))
+
+
 def test_how_many_workers_are_busy_counts_those_at_other_batches() -> None:
-    alone, shared_ = pace_of(even(20.0, 20), 20.0), pace_of(even(20.0, 20), 20.0, beside=10.0)
+    alone, shared_ = pace_of([even(20.0, 20)], 20.0), pace_of([even(20.0, 20)], 20.0, beside=10.0)
     assert alone
     assert shared_
     assert (alone.busy, shared_.busy) == (0.5, 1.0)
