@@ -177,25 +177,25 @@ def test_how_many_workers_are_busy_counts_those_at_other_batches() -> None:
     assert (alone.busy, shared_.busy) == (0.5, 1.0)
 
 
-#: Of each recorded run, the share of what was said that must hold; the constants were chosen on other runs.
-#: Of the last two it is low: half of the workers were another batch's, and others took the processor.
-HOLD = {
-    "the first 60 of a fresh server": 1.0,
-    "60 with reports": 1.0,
-    "120 without reports": 1.0,
-    "80, a quarter refused": 1.0,
-    "60 small and large": 0.9,
-    "40 large DICOM files": 1.0,
-    "100 beside a batch of 100": 0.4,
-    "200 with reports": 0.5,
+#: Read on a calm machine. The constants were chosen on other runs, in ``bench/runs/chosen``.
+RUNS = {
+    "the first 300 of a fresh server",
+    "300 with reports",
+    "900 without reports",
+    "400, a quarter refused",
+    "150 small and large",
+    "80 large DICOM files",
+    "300 beside a batch of 300",
+    "900 with reports",
 }
 
 
-@pytest.mark.parametrize("name", sorted(HOLD))
+@pytest.mark.parametrize("name", sorted(RUNS))
 def test_recorded_runs(name: str) -> None:
     said = next(found for run, found in told(read_runs()) if run.name == name)
     after = [each for each in said if each.left is not None]
-    assert sum(each.holds for each in after) >= HOLD[name] * len(after) > 0
+    assert after
+    assert [each for each in after if not each.holds] == []
 
 
 def test_marks_are_few() -> None:
