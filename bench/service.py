@@ -229,7 +229,7 @@ def grow(running: Server, images: Path, label: str, *, reports: bool) -> dict[st
         "polls": len(polls),
         "poll p50 ms": 1000 * quantile(waits[""], 0.5),
         **{f"poll p99 ms{when}": 1000 * quantile(took, 0.99) for when, took in waits.items() if took},
-        "database MB": database_value("SELECT pg_database_size(currentdatabase_value())") / 2**20,
+        "database MB": database_value("SELECT pg_database_size(current_database())") / 2**20,
         "Valkey MB": int(broker.info("memory")["used_memory"]) / 2**20,  # type: ignore[index,arg-type]
     }
     for role in dict.fromkeys(ROLES.values()):
