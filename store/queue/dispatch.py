@@ -153,32 +153,47 @@ _CHOOSE = text(
 )
 
 
-def _window(session: Session, lane: Lane) -> int:
-    """Return how many units of a lane may be in flight: some for each slot of it that was alive lately."""
-    settings = get_settings()
-    alive = func.clock_timestamp() - text(f"interval '{4 * settings.heartbeat_seconds} seconds'")
-    slots = 0
-    for queues, n in session.execute(select(Worker.queues, Worker.slots).where(Worker.seen_at > alive)):
-        if set(queues) & set(lane.queues):
-            slots += n
-    return max(4, settings.in_flight_per_slot * slots)
+#: Of each kind, how many units are in flight, and whether some are due, urgent ones among them.
+_OPEN = text(
+    """
+    SELECT kind, count(*) FILTER (WHERE state <> 'due') AS in_flight, bool_or(state = 'due') AS due,
+           bool_or(state = 'due' AND priority = 0) AS urgent
+    FROM work WHERE state IN ('due', 'published', 'running') GROUP BY kind
+    """
+)
 
 
 def _choose(session: Session) -> list[_Message]:
-    return [message for lane in LANES for message in _choose_of(session, lane)]
+    """Choose what is due, as far as there is room for it."""
+    units = {kind: (in_flight, due, urgent) for kind, in_flight, due, urgent in session.execute(_OPEN)}
+    waiting = [lane for lane in LANES if any(units[kind][1] for kind in lane.kinds if kind in units)]
+    if not waiting:
+        return []
+    workers = _workers(session)
+    messages = []
+    for lane in waiting:
+        mine = [units[kind] for kind in lane.kinds if kind in units]
+        room = _window(workers, lane) - sum(in_flight for in_flight, _, _ in mine)
+        if any(urgent for _, _, urgent in mine):
+            room = max(room, 2)  # an urgent image does not wait for room
+        messages += _choose_of(session, lane, room)
+    return messages
 
 
-def _choose_of(session: Session, lane: Lane) -> list[_Message]:
-    mine = Work.kind.in_(lane.kinds)
-    in_flight = session.scalar(
-        select(func.count()).where(mine, Work.state.in_([WorkState.PUBLISHED, WorkState.RUNNING]))
-    )
-    urgent = session.scalar(
-        select(Work.id).where(mine, Work.state == WorkState.DUE, Work.priority == 0).limit(1)
-    )
-    room = _window(session, lane) - int(in_flight or 0)
-    if urgent is not None:
-        room = max(room, 2)  # an urgent image does not wait for room
+def _workers(session: Session) -> list[tuple[frozenset[str], int]]:
+    """Return the queues and the slots of each worker that was alive lately."""
+    alive = func.clock_timestamp() - text(f"interval '{4 * get_settings().heartbeat_seconds} seconds'")
+    rows = session.execute(select(Worker.queues, Worker.slots).where(Worker.seen_at > alive))
+    return [(frozenset(queues), slots) for queues, slots in rows]
+
+
+def _window(workers: Sequence[tuple[frozenset[str], int]], lane: Lane) -> int:
+    """Return how many units of a lane may be in flight: some for each slot of it."""
+    slots = sum(n for queues, n in workers if queues & set(lane.queues))
+    return max(4, get_settings().in_flight_per_slot * slots)
+
+
+def _choose_of(session: Session, lane: Lane, room: int) -> list[_Message]:
     if room <= 0:
         return []
     how = {"room": room, "aging": get_settings().aging_seconds, "kinds": list(lane.kinds)}

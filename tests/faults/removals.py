@@ -53,8 +53,8 @@ REMOVALS = (
     Removal(
         "lanes",
         "store/queue/dispatch.py",
-        "    mine = Work.kind.in_(lane.kinds)\n",
-        "    mine = _KNOWN\n",
+        "        mine = [units[kind] for kind in lane.kinds if kind in units]\n",
+        "        mine = list(units.values())\n",
         "tests/db/test_work_kinds.py::test_exports_and_notices_take_no_room_from_reading",
     ),
     Removal(
