@@ -15,12 +15,14 @@ import shutil
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Protocol
+from types import TracebackType
+from typing import IO, Any, Protocol, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from settings import SettingsError, get_settings
@@ -37,15 +39,14 @@ class BlobStore(Protocol):
     Every method raises `BlobUnavailable` when the store does not answer.
     """
 
-    def put(self, key: str, data: bytes | IO[bytes], *, named: bool = True) -> tuple[str, int]:
+    def put(self, key: str, data: bytes | IO[bytes]) -> tuple[str, int]:
         """Store bytes under `key`; return their hex SHA-256 and size. Raises `BlobFull`.
 
-        Both outlast a power cut. Without `named` the key does so only after `sync_keys`: of many keys that
-        is much faster at once than one by one.
+        Both outlast a power cut.
         """
 
-    def sync_keys(self, keys: Iterable[str]) -> None:
-        """Sync keys that were written without; call it before a row names them."""
+    def group(self) -> BlobGroup:
+        """Begin to store several blobs, which appear together."""
 
     def get(self, key: str) -> bytes:
         """Return the bytes of `key`. Raises `BlobMissing`."""
@@ -81,6 +82,35 @@ class BlobStore(Protocol):
         """Write a few bytes and delete them. Raises `BlobFull` when no image would find room."""
 
 
+class BlobGroup(ABC):
+    """Several blobs that are stored together, much faster than one by one.
+
+    They lie under their keys, and outlast a power cut, once `keep` has returned: call it before a row names
+    them. After that the group is empty and takes more. As a block it discards at its end what was not kept.
+    Used by one thread at a time.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    @abstractmethod
+    def put(self, key: str, data: bytes | IO[bytes]) -> tuple[str, int]:
+        """Write bytes for `keep` to store under `key`; return hex SHA-256 and size. Raises `BlobFull`."""
+
+    @abstractmethod
+    def keep(self) -> None:
+        """Store what was put. Raises `BlobFull`; then some of the keys may be there, and others not."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Delete what was put and not kept; what cannot be deleted now, `delete_unfinished` deletes."""
+
+
 #: With less than this a folder's file system counts as full.
 MIN_FREE = 16 << 20
 #: What `check` writes: one key, so that what a killed process leaves of it is replaced.
@@ -92,7 +122,7 @@ MEASURE_SECONDS = 60.0
 
 
 def _probe(store: BlobStore) -> None:
-    store.put(PROBE, b"ready", named=False)
+    store.put(PROBE, b"ready")
     store.delete(PROBE)
 
 
@@ -107,16 +137,98 @@ def is_full(error: OSError) -> bool:
     return error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlast a power cut."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return  # another process deleted what was in it, and then the folder
+def _sync(path: str) -> None:
+    """Make a file's bytes, or the names in a folder, outlast a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_folder(path: str) -> None:
+    """Sync a folder, if it is there: another process may have deleted what was in it, and then the folder."""
+    with contextlib.suppress(FileNotFoundError):
+        _sync(path)
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Raise the errors of a file system as those of a store."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise BlobFull from error
+        raise BlobUnavailable(type(error).__name__) from error
+
+
+#: What the names of temporary files begin with.
+_NEW = ".new-"
+
+
+class _FolderGroup(BlobGroup):
+    """Files of a `FolderStore` that are written, and get their names together.
+
+    To sync many files one after the other is cheaper than to sync each as it is written: the file system's
+    journal is written for the first of them, and holds what the others need.
+    """
+
+    def __init__(self, store: FolderStore) -> None:
+        self._store = store
+        self._written: dict[str, str] = {}  # by temporary name, the lasting one
+
+    def put(self, key: str, data: bytes | IO[bytes]) -> tuple[str, int]:
+        """See `BlobGroup.put`."""
+        path = self._store.path(key)
+        with _translated():
+            descriptor, temporary = self._store.new_file(path.rpartition("/")[0])
+            try:
+                written = _write(descriptor, data)  # what it reads may keep what was put before
+            except BaseException:
+                self._delete(temporary)
+                raise
+            finally:
+                os.close(descriptor)
+        self._written[temporary] = path
+        return written
+
+    def keep(self) -> None:
+        """See `BlobGroup.keep`: bytes first, then names, then the folders, any of which may be new."""
+        try:
+            with _translated():
+                for temporary in self._written:
+                    _sync(temporary)
+                named = list(self._written.values())
+                for temporary, path in list(self._written.items()):
+                    os.rename(temporary, path)
+                    del self._written[temporary]
+                for folder in self._store.folders_above(named):
+                    _sync_folder(folder)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """See `BlobGroup.discard`."""
+        while self._written:
+            self._delete(self._written.popitem()[0])
+
+    def _delete(self, temporary: str) -> None:
+        with contextlib.suppress(OSError, BlobUnavailable):
+            os.unlink(temporary)
+            self._store.remove_empty(temporary)
+
+
+def _write(descriptor: int, data: bytes | IO[bytes]) -> tuple[str, int]:
+    """Write bytes to a file; return their hex SHA-256 and size."""
+    digest, size = hashlib.sha256(), 0
+    for piece in (data,) if isinstance(data, bytes) else _pieces(data):
+        digest.update(piece)
+        size += len(piece)
+        left = memoryview(piece)
+        while left:
+            left = left[os.write(descriptor, left) :]
+    return digest.hexdigest(), size
 
 
 class FolderStore:
@@ -124,66 +236,56 @@ class FolderStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._root = str(root)
         root.mkdir(parents=True, exist_ok=True)
 
-    def _path(self, key: str) -> Path:
+    def path(self, key: str) -> str:
+        """Return where a key's file lies. Raises `BlobMissing` for what is no key."""
         parts = key.split("/")
-        if not key or any(p in {"", ".", ".."} or "\\" in p or "\0" in p for p in parts):
+        if "" in parts or "." in parts or ".." in parts or "\\" in key or "\0" in key:
             raise BlobMissing(f"not a key: {key!r}")
-        return self.root.joinpath(*parts)
+        return f"{self._root}/{key}"
 
     @staticmethod
-    def _new_file(folder: Path) -> Any:
+    def new_file(folder: str) -> tuple[int, str]:
         """Open a temporary file; another process may remove the empty folder before the file is in it."""
         for left in reversed(range(10)):
+            name = f"{folder}/{_NEW}{os.urandom(8).hex()}"
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-                return tempfile.NamedTemporaryFile(dir=folder, prefix=".new-", delete=False)
-            except (FileNotFoundError, FileExistsError):
+                return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), name
+            except FileNotFoundError:
                 if not left:
                     raise
+                with contextlib.suppress(FileNotFoundError, FileExistsError):
+                    os.makedirs(folder, exist_ok=True)
         raise AssertionError
 
-    def sync_keys(self, keys: Iterable[str]) -> None:
-        """See `BlobStore.sync_keys`: every folder on the way may be new."""
-        paths = [self._path(key) for key in keys]
-        folders = {above for path in paths for above in path.parents if above.is_relative_to(self.root)}
-        try:
-            for folder in sorted(folders, key=lambda path: -len(path.parts)):
-                _sync_folder(folder)
-        except OSError as error:
-            raise BlobUnavailable(type(error).__name__) from error
+    def folders_above(self, paths: Iterable[str]) -> list[str]:
+        """Return the folders that hold the files, and those that hold them, up to the root, deepest first."""
+        folders: set[str] = set()
+        for path in paths:
+            folder = path.rpartition("/")[0]
+            while folder not in folders and len(folder) >= len(self._root):
+                folders.add(folder)
+                folder = folder.rpartition("/")[0]
+        return sorted(folders, key=lambda folder: -folder.count("/"))
 
-    def put(self, key: str, data: bytes | IO[bytes], *, named: bool = True) -> tuple[str, int]:
+    def group(self) -> BlobGroup:
+        """See `BlobStore.group`."""
+        return _FolderGroup(self)
+
+    def put(self, key: str, data: bytes | IO[bytes]) -> tuple[str, int]:
         """See `BlobStore.put`."""
-        path = self._path(key)
-        digest, size = hashlib.sha256(), 0
-        temporary = ""
-        try:
-            with self._new_file(path.parent) as file:
-                temporary = file.name
-                for piece in _pieces(data):
-                    file.write(piece)
-                    digest.update(piece)
-                    size += len(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, path)
-        except OSError as error:
-            if is_full(error):
-                raise BlobFull from error
-            raise BlobUnavailable(type(error).__name__) from error
-        finally:
-            if temporary and os.path.exists(temporary):
-                os.unlink(temporary)
-        if named:
-            self.sync_keys([key])
-        return digest.hexdigest(), size
+        group = _FolderGroup(self)
+        written = group.put(key, data)
+        group.keep()
+        return written
 
     def get(self, key: str) -> bytes:
         """See `BlobStore.get`."""
         try:
-            return self._path(key).read_bytes()
+            with open(self.path(key), "rb") as file:
+                return file.read()
         except (FileNotFoundError, IsADirectoryError) as error:
             raise BlobMissing from error
         except OSError as error:
@@ -192,7 +294,7 @@ class FolderStore:
     def stream(self, key: str, chunk: int = CHUNK, start: int = 0) -> Iterator[bytes]:
         """See `BlobStore.stream`."""
         try:
-            file = self._path(key).open("rb")
+            file = open(self.path(key), "rb")  # noqa: SIM115 - closed when it was read
             file.seek(start)
         except (FileNotFoundError, IsADirectoryError) as error:
             raise BlobMissing from error
@@ -208,7 +310,7 @@ class FolderStore:
 
     def _stat(self, key: str) -> os.stat_result:
         try:
-            return self._path(key).stat()
+            return os.stat(self.path(key))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise BlobMissing from error
         except OSError as error:
@@ -220,17 +322,26 @@ class FolderStore:
 
     def exists(self, key: str) -> bool:
         """See `BlobStore.exists`."""
-        return self._path(key).is_file()
+        return os.path.isfile(self.path(key))
 
     def delete(self, key: str) -> None:
         """See `BlobStore.delete`; empty folders above are removed too."""
-        path = self._path(key)
+        path = self.path(key)
         try:
-            path.unlink(missing_ok=True)
-            for parent in path.parents:
-                if parent == self.root:
-                    break
-                parent.rmdir()
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise BlobUnavailable(type(error).__name__) from error
+        self.remove_empty(path)
+
+    def remove_empty(self, path: str) -> None:
+        """Remove the folders above a file as far as they are empty."""
+        folder = path.rpartition("/")[0]
+        try:
+            while len(folder) > len(self._root):
+                os.rmdir(folder)
+                folder = folder.rpartition("/")[0]
         except OSError as error:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
                 raise BlobUnavailable(type(error).__name__) from error
@@ -240,7 +351,7 @@ class FolderStore:
         start = self.root.joinpath(*prefix.split("/")[:-1]) if "/" in prefix else self.root
         for path in _files(start):
             key = path.relative_to(self.root).as_posix()
-            if key.startswith(prefix) and not path.name.startswith(".new-"):
+            if key.startswith(prefix) and not path.name.startswith(_NEW):
                 yield key
 
     def age(self, key: str) -> float:
@@ -250,7 +361,7 @@ class FolderStore:
     def delete_unfinished(self, older_than: float) -> None:
         """See `BlobStore.delete_unfinished`."""
         for path in _files(self.root):
-            if path.name.startswith(".new-"):
+            if path.name.startswith(_NEW):
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > older_than:
                         path.unlink()
@@ -338,7 +449,7 @@ class S3Store:
         except BotoCoreError as error:
             raise BlobUnavailable(type(error).__name__) from error
 
-    def put(self, key: str, data: bytes | IO[bytes], *, named: bool = True) -> tuple[str, int]:
+    def put(self, key: str, data: bytes | IO[bytes]) -> tuple[str, int]:
         """See `BlobStore.put`; an object appears whole or not at all.
 
         What is larger than `PART` goes in parts: one request takes no more than 5 GiB, and no more than a
@@ -358,8 +469,9 @@ class S3Store:
             parts.close()
         return digest.hexdigest(), size
 
-    def sync_keys(self, keys: Iterable[str]) -> None:
-        """See `BlobStore.sync_keys`: an object that was answered for is kept."""
+    def group(self) -> BlobGroup:
+        """See `BlobStore.group`."""
+        return _ObjectGroup(self)
 
     def get(self, key: str) -> bytes:
         """See `BlobStore.get`."""
@@ -466,6 +578,28 @@ class S3Store:
     def check(self) -> None:
         """See `BlobStore.check`."""
         _probe(self)
+
+
+class _ObjectGroup(BlobGroup):
+    """Objects of an `S3Store`: each appears when it is put, and what was answered for is kept."""
+
+    def __init__(self, store: S3Store) -> None:
+        self._store = store
+        self._put: list[str] = []
+
+    def put(self, key: str, data: bytes | IO[bytes]) -> tuple[str, int]:
+        """See `BlobGroup.put`."""
+        written = self._store.put(key, data)
+        self._put.append(key)
+        return written
+
+    def keep(self) -> None:
+        """See `BlobGroup.keep`."""
+        self._put.clear()
+
+    def discard(self) -> None:
+        """See `BlobGroup.discard`."""
+        # they stay: another attempt writes the same keys, and a row may name them
 
 
 class _Parts:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from settings import get_settings
-from store.base.blobs import CHUNK, get_blobs
+from store.base.blobs import CHUNK, BlobGroup, get_blobs
 from store.base.errors import BlobAltered
 
 #: Begins no file of a kind that is taken.
@@ -82,14 +82,16 @@ class _Sealing:
         self._number += 1
 
 
-def put_sealed(key: str, site_id: uuid.UUID, data: bytes | Readable, *, named: bool = True) -> int:
+def put_sealed(
+    key: str, site_id: uuid.UUID, data: bytes | Readable, *, group: BlobGroup | None = None
+) -> int:
     """Store bytes under `key` so that only who has the secret key can read them; return how many they were.
 
-    See `BlobStore.put` for `named`. Raises `BlobFull`, `BlobUnavailable`.
+    With a `group` they are stored when that is kept. Raises `BlobFull`, `BlobUnavailable`.
     """
     source = BytesIO(data) if isinstance(data, bytes) else data
     sealing = _Sealing(key, site_id, source)
-    get_blobs().put(key, cast(IO[bytes], sealing), named=named)  # only `read` is called
+    (group or get_blobs()).put(key, cast(IO[bytes], sealing))  # only `read` is called
     return sealing.size
 
 

@@ -606,6 +606,9 @@ class Work(Base):
     finished_at: Mapped[datetime | None]
 
 
+IMAGES_A_FOLDER = 64
+
+
 class Image(Base):
     """One path in one batch. `path` may hold names: it is shown to its owner alone and never logged."""
 
@@ -693,6 +696,14 @@ class Image(Base):
     height: Mapped[int | None]
     created_at: Mapped[datetime] = now_column()
     finished_at: Mapped[datetime | None]
+
+    @property
+    def pictures(self) -> str:
+        """What the keys of its pictures begin with.
+
+        Images that came together share a folder: one for each would cost as much as two of its pictures.
+        """
+        return f"images/{self.site_id}/{self.batch_id}/{self.seq // IMAGES_A_FOLDER}/{self.id}-"
 
 
 class Upload(Base):

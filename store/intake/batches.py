@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from settings import get_settings
+from store.base.bulk import insert_rows, parameter
 from store.base.errors import (
     BatchEmpty,
     BatchNotDraft,
@@ -310,6 +311,19 @@ def unmatched_of(session: Session, batch_id: uuid.UUID) -> Unmatched:
     )
 
 
+_ADD_IMAGES = (
+    insert_rows(
+        Image,
+        (
+            *("id", "site_id", "batch_id", "path", "sha256", "size", "incoming_key"),
+            *("status", "passed", "reason", "finished_at"),
+        ),
+    )
+    .on_conflict_do_nothing(index_elements=["batch_id", "path", "sha256"])
+    .returning(Image.id, Image.path, Image.sha256)
+)
+
+
 def add_files(
     session: Session,
     batch_id: uuid.UUID,
@@ -332,11 +346,12 @@ def add_files(
     batch = get_batch(session, site_id, batch_id, lock=True)
     if batch.status != BatchStatus.DRAFT:
         raise BatchNotDraft
+    now = session.scalar(select(func.clock_timestamp())) if any(file.reason for file in files) else None
     ids: dict[tuple[str, str], uuid.UUID] = {}
     new: dict[tuple[str, str], NewFile] = {}
     for start in range(0, len(files), 1000):
         part = files[start : start + 1000]
-        values = [
+        rows = [
             {
                 "id": uuid.uuid4(),
                 "site_id": site_id,
@@ -348,16 +363,11 @@ def add_files(
                 "status": (ImageStatus.UPLOADED if file.reason is None else ImageStatus.REJECTED).value,
                 "passed": None if file.reason is None else counters.LAST,
                 "reason": file.reason.value if file.reason else None,
-                "finished_at": None if file.reason is None else func.clock_timestamp(),
+                "finished_at": None if file.reason is None else now,
             }
             for file in part
         ]
-        inserted = session.execute(
-            insert(Image)
-            .values(values)
-            .on_conflict_do_nothing(index_elements=["batch_id", "path", "sha256"])
-            .returning(Image.id, Image.path, Image.sha256)
-        ).all()
+        inserted = session.connection().execute(_ADD_IMAGES, parameter(rows)).all()
         ids.update({(path, sha): id_ for id_, path, sha in inserted})
     answers = []
     delta: Counter[str] = Counter()

@@ -205,7 +205,8 @@ def erase(
     images = session.scalars(select(Image).where(mine).order_by(Image.id).with_for_update()).all()
     keys = [image.incoming_key for image in images]
     keys += session.scalars(select(StudyFinding.report_key).where(StudyFinding.study_id.in_(study_ids)))
-    folders = [f"images/{site_id}/{image.id}/" for image in images]
+    # also what a worker wrote and, because of a cancel, never named; once each image had a folder of its own
+    written = [key for image in images for key in (image.pictures, f"images/{site_id}/{image.id}/")]
     paths = [(image.batch_id, image.path) for image in images]
     lines = [(image.batch_id, image.manifest_path) for image in images if image.manifest_path is not None]
     hashes = {image.sha256 for image in images}
@@ -225,8 +226,8 @@ def erase(
     session.expunge_all()
     _recount(session, sorted({batch_id for batch_id, _ in paths}))
     blobs = get_blobs()
-    for folder in folders:  # also what a worker wrote and, because of a cancel, never named
-        keys += blobs.keys(folder)
+    for beginning in written:
+        keys += blobs.keys(beginning)
     for key in filter(None, keys):
         blobs.delete(key)
     return len(paths)

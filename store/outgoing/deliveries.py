@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -261,13 +261,13 @@ def object_uid(
     return derived_uid("object", study_uid, bundle_hash, kind.value, source_uid, said)
 
 
-def queue(session: Session, batch: Batch, findings: Collection[StudyFinding]) -> int:
+def queue(session: Session, batch: Batch, findings: Iterable[StudyFinding]) -> int:
     """Queue the objects of study findings to the site's destinations; in the transaction that finds them.
 
     Nothing that a bundle says which the site has not promoted ever leaves, and nothing of images that did not
     come as DICOM: their patient is not known. Returns how many were queued.
     """
-    if not findings or batch.run_id is not None or not batch.promoted:
+    if batch.run_id is not None or not batch.promoted:
         return 0
     destinations = list_destinations(session, batch.site_id)
     if not destinations:

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, text, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from store.base.bulk import write_changed
 from store.base.tables import Batch, BatchMark, BatchReason, Image, Work, WorkKind
 from store.queue.pace import mark_number, passed_by_work
 from vocabulary.states import (
@@ -52,41 +53,44 @@ def tally_images(images: Iterable[Image]) -> Counter[str]:
     return tally(((i.status, i.passed, i.triage, i.reason), 1) for i in images)
 
 
+_COLUMNS = tuple(
+    column.name for column in Batch.__table__.columns if column.name.startswith(("n_", "t_", "s_", "ms_"))
+)
+_SECONDS = (
+    "greatest(extract(epoch FROM clock_timestamp() - coalesce(rate_at, started_at, clock_timestamp())), 0.1)"
+)
+#: As text, of all counters at once: to build it anew for those that change takes longer than all the rest.
+_APPLY = text(
+    f"""
+    UPDATE batches SET version = version + 1,
+           {", ".join(f"{name} = {name} + given.added[{n}]" for n, name in enumerate(_COLUMNS, 1))},
+           rate = CASE WHEN given.progress <= 0 THEN rate
+                       WHEN rate > 0 THEN rate * exp(-{_SECONDS} / {RATE_WINDOW})
+                            + (1 - exp(-{_SECONDS} / {RATE_WINDOW})) * given.progress / {_SECONDS}
+                       ELSE given.progress / {_SECONDS} END,
+           rate_at = CASE WHEN given.progress > 0 THEN clock_timestamp() ELSE rate_at END
+    FROM (SELECT CAST(:added AS bigint[]) AS added, CAST(:progress AS double precision) AS progress) AS given
+    WHERE id = :batch
+    RETURNING site_id, status, round, priority, n_total, n_done, n_rejected + n_failed + n_cancelled,
+              {", ".join(f"{what}_{stage}" for what in ("s", "ms") for stage in STAGES)}
+    """  # noqa: S608 - made of the columns' names
+)
+
+
 def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
     """Add `delta` to the batch's counters; when the last image ends, make the round's finish row.
 
     The batch's row is locked last in every transaction, after work, images and studies.
     """
     progress = sum(delta[f"s_{stage}"] for stage in STAGES) / len(STAGES)  # in images
-    columns = {
-        name: getattr(Batch, name) + n for name, n in delta.items() if n and not name.startswith("reason:")
+    if unknown := [name for name in delta if name not in _COLUMNS and not name.startswith("reason:")]:
+        raise ValueError(f"no counters: {unknown}")
+    given = {
+        "batch": batch_id,
+        "added": f"{{{','.join(str(delta[name]) for name in _COLUMNS)}}}",
+        "progress": progress,
     }
-    now = func.clock_timestamp()
-    seconds = func.greatest(
-        func.extract("epoch", now - func.coalesce(Batch.rate_at, Batch.started_at, now)), 0.1
-    )
-    weight = func.exp(-seconds / RATE_WINDOW)
-    if progress > 0:
-        present = literal(progress) / seconds
-        columns["rate"] = case((Batch.rate > 0, Batch.rate * weight + (1 - weight) * present), else_=present)
-        columns["rate_at"] = now
-    result = session.execute(
-        update(Batch)
-        .where(Batch.id == batch_id)
-        .values(version=Batch.version + 1, **columns)
-        .returning(
-            Batch.site_id,
-            Batch.status,
-            Batch.round,
-            Batch.priority,
-            Batch.n_total,
-            Batch.n_done,
-            Batch.n_rejected + Batch.n_failed + Batch.n_cancelled,
-            *(getattr(Batch, f"s_{stage}") for stage in STAGES),
-            *(getattr(Batch, f"ms_{stage}") for stage in STAGES),
-        )
-        .execution_options(synchronize_session=False)
-    ).one()
+    result = session.connection().execute(_APPLY, given).one()
     site_id, status, round_, priority, total, n_done, n_unread, *of_stages = result
     all_passed, worked = of_stages[: len(STAGES)], of_stages[len(STAGES) :]
     number = mark_number(all_passed, total)
@@ -95,7 +99,7 @@ def apply(session: Session, batch_id: uuid.UUID, delta: Counter[str]) -> None:
         mark = insert(BatchMark).values(
             batch_id=batch_id,
             number=number,
-            at=now,
+            at=func.clock_timestamp(),
             passed=passed_by_work(all_passed, n_unread),
             worked=worked,
         )
@@ -138,11 +142,14 @@ def has_yet_to_pass(stage: Stage) -> ColumnElement[bool]:
 def counted(session: Session, batch_id: uuid.UUID, images: list[Image]) -> Iterator[Counter[str]]:
     """Write the images that the block changed, and apply the difference to the counters.
 
-    The block may take images out of the list, and add to other counters by what it is given.
+    The block may take images out of the list, and add to other counters by what it is given. They are written
+    together at its end: a block that asks the database for what it has just changed flushes before.
     """
     before = tally_images(images)
     others: Counter[str] = Counter()
-    yield others
+    with session.no_autoflush:
+        yield others
+    write_changed(session, images)
     session.flush()
     delta = tally_images(images)
     delta.subtract(before)

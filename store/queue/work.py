@@ -17,8 +17,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.sql.base import ExecutableOption
 
 from settings import get_settings
+from store.base.bulk import write_changed
 from store.base.session import is_unavailable
 from store.base.tables import ENDED_WORK, Batch, Image, Priority, Site, Work, WorkKind, WorkState
 from store.queue import counters
@@ -125,14 +128,19 @@ def take(session: Session, work_id: uuid.UUID, stage: Stage | None) -> Lease | V
     `stage`. State after: *running*, leased. Anything else gives a `Verdict` and changes nothing, but that a
     cancelled or paused batch's unit is put away.
     """
-    work = session.scalar(select(Work).where(Work.id == work_id).with_for_update())
-    if work is None or work.state in ENDED_WORK:
+    found = session.execute(
+        select(Work, Batch.cancelled_at, Batch.paused_at)
+        .outerjoin(Batch, Batch.id == Work.batch_id)
+        .where(Work.id == work_id)
+        .with_for_update(of=Work)
+    ).first()
+    if found is None:
         return Verdict.END
-    now = session.scalar(select(func.clock_timestamp()))
-    if work.lease_until is not None and now is not None and work.lease_until > now:
+    work, cancelled_at, paused_at = found
+    if work.state in ENDED_WORK:
         return Verdict.END
     if work.lease_until is not None:
-        return Verdict.END  # expired: reconcile counts the attempt first
+        return Verdict.END  # another worker's; of one that has expired reconcile counts the attempt first
     if stage is not None and work.stage is not None:
         position, wanted = STAGES.index(Stage(work.stage)), STAGES.index(stage)
         if position > wanted:
@@ -140,11 +148,10 @@ def take(session: Session, work_id: uuid.UUID, stage: Stage | None) -> Lease | V
         if position < wanted:
             return Verdict.END
     if work.kind == WorkKind.CHUNK:
-        batch = session.get_one(Batch, work.batch_id)
-        if batch.cancelled_at is not None:
+        if cancelled_at is not None:
             _cancel(session, work)
             return Verdict.END
-        if batch.paused_at is not None:
+        if paused_at is not None:
             work.state = WorkState.DUE.value
             work.published_at = None
             return Verdict.END
@@ -152,7 +159,7 @@ def take(session: Session, work_id: uuid.UUID, stage: Stage | None) -> Lease | V
     work.taken += 1
     work.lease_token = uuid.uuid4()
     work.lease_until = _later(get_settings().lease_seconds)
-    session.flush()
+    write_changed(session, [work])
     return Lease(
         work_id=work.id,
         token=work.lease_token,
@@ -222,10 +229,33 @@ def hold(session: Session, lease: Lease) -> Work:
     return work
 
 
-def images_of(session: Session, work_id: uuid.UUID) -> list[Image]:
+def images_of(session: Session, work_id: uuid.UUID, *options: ExecutableOption) -> list[Image]:
     """Return the images of a chunk that have not ended, in the order of their arrival."""
     query = select(Image).where(Image.work_id == work_id, Image.status.not_in(counters.TERMINAL))
-    return list(session.scalars(query.order_by(Image.seq)))
+    return list(session.scalars(query.order_by(Image.seq).options(*options)))
+
+
+#: What others write of the images of a unit that a worker holds.
+_WRITTEN_BY_OTHERS = ("status", "passed", "triage", "reason", "flags", "number")
+
+
+def still_open(session: Session, work_id: uuid.UUID, loaded: Sequence[Image]) -> list[Image]:
+    """Return what `images_of` does, by the rows that this worker has loaded under its lease.
+
+    Only what others may have written meanwhile is read again. They stay outside the session: `counted` writes
+    what is changed in them.
+    """
+    columns = (getattr(Image, name) for name in _WRITTEN_BY_OTHERS)
+    query = select(Image.id, *columns).where(Image.work_id == work_id, Image.status.not_in(counters.TERMINAL))
+    now = {id_: values for id_, *values in session.execute(query)}
+    images = [image for image in loaded if image.id in now]
+    if len(images) != len(now):
+        return images_of(session, work_id)
+    for image in images:
+        for name, value in zip(_WRITTEN_BY_OTHERS, now[image.id], strict=True):
+            if image.__dict__.get(name) != value:
+                set_committed_value(image, name, value)
+    return images
 
 
 def cancelled_meanwhile(session: Session, work: Work) -> bool:
@@ -247,7 +277,7 @@ def pass_stage(session: Session, work: Work, next_stage: Stage | None) -> None:
     else:
         work.stage = next_stage.value
         work.published_at = func.clock_timestamp()
-    session.flush()
+    write_changed(session, [work])
 
 
 def postpone(session: Session, lease: Lease, delay: float) -> None:

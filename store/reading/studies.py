@@ -6,15 +6,18 @@ import hashlib
 import json
 import re
 import uuid
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
-from sqlalchemy import and_, delete, exists, literal, or_, select, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy import Select, and_, delete, exists, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm.attributes import set_committed_value
 
+from store.base.bulk import among, insert_rows, parameter, write_changed
 from store.base.tables import Batch, Image, Study, StudyFinding
 from store.outgoing import deliveries, notices
 from store.queue import counters
@@ -64,7 +67,7 @@ def lock_studies(session: Session, study_ids: Iterable[uuid.UUID]) -> None:
     """Lock the studies' rows, always in the same order; images may still be put under them."""
     session.execute(
         select(Study.id)
-        .where(Study.id.in_(set(study_ids)))
+        .where(among(Study.id, set(study_ids)))
         .order_by(Study.id)
         .with_for_update(key_share=True)
     )
@@ -74,7 +77,7 @@ def _found(session: Session, site_id: uuid.UUID, keys: Collection[str]) -> dict[
     """Return the studies with these keys, locked in the order of their ids."""
     rows = session.scalars(
         select(Study)
-        .where(Study.site_id == site_id, Study.key.in_(keys))
+        .where(Study.site_id == site_id, among(Study.key, keys))
         .order_by(Study.id)
         .with_for_update(key_share=True)
         .execution_options(populate_existing=True)
@@ -82,34 +85,47 @@ def _found(session: Session, site_id: uuid.UUID, keys: Collection[str]) -> dict[
     return {study.key: study for study in rows}
 
 
-def _add(session: Session, images: Mapping[str, Image], *, uid_shared: bool) -> None:
-    """Make the studies with these keys that are not there yet, each with the facts of its image."""
+_FACTS_OF_STUDY = ("study_uid", "accession", "study_date", "patient_hash")
+_ADD = (
+    insert_rows(Study, ("id", "site_id", "key", *_FACTS_OF_STUDY, "uid_shared"))
+    .on_conflict_do_nothing(index_elements=["site_id", "key"])
+    .returning(Study)
+)
+
+
+def _add(session: Session, images: Mapping[str, Image], *, uid_shared: bool) -> dict[str, Study]:
+    """Make studies with these keys, each with the facts of its image; return those that were not there."""
     if not images:
-        return
+        return {}
     rows = [
         {
             "id": uuid.uuid4(),
             "site_id": image.site_id,
             "key": key,
-            "study_uid": image.study_uid,
-            "accession": image.accession,
-            "study_date": image.study_date,
-            "patient_hash": image.patient_hash,
             "uid_shared": uid_shared,
+            **{name: getattr(image, name) for name in _FACTS_OF_STUDY},
         }
         for key, image in sorted(images.items())
     ]
-    session.execute(insert(Study).values(rows).on_conflict_do_nothing(index_elements=["site_id", "key"]))
+    made = session.scalars(select(Study).from_statement(_ADD), parameter(rows))
+    return {study.key: study for study in made}
 
 
 def assign(session: Session, images: Sequence[Image]) -> None:
     """Assign each image to its study, created if missing, and number it; lock the studies.
+
+    What the images are given is written with the next flush.
 
     The first images that name a study make it. Those that name it and disagree in patient or accession number
     get a study of their own, and both are marked: neither can be told to be the right one.
     """
     if not images:
         return
+    with session.no_autoflush:  # what is asked here is of other rows
+        _assign(session, images)
+
+
+def _assign(session: Session, images: Sequence[Image]) -> None:
     site_id = images[0].site_id
     before = {image.study_id for image in images if image.study_id is not None}
     keys = {key for image in images for key in (study_key(image), _own_key(image))}
@@ -118,9 +134,10 @@ def assign(session: Session, images: Sequence[Image]) -> None:
     for image in images:
         if study_key(image) not in known and _own_key(image) not in known:
             new.setdefault(study_key(image), image)
-    _add(session, new, uid_shared=False)
-    if new:
-        known |= _found(session, site_id, new)
+    made = _add(session, new, uid_shared=False)
+    known |= made
+    if len(made) < len(new):  # another chunk was faster
+        known |= _found(session, site_id, new.keys() - made.keys())
     apart: dict[str, Image] = {}
     chosen: dict[uuid.UUID, str] = {}
     for image in images:
@@ -134,15 +151,16 @@ def assign(session: Session, images: Sequence[Image]) -> None:
             chosen[image.id] = own
             apart.setdefault(own, image)
             _mark_shared(session, known[key])
-    _add(session, apart, uid_shared=True)
     if apart:
-        session.flush()
+        made |= _add(session, apart, uid_shared=True)
         known |= _found(session, site_id, apart)
     for image in images:
         image.study_id = known[chosen[image.id]].id
-    session.flush()
-    _number(session, images)
-    _delete_empty(session, before - {image.study_id for image in images})
+    _number(session, images, {study.id for study in made.values()})
+    left = before - {image.study_id for image in images}
+    if left:
+        write_changed(session, images)
+        _delete_empty(session, left)
 
 
 def _mark_shared(session: Session, study: Study) -> None:
@@ -163,7 +181,7 @@ def _delete_empty(session: Session, study_ids: Collection[uuid.UUID]) -> None:
     """Drop what images have left that failed before their header was read and are prepared again."""
     if not study_ids:
         return
-    empty = [Study.id.in_(study_ids), ~exists().where(Image.study_id == Study.id)]
+    empty = [among(Study.id, study_ids), ~exists().where(Image.study_id == Study.id)]
     kept = or_(exists().where(StudyFinding.study_id == Study.id), exists().where(Review.study_id == Study.id))
     session.execute(
         delete(WorklistRow)
@@ -173,7 +191,22 @@ def _delete_empty(session: Session, study_ids: Collection[uuid.UUID]) -> None:
     session.execute(delete(Study).where(*empty, ~kept).execution_options(synchronize_session=False))
 
 
-def numbers(images: Iterable[Image]) -> dict[uuid.UUID, int]:
+class Numbered(Protocol):
+    """What tells the number of an image: its row, or these columns of it."""
+
+    @property
+    def id(self) -> uuid.UUID: ...  # noqa: D102
+    @property
+    def seq(self) -> int: ...  # noqa: D102
+    @property
+    def sha256(self) -> str: ...  # noqa: D102
+    @property
+    def number(self) -> int | None: ...  # noqa: D102
+    @property
+    def path(self) -> str: ...  # noqa: D102
+
+
+def numbers(images: Iterable[Numbered]) -> dict[uuid.UUID, int]:
     """Return the number of each image in its study, by which page, API, report and mark all name it.
 
     A number is given once and never changes; the same bytes have the same number in every batch. Images that
@@ -189,17 +222,25 @@ def numbers(images: Iterable[Image]) -> dict[uuid.UUID, int]:
     return {image.id: by_content[image.sha256] for image in given}
 
 
-def _number(session: Session, images: Sequence[Image]) -> None:
-    """Set the numbers of images whose studies are locked."""
-    of_study: dict[uuid.UUID | None, list[Image]] = {image.study_id: [] for image in images}
-    query = select(Image).where(Image.study_id.in_(of_study))
-    for image in session.scalars(query):
+def _number(session: Session, images: Sequence[Image], fresh: Collection[uuid.UUID]) -> None:
+    """Set the numbers of images whose studies are locked; those that are `fresh` have no others."""
+    of_study: defaultdict[uuid.UUID | None, list[Numbered]] = defaultdict(list)
+    for image in images:
         of_study[image.study_id].append(image)
-    for members in of_study.values():
-        given = numbers(members)
-        for image in members:
-            if image.number is None:
-                image.number = given[image.id]
+    if known := of_study.keys() - fresh:
+        columns = (Image.study_id, Image.id, Image.seq, Image.sha256, Image.number, Image.path)
+        mine = {image.id for image in images}
+        for other in session.execute(select(*columns).where(among(Image.study_id, known))):
+            if other.id not in mine:
+                of_study[other.study_id].append(cast(Numbered, other))
+    given = {id_: n for members in of_study.values() for id_, n in numbers(members).items()}
+    for image in images:
+        if image.number is None:
+            image.number = given[image.id]
+    unnumbered = {m.id for members in of_study.values() for m in members if m.number is None}
+    if unnumbered:
+        for image in session.scalars(select(Image).where(among(Image.id, unnumbered))):
+            image.number = given[image.id]
 
 
 def assign_unread(session: Session, batch: Batch) -> None:
@@ -211,7 +252,9 @@ def assign_unread(session: Session, batch: Batch) -> None:
     )
     images = list(session.scalars(query.order_by(Image.seq)))
     for start in range(0, len(images), 1000):
-        assign(session, images[start : start + 1000])
+        part = images[start : start + 1000]
+        assign(session, part)
+        write_changed(session, part)
     session.flush()
 
 
@@ -225,9 +268,9 @@ def first_copies(session: Session, images: Sequence[Image]) -> dict[uuid.UUID, u
         select(Image.study_id, Image.sha256, Image.id)
         .where(
             Image.batch_id == images[0].batch_id,
-            Image.study_id.in_({image.study_id for image in images}),
-            Image.sha256.in_({image.sha256 for image in images}),
-            Image.id.not_in({image.id for image in images}),  # what another chunk kept came first
+            among(Image.study_id, {image.study_id for image in images}),
+            among(Image.sha256, {image.sha256 for image in images}),
+            ~among(Image.id, {image.id for image in images}),  # what another chunk kept came first
             Image.status != ImageStatus.REJECTED,
             counters.has_passed(Stage.PREPARE),
         )
@@ -249,23 +292,27 @@ def flag_corrections(session: Session, images: Sequence[Image]) -> None:
     if not uids:
         return
     flag = [Reason.SOP_UID_CORRECTION.value]
+    write_changed(session, images)  # each is another's twin
     other = aliased(Image)
     twin = exists().where(
         other.site_id == Image.site_id, other.sop_uid == Image.sop_uid, other.sha256 != Image.sha256
     )
-    session.execute(
+    flagged = session.execute(
         update(Image)
         .where(
             Image.site_id == images[0].site_id,
-            Image.sop_uid.in_(uids),
+            among(Image.sop_uid, uids),
             ~Image.flags.contains(flag),
             twin,
         )
         .values(flags=Image.flags.op("||")(literal(flag, JSONB)))
+        .returning(Image.id, Image.flags)
         .execution_options(synchronize_session=False)
     )
+    flags = {id_: now for id_, now in flagged}
     for image in images:
-        session.refresh(image, ["flags"])
+        if image.id in flags:
+            set_committed_value(image, "flags", flags[image.id])
 
 
 @dataclass(frozen=True)
@@ -286,18 +333,39 @@ def study_states(
 
     Images that are still on their way in another batch are left out as well: they make a new version.
     """
-    rows = session.scalars(
-        select(Image)
-        .join(Batch, Batch.id == Image.batch_id)
+    query = _standing_on(select(Image), study_ids, bundle)
+    rows = session.scalars(query.execution_options(populate_existing=True))
+    return {id_: StudyState(images, _basis(images)) for id_, images in _newest(rows, study_ids).items()}
+
+
+def bases(session: Session, study_ids: Collection[uuid.UUID], bundle: str) -> dict[uuid.UUID, str]:
+    """Return the `basis` of each study's state, of which nothing else is read."""
+    rows = cast(Iterable[Image], session.execute(_standing_on(_BASIS, study_ids, bundle)))
+    return {id_: _basis(images) for id_, images in _newest(rows, study_ids).items()}
+
+
+_BASIS = select(
+    *(Image.id, Image.study_id, Image.seq, Image.sha256, Image.number, Image.path, Image.finding_id),
+    *(Image.status, Image.reason, Image.triage, Image.probability, Image.flags, Image.overlay_sha256),
+)
+Query = TypeVar("Query", bound=Select[Any])
+
+
+def _standing_on(query: Query, study_ids: Collection[uuid.UUID], bundle: str) -> Query:
+    return (
+        query.join(Batch, Batch.id == Image.batch_id)
         .where(
-            Image.study_id.in_(study_ids),
+            among(Image.study_id, study_ids),
             Batch.bundle == bundle,
             or_(Image.reason.is_(None), Image.reason != Reason.DUPLICATE_IN_STUDY),
             counters.has_passed(Stage.EXPLAIN),
         )
         .order_by(Image.seq.desc())
-        .execution_options(populate_existing=True)
     )
+
+
+def _newest(rows: Iterable[Image], study_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, list[Image]]:
+    """Return one row per content of each study, in the order of their numbers; the latest rows come first."""
     newest: dict[uuid.UUID, dict[str, Image]] = {study_id: {} for study_id in study_ids}
     for image in rows:
         if image.study_id is None:
@@ -306,7 +374,11 @@ def study_states(
         kept = mine.setdefault(image.sha256, image)
         if kept.finding_id is None and image.finding_id is not None:
             mine[image.sha256] = image  # a later copy that was cancelled does not undo a reading
-    return {study_id: _state(mine.values()) for study_id, mine in newest.items()}
+    found = {}
+    for study_id, mine in newest.items():
+        place = numbers(mine.values())
+        found[study_id] = sorted(mine.values(), key=lambda image: place[image.id])
+    return found
 
 
 def study_state(session: Session, study_id: uuid.UUID, bundle: str) -> StudyState:
@@ -314,10 +386,7 @@ def study_state(session: Session, study_id: uuid.UUID, bundle: str) -> StudyStat
     return study_states(session, [study_id], bundle)[study_id]
 
 
-def _state(newest: Iterable[Image]) -> StudyState:
-    found = list(newest)
-    place = numbers(found)
-    images = sorted(found, key=lambda i: place[i.id])
+def _basis(images: Iterable[Image]) -> str:
     said: list[Any] = [
         [
             str(i.id),
@@ -330,7 +399,7 @@ def _state(newest: Iterable[Image]) -> StudyState:
         ]
         for i in images
     ]
-    return StudyState(images, hashlib.sha256(json.dumps(said).encode()).hexdigest())
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def ready(session: Session, study_ids: Collection[uuid.UUID], batch_id: uuid.UUID) -> set[uuid.UUID]:
@@ -338,7 +407,7 @@ def ready(session: Session, study_ids: Collection[uuid.UUID], batch_id: uuid.UUI
     waiting = session.scalars(
         select(Image.study_id)
         .where(
-            Image.study_id.in_(study_ids),
+            among(Image.study_id, study_ids),
             Image.batch_id == batch_id,
             counters.has_yet_to_pass(Stage.EXPLAIN),
             Image.status.not_in([s.value for s in TERMINAL_IMAGE_STATUSES]),
@@ -354,7 +423,7 @@ def latest_findings(
     """Return the newest finding by this bundle of each study that has one."""
     rows = session.scalars(
         select(StudyFinding)
-        .where(StudyFinding.study_id.in_(study_ids), StudyFinding.bundle == bundle)
+        .where(among(StudyFinding.study_id, study_ids), StudyFinding.bundle == bundle)
         .order_by(StudyFinding.version)
     )
     return {row.study_id: row for row in rows}  # the last one stays
@@ -369,7 +438,7 @@ def last_signed(session: Session, study_ids: Collection[uuid.UUID]) -> dict[uuid
     """Return the version that was signed last of each study that has one, whatever bundle had read it."""
     rows = session.scalars(
         select(StudyFinding)
-        .where(StudyFinding.study_id.in_(study_ids), StudyFinding.signed_at.is_not(None))
+        .where(among(StudyFinding.study_id, study_ids), StudyFinding.signed_at.is_not(None))
         .order_by(StudyFinding.signed_at)
     )
     return {row.study_id: row for row in rows}  # the last one stays
@@ -436,38 +505,39 @@ def save_findings(session: Session, batch: Batch, new: Sequence[NewFinding]) -> 
     """
     ids = [finding.study_id for finding in new]
     lock_studies(session, ids)
-    states, latest = study_states(session, ids, batch.bundle), latest_findings(session, ids, batch.bundle)
+    now, latest = bases(session, ids, batch.bundle), latest_findings(session, ids, batch.bundle)
     signed = last_signed(session, ids)
     saved, rows = [], []
     for finding in new:
         before = latest.get(finding.study_id)
-        if states[finding.study_id].basis != finding.basis:
+        if now[finding.study_id] != finding.basis:
             continue
         if finding.version != (before.version + 1 if before else 1):
             continue
         rows.append(
-            StudyFinding(
-                site_id=batch.site_id,
-                study_id=finding.study_id,
-                batch_id=batch.id,
-                bundle=batch.bundle,
-                version=finding.version,
-                basis=finding.basis,
-                triage=finding.triage.value,
-                reasons=[reason.value for reason in finding.reasons],
-                n_images=finding.n_images,
-                report_key=finding.report.key if finding.report else None,
-                report_sha256=finding.report.sha256 if finding.report else None,
-                report_size=finding.report.size if finding.report else None,
-                review_id=finding.signature.review_id if finding.signature else None,
-                signed_by=finding.signature.reader if finding.signature else None,
-                signed_at=finding.signature.signed_at if finding.signature else None,
-            )
+            {
+                "id": uuid.uuid4(),
+                "site_id": batch.site_id,
+                "study_id": finding.study_id,
+                "batch_id": batch.id,
+                "bundle": batch.bundle,
+                "version": finding.version,
+                "basis": finding.basis,
+                "triage": finding.triage.value,
+                "reasons": [reason.value for reason in finding.reasons],
+                "n_images": finding.n_images,
+                "report_key": finding.report.key if finding.report else None,
+                "report_sha256": finding.report.sha256 if finding.report else None,
+                "report_size": finding.report.size if finding.report else None,
+                "review_id": finding.signature.review_id if finding.signature else None,
+                "signed_by": finding.signature.reader if finding.signature else None,
+                "signed_at": finding.signature.signed_at if finding.signature else None,
+            }
         )
         saved.append(finding)
-    session.add_all(rows)
-    session.flush()
-    deliveries.queue(session, batch, rows)
+    if rows:
+        session.connection().execute(insert_rows(StudyFinding, tuple(rows[0])), parameter(rows))
+        deliveries.queue(session, batch, (StudyFinding(**row) for row in rows))
     worklist.refresh(session, batch, [finding.study_id for finding in saved])
     positive = []
     for finding in saved:

@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -256,29 +255,50 @@ def test_a_name_outlasts_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "after the rename"
     )
     calls.clear()
-    keys = [f"a/{n}/x" for n in range(3)]
+    group, keys = store.group(), [f"a/{n}/x" for n in range(3)]
     for key in keys:
-        store.put(key, b"x", named=False)
-    assert calls[1::2] == [Path("renamed")] * 3
-    calls.clear()
-    store.sync_keys(keys)
-    assert sorted(calls) == [store.root, store.root / "a", *(store.root / "a" / str(n) for n in range(3))]
+        group.put(key, b"x")
+    assert not list(store.keys("a/0")), "its bytes are not synced"
+    group.keep()
+    assert all(call.name.startswith(".new-") for call in calls[:3]), "bytes first"
+    assert calls[3:6] == [Path("renamed")] * 3
+    assert sorted(calls[6:]) == [store.root, store.root / "a", *(store.root / "a" / str(n) for n in range(3))]
     assert calls[-2:] == [store.root / "a", store.root], "a folder before the one that names it"
+    assert sorted(store.keys("a/")) == ["a/0/x", "a/1/x", "a/2/x", "a/b/1"]
+
+
+def test_a_group_that_is_not_kept_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FolderStore(tmp_path / "blobs")
+    store.put("a/old", b"as it was")
+    with store.group() as group:
+        group.put("a/old", b"half")
+        group.put("b/new", b"half")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as patched, store.group() as group:
+        group.put("a/old", b"half")
+        patched.setattr(os, "fsync", full)  # a file system may find out that late
+        with pytest.raises(BlobFull):
+            group.keep()
+    assert [path.name for path in store.root.rglob("*")] == ["a", "old"]
+    assert store.get("a/old") == b"as it was"
 
 
 def test_a_folder_that_vanishes_before_the_file_is_in_it_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, make, left = FolderStore(tmp_path), tempfile.NamedTemporaryFile, 3
+    store, make, left = FolderStore(tmp_path), os.makedirs, 3
 
-    def vanishing(**named: Any) -> Any:
+    def vanishing(folder: str, **named: Any) -> None:
         nonlocal left
+        make(folder, **named)
         if left:
             left -= 1
-            Path(named["dir"]).rmdir()  # as another process does, which has just emptied it
-        return make(**named)
+            Path(folder).rmdir()  # as another process does, which has just emptied it
 
-    monkeypatch.setattr(tempfile, "NamedTemporaryFile", vanishing)
+    monkeypatch.setattr(os, "makedirs", vanishing)
     store.put("a/b/c", b"x")
     assert (store.get("a/b/c"), left) == (b"x", 0)
 

@@ -65,6 +65,8 @@ PRELOADED = (
     *("store.operations.fsck", "pipeline.report.render", "phantoms.film", "phantoms.files", "tests.running"),
 )
 OURS = tuple(f"{ROOT}/{name}/" for name in ("store", "worker", "web", "interop"))
+#: Functions that tell nothing of where a point is.
+PASSED_OVER = {"session_scope", "<lambda>", "put", "keep"}
 ROUNDS = 60
 
 
@@ -133,7 +135,7 @@ def _place() -> str:
     frame, names = sys._getframe(2), []
     while frame is not None and len(names) < 2:
         code = frame.f_code
-        if code.co_filename.startswith(OURS) and code.co_name not in {"session_scope", "<lambda>", "put"}:
+        if code.co_filename.startswith(OURS) and code.co_name not in PASSED_OVER:
             names.append(f"{Path(code.co_filename).stem}.{code.co_name}")
         frame = frame.f_back  # type: ignore[assignment]
     return " < ".join(names) or "the test"

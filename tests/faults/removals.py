@@ -320,7 +320,7 @@ REMOVALS = (
     Removal(
         "no_room_for_uploads",
         "store/base/blobs.py",
-        "            if temporary and os.path.exists(temporary):\n                os.unlink(temporary)\n",
+        "            os.unlink(temporary)\n",
         "            pass\n",
         FAULTS + "disk.py::TestBlobs::test_no_room_for_uploads",
     ),

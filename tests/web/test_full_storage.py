@@ -82,7 +82,7 @@ def test_the_log_is_not_filled(
     def takes_nothing(*_: object, **__: object) -> None:
         raise BlobFull
 
-    monkeypatch.setattr(blob_module.FolderStore, "put", takes_nothing)
+    monkeypatch.setattr(type(blob_module.get_blobs().group()), "put", takes_nothing)
     monkeypatch.setattr(throttled_log, "_told", {})
     batch = ask.draft()
     for _ in range(20):

@@ -246,7 +246,11 @@ def test_a_patient_is_nowhere_whatever_became_of_the_images(
         ids = [str(image.id) for image in rows]
         # a worker was stopped by the cancel after it had written, and before it named, what it wrote
         stopped = next(image for image in rows if image.path == "marker-1.png")
-        blobs.put(f"images/{stopped.site_id}/{stopped.id}/original", b"ACC-9")
+        for folder in (
+            f"images/{stopped.site_id}/{stopped.id}/",
+            stopped.pictures,
+        ):  # an earlier one
+            blobs.put(f"{folder}original", b"ACC-9")
     words = ["ACC-9", "mine.png", "marker-", str(gone), *ids, *shas]
     before = {place.split(":")[0] for place in traces(blobs, *words) if not place.startswith("blob")}
     assert before >= {"images", "studies", "findings", "manifest_lines", "uploads"}

@@ -61,7 +61,7 @@ def test_made_once_for_all_who_ask_and_deleted_in_time(site_id: uuid.UUID) -> No
         )
     full_depth.delete_expired()
     assert row(image.id).pixels_key is None
-    assert not list(get_blobs().keys(f"images/{site_id}/{image.id}/pixels"))
+    assert not list(get_blobs().keys(f"{image.pictures}pixels"))
     assert not fsck.check().problems
     with session_scope() as session:
         for unit in session.scalars(select(Work).where(Work.kind == WorkKind.PIXELS)):
@@ -85,7 +85,7 @@ def test_it_goes_with_its_original(site_id: uuid.UUID) -> None:
     assert row(image.id).pixels_key
     assert retention.expire_originals(site_id, -1) == 1
     assert row(image.id).pixels_key is None
-    assert not list(get_blobs().keys(f"images/{site_id}/{image.id}/pixels"))
+    assert not list(get_blobs().keys(f"{image.pictures}pixels"))
     assert ask(image.id) is Answer.NONE
     assert not fsck.check().problems
 

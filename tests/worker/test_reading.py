@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import struct
 import uuid
@@ -109,34 +110,44 @@ def by_path(batch: Batch) -> dict[str, Image]:
 
 
 def test_what_a_commit_names_outlasts_a_power_cut(
-    site_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+    site_id: uuid.UUID, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Every picture and report is written down as a name in its folder before a row says that it is there."""
-    blobs, kept = get_blobs(), set()
-    sync_keys = blobs.sync_keys
+    """Every picture and report is written down as a name in its folder before a row says it is there."""
+    root, rename, sync = tmp_path / "blobs", os.rename, os.fsync
+    kept: set[Path] = set()
+    synced: set[Path] = set()
 
-    def note(keys: Any) -> None:
-        kept.update(keys := list(keys))
-        sync_keys(keys)
+    def noted(descriptor: int) -> None:
+        sync(descriptor)
+        synced.add(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
 
-    monkeypatch.setattr(blobs, "sync_keys", note)
+    def renamed(old: str, new: str) -> None:
+        if Path(old) in synced:  # bytes first
+            kept.add(Path(new))
+        synced.difference_update(Path(new).parents)  # they hold a name that may not last yet
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "rename", renamed)
+
+    def lasts(key: str) -> bool:
+        path = root / key
+        return path in kept and synced.issuperset({path.parent, *path.parents} - {*root.parents})
+
     named: list[str] = []
     lost: list[str] = []  # a failing stage is tried again: nothing is asserted in here
 
     def check(session: Any) -> None:
-        for row in [*session.new, *session.dirty]:
-            if isinstance(row, Image):
-                keys = [row.original_key, row.display_key, row.overlay_key, row.heat_key]
-            else:
-                keys = [row.report_key] if isinstance(row, StudyFinding) else []
-            named.extend(key for key in keys if key)
-            lost.extend(key for key in keys if key and key not in kept)
+        images = select(Image.original_key, Image.display_key, Image.overlay_key, Image.heat_key)
+        rows = [*session.execute(images), *session.execute(select(StudyFinding.report_key))]
+        named.extend(keys := [key for row in rows for key in row if key])
+        lost.extend(key for key in keys if not lasts(key))
 
-    event.listen(Session, "before_flush", note_flush := lambda session, *_: check(session))
+    event.listen(Session, "before_commit", check)
     try:
         read(site_id, {"a.png": png(1), "b.png": png(2)})
     finally:
-        event.remove(Session, "before_flush", note_flush)
+        event.remove(Session, "before_commit", check)
     for name in ("original", "display.jpg", "overlay.jpg", "heat.png", "reports/"):
         assert any(name in key for key in named), name
     assert not lost
@@ -777,7 +788,7 @@ def test_what_a_killed_stage_of_a_cancelled_batch_wrote_is_deleted_at_its_end(si
 
     def killed(lease: Lease) -> bool:
         for image in images_of(batch):
-            get_blobs().put(f"images/{site_id}/{image.id}/original", b"of nobody")
+            get_blobs().put(f"{image.pictures}original", b"of nobody")
         return False
 
     flow.run(unit.id, Stage.PREPARE, killed)

@@ -252,6 +252,7 @@ class Intake:
         self._pending: list[batches.NewFile] = []
         self._pending_bytes = 0
         self._pending_since = time.monotonic()
+        self._group = get_blobs().group()
         self._room = self._room_left()
         self.answers = Answers()
 
@@ -267,9 +268,12 @@ class Intake:
             except BaseException:
                 self.answers.close()
                 raise
+            finally:
+                self._group.discard()
             return
         with suppress(ServiceError, SQLAlchemyError):
             self.flush()
+        self._group.discard()
         self.answers.close()
 
     def _room_left(self) -> int | None:
@@ -349,7 +353,7 @@ class Intake:
                 reason = Reason.NOT_AN_IMAGE
             else:
                 key = batches.new_incoming_key(self._batch_id)
-                put_sealed(key, self._site_id, source, named=False)
+                put_sealed(key, self._site_id, source, group=self._group)
         except ArchiveRefused as refused:
             key, reason = None, refused.reason
         sha256 = source.sha256
@@ -375,7 +379,11 @@ class Intake:
         pending, self._pending, self._pending_bytes = self._pending, [], 0
         if not pending:
             return
-        get_blobs().sync_keys(file.incoming_key for file in pending if file.incoming_key)
+        try:
+            self._group.keep()
+        except ServiceError:
+            self._forget(pending)
+            raise
         with session_scope(on_rollback=lambda: self._forget(pending)) as session:
             answers = batches.add_files(
                 session, self._batch_id, self._site_id, pending, set_aside=self._set_aside

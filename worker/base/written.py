@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
+from types import TracebackType
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -27,27 +28,39 @@ def register(named: Callable[[Session, Collection[uuid.UUID]], Iterable[str]]) -
 
 def picture_key(image: Image, name: str) -> str:
     """Return the key of one of an image's pictures; every attempt writes the same."""
-    return f"images/{image.site_id}/{image.id}/{name}"
+    return f"{image.pictures}{name}"
 
 
 class Written:
     """What a stage puts into the blob store: named by its commit, or deleted by the stage itself."""
 
     def __init__(self) -> None:
+        self._group = get_blobs().group()
         self._pictures: dict[str, uuid.UUID] = {}
         self._others: list[str] = []
 
+    def __enter__(self) -> Written:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._group.discard()  # what was not kept
+
     def put(self, key: str, data: bytes, image: Image | None = None) -> tuple[str, int]:
-        """Put bytes, of an image or of this attempt alone; return their hex SHA-256 and size."""
+        """Put bytes, of an image or of this attempt alone; return their hex SHA-256 and size.
+
+        They are stored by `keep`; what a block that ends badly has not kept is deleted.
+        """
         if image is None:
             self._others.append(key)
         else:
             self._pictures[key] = image.id
-        return get_blobs().put(key, data, named=False)
+        return self._group.put(key, data)
 
     def keep(self) -> None:
-        """Sync what was written: the stage's commit is going to name it."""
-        get_blobs().sync_keys([*self._pictures, *self._others])
+        """Store what was put: the stage's commit is going to name it."""
+        self._group.keep()
 
     def discard(self) -> None:
         """Delete what no image names and none is about to name: the lease is lost, or the batch cancelled."""

@@ -23,11 +23,11 @@ def write(lease: Lease) -> bool:
     with session_scope() as session:
         image = session.get(Image, lease.subject_id)
     data = _drawn(image) if image is not None else None
-    written = Written()
     sha256 = None
-    if image is not None and data is not None:
-        sha256, _ = written.put(picture_key(image, "pixels.png"), data, image)
-        written.keep()
+    with Written() as written:
+        if image is not None and data is not None:
+            sha256, _ = written.put(picture_key(image, "pixels.png"), data, image)
+            written.keep()
     saved = False
     try:
         with session_scope() as session:

@@ -18,6 +18,7 @@ from pipeline.types import AttentionRegion, StudyFacts, SuspectedBox
 from pipeline.types import Finding as ReadFinding
 from settings import VERSION
 from store.base.blobs import get_blobs
+from store.base.bulk import among
 from store.base.session import session_scope
 from store.base.tables import Batch, Finding, Image, Site, Study, StudyFinding
 from store.reading import studies
@@ -27,8 +28,8 @@ from vocabulary.states import ImageStatus, Triage
 from vocabulary.words import shown_flags
 from worker.base.networks import cached_bundle
 
-#: Studies whose findings are read and written together; a killed worker leaves at most so many stray PDFs.
-REPORTS_AT_ONCE = 8
+#: Studies whose findings are read and written together: a killed worker's reports are written again.
+REPORTS_AT_ONCE = 32
 
 
 FACTS = tuple(StudyFacts.__dataclass_fields__)
@@ -41,37 +42,38 @@ def write_studies(study_ids: Sequence[uuid.UUID], batch: Batch) -> None:
         if not todo:
             return
         site = session.get_one(Site, batch.site_id)
-        rows = {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(todo)))}
+        rows = {study.id: study for study in session.scalars(select(Study).where(among(Study.id, todo)))}
         signed = studies.last_signed(session, todo)
         read = [image.finding_id for id_ in todo for image in states[id_].images if image.finding_id]
-        findings = {f.id: f for f in session.scalars(select(Finding).where(Finding.id.in_(read)))}
+        findings = {f.id: f for f in session.scalars(select(Finding).where(among(Finding.id, read)))}
+    folder = f"reports/{batch.site_id}/{uuid.uuid4()}/"  # this attempt replaces no other's reports
     new = []
-    for id_ in todo:
-        images, before = states[id_].images, latest.get(id_)
-        version = before.version + 1 if before else 1
-        said = study_finding([_outcome(image) for image in images])
-        reasons = study_reasons(rows[id_], said.reasons)
-        kept: studies.Report | None = None
-        if batch.with_report:
-            document = study_report(
-                site,
-                rows[id_],
-                batch,
-                version,
-                said.triage,
-                reasons,
-                images,
-                findings,
-                earlier=earlier_signature(signed.get(id_), batch.bundle, states[id_].basis),
+    with get_blobs().group() as group:
+        for id_ in todo:
+            images, before = states[id_].images, latest.get(id_)
+            version = before.version + 1 if before else 1
+            said = study_finding([_outcome(image) for image in images])
+            reasons = study_reasons(rows[id_], said.reasons)
+            kept: studies.Report | None = None
+            if batch.with_report:
+                document = study_report(
+                    site,
+                    rows[id_],
+                    batch,
+                    version,
+                    said.triage,
+                    reasons,
+                    images,
+                    findings,
+                    earlier=earlier_signature(signed.get(id_), batch.bundle, states[id_].basis),
+                )
+                pdf = render.render_report(document)
+                key = f"{folder}{id_}-{batch.bundle}-v{version}.pdf"
+                kept = studies.Report(key, *group.put(key, pdf))
+            new.append(
+                studies.NewFinding(id_, states[id_].basis, said.triage, reasons, len(images), version, kept)
             )
-            pdf = render.render_report(document)
-            name = f"{batch.bundle}-v{version}-{uuid.uuid4().hex[:8]}.pdf"
-            key = f"reports/{batch.site_id}/{id_}/{name}"
-            kept = studies.Report(key, *get_blobs().put(key, pdf, named=False))
-        new.append(
-            studies.NewFinding(id_, states[id_].basis, said.triage, reasons, len(images), version, kept)
-        )
-    get_blobs().sync_keys([finding.report.key for finding in new if finding.report])
+        group.keep()
     with session_scope() as session:
         saved = studies.save_findings(session, batch, new)
     for finding in new:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import math
+import struct
 import uuid
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session, load_only
 
 from models.bundle import Bundle
 from pipeline.types import Float16Array, UInt8Array
 from store.base.blobs import get_blobs
+from store.base.bulk import among
 from store.base.errors import BlobMissing
 from store.base.session import session_scope
 from store.base.tables import Batch, Finding, Image
@@ -39,24 +43,39 @@ class Chunk:
 
     def findings(self, session: Session, bundle: Bundle) -> dict[str, Finding]:
         """Return by sha256 what the bundle has said of the images' bytes, in whatever batch of the site."""
-        rows = session.scalars(
-            select(Finding)
-            .where(
-                Finding.site_id == self.lease.site_id,
-                Finding.bundle == bundle.name,
-                Finding.precision == self.purpose.precision,
-                Finding.sha256.in_({image.sha256 for image in self.images}),
-            )
-            .execution_options(populate_existing=True)  # another worker may have said it first
-        )
+        query = select(Finding).where(*self._said_by(bundle))
+        # another worker may have said it first
+        rows = session.scalars(query.execution_options(populate_existing=True))
         return {row.sha256: row for row in rows}
+
+    def finding_ids(self, session: Session, bundle: Bundle) -> dict[str, uuid.UUID]:
+        """Return the ids of `findings`."""
+        rows = session.execute(select(Finding.sha256, Finding.id).where(*self._said_by(bundle)))
+        return {sha256: id_ for sha256, id_ in rows}
+
+    def _said_by(self, bundle: Bundle) -> tuple[ColumnElement[bool], ...]:
+        return (
+            Finding.site_id == self.lease.site_id,
+            Finding.bundle == bundle.name,
+            Finding.precision == self.purpose.precision,
+            among(Finding.sha256, {image.sha256 for image in self.images}),
+        )
+
+
+#: What the stages after the first read of an image: a third of its columns.
+_READ = load_only(
+    *(Image.seq, Image.site_id, Image.batch_id, Image.study_id, Image.finding_id, Image.number),
+    *(Image.sha256, Image.status, Image.passed, Image.reason, Image.flags, Image.triage),
+    *(Image.body_part, Image.view, Image.modality, Image.width, Image.height, Image.display_key),
+    raiseload=True,
+)
 
 
 def load_chunk(lease: Lease, images: list[Image] | None = None) -> Chunk:
     """Load the unit that is held under the lease; `images` are its images if they were looked up already."""
     with session_scope() as session:
         if images is None:
-            images = work.images_of(session, lease.work_id)
+            images = work.images_of(session, lease.work_id, _READ)
         batch = session.get_one(Batch, lease.batch_id)
         purpose = purpose_of(session, batch)
     bundles = tuple(cached_bundle(name) for name in purpose.bundles(batch))
@@ -78,16 +97,45 @@ def pack_inputs(stacks: dict[int, UInt8Array], ids: list[uuid.UUID]) -> bytes:
     return buffer.getvalue()
 
 
+def _arrays(data: bytes) -> dict[str, UInt8Array]:
+    """Return the arrays of a file of `np.savez`, uncompressed, as views: `np.load` copies them twice.
+
+    Raises
+    ------
+    ValueError
+        It is no such file.
+    """
+    arrays = {}
+    buffer = io.BytesIO(data)
+    try:
+        with zipfile.ZipFile(buffer) as archive:
+            members = archive.infolist()
+        for member in members:
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError("a compressed stack")
+            lengths = struct.unpack_from("<HH", data, member.header_offset + 26)  # of name and extra field
+            buffer.seek(member.header_offset + 30 + sum(lengths))
+            version = np.lib.format.read_magic(buffer)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(buffer)
+            if version != (1, 0) or dtype != np.uint8:
+                raise ValueError(f"a stack of {dtype}")
+            flat = np.frombuffer(data, np.uint8, math.prod(shape), buffer.tell())
+            arrays[member.filename.removesuffix(".npy")] = flat.reshape(shape)
+    except (zipfile.BadZipFile, struct.error) as error:
+        raise ValueError("no stack") from error
+    return arrays
+
+
 class ModelInputs:
     """A chunk's model inputs, read back from the blob store."""
 
     def __init__(self, lease: Lease) -> None:
         if lease.scratch is None:
             raise BlobMissing("the chunk has no input stack")
-        with np.load(io.BytesIO(get_blobs().get(lease.scratch)), allow_pickle=False) as arrays:
-            raw = arrays["ids"].tobytes()
-            self._rows = {uuid.UUID(bytes=raw[n : n + 16]): n // 16 for n in range(0, len(raw), 16)}
-            self._stacks = {int(name[1:]): arrays[name] for name in arrays.files if name != "ids"}
+        arrays = _arrays(get_blobs().get(lease.scratch))
+        raw = arrays.pop("ids").tobytes()
+        self._rows = {uuid.UUID(bytes=raw[n : n + 16]): n // 16 for n in range(0, len(raw), 16)}
+        self._stacks = {int(name[1:]): stack for name, stack in arrays.items()}
 
     def take(self, images: Iterable[Image], size: int) -> UInt8Array:
         """Return uint8 (n, size, size), a row an image."""

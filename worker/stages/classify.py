@@ -5,9 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from sqlalchemy.dialects.postgresql import insert
-
 from models.bundle import Bundle
+from store.base.bulk import insert_rows, parameter
 from store.base.session import session_scope
 from store.base.tables import Finding
 from vocabulary.reasons import Reason
@@ -16,11 +15,20 @@ from worker.base.networks import scorer_of
 from worker.stages.chunk import Chunk, ModelInputs
 from worker.stages.runner import ChunkStage, Saving
 
+#: What somebody has kept meanwhile stands.
+_NEW = insert_rows(
+    Finding,
+    (
+        *("id", "site_id", "sha256", "bundle", "precision", "region", "region_probability"),
+        *("region_probabilities", "distance", "not_assessable", "triage", "flags"),
+    ),
+).on_conflict_do_nothing()
+
 
 def _new_findings(chunk: Chunk, bundle: Bundle) -> list[dict[str, Any]]:
     """Tell the regions of what `bundle` has not seen yet, as rows of findings."""
     with session_scope() as session:
-        known = chunk.findings(session, bundle)
+        known = chunk.finding_ids(session, bundle)
     todo = list({image.sha256: image for image in chunk.images if image.sha256 not in known}.values())
     if not todo:
         return []
@@ -64,8 +72,8 @@ class Classify(ChunkStage[list[dict[str, Any]]]):
         """Keep the findings that nobody has kept meanwhile."""
         if result:
             result.sort(key=lambda row: (str(row["bundle"]), str(row["sha256"])))
-            saving.session.execute(insert(Finding).values(result).on_conflict_do_nothing())
-        findings = saving.chunk.findings(saving.session, saving.chunk.bundle)
+            saving.session.connection().execute(_NEW, parameter(result))
+        findings = saving.chunk.finding_ids(saving.session, saving.chunk.bundle)
         for image in saving.images:
-            image.finding_id = findings[image.sha256].id
+            image.finding_id = findings[image.sha256]
         return True

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
-from sqlalchemy import bindparam, update
 from sqlalchemy.orm import Session
 
 from models.bundle import Bundle
 from models.scorer import FractureScores
 from pipeline.triage import calibrate, judge, may_be_negative, triage
 from pipeline.types import Float16Array, RegionModel
+from store.base.bulk import parameter, update_rows
 from store.base.session import session_scope
 from store.base.tables import Finding, Image
 from store.reading import validations
@@ -46,8 +46,16 @@ def _scored(image: Image, bundle: Bundle, answer: FractureScores, number: int) -
     return _Score(float(answer.logits[number]), answer.cams[number], places)
 
 
-def _new_scores(chunk: Chunk, bundle: Bundle) -> dict[tuple[str, str], _Score]:
-    """Score what `bundle` has not scored yet; by (sha256, network)."""
+@dataclass(frozen=True)
+class _Scored:
+    """What a bundle has scored anew, by (sha256, network), and the findings that it is about, by sha256."""
+
+    scores: dict[tuple[str, str], _Score]
+    findings: dict[str, Finding]
+
+
+def _new_scores(chunk: Chunk, bundle: Bundle) -> _Scored:
+    """Score what `bundle` has not scored yet."""
     with session_scope() as session:
         findings = chunk.findings(session, bundle)
         scored = chunk.purpose.scored_networks(session, list(findings.values()))
@@ -66,10 +74,10 @@ def _new_scores(chunk: Chunk, bundle: Bundle) -> dict[tuple[str, str], _Score]:
             answer = scorer.detect(network, stack)
         for number, image in enumerate(images):
             scores[image.sha256, network] = _scored(image, bundle, answer, number)
-    return scores
+    return _Scored(scores, findings)
 
 
-_Scores = dict[str, dict[tuple[str, str], _Score]]
+_Scores = dict[str, _Scored]
 
 
 class Detect(ChunkStage[_Scores]):
@@ -78,27 +86,29 @@ class Detect(ChunkStage[_Scores]):
     name = Stage.DETECT
 
     def compute(self, chunk: Chunk) -> _Scores:
-        """Return by bundle what it has not scored yet, by (sha256, network)."""
+        """Return by bundle what it has not scored yet."""
         return {bundle.name: _new_scores(chunk, bundle) for bundle in chunk.bundles}
 
     def save(self, saving: Saving, result: _Scores) -> bool:
         """Keep the scores, and put what was said of each image beside it."""
         session, chunk = saving.session, saving.chunk
+        earned = {b.name: _may_say_negative(session, chunk.lease.site_id, b) for b in chunk.bundles}
         for bundle in sorted(chunk.bundles, key=lambda b: b.name):
-            findings = chunk.findings(session, bundle)
-            allowed = _may_say_negative(session, chunk.lease.site_id, bundle)
-            rows = []
-            for (sha256, network), score in sorted(result[bundle.name].items()):
-                finding = findings[sha256]
+            allowed = earned[bundle.name]
+            rows, scored = [], result[bundle.name]
+            for (sha256, network), score in sorted(scored.scores.items()):
+                finding = scored.findings[sha256]  # what is read of it here never changes
                 reader = bundle.model_for(finding.region)
                 if finding.not_assessable is None and reader is not None and reader.network == network:
                     rows.append(_score_row(finding, reader, score, allowed))
                 else:
                     chunk.purpose.save_unrouted_score(session, finding, network, score.columns())
             if rows:
-                session.connection().execute(_SAY, rows)
+                session.connection().execute(_SAY, parameter(rows))
+        allowed = earned.get(chunk.bundle.name)
+        if allowed is None:  # its run reads by others
+            allowed = _may_say_negative(session, chunk.lease.site_id, chunk.bundle)
         findings = chunk.findings(session, chunk.bundle)
-        allowed = _may_say_negative(session, chunk.lease.site_id, chunk.bundle)
         for image in saving.images:
             _apply_finding(image, findings[image.sha256], chunk.bundle, allowed)
         return True
@@ -117,10 +127,9 @@ def _may_say_negative(session: Session, site_id: uuid.UUID, bundle: Bundle) -> f
     return validations.validated(session, site_id, bundle.name) | earned
 
 
-#: The first to score a finding has said it. One statement for all rows: they go to the database in one turn.
-_SAY = update(Finding.__table__).where(
-    Finding.__table__.c.id == bindparam("finding"), Finding.__table__.c.logit.is_(None)
-)
+_SAID = ("network", "probability", "triage", "suspected_places", "logit", "cam", "cam_height", "cam_width")
+#: The first to score a finding has said it.
+_SAY = update_rows(Finding, _SAID).where(Finding.__table__.c.logit.is_(None))
 
 
 def _score_row(
@@ -130,7 +139,7 @@ def _score_row(
     probability = calibrate(score.logit, reader.calibration)
     never_negative = finding.region not in may_say_negative or not may_be_negative(map(Reason, finding.flags))
     return {
-        "finding": finding.id,
+        "id": finding.id,
         "network": reader.network,
         "probability": probability,
         "triage": triage(probability, reader.thresholds, never_negative=never_negative).value,

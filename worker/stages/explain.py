@@ -15,7 +15,7 @@ from store.base.blobs import get_blobs
 from store.base.session import session_scope
 from store.base.tables import Batch, Finding, Image
 from vocabulary.states import ImageStatus, Stage
-from worker.base.written import picture_key
+from worker.base.written import Written, picture_key
 from worker.stages.chunk import Chunk, cam_of
 from worker.stages.runner import ChunkStage, Saving
 
@@ -52,26 +52,25 @@ def _look(images: Iterable[Image], findings: Mapping[str, Finding], *, draw: boo
     places: dict[uuid.UUID, list[Any]] = {}
     maps: dict[uuid.UUID, tuple[str, int]] = {}
     heat: dict[uuid.UUID, tuple[str, int]] = {}
-    drawn: list[str] = []
-    for image in images:
-        finding = findings[image.sha256]
-        cam = cam_of(finding)
-        if cam is None or image.width is None or image.height is None or image.display_key is None:
-            continue
-        if image.triage not in MARKED and not draw:
-            continue
-        width, height = image.width, image.height
-        display, suspected = blobs.get(image.display_key), finding.suspected_places or ()
-        seen = locate_attention(display, cam, suspected, image.triage, width=width, height=height)
-        if seen.marked:
-            regions[image.id], places[image.id] = seen.regions, list(seen.places)
-        if draw:
-            picture = overlay_jpeg(seen.grey, cam, marked=seen.marked, body=seen.body)
-            maps[image.id] = blobs.put(picture_key(image, "overlay.jpg"), picture, named=False)
-            alone = heat_png(cam, width=width, height=height, body=seen.body)
-            heat[image.id] = blobs.put(picture_key(image, "heat.png"), alone, named=False)
-            drawn += [picture_key(image, "overlay.jpg"), picture_key(image, "heat.png")]
-    blobs.sync_keys(drawn)  # the commit is going to name them
+    with Written() as written:
+        for image in images:
+            finding = findings[image.sha256]
+            cam = cam_of(finding)
+            if cam is None or image.width is None or image.height is None or image.display_key is None:
+                continue
+            if image.triage not in MARKED and not draw:
+                continue
+            width, height = image.width, image.height
+            display, suspected = blobs.get(image.display_key), finding.suspected_places or ()
+            seen = locate_attention(display, cam, suspected, image.triage, width=width, height=height)
+            if seen.marked:
+                regions[image.id], places[image.id] = seen.regions, list(seen.places)
+            if draw:
+                picture = overlay_jpeg(seen.grey, cam, marked=seen.marked, body=seen.body)
+                maps[image.id] = written.put(picture_key(image, "overlay.jpg"), picture, image)
+                alone = heat_png(cam, width=width, height=height, body=seen.body)
+                heat[image.id] = written.put(picture_key(image, "heat.png"), alone, image)
+        written.keep()  # the commit is going to name them
     return _Attention(regions, places, maps, heat)
 
 

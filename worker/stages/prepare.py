@@ -6,7 +6,7 @@ import hashlib
 import time
 import uuid
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from sqlalchemy import func
@@ -81,18 +81,17 @@ def _prepare_one(image: Image, decoding: _Decoding, written: Written) -> _Prepar
         stored, _ = written.put(picture_key(image, "original"), radiograph.stored, image)
     if purpose.keeps_display(image):
         display, _ = written.put(picture_key(image, "display.jpg"), display_jpeg(radiograph.pixels), image)
-    envelope = _seal_identity(image, radiograph, decoding.last_read, written)
+    envelope = _seal_identity(image, radiograph, decoding, written)
     device = device_of(image.site_id, decoding.last_read) if _came_as_dicom(image, radiograph) else None
     return _Prepared(radiograph, display, stored, envelope, device)
 
 
-def _seal_identity(image: Image, radiograph: Radiograph, data: bytes, written: Written) -> str | None:
+def _seal_identity(image: Image, radiograph: Radiograph, decoding: _Decoding, written: Written) -> str | None:
     """Seal what an object that goes back to the archive needs of its patient; return the envelope's key."""
     if not _came_as_dicom(image, radiograph):
         return None
-    with session_scope() as session:
-        public = envelopes.current_key(session, image.site_id)
-    plain = envelopes.identity_of(data) if public else None
+    public = decoding.public_key
+    plain = envelopes.identity_of(decoding.last_read) if public else None
     if public is None or plain is None:
         return None
     binding = envelopes.Binding(image.site_id, radiograph.facts.study_uid, image.id)
@@ -155,6 +154,12 @@ class _Decoding:
             )
         finally:
             self.seconds += time.monotonic() - started
+
+    @cached_property
+    def public_key(self) -> bytes | None:
+        """The key to which identities are sealed, asked for once a chunk; None where the site has none."""
+        with session_scope() as session:
+            return envelopes.current_key(session, self.chunk.lease.site_id)
 
     @property
     def has_had_its_share(self) -> bool:
@@ -221,31 +226,38 @@ class Prepare(ChunkStage[_PreparedChunk]):
         ids: list[uuid.UUID] = []
         scratch: str | None = None
         decoding, written = _Decoding(chunk), Written()
-        for image in chunk.images:
-            if decoding.has_had_its_share:
-                break
-            try:
-                result = results[image.id] = _prepare_one(image, decoding, written)
-            except Stopped:
-                break
-            if isinstance(result, _Prepared):
-                ids.append(image.id)
-                for size in sizes:
-                    inputs[size].append(model_input(result.radiograph.pixels, size))
-                # the pixels of a whole chunk need not be held
-                results[image.id] = _Prepared(
-                    _without_pixels(result.radiograph),
-                    result.display_sha256,
-                    result.stored_sha256,
-                    result.envelope,
-                    result.device,
+        with written:
+            for image in chunk.images:
+                if decoding.has_had_its_share:
+                    break
+                try:
+                    result = results[image.id] = _prepare_one(image, decoding, written)
+                except Stopped:
+                    break
+                if isinstance(result, _Prepared):
+                    ids.append(image.id)
+                    for size in sizes:
+                        inputs[size].append(model_input(result.radiograph.pixels, size))
+                    # the pixels of a whole chunk need not be held
+                    results[image.id] = _Prepared(
+                        _without_pixels(result.radiograph),
+                        result.display_sha256,
+                        result.stored_sha256,
+                        result.envelope,
+                        result.device,
+                    )
+            if ids:
+                scratch = f"{scratch_of(chunk.batch.id)}{chunk.lease.work_id}/{chunk.lease.token}.npz"
+                written.put(
+                    scratch, pack_inputs({size: np.stack(rows) for size, rows in inputs.items()}, ids)
                 )
-        if ids:
-            scratch = f"{scratch_of(chunk.batch.id)}{chunk.lease.work_id}/{chunk.lease.token}.npz"
-            written.put(scratch, pack_inputs({size: np.stack(rows) for size, rows in inputs.items()}, ids))
-        written.keep()
+            written.keep()
         uploads = [image.incoming_key for image in chunk.images if image.id in results and image.incoming_key]
         return _PreparedChunk(written, results, scratch, decoding.seconds, uploads)
+
+    def scratch(self, unit: Work, result: _PreparedChunk) -> str | None:
+        """Return where this attempt put it."""
+        return result.scratch
 
     def narrow(
         self, session: Session, unit: Work, images: list[Image], result: _PreparedChunk
@@ -271,15 +283,12 @@ class Prepare(ChunkStage[_PreparedChunk]):
         # an evaluation keeps every row, and makes studies only for reports
         if images and (clinical or any(image.manifest_study for image in images)):
             studies.assign(session, images)
-            session.flush()
         running = [image for image in images if image.status == ImageStatus.RUNNING]
         if running and clinical:
             for copy in studies.first_copies(session, running):
                 twin = next(image for image in running if image.id == copy)
                 _reject(twin, Reason.DUPLICATE_IN_STUDY, "")
-            session.flush()
             studies.flag_corrections(session, running)
-        saving.unit.scratch = result.scratch
         return any(image.status == ImageStatus.RUNNING for image in images)
 
     def after(self, chunk: Chunk, result: _PreparedChunk, outcome: Outcome, *, goes_on: bool) -> None:

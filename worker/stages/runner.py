@@ -71,6 +71,10 @@ class ChunkStage(Generic[R]):
         """Do the stage's work; no transaction is open."""
         raise NotImplementedError
 
+    def scratch(self, unit: Work, result: R) -> str | None:
+        """Return the key of the input stack for the next stage."""
+        return unit.scratch
+
     def narrow(self, session: Session, unit: Work, images: list[Image], result: R) -> list[Image]:
         """Return the images that were worked on, after the others have been let go."""
         return images
@@ -121,7 +125,7 @@ def run_stage(stage: ChunkStage[R], lease: Lease) -> bool:
 
 
 def _save(stage: ChunkStage[R], chunk: Chunk, session: Session, unit: Work, result: R, began: float) -> bool:
-    images = stage.narrow(session, unit, work.images_of(session, unit.id), result)
+    images = stage.narrow(session, unit, work.still_open(session, unit.id, chunk.images), result)
     with counters.counted(session, chunk.batch.id, images) as counts:
         goes_on = stage.save(Saving(session, unit, chunk, images, counts), result)
         for image in images:
@@ -130,7 +134,6 @@ def _save(stage: ChunkStage[R], chunk: Chunk, session: Session, unit: Work, resu
         counts[f"ms_{stage.name}"] += round(1000 * (time.monotonic() - began))
     following = STAGES[STAGES.index(stage.name) + 1 :]
     goes_on = goes_on and bool(following)
-    if not goes_on:
-        unit.scratch = None
+    unit.scratch = stage.scratch(unit, result) if goes_on else None
     work.pass_stage(session, unit, following[0] if goes_on else None)
     return goes_on
