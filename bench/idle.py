@@ -42,7 +42,8 @@ SLEEP = {
 
 
 def _pass_time(stage: Stage, images: int = 1) -> None:
-    time.sleep(SLEEP.get(stage, 0.0) * images)
+    if seconds := SLEEP.get(stage):
+        time.sleep(seconds * images)
 
 
 def _decode(data: bytes, **_: Any) -> Radiograph:
