@@ -2,12 +2,14 @@
 
 A whole server whose workers compute nothing (`bench.idle`): upload, rows, messages, leases and bytes are as
 ever, those of reports too. Processor milliseconds an image by component beyond what the server takes at rest,
-and images a second with ever more workers, until more of them no longer help.
+how long a worker is at an image in each stage (it waits for the disk), and images a second with ever more
+workers, until more of them no longer help. Small chunks tell what a chunk costs, however many images it has.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +19,7 @@ from bench.measure import Spread, machine, publish
 from bench.service import (
     ROLES,
     by_role,
+    database_value,
     in_own_process,
     processor_seconds,
     send,
@@ -27,9 +30,14 @@ from bench.service import (
 from cli import supervise
 from cli.child import Child
 from cli.supervise import Server
+from vocabulary.states import STAGES
 
 Spreads = dict[str, Spread]
 ALONE = "a study of two images by itself"
+SMALL_CHUNK = 4
+SMALL = f"an image, in chunks of {SMALL_CHUNK}"
+#: Rows that say how long a worker is at an image.
+HELD = "ms of a worker"
 REST = 30.0
 
 
@@ -73,12 +81,14 @@ def at_rest(seconds: float) -> Spent:
 
 
 def carried(running: Server, images: Path, label: str, rest: Spent) -> dict[str, float]:
-    """Have a batch carried through; return images a second and processor milliseconds an image."""
+    """Have a batch carried through; return images a second, and milliseconds an image."""
     with Spent() as spent:
         _, batch = send(running, images, label=label)
     begun, ended = (datetime.fromisoformat(batch[f"{name}_at"]) for name in ("submitted", "finished"))
     total = batch["counts"]["total"]
-    return {**spent.beyond(rest, total), "images/s": total / (ended - begun).total_seconds()}
+    taken = f"SELECT ms_%s FROM batches WHERE id = '{batch['id']}'"  # noqa: S608 - ours
+    held = {f"{stage}, {HELD}": database_value(taken % stage) / total for stage in STAGES}
+    return {**spent.beyond(rest, total), **held, "images/s": total / (ended - begun).total_seconds()}
 
 
 def carried_alone(running: Server, images: Path, count: int, rest: Spent) -> dict[str, float]:
@@ -89,8 +99,15 @@ def carried_alone(running: Server, images: Path, count: int, rest: Spent) -> dic
     return spent.beyond(rest, count)
 
 
-def measure(slots: int, images: int, rounds: int, alone: int) -> tuple[Spreads, Spreads, Spreads]:
-    """Return what a server with so many decoding workers takes, over some rounds.
+def measure(
+    slots: int, images: int, rounds: int, alone: int, chunk: int = 0
+) -> tuple[Spreads, Spreads, Spreads]:
+    """Return what a server with so many decoding workers takes, over some rounds; in a process of its own.
+
+    Parameters
+    ----------
+    chunk
+        Images that travel together; 0: as many as ever.
 
     Returns
     -------
@@ -98,6 +115,8 @@ def measure(slots: int, images: int, rounds: int, alone: int) -> tuple[Spreads, 
         What `carried` says; what `carried_alone` does of `alone` studies, empty if there are none; and
         processor milliseconds a second at rest.
     """
+    if chunk:
+        os.environ["FRACTUREAI_CHUNK_SIZE"] = str(chunk)
     idle_workers()
     seen: list[dict[str, float]] = []
     single: list[dict[str, float]] = []
@@ -121,6 +140,10 @@ def measure(slots: int, images: int, rounds: int, alone: int) -> tuple[Spreads, 
     return spreads(seen), spreads(single), spreads(resting)
 
 
+def _row(name: str) -> str:
+    return name if name == "images/s" or name.endswith(HELD) else f"{name}, CPU ms"
+
+
 def spreads(seen: list[dict[str, float]]) -> Spreads:
     """Return the figures of several rounds by name."""
     return {name: Spread.of([each[name] for each in seen]) for name in (seen[0] if seen else ())}
@@ -141,13 +164,17 @@ def main() -> None:
         many, single, resting = in_own_process(measure, slots, arguments.images, arguments.rounds, alone)
         column = f"an image; {slots} decoding, {supervise.REPORTS_A_DECODER * slots} reporting"
         for name, value in many.items():
-            row = name if name == "images/s" else f"{name}, CPU ms"
-            figures.setdefault(row, {})[column] = value
+            figures.setdefault(_row(name), {})[column] = value
         for name, value in single.items():
             figures[f"{name}, CPU ms"][ALONE] = value
         if not position:
             for name, value in resting.items():
                 figures[f"{name}, CPU ms"]["a second at rest"] = value
+        if not position:
+            for name, value in in_own_process(
+                measure, slots, arguments.images, arguments.rounds, 0, SMALL_CHUNK
+            )[0].items():
+                figures[_row(name)][SMALL] = value
         title = f"Workers that compute nothing, {arguments.images} images a round, {arguments.rounds} rounds"
         publish("control_plane", title, figures, before)  # as far as it is: the next column takes long
 

@@ -30,6 +30,7 @@ BENCHES: dict[str, tuple[list[str], list[str]]] = {
     "bench.service": ([], ["--counts", "20", "40"]),
     "bench.control_plane": ([], ["--images", "40", "--rounds", "1", "--workers", "1", "--alone", "2"]),
     "bench.simulate": ([], []),
+    "bench.crowd": ([], ["--images", "20", "--people", "10", "--rounds", "1"]),
     "bench.watchers": ([], ["--images", "40", "--watchers", "5", "--rounds", "1"]),
 }
 

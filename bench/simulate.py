@@ -15,16 +15,17 @@ import math
 import os
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import simpy
 
-from bench.control_plane import ALONE, at_rest, carried, idle_workers
+from bench.compare import READING
+from bench.control_plane import ALONE, HELD, SMALL, SMALL_CHUNK, at_rest, carried, idle_workers
 from bench.measure import RESULTS, machine, publish, quantile
-from bench.service import ROLES, in_own_process, small_pictures, with_server, write_variants
+from bench.service import in_own_process, small_pictures, with_server, write_variants
 from cli.supervise import Server
 from settings import Settings
 from vocabulary.states import STAGES, Stage
@@ -36,7 +37,7 @@ RECONCILE = SETTINGS.reconcile_seconds
 AGING = SETTINGS.aging_seconds
 IN_FLIGHT = SETTINGS.in_flight_per_slot
 SERVERS = ("web", "reconcile", "Postgres", "Valkey")
-WATCHED_IMAGES = 600
+ALONE_IMAGES = 2
 #: Of an image: a radiograph of 2 MB as it came, and what is made of it; rows as `bench.service` found them.
 FILE_BYTES, ROW_BYTES = 2_000_000 + 160_000, 7_000
 Steps = Generator[simpy.Event, Any, None]
@@ -44,24 +45,41 @@ Steps = Generator[simpy.Event, Any, None]
 
 @dataclass(frozen=True)
 class Costs:
-    """Processor seconds.
+    """Seconds, of a processor but for `wait`.
 
     Attributes
     ----------
     image
         Of an image's reading, by stage.
-    worker
-        Of the workers for an image, beside its reading.
-    server
-        Of web, Postgres, Valkey and `reconcile` for an image.
-    server_unit
-        Of those for a unit of work, however many images travel in it.
+    worker, worker_unit
+        Of a worker beside an image's reading, by stage: for an image, and for a unit of work, however many
+        images travel in it.
+    server, server_unit
+        Of Postgres, Valkey, `reconcile` and web likewise, while a batch is read.
+    upload
+        Of web for an image before its batch is submitted.
+    server_batch
+        Of the servers for a batch, however small: its draft, its submission, its end.
+    wait
+        That a worker waits for the disk at an image, by stage, and leaves the processor to others.
     """
 
     image: Mapping[Stage, float]
-    worker: float = 0.0
+    worker: Mapping[Stage, float] = field(default_factory=dict)
+    worker_unit: Mapping[Stage, float] = field(default_factory=dict)
     server: float = 0.0
     server_unit: float = 0.0
+    upload: float = 0.0
+    server_batch: float = 0.0
+    wait: Mapping[Stage, float] = field(default_factory=dict)
+
+    def of_worker(self, stage: Stage, images: float) -> float:
+        """Return what a unit of so many images takes of a worker in a stage, beside its reading."""
+        return self.worker_unit.get(stage, 0.0) + images * self.worker.get(stage, 0.0)
+
+    def of_servers(self, images: float) -> float:
+        """Return what a unit of so many images takes of the servers in each stage."""
+        return (self.server_unit + images * self.server) / len(STAGES)
 
 
 @dataclass(frozen=True)
@@ -150,11 +168,12 @@ class Batch:
     priority: int = 1
     reports: bool = True
     left: int = 0
+    submitted: float = 0.0
     ended: float = math.inf
 
     @property
     def seconds(self) -> float:
-        """From submission to its end."""
+        """From its first file to its end."""
         return self.ended - self.at
 
 
@@ -210,6 +229,9 @@ class Service:
 
     def _arrive(self, batch: Batch) -> Steps:
         yield self.env.timeout(batch.at)
+        if sent := self.costs.server_batch + batch.images * self.costs.upload:
+            yield self.servers.work(sent)
+        batch.submitted = self.env.now
         batch.left = batch.images
         for first in range(0, batch.images, self.chunk):
             self.due.append(Unit(batch, min(self.chunk, batch.images - first), self.env.now))
@@ -266,11 +288,11 @@ class Service:
             stage = STAGES[unit.stage]
             images = unit.images if stage is not Stage.REPORT or unit.batch.reports else 0
             yield cores.work(images * self.costs.image[stage] / pool.speed, pool.threads)
-            beside = unit.images * self.costs.worker / len(STAGES)
-            if beside:
+            if wait := images * self.costs.wait.get(stage, 0.0):
+                yield self.env.timeout(wait)
+            if beside := self.costs.of_worker(stage, images):
                 yield cores.work(beside)
-            served = (self.costs.server_unit + unit.images * self.costs.server) / len(STAGES)
-            if served:
+            if served := self.costs.of_servers(unit.images):
                 yield self.servers.work(served)
             self._pass_on(unit)
 
@@ -302,24 +324,41 @@ def kept(name: str) -> dict[str, dict[str, Any]]:
 def measured_costs() -> Costs:
     """Return the costs of an image as `bench.floor` and `bench.control_plane` found them.
 
-    Where the latter has not been run, what the servers took in `bench.watchers` stands for it; what a study
-    costs by itself is then not known, and left out.
+    What a unit costs is the difference between small chunks and large ones. A worker waits for as long as it
+    was at an image whose stage computes nothing, less what it took of the processor.
     """
     steps = dict(zip(STAGES, kept("floor").values(), strict=False))
     image = {stage: _middle(row["CPU ms an image"]) / 1000 for stage, row in steps.items()}
-    if not (RESULTS / "control_plane.json").is_file():
-        watched = kept("watchers")
-        taken = sum(_middle(watched[f"{role}, CPU s"]["no watchers"]) for role in SERVERS)
-        return Costs(image, server=taken / WATCHED_IMAGES)
     beside = kept("control_plane")
-    many = next(iter(beside["all, CPU ms"]))
+    large = next(iter(beside["all, CPU ms"]))
 
     def of(roles: Iterable[str], column: str) -> float:
         return sum(_middle(beside[f"{role}, CPU ms"][column]) for role in roles) / 1000
 
-    workers = (role for role in ROLES.values() if role.endswith("worker"))
-    served = of(SERVERS, many)
-    return Costs(image, of(workers, many), served, max(0.0, of(SERVERS, ALONE) - 2 * served))
+    def parted(*roles: str) -> tuple[float, float]:
+        """Return what an image costs, and what a unit does."""
+        unit = max(0.0, (of(roles, SMALL) - of(roles, large)) / (1 / SMALL_CHUNK - 1 / CHUNK))
+        return of(roles, large) - unit / CHUNK, unit
+
+    of_queue = {queue: parted(f"{queue} worker") for queue in {stage.queue for stage in STAGES}}
+    shares = Counter(stage.queue for stage in STAGES)
+    worker, worker_unit = (
+        {stage: of_queue[stage.queue][part] / shares[stage.queue] for stage in STAGES} for part in (0, 1)
+    )
+    upload, _ = parted("web")
+    server, server_unit = parted(*(role for role in SERVERS if role != "web"))
+    alike = ALONE_IMAGES * (server + upload) + server_unit
+    held = {stage: _middle(beside[f"{stage}, {HELD}"][large]) / 1000 for stage in STAGES}
+    return Costs(
+        image,
+        worker=worker,
+        worker_unit=worker_unit,
+        server=server,
+        server_unit=server_unit,
+        upload=upload,
+        server_batch=max(0.0, of(SERVERS, ALONE) - alike),
+        wait={stage: max(0.0, held[stage] - worker[stage] - worker_unit[stage] / CHUNK) for stage in STAGES},
+    )
 
 
 def _middle(cell: Mapping[str, float] | float) -> float:
@@ -337,31 +376,42 @@ def one_machine(decoders: int = 1, cores: int = 2) -> list[Pool]:
 
 
 def reads(costs: Costs, pools: Sequence[Pool], cores: float, batch: Batch, *, chunk: int = CHUNK) -> float:
-    """Return the images a second of one batch on one machine."""
+    """Return the images a second of one batch on one machine, from its submission to its end."""
     service = Service(costs, [(cores, pools)], chunk=chunk)
     service.submit([batch])
     service.run()
-    return batch.images / batch.seconds
+    return batch.images / (batch.ended - batch.submitted)
 
 
 # --- how far the model is from real servers ---
 
 
 def check_kept(costs: Costs) -> dict[str, dict[str, Any]]:
-    """Compare with what `bench.compare` found of a whole server that reads 2,000 images."""
+    """Compare with what `bench.compare` found of a whole server, from a batch's submission to its end."""
     found = kept("compare")
+    command = json.loads((RESULTS / "compare.json").read_text())["command"]
+    count = int(command.partition("--count ")[2].split()[0])
     rows = {}
-    for row, reports in (("service, with reports", True), ("service, without reports", False)):
-        real = found[row]["images/s"]["median"]
-        said = reads(costs, one_machine(), 2, Batch("one", 2000, 0.0, reports=reports))
+    for kind, reports in (("with reports", True), ("without reports", False)):
+        row = f"service, {kind}, {READING}"
+        real = _middle(found[row]["images/s"])
+        said = reads(costs, one_machine(), 2, Batch("one", count, 0.0, reports=reports))
         rows[row] = {"real, images/s": real, "model, images/s": said, "model / real": said / real}
     return rows
 
 
-def check_sleepers(decoders: Sequence[int], images: int) -> dict[str, dict[str, Any]]:
+def check_sleepers(
+    costs: Costs, decoders: Sequence[int], images: int, *, again: bool
+) -> dict[str, dict[str, Any]]:
     """Compare with real servers whose stages take a known time and no processor (`bench.idle`).
 
-    What is compared is how units move: the window, the queues, one unit a process, the hand-over.
+    What is compared is how units move: the window, the queues, one unit a process, the hand-over, which takes
+    what it takes of this machine.
+
+    Parameters
+    ----------
+    again
+        Take what the servers did in the last check, as the model or its costs have changed since.
     """
     slept = {
         Stage.PREPARE: 0.4,
@@ -373,11 +423,18 @@ def check_sleepers(decoders: Sequence[int], images: int) -> dict[str, dict[str, 
     chunk = 4
     os.environ["FRACTUREAI_IDLE_MS"] = ",".join(f"{stage}={1000 * s:g}" for stage, s in slept.items())
     os.environ["FRACTUREAI_CHUNK_SIZE"] = str(chunk)
+    waits = {stage: seconds + costs.wait[stage] for stage, seconds in slept.items()}
+    costs = replace(costs, image=dict.fromkeys(STAGES, 0.0), wait=waits)
+    cores = len(os.sched_getaffinity(0))
     rows = {}
     for number in decoders:
-        real = in_own_process(sleepers, number, images)
-        said = reads(Costs(slept), one_machine(number, 1), math.inf, Batch("one", images, 0.0), chunk=chunk)
         row = f"{number} decoding, {2 * number} reporting, 1 scoring; stages that sleep"
+        real = (
+            _middle(kept("simulate_check")[row]["real, images/s"])
+            if again
+            else in_own_process(sleepers, number, images)
+        )
+        said = reads(costs, one_machine(number), cores, Batch("one", images, 0.0), chunk=chunk)
         rows[row] = {"real, images/s": real, "model, images/s": said, "model / real": said / real}
     return rows
 
@@ -436,20 +493,21 @@ def busiest(need: Need) -> float:
 def fleet(costs: Costs, need: Need, card: float) -> list[tuple[float, list[Pool]]]:
     """Return hosts that carry a need at its busiest; `card` is a GPU's images a second.
 
-    A process holds its unit while the servers answer, too: there are more of them than cores they keep busy.
+    A process holds its unit while the servers answer and the disk writes, too: there are more of them than
+    cores that they keep busy.
     """
     rate = busiest(need)
     share = 1 / (CHUNK if need.backfill else need.images_a_study)  # of a unit, by image
-    beside = costs.worker / len(STAGES)
-    answered = (costs.server + share * costs.server_unit) / len(STAGES)
+    answered = share * costs.of_servers(1 / share)
     hosts: list[tuple[float, list[Pool]]] = []
     for name in dict.fromkeys(stage.queue for stage in STAGES):
         stages = [stage for stage in STAGES if stage.queue == name and stage in costs.image]
         read = sum(costs.image[stage] for stage in stages)
         speed = card * read if card and name == "gpu" else 1.0
-        busy = read / speed + len(stages) * beside
+        busy = read / speed + sum(share * costs.of_worker(stage, 1 / share) for stage in stages)
         cores = max(1, math.ceil(rate * busy / BUSY))
-        slots = max(cores, math.ceil(rate * (busy + len(stages) * answered) / BUSY))
+        waits = sum(costs.wait.get(stage, 0.0) for stage in stages)
+        slots = max(cores, math.ceil(rate * (busy + waits + len(stages) * answered) / BUSY))
         per_host = math.ceil(slots * min(1.0, CORES_A_HOST / cores))
         for first in range(0, slots, per_host):
             some = min(per_host, slots - first)
@@ -476,8 +534,9 @@ def size(costs: Costs, need: Need, *, card: float, seconds: float, prices: Price
         for name in (stage.queue for stage in Stage)
     }
     rate = busiest(need)
-    per_unit = costs.server_unit / (CHUNK if need.backfill else need.images_a_study)
-    servers = max(1, math.ceil(rate * (costs.server + per_unit) / BUSY))
+    share = 1 / (CHUNK if need.backfill else need.images_a_study)  # of a unit, by image
+    beside = costs.server_unit + (0.0 if need.backfill else costs.server_batch)
+    servers = max(1, math.ceil(rate * (costs.upload + costs.server + share * beside) / BUSY))
     service = Service(costs, hosts, server_cores=servers)
     batches = arrivals(need, seconds)
     service.submit(batches)
@@ -512,6 +571,7 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare with real servers, on this machine too")
+    parser.add_argument("--again", action="store_true", help="compare with what the last --check measured")
     parser.add_argument(
         "--decoders", type=int, nargs="*", default=[1, 2, 4], help="of the servers for --check"
     )
@@ -522,7 +582,10 @@ def main() -> None:
     arguments = parser.parse_args()
     before, costs = machine(), measured_costs()
     if arguments.check:
-        rows = {**check_kept(costs), **check_sleepers(arguments.decoders, arguments.images)}
+        rows = {
+            **check_kept(costs),
+            **check_sleepers(costs, arguments.decoders, arguments.images, again=arguments.again),
+        }
         publish("simulate_check", "The model and real servers", rows, before)
         return
     prices = Prices()
