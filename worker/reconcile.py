@@ -21,11 +21,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from settings import get_settings, start_log
 from store.accounts import throttle
+from store.base import batch_totals
 from store.base.advisory_locks import AdvisoryLock, try_to_hold
 from store.base.blobs import get_blobs
 from store.base.errors import BlobMissing, ServiceError
 from store.base.session import own_connection, session_scope
-from store.base.tables import ENDED_WORK, Batch, SignInToken, UserSession, Work, Worker
+from store.base.tables import Batch, SignInToken, UserSession, Work, Worker, batch_is_open, work_is_open
 from store.base.throttled_log import log_throttled
 from store.intake import batch_end, batches, received, uploads
 from store.intake.gateway_tables import ReceivedStudy
@@ -67,11 +68,7 @@ def _delete_scratch() -> None:
     settings = get_settings()
     blobs = get_blobs()
     with session_scope() as session:
-        in_use = set(
-            session.scalars(
-                select(Work.scratch).where(Work.scratch.is_not(None), Work.state.not_in(ENDED_WORK))
-            )
-        )
+        in_use = set(session.scalars(select(Work.scratch).where(Work.scratch.is_not(None), work_is_open())))
     for key in blobs.keys("scratch/"):
         if key not in in_use:
             with suppress(BlobMissing):  # deleted meanwhile by whoever wrote it
@@ -81,7 +78,7 @@ def _delete_scratch() -> None:
 
 
 def _forget_old() -> None:
-    """Delete expired rows."""
+    """Delete expired rows, and make one of those that add up."""
     now = func.clock_timestamp()
     with session_scope() as session:
         session.execute(delete(Worker).where(Worker.seen_at < now - timedelta(hours=1)))
@@ -89,6 +86,7 @@ def _forget_old() -> None:
         session.execute(delete(SignInToken).where(SignInToken.expires_at < now - timedelta(days=1)))
         throttle.delete_old(session)
         notices.delete_old(session)
+        batch_totals.compact(session)
 
 
 def _raise_waiting() -> None:
@@ -104,8 +102,9 @@ def _cancel_old_drafts() -> None:
     with session_scope() as session:
         forgotten = session.execute(
             select(Batch.id, Batch.site_id).where(
+                batch_is_open(),
                 Batch.status == BatchStatus.DRAFT,
-                Batch.created_at < func.clock_timestamp() - keep,
+                Batch.created_at < func.statement_timestamp() - keep,
                 ~arriving,
             )
         ).all()

@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
+    ColumnElement,
     DateTime,
     Float,
     ForeignKey,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    bindparam,
     func,
     text,
 )
@@ -45,6 +47,8 @@ from vocabulary.states import (
 
 __all__ = [
     "ENDED_WORK",
+    "OPEN_BATCHES",
+    "OPEN_WORK",
     "REASONS",
     "STAGES",
     "TERMINAL_BATCH_STATUSES",
@@ -59,6 +63,7 @@ __all__ = [
     "BatchMark",
     "BatchReason",
     "BatchStatus",
+    "BatchTotal",
     "Bundle",
     "EventCount",
     "Export",
@@ -89,6 +94,8 @@ __all__ = [
     "WorkKind",
     "WorkState",
     "Worker",
+    "batch_is_open",
+    "work_is_open",
 ]
 
 NAMES = {
@@ -143,6 +150,8 @@ class WorkState(StrEnum):
 
 #: In these nothing will be done any more.
 ENDED_WORK = frozenset({WorkState.DONE, WorkState.CANCELLED, WorkState.FAILED})
+#: In these something will, in the words of the partial indexes: see `work_is_open`.
+OPEN_WORK = (WorkState.DUE.value, WorkState.PUBLISHED.value, WorkState.RUNNING.value)
 
 
 class Base(DeclarativeBase):
@@ -340,6 +349,10 @@ class Bundle(Base):
     created_at: Mapped[datetime] = now_column()
 
 
+#: Batches of which something may still come, in the words of their partial index: see `batch_is_open`.
+OPEN_BATCHES = tuple(status.value for status in BatchStatus if status not in TERMINAL_BATCH_STATUSES)
+
+
 class Batch(Base):
     """A submission. Its counters make a poll one row's read; they change in the images' transactions.
 
@@ -359,6 +372,11 @@ class Batch(Base):
             postgresql_where=text("status in ('queued','running','paused')"),
         ),
         Index("ix_batches_run", "run_id", postgresql_where=text("run_id is not null")),
+        Index(
+            "ix_batches_open",
+            *("site_id", "created_at"),
+            postgresql_where=text("status in ('draft','queued','running','paused')"),
+        ),
     )
     id: Mapped[uuid.UUID] = id_column()
     site_id: Mapped[uuid.UUID] = site_column()
@@ -410,6 +428,24 @@ for _stage in Stage:
     setattr(
         Batch, f"ms_{_stage}", mapped_column(BigInteger, nullable=False, server_default=text("0"), default=0)
     )
+
+
+class BatchTotal(Base):
+    """Images and bytes of ended batches by site: rows that add up, so that nobody reads every batch.
+
+    A trigger adds a row for each batch that ends, changes after its end, or goes, whichever version of the
+    service does it; `store.operations.totals` makes one row a site of them now and then.
+    """
+
+    __tablename__ = "batch_totals"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    site_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sites.id", ondelete="CASCADE"), index=True)
+    n_done: Mapped[int] = mapped_column(BigInteger)
+    n_rejected: Mapped[int] = mapped_column(BigInteger)
+    n_failed: Mapped[int] = mapped_column(BigInteger)
+    n_cancelled: Mapped[int] = mapped_column(BigInteger)
+    #: Of clinical batches, but of drafts that were cancelled: what a quota counts.
+    n_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class BatchReason(Base):
@@ -574,6 +610,7 @@ class Work(Base):
             name="ck_work_subject",
         ),
         Index("ix_work_scratch", "id", postgresql_where=text("scratch is not null")),
+        Index("ix_work_failed", "kind", "subject_id", postgresql_where=text("state = 'failed'")),
         Index("ix_work_read", "finished_at", postgresql_where=text("kind = 'chunk' and state = 'done'")),
         Index(
             "ix_work_unavailable",
@@ -609,6 +646,26 @@ class Work(Base):
 IMAGES_A_FOLDER = 64
 
 
+def _one_of(column: Any, values: tuple[str, ...]) -> ColumnElement[bool]:
+    """Return ``column IN (...)`` with the values in the statement: a partial index is known by its words.
+
+    ``NOT IN`` the other states, or a list of parameters in a prepared statement, is answered by a walk
+    through every row that ever was.
+    """
+    said: ColumnElement[bool] = column.in_(bindparam(None, values, expanding=True, literal_execute=True))
+    return said
+
+
+def work_is_open() -> ColumnElement[bool]:
+    """Return the condition that a unit of work has not ended; the indexes of open work answer it."""
+    return _one_of(Work.state, OPEN_WORK)
+
+
+def batch_is_open() -> ColumnElement[bool]:
+    """Return the condition that a batch has not ended; the index of open batches answers it."""
+    return _one_of(Batch.status, OPEN_BATCHES)
+
+
 class Image(Base):
     """One path in one batch. `path` may hold names: it is shown to its owner alone and never logged."""
 
@@ -628,6 +685,12 @@ class Image(Base):
         Index("ix_images_pixels_at", "pixels_at", postgresql_where=text("pixels_key is not null")),
         Index("ix_images_finished", "finished_at", postgresql_where=text("finished_at is not null")),
         Index("ix_images_envelope", "id", postgresql_where=text("envelope_key is not null")),
+        Index("ix_images_incoming", "batch_id", postgresql_where=text("incoming_key is not null")),
+        Index(
+            "ix_images_apart",
+            "site_id",
+            postgresql_where=text("study_id is null or source_key is not null"),
+        ),
         Index("ix_images_site_sop", "site_id", "sop_uid", postgresql_where=text("sop_uid <> ''")),
     )
     id: Mapped[uuid.UUID] = id_column()
@@ -751,6 +814,9 @@ class ManifestLine(Base):
     """What the requester's CSV says of one path; applied to the image whenever it comes."""
 
     __tablename__ = "manifest_lines"
+    __table_args__ = (
+        Index("ix_manifest_lines_accession", "accession", postgresql_where=text("accession <> ''")),
+    )
     batch_id: Mapped[uuid.UUID] = mapped_column(
         ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True
     )

@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from settings import get_settings
 from store.accounts.sites import lock_site
+from store.base import batch_totals
 from store.base.errors import QuotaExceeded
-from store.base.tables import Batch, Site, Upload
-from vocabulary.states import BatchStatus
+from store.base.tables import Site, Upload
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,9 @@ def quota(session: Session, site_id: uuid.UUID) -> Quota:
 
     Of a large file that comes in pieces what has arrived counts, not what was announced.
     """
-    used = select(func.coalesce(func.sum(Batch.n_bytes), 0)).where(
-        Batch.site_id == site_id,
-        Batch.run_id.is_(None),  # a data set's images are not kept here
-        (Batch.status != BatchStatus.CANCELLED) | Batch.submitted_at.is_not(None),
-    )
     pending = select(func.coalesce(func.sum(Upload.offset), 0)).where(Upload.site_id == site_id)
-    return Quota(int(session.scalar(used) or 0) + int(session.scalar(pending) or 0), _limit(session, site_id))
+    used = batch_totals.count_bytes(session, site_id) + int(session.scalar(pending) or 0)
+    return Quota(used, _limit(session, site_id))
 
 
 def require_room(session: Session, site_id: uuid.UUID, n_bytes: int, *, set_aside: int = 0) -> None:

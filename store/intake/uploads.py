@@ -26,7 +26,7 @@ from store.base.errors import (
 )
 from store.base.sealed_blobs import stream_opened
 from store.base.session import session_scope
-from store.base.tables import Batch, Image, Upload
+from store.base.tables import Batch, Image, Upload, batch_is_open
 from store.intake import batches, quotas
 from store.queue import counters
 from vocabulary.reasons import Reason
@@ -78,7 +78,7 @@ def require_draft(session: Session, site_id: uuid.UUID, batch_id: uuid.UUID) -> 
 
 def list_drafts(session: Session, site_id: uuid.UUID, limit: int = 20) -> list[Batch]:
     """Return the site's batches that were not submitted yet, the newest first."""
-    query = select(Batch).where(Batch.site_id == site_id, Batch.status == BatchStatus.DRAFT)
+    query = select(Batch).where(Batch.site_id == site_id, batch_is_open(), Batch.status == BatchStatus.DRAFT)
     return list(session.scalars(query.order_by(Batch.created_at.desc()).limit(limit)))
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from settings import get_settings
-from store.base.tables import ENDED_WORK, Batch, Maintenance, Work, WorkState
+from store.base.tables import Batch, Maintenance, Work, WorkState, work_is_open
 from store.queue.dispatch import ALL_QUEUES, KIND_QUEUES
 from vocabulary.states import BatchStatus, Stage
 
@@ -193,7 +193,7 @@ def queue_depths_of_site(session: Session, site_id: uuid.UUID) -> dict[str, Queu
         .outerjoin(Batch, Batch.id == Work.batch_id)
         .where(
             Work.site_id == site_id,
-            Work.state.not_in(ENDED_WORK),
+            work_is_open(),
             (Work.state != WorkState.DUE) | (Work.due_at <= func.clock_timestamp()),
             func.coalesce(Batch.status, "") != BatchStatus.PAUSED,
         )

@@ -112,6 +112,7 @@ def overview(session: Session, site_id: uuid.UUID) -> Overview:
         .where(
             Image.site_id == site_id,
             Batch.created_at > func.now() - timedelta(days=FAILURE_DAYS),
+            Image.created_at > func.now() - timedelta(days=FAILURE_DAYS),  # no image is older than its batch
             Image.status.in_([ImageStatus.FAILED.value, ImageStatus.REJECTED.value]),
             Image.reason.is_not(None),
         )

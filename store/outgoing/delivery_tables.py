@@ -55,6 +55,7 @@ class Delivery(Base):
             postgresql_where=text("transaction_uid is not null"),
         ),
         Index("ix_deliveries_study", "study_id"),
+        Index("ix_deliveries_site_state", "site_id", "state"),
         Index("ix_deliveries_finding", "study_finding_id"),
         Index("ix_deliveries_image", "image_id"),
     )

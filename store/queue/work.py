@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, exists, func, literal_column, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
@@ -23,7 +23,17 @@ from sqlalchemy.sql.base import ExecutableOption
 from settings import get_settings
 from store.base.bulk import write_changed
 from store.base.session import is_unavailable
-from store.base.tables import ENDED_WORK, Batch, Image, Priority, Site, Work, WorkKind, WorkState
+from store.base.tables import (
+    ENDED_WORK,
+    Batch,
+    Image,
+    Priority,
+    Site,
+    Work,
+    WorkKind,
+    WorkState,
+    work_is_open,
+)
 from store.queue import counters
 from vocabulary.reasons import Reason
 from vocabulary.states import STAGES, BatchStatus, ImageStatus, Stage
@@ -99,7 +109,7 @@ def cancel_units(session: Session, subject_id: uuid.UUID) -> None:
     """End what is not over of a subject's units; a worker that holds one learns it at its next `hold`."""
     session.execute(
         update(Work)
-        .where(Work.subject_id == subject_id, Work.state.not_in(ENDED_WORK))
+        .where(Work.subject_id == subject_id, work_is_open())
         .values(
             state=WorkState.CANCELLED.value,
             lease_token=None,
@@ -116,8 +126,8 @@ def is_abandoned(kind: WorkKind, subject_id: Any) -> ColumnElement[bool]:
     What such a row says of itself is then no longer true: whoever owns it ends it.
     """
     mine = (Work.subject_id == subject_id, Work.kind == kind)
-    return exists().where(*mine, Work.state == WorkState.FAILED) & ~exists().where(
-        *mine, Work.state.not_in(ENDED_WORK)
+    return exists().where(*mine, Work.state == literal_column("'failed'")) & ~exists().where(
+        *mine, work_is_open()
     )
 
 
@@ -381,7 +391,7 @@ def clamp_future_timestamps(session: Session) -> int:
     mended = session.execute(
         update(Work)
         .where(
-            Work.state.not_in(ENDED_WORK),
+            work_is_open(),
             or_(
                 Work.lease_until > _later(lease + 5),
                 Work.published_at > _later(5),

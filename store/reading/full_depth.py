@@ -69,7 +69,7 @@ def delete_expired() -> None:
     with session_scope() as session:
         old = session.scalars(
             select(Image)
-            .where(Image.pixels_key.is_not(None), Image.pixels_at < func.clock_timestamp() - keep)
+            .where(Image.pixels_key.is_not(None), Image.pixels_at < func.statement_timestamp() - keep)
             .order_by(Image.pixels_at)
             .limit(DELETED_AT_ONCE)
             .with_for_update(skip_locked=True)

@@ -72,11 +72,14 @@ def list_images(
     mine = select(Batch.id).where(Batch.id == batch_id, Batch.site_id == site_id, Batch.run_id.is_(None))
     if session.scalar(mine) is None:
         raise NotFound
-    query = _image_rows(site_id).where(Image.batch_id == batch_id)
+    # the page's images first, and by themselves: where most batches are small the planner takes this one for
+    # small, too, and would look up the study and the finding of every image in it
+    chosen = select(Image.id).where(Image.batch_id == batch_id)
     for column, value in ((Image.status, status), (Image.triage, triage), (Image.region, region)):
         if value is not None:
-            query = query.where(column == value)
-    rows = session.execute(_BY_ARRIVAL.after(query, cursor).limit(limit + 1))
+            chosen = chosen.where(column == value)
+    ids = session.scalars(_BY_ARRIVAL.after(chosen, cursor).limit(limit + 1)).all()
+    rows = session.execute(_image_rows(site_id).where(Image.id.in_(ids)).order_by(Image.seq)) if ids else ()
     return _BY_ARRIVAL.page(map(_image_row, rows), limit, lambda row: row.image)
 
 

@@ -284,7 +284,8 @@ def escalate_overdue(session: Session, limit: int = 1000) -> int:
         .where(
             WorklistRow.rank > Rank.URGENT,
             WorklistRow.rank < Rank.REVIEWED,
-            WorklistRow.arrived_at < func.clock_timestamp() - wait,
+            # not the clock, which may go on meanwhile: the index would be read to its end
+            WorklistRow.arrived_at < func.statement_timestamp() - wait,
         )
         .order_by(WorklistRow.arrived_at)
         .limit(limit)

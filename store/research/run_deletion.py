@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, aliased
 from store.base.blobs import get_blobs
 from store.base.errors import ServiceError
 from store.base.session import session_scope
-from store.base.tables import ENDED_WORK, Batch, Image, StudyFinding, Work
+from store.base.tables import Batch, Image, StudyFinding, Work, work_is_open
 from store.operations import retention
 from store.research import runs
 from store.research.research_tables import Comparison, Run
@@ -38,7 +38,7 @@ def delete_run(session: Session, run: Run) -> None:
     session.get_one(Run, run.id, with_for_update=True, populate_existing=True)
     compared = select(Comparison.id).where(or_(Comparison.run_a == run.id, Comparison.run_b == run.id))
     about = or_(Work.subject_id == run.id, Work.subject_id.in_(compared))
-    at_work = select(Work.id).where(about, Work.state.not_in(ENDED_WORK))
+    at_work = select(Work.id).where(about, work_is_open())
     moving = select(Batch.id).where(
         Batch.run_id == run.id, Batch.status.not_in([status.value for status in TERMINAL_BATCH_STATUSES])
     )

@@ -23,7 +23,7 @@ from store.base.errors import (
     TooManyExports,
 )
 from store.base.session import session_scope
-from store.base.tables import ENDED_WORK, Batch, Export, Image, Priority, Work, WorkKind, WorkState
+from store.base.tables import Batch, Export, Image, Priority, Work, WorkKind, WorkState, work_is_open
 from store.intake import batches
 from store.queue import work
 from store.queue.work import Lease
@@ -124,7 +124,7 @@ def create(session: Session, request: ExportRequest, user_id: uuid.UUID | None) 
     site_id = request.selection.site_id
     lock_site(session, site_id)  # two requests at once do not both find the last place free
     waiting = select(func.count()).where(
-        Work.site_id == site_id, Work.kind == WorkKind.EXPORT, Work.state.not_in(ENDED_WORK)
+        Work.site_id == site_id, Work.kind == WorkKind.EXPORT, work_is_open()
     )
     if int(session.scalar(waiting) or 0) >= get_settings().max_exports:
         raise TooManyExports

@@ -19,10 +19,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from settings import Settings
-from store.base import event_counts
+from store.base import batch_totals, event_counts
 from store.base.blobs import storage_problem
 from store.base.session import session_scope
-from store.base.tables import ENDED_WORK, Batch, Work, Worker, WorkKind, WorkState
+from store.base.tables import Batch, Work, Worker, WorkKind, WorkState, work_is_open
 from store.operations import monitoring
 from store.operations.overview import OutsideKind, list_unreached
 from store.outgoing.delivery_tables import Destination
@@ -137,9 +137,7 @@ def metrics() -> Response:
             waiting.labels(queue, "waiting").set(depth.waiting)
             waiting.labels(queue, "running").set(depth.running)
             longest.labels(queue).set(depth.oldest_seconds)
-        names = ("queued", "running", "done", "rejected", "failed", "cancelled")
-        sums = session.execute(select(*(func.coalesce(func.sum(getattr(Batch, f"n_{n}")), 0) for n in names)))
-        for name, n in zip(names, sums.one(), strict=True):
+        for name, n in batch_totals.count_images(session).items():
             images.labels(name).set(n)
         running = [BatchStatus.QUEUED.value, BatchStatus.RUNNING.value, BatchStatus.PAUSED.value]
         for status in running:
@@ -209,7 +207,7 @@ def _alarms(session: Session, registry: CollectorRegistry) -> None:
     retried = Gauge(
         "fractureai_work_retried", "Unfinished units of work that failed once or more.", registry=registry
     )
-    tried = select(func.count()).where(Work.attempt > 0, Work.state.not_in(ENDED_WORK))
+    tried = select(func.count()).where(Work.attempt > 0, work_is_open())
     retried.set(session.scalar(tried) or 0)
     events = Gauge("fractureai_events", "What happened that should not.", ["event"], registry=registry)
     for name in (event_counts.DROPPED_MESSAGES, event_counts.BATCHES_GIVEN_UP):

@@ -70,7 +70,10 @@ def show() -> str:
             trouble=trouble(current_app.extensions["settings"], found),
             failures=[(REASONS[Reason(code)], code, n) for code, n in found.failures.items()],
             failure_days=service.FAILURE_DAYS,
-            deliveries=[(STATE_WORDS[state], n) for state, n in sent.items() if n],
+            deliveries=[
+                (STATE_WORDS[state] + (" or more" if n == deliveries.MAX_COUNTED else ""), n)
+                for state, n in sent.items()
+            ],
             destinations=aimed,
             backup_is_late=late,
             now=datetime.now(UTC),

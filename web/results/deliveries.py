@@ -41,6 +41,7 @@ def show() -> str:
             "results/deliveries.html",
             destinations=deliveries.list_destinations(session, site_id),
             counts=deliveries.count(session, site_id),
+            most_counted=deliveries.MAX_COUNTED,
             log=page.items,
             next=page.next_cursor,
             first=not args.cursor,
