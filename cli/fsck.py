@@ -23,11 +23,24 @@ PHASES = {
 @click.command()
 @click.option("--quick", is_flag=True, help="Look whether bytes are there, but do not read them.")
 @click.option("--repair-orphans", is_flag=True, help="Delete bytes that no row names, older than a day.")
+@click.option(
+    "--audit-since",
+    metavar="HEAD",
+    help="Check only the audit, and of it what came after this head, as an earlier check printed it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @home_option
 @click.pass_context
 @client_command
-def fsck(ctx: click.Context, *, quick: bool, repair_orphans: bool, as_json: bool, home: Path | None) -> None:
+def fsck(
+    ctx: click.Context,
+    *,
+    quick: bool,
+    repair_orphans: bool,
+    audit_since: str | None,
+    as_json: bool,
+    home: Path | None,
+) -> None:
     """Check a server's rows and bytes against each other.
 
     Reads every stored file and compares its hash with what the database says; checks that every image of
@@ -43,6 +56,7 @@ def fsck(ctx: click.Context, *, quick: bool, repair_orphans: bool, as_json: bool
       fractureai fsck
       fractureai fsck --quick --json
       fractureai fsck --repair-orphans --home demo/home
+      fractureai fsck --audit-since "5120 9f86d081..."
 
     \b
     Exit codes: 0 clean; 1 problems were found; 2 usage; 3 the database or the storage does not answer.
@@ -50,7 +64,7 @@ def fsck(ctx: click.Context, *, quick: bool, repair_orphans: bool, as_json: bool
     console = open_console(as_json=as_json)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with server_parts(home):
-        from store.operations.fsck import check
+        from store.operations.fsck import check, check_audit
 
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
             tasks = {phase: bars.add_task(text, visible=False) for phase, text in PHASES.items()}
@@ -58,7 +72,13 @@ def fsck(ctx: click.Context, *, quick: bool, repair_orphans: bool, as_json: bool
             def show(phase: str, done: int, total: int | None) -> None:
                 bars.update(tasks[phase], completed=done, total=total, visible=True)
 
-            found = check(quick=quick, repair_orphans=repair_orphans, on_progress=show)
+            if audit_since is None:
+                found = check(quick=quick, repair_orphans=repair_orphans, on_progress=show)
+            else:
+                try:
+                    found = check_audit(audit_since)
+                except ValueError:
+                    raise click.BadParameter("a number and a hash", param_hint="--audit-since") from None
     if as_json:
         print_json(
             {

@@ -350,6 +350,7 @@ class Bundle(Base):
 
 
 #: Batches of which something may still come, in the words of their partial index: see `batch_is_open`.
+_HOLDS_ORIGINALS = "finished_at is not null and run_id is null and originals_gone is distinct from round"
 OPEN_BATCHES = tuple(status.value for status in BatchStatus if status not in TERMINAL_BATCH_STATUSES)
 
 
@@ -372,6 +373,19 @@ class Batch(Base):
             postgresql_where=text("status in ('queued','running','paused')"),
         ),
         Index("ix_batches_run", "run_id", postgresql_where=text("run_id is not null")),
+        # `store.operations.retention`: where an original may be left, and where results may go
+        *(
+            Index(f"ix_batches_{name}", *columns, postgresql_where=text(_HOLDS_ORIGINALS))
+            for name, columns in (
+                ("originals", ("site_id", "finished_at", "id")),
+                ("oldest_originals", ("finished_at", "id")),
+            )
+        ),
+        Index(
+            "ix_batches_kept",
+            *("site_id", "kept_until", "finished_at", "id"),
+            postgresql_where=text("finished_at is not null and run_id is null"),
+        ),
         Index(
             "ix_batches_open",
             *("site_id", "created_at"),
@@ -415,6 +429,8 @@ class Batch(Base):
     rate: Mapped[float] = mapped_column(Float, server_default=text("0"), default=0.0)
     rate_at: Mapped[datetime | None]
     end_failure: Mapped[str | None]  # a Reason: its images have ended, and what follows that failed for good
+    originals_gone: Mapped[int | None]  # the round after which no original of it was left
+    kept_until: Mapped[datetime | None]  # what it holds may not go, and is not looked at again before
 
     @property
     def is_clinical(self) -> bool:

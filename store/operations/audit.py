@@ -96,11 +96,12 @@ def list_actions(session: Session, site_id: uuid.UUID) -> list[str]:
 _BROKEN = text(
     """
     WITH linked AS (
-        SELECT c.seq, c.audit_id, c.hash, a.id, lag(c.seq, 1, 0::bigint) OVER w AS seq_before,
-               encode(sha256(convert_to(lag(c.hash, 1, '') OVER w || jsonb_build_array(
+        SELECT c.seq, c.audit_id, c.hash, a.id, lag(c.seq, 1, CAST(:seq AS bigint)) OVER w AS seq_before,
+               encode(sha256(convert_to(lag(c.hash, 1, :hash) OVER w || jsonb_build_array(
                    a.id, a.site_id, a.user_id, a.action, a.object_id, a.detail, extract(epoch FROM a.at),
                    a.address, a.key_id, a.operator)::text, 'UTF8')), 'hex') AS expected
         FROM audit_chain c LEFT JOIN audit a ON a.id = c.audit_id
+        WHERE c.seq > :seq
         WINDOW w AS (ORDER BY c.seq)
     )
     SELECT audit_id, CASE WHEN id IS NULL THEN 'the line was deleted'
@@ -109,15 +110,39 @@ _BROKEN = text(
     FROM linked WHERE id IS NULL OR seq <> seq_before + 1 OR hash <> expected
     UNION ALL
     SELECT a.id, 'the line is in no chain' FROM audit a
-    WHERE NOT EXISTS (SELECT 1 FROM audit_chain c WHERE c.audit_id = a.id)
+    WHERE a.id > :line AND NOT EXISTS (SELECT 1 FROM audit_chain c WHERE c.audit_id = a.id)
     LIMIT :most
     """
 )
+_LINK = text("SELECT audit_id FROM audit_chain WHERE seq = :seq AND hash = :hash")
+#: Ids are given before transactions commit, in the order of which the chain is made: of so many lines around
+#: a link it is not known on which side of it they stand.
+_AROUND = 100_000
 
 
-def broken_links(connection: Connection, *, most: int) -> list[tuple[int, str]]:
-    """Return the lines at which the chain of the audit breaks, and how: id and words."""
-    return [(id_, said) for id_, said in connection.execute(_BROKEN, {"most": most})]
+def broken_links(connection: Connection, *, most: int, since: str = "0") -> list[tuple[int, str]]:
+    """Return the lines at which the chain of the audit breaks, and how: id and words.
+
+    Parameters
+    ----------
+    since
+        A head of the chain, as `chain_head` said it and somebody has kept it. Only what came after
+        it is read, and that the chain still leads through it; a check of all finds what was altered before.
+
+    Raises
+    ------
+    ValueError
+        That is no head.
+    """
+    before, _, hash_ = since.strip().partition(" ")
+    seq, line = int(before), 0
+    if seq:
+        link = connection.scalar(_LINK, {"seq": seq, "hash": hash_.strip()})
+        if link is None:
+            return [(0, "the chain no longer leads through the head that was given")]
+        line = max(0, link - _AROUND)
+    values = {"most": most, "seq": seq, "hash": hash_.strip(), "line": line}
+    return [(id_, said) for id_, said in connection.execute(_BROKEN, values)]
 
 
 def chain_head(connection: Connection) -> str:

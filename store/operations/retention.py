@@ -11,10 +11,10 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, exists, false, func, or_, select, text, tuple_
+from sqlalchemy import ColumnElement, Select, delete, exists, false, func, or_, select, text, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from settings import get_settings
@@ -45,6 +45,10 @@ from vocabulary.states import TERMINAL_BATCH_STATUSES, BatchStatus
 
 #: How much one step deletes; reconcile does other things between two steps.
 MAX_IMAGES, MAX_STUDIES = 200, 200
+#: Batches that are looked at together, and how often a step does so when nothing of them may go.
+PORTION, MAX_PORTIONS = 200, 20
+#: A batch of which nothing may go is looked at again after this: somebody may have lifted a hold.
+LOOK_AGAIN = timedelta(days=1)
 _ENDED = [status.value for status in TERMINAL_BATCH_STATUSES]
 _OPEN = [state.value for state in WorkState if state not in ENDED_WORK]
 _READS_BYTES = [kind.value for kind in (WorkKind.EXPORT, WorkKind.SIGN, WorkKind.PIXELS, WorkKind.EVALUATE)]
@@ -112,33 +116,59 @@ def _delete_originals(session: Session, images: Sequence[Image], why: str) -> in
     return len(images)
 
 
-def _ended(*which: ColumnElement[bool]) -> Select[uuid.UUID]:
+def _ended(*which: ColumnElement[bool]) -> Select[uuid.UUID, datetime | None]:
     """Select the hospital's ended batches from which something may go, the longest ended first."""
     return (
-        select(Batch.id)
-        .where(Batch.run_id.is_(None), Batch.status.in_(_ENDED), Batch.site_id.not_in(_busy_sites()), *which)
+        select(Batch.id, Batch.finished_at)
+        .where(
+            Batch.run_id.is_(None),
+            Batch.finished_at.is_not(None),
+            Batch.status.in_(_ENDED),
+            Batch.site_id.not_in(_busy_sites()),
+            *which,
+        )
         .order_by(Batch.finished_at, Batch.id)
+        .limit(PORTION)
     )
 
 
 def _older(days: int) -> ColumnElement[bool]:
-    return Batch.finished_at < func.clock_timestamp() - timedelta(days=days)
+    return Batch.finished_at < func.statement_timestamp() - timedelta(days=days)
 
 
 def _with_original(session: Session, *which: ColumnElement[bool]) -> list[Image]:
-    """Lock and return the next images whose originals go. Batch by batch: that is how they are indexed."""
-    kept = exists().where(Image.batch_id == Batch.id, Image.original_key.is_not(None))
+    """Lock and return the next images whose originals go. Batch by batch: that is how they are indexed.
+
+    A batch in which none is left is marked, and not looked at again before another round of it has ended.
+    """
+    may_hold = Batch.originals_gone.is_distinct_from(Batch.round)
+    held = exists().where(Image.batch_id == Batch.id, Image.original_key.is_not(None))
     images: list[Image] = []
-    for batch_id in session.scalars(_ended(kept, *which)).all():
-        if len(images) >= MAX_IMAGES:
+    after: tuple[datetime | None, uuid.UUID] | None = None
+    for _ in range(MAX_PORTIONS):
+        place = [tuple_(Batch.finished_at, Batch.id) > after] if after else []
+        portion = session.execute(_ended(may_hold, *which, *place).with_for_update(skip_locked=True)).all()
+        if not portion:
             break
-        images += session.scalars(
-            select(Image)
-            .where(Image.batch_id == batch_id, Image.original_key.is_not(None), ~_on_hold(Image.study_id))
-            .order_by(Image.seq)
-            .limit(MAX_IMAGES - len(images))
-            .with_for_update(skip_locked=True)
-        )
+        ids = [id_ for id_, _ in portion]
+        gone = session.scalars(
+            update(Batch)
+            .where(Batch.id.in_(ids), ~held)
+            .values(originals_gone=Batch.round)
+            .returning(Batch.id)
+            .execution_options(synchronize_session=False)
+        ).all()
+        for batch_id in (id_ for id_ in ids if id_ not in set(gone)):
+            if len(images) >= MAX_IMAGES:
+                return images
+            images += session.scalars(
+                select(Image)
+                .where(Image.batch_id == batch_id, Image.original_key.is_not(None), ~_on_hold(Image.study_id))
+                .order_by(Image.seq)
+                .limit(MAX_IMAGES - len(images))
+                .with_for_update(skip_locked=True)
+            )
+        after = (portion[-1][1], portion[-1][0])
     return images
 
 
@@ -233,51 +263,75 @@ def erase(
     return len(paths)
 
 
-def expire_results(site_id: uuid.UUID, days: int) -> int:
-    """Erase what batches hold that ended more than so many days ago; return how many images went.
+def _next_portion(session: Session, site_id: uuid.UUID, days: int) -> list[uuid.UUID]:
+    """Return old batches to look at: those never looked at, then those whose time has come again."""
+    mine = (Batch.site_id == site_id, _older(days))
+    for when in (Batch.kept_until.is_(None), Batch.kept_until < func.statement_timestamp()):
+        query = _ended(*mine, when).order_by(None).order_by(Batch.kept_until, Batch.finished_at, Batch.id)
+        if portion := [id_ for id_, _ in session.execute(query)]:
+            return portion
+    return []
 
-    A study with an image in a younger batch stays, and so does one whose report is signed.
-    """
+
+def _going(
+    session: Session, batch_ids: Sequence[uuid.UUID], days: int
+) -> tuple[set[uuid.UUID], list[uuid.UUID]]:
+    """Return the next studies of these batches that may go, and images of them that belong to no study."""
     mine, younger = aliased(Image), aliased(Batch)
     in_younger = exists().where(
         mine.study_id == Image.study_id,
         younger.id == mine.batch_id,
         or_(
             younger.finished_at.is_(None),
-            younger.finished_at >= func.clock_timestamp() - timedelta(days=days),
+            younger.finished_at >= func.statement_timestamp() - timedelta(days=days),
         ),
     )
-    with session_scope() as session:
-        old = session.scalars(_ended(Batch.site_id == site_id, _older(days))).all()
-        study_ids: set[uuid.UUID] = set()
-        loose: list[uuid.UUID] = []
-        for batch_id in old:
-            here = Image.batch_id == batch_id
-            free = (~_on_hold(Image.study_id), ~_signed(Image.study_id), ~in_younger)
-            going = select(Image.study_id).where(here, Image.study_id.is_not(None), *free).distinct()
-            found = session.scalars(going.limit(MAX_STUDIES - len(study_ids)))
-            study_ids |= {study_id for study_id in found if study_id is not None}
-            loose += session.scalars(
-                select(Image.id).where(here, Image.study_id.is_(None)).limit(MAX_IMAGES - len(loose))
-            )
-            if len(study_ids) >= MAX_STUDIES or len(loose) >= MAX_IMAGES:
+    here = Image.batch_id.in_(batch_ids)
+    free = (~_on_hold(Image.study_id), ~_signed(Image.study_id), ~in_younger)
+    going = select(Image.study_id).where(here, Image.study_id.is_not(None), *free).distinct()
+    loose = select(Image.id).where(here, Image.study_id.is_(None))
+    return (
+        {study_id for study_id in session.scalars(going.limit(MAX_STUDIES)) if study_id is not None},
+        list(session.scalars(loose.limit(MAX_IMAGES))),
+    )
+
+
+def expire_results(site_id: uuid.UUID, days: int) -> int:
+    """Erase what batches hold that ended more than so many days ago; return how many images went.
+
+    A study with an image in a younger batch stays, and so does one whose report is signed. Batches that hold
+    nothing else are marked, and not looked at again for `LOOK_AGAIN`.
+    """
+    for _ in range(MAX_PORTIONS):
+        with session_scope() as session:  # each its own: a batch is locked last, or alone
+            portion = _next_portion(session, site_id, days)
+            if not portion:
                 break
-        trials = _trial_copies(session, site_id, study_ids)
-        if not _in_use(session, trials):
-            loose += [image.id for image in trials]
-            study_ids |= _studies_of_strays(session, trials)
-        if not study_ids and not loose:
-            empty = delete(Batch).where(
-                Batch.id.in_(old), Batch.n_total == 0, ~exists().where(Image.batch_id == Batch.id)
-            )
-            session.execute(empty.execution_options(synchronize_session=False))
-            return 0
-        n = erase(session, site_id, sorted(study_ids), loose)
-        why = f"older than {days} days"
-        write_audit(
-            session, site_id, None, "results_deleted", None, studies=len(study_ids), images=n, why=why
-        )
-        return n
+            study_ids, loose = _going(session, portion, days)
+            trials = _trial_copies(session, site_id, study_ids)
+            if not _in_use(session, trials):
+                loose += [image.id for image in trials]
+                study_ids |= _studies_of_strays(session, trials)
+            if study_ids or loose:
+                n = erase(session, site_id, sorted(study_ids), loose)
+                why = f"older than {days} days"
+                said = {"studies": len(study_ids), "images": n, "why": why}
+                write_audit(session, site_id, None, "results_deleted", None, **said)
+                return n
+            _keep(session, portion)
+    return 0
+
+
+def _keep(session: Session, batch_ids: Sequence[uuid.UUID]) -> None:
+    """Mark batches of which nothing may go, so that the next ones are looked at; those that are empty go."""
+    free = select(Batch.id).where(Batch.id.in_(batch_ids)).with_for_update(skip_locked=True)
+    ids = session.scalars(free).all()
+    empty = delete(Batch).where(
+        Batch.id.in_(ids), Batch.n_total == 0, ~exists().where(Image.batch_id == Batch.id)
+    )
+    kept = update(Batch).where(Batch.id.in_(ids))
+    for statement in (empty, kept.values(kept_until=func.statement_timestamp() + LOOK_AGAIN)):
+        session.execute(statement.execution_options(synchronize_session=False))
 
 
 def step() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session
 from settings import get_settings
 from store.base import batch_totals
 from store.base.session import get_engine, session_scope
-from store.base.tables import Batch, BatchTotal, Image
+from store.base.tables import Batch, BatchTotal, Image, StudyFinding
 from store.intake import batches, quotas, uploads
 from store.operations import monitoring, overview, retention
 from store.outgoing import deliveries, notices
@@ -137,6 +138,18 @@ QUESTIONS: dict[str, Callable[[uuid.UUID], object]] = {
 }
 
 
+def _whole(asked: list[tuple[str, Any]]) -> dict[str, str]:
+    """Return the large tables that these statements read whole, each with a plan that does."""
+    found = {}
+    with get_engine().connect() as connection:
+        for statement, parameters in asked:
+            plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
+            for line in plan:
+                if "Seq Scan on " in line and (table := line.split("Seq Scan on ")[1].split()[0]) in LARGE:
+                    found[table] = "\n".join([statement, *plan])
+    return found
+
+
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_question_reads_no_large_table_whole(
     grown: uuid.UUID, broker: object, blobs: object, name: str
@@ -144,11 +157,7 @@ def test_a_question_reads_no_large_table_whole(
     with statements() as asked:
         QUESTIONS[name](grown)
     assert asked
-    with get_engine().connect() as connection:
-        for statement, parameters in asked:
-            plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
-            whole = {line.split("Seq Scan on ")[1].split()[0] for line in plan if "Seq Scan on " in line}
-            assert not whole & LARGE, "\n".join([statement, *plan])
+    assert not _whole(asked)
 
 
 def test_erasing_a_study_reads_no_large_table_whole(grown: uuid.UUID, blobs: object) -> None:
@@ -157,11 +166,7 @@ def test_erasing_a_study_reads_no_large_table_whole(grown: uuid.UUID, blobs: obj
     assert study is not None
     with statements() as asked:
         assert retention.erase_studies(grown, [study], by=None) == 1
-    with get_engine().connect() as connection:
-        for statement, parameters in asked:
-            plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
-            whole = {line.split("Seq Scan on ")[1].split()[0] for line in plan if "Seq Scan on " in line}
-            assert not whole & LARGE, "\n".join([statement, *plan])
+    assert not _whole(asked)
 
 
 def test_a_page_of_a_large_batch_looks_up_no_more_than_it_shows(grown: uuid.UUID) -> None:
@@ -255,3 +260,37 @@ def test_large_tables_are_analysed_before_they_have_grown_by_a_fifth(database: E
         settings = {name: options or "" for name, options in told}
     for table in LARGE - {"manifest_lines", "notices"} | {"worklist", "audit"}:
         assert "autovacuum_analyze_scale_factor=0.01" in settings[table], table
+
+
+# retention
+
+
+def test_batches_without_originals_are_looked_at_once(grown: uuid.UUID, blobs: object) -> None:
+    assert retention.expire_originals(grown, 0) == 0
+    with statements() as asked:
+        assert retention.expire_originals(grown, 0) == 0
+    assert len(asked) == 1
+    assert not _whole(asked)
+    with session_scope() as session:  # a failed image is read again, and its original is kept
+        batch_id = session.scalars(select(Batch.id).where(Batch.n_total == 400)).one()
+        session.execute(update(Batch).where(Batch.id == batch_id).values(round=2))
+        image = session.scalars(select(Image).where(Image.batch_id == batch_id).limit(1)).one()
+        image.original_key = f"images/{grown}/{image.id}/original"
+    assert retention.expire_originals(grown, 0) == 1
+
+
+def test_batches_whose_results_stay_are_looked_at_once_a_day(grown: uuid.UUID, blobs: object) -> None:
+    with session_scope() as session:
+        session.execute(update(StudyFinding).values(signed_at=func.now()))
+    assert retention.expire_results(grown, 0) == 0
+    with statements() as asked:
+        assert retention.expire_results(grown, 0) == 0
+    assert len(asked) == 2
+    assert not _whole(asked)
+    with session_scope() as session:
+        held = session.scalars(select(StudyFinding).limit(1)).one()
+        held.signed_at = None
+    assert retention.expire_results(grown, 0) == 0  # not yet
+    with session_scope() as session:
+        session.execute(update(Batch).values(kept_until=func.now() - timedelta(seconds=1)))
+    assert retention.expire_results(grown, 0) == 1

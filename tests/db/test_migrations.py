@@ -154,3 +154,27 @@ def _passed(database: Engine) -> list[tuple[int, str | None]]:
     with database.connect() as connection:
         rows = connection.execute(text("SELECT stage, passed FROM images ORDER BY seq"))
         return [(row.stage, row.passed) for row in rows]
+
+
+def test_what_came_after_a_kept_head_is_checked_by_itself(database: Engine) -> None:
+    with database.begin() as connection:
+        connection.execute(text("INSERT INTO sites (id, name) VALUES (gen_random_uuid(), 'A')"))
+    heads = []
+    for _ in range(6):
+        with database.begin() as connection:
+            connection.execute(text("INSERT INTO audit (site_id, action) SELECT id, 'test' FROM sites"))
+        with database.connect() as connection:
+            heads.append(audit.chain_head(connection))
+    with database.connect() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        assert [audit.broken_links(connection, most=9, since=head) for head in heads] == [[]] * 6
+        connection.execute(
+            text("UPDATE audit SET action = 'other' WHERE id = (SELECT max(id) - 1 FROM audit)")
+        )
+        assert audit.broken_links(connection, most=9, since=heads[5]) == []  # before it: the whole check's
+        assert len(audit.broken_links(connection, most=9, since=heads[3])) == 1
+        assert len(audit.broken_links(connection, most=9)) == 1
+        connection.execute(text("UPDATE audit_chain SET hash = 'x' WHERE seq = 2"))
+        assert "no longer leads" in audit.broken_links(connection, most=9, since=heads[1])[0][1]
+        with pytest.raises(ValueError, match="invalid literal"):
+            audit.broken_links(connection, most=9, since="the last one")
