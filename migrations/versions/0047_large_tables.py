@@ -23,7 +23,7 @@ INDEXES = {
     "ix_manifest_lines_accession": "manifest_lines (accession) WHERE accession <> ''",
     "ix_work_failed": "work (kind, subject_id) WHERE state = 'failed'",
 }
-#: A fifth of twenty million rows are a year's: so long would new rows be unknown to the planner.
+#: A tenth of twenty million rows comes in months: so long would new rows be unknown to the planner.
 _GROWING = (
     *("images", "findings", "studies", "study_findings", "worklist", "worklist_words", "reviews", "work"),
     *("batches", "audit", "audit_chain", "deliveries", "received_objects"),
