@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -388,6 +389,21 @@ def _table(small: dict[str, Any], large: dict[str, Any], names: tuple[str, str])
     return rows
 
 
+def _one(folder: Path, millions: int, fill: bool) -> None:
+    """Make one database's rows and, unless that is all, measure it."""
+    console = Console(width=160)
+    place = folder / str(millions)
+    place.mkdir(exist_ok=True)
+    place.chmod(0o711)
+    make(place / "home", millions, console)
+    if fill:
+        return
+    console.rule(f"{millions} million")
+    found = run(place / "home", millions, console)
+    said = {name: asdict(one) for name, one in found.items()}
+    (folder / f"{millions}.json").write_text(json.dumps(said, indent=1))
+
+
 def main() -> None:
     """Fill, measure, and print the table when two sizes are measured."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -395,21 +411,18 @@ def main() -> None:
     parser.add_argument("--millions", type=int, nargs="+", default=[1, 20], help="images, in millions")
     parser.add_argument("--fill", action="store_true", help="make the rows, and measure nothing")
     arguments = parser.parse_args()
-    console, before = Console(width=160), machine()
+    before = machine()
     with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as passing:
         folder = (arguments.keep or Path(passing)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o711)
         for millions in arguments.millions:
-            place = folder / str(millions)
-            place.mkdir(exist_ok=True)
-            place.chmod(0o711)
-            make(place / "home", millions, console)
-            if not arguments.fill:
-                console.rule(f"{millions} million")
-                found = run(place / "home", millions, console)
-                said = {name: asdict(one) for name, one in found.items()}
-                (folder / f"{millions}.json").write_text(json.dumps(said, indent=1))
+            # a process each: settings and connections are made once in a process
+            child = get_context("spawn").Process(target=_one, args=(folder, millions, arguments.fill))
+            child.start()
+            child.join()
+            if child.exitcode:
+                raise SystemExit(child.exitcode)
         if arguments.fill:
             return
         kept = {
