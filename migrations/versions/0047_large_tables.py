@@ -21,6 +21,7 @@ INDEXES = {
     "ix_images_incoming": "images (batch_id) WHERE incoming_key IS NOT NULL",
     "ix_images_apart": "images (site_id) WHERE study_id IS NULL OR source_key IS NOT NULL",
     "ix_manifest_lines_accession": "manifest_lines (accession) WHERE accession <> ''",
+    "ix_notices_created": "notices (created_at)",
     "ix_work_failed": "work (kind, subject_id) WHERE state = 'failed'",
 }
 #: A tenth of twenty million rows comes in months: so long would new rows be unknown to the planner.

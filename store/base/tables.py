@@ -865,7 +865,10 @@ class Notice(Base):
     """One notice to one target, and what became of it. Its id is the `subject_id` of its unit of work."""
 
     __tablename__ = "notices"
-    __table_args__ = (Index("ix_notices_site_created", "site_id", "created_at", "id"),)
+    __table_args__ = (
+        Index("ix_notices_site_created", "site_id", "created_at", "id"),
+        Index("ix_notices_created", "created_at"),
+    )
     id: Mapped[uuid.UUID] = id_column()
     site_id: Mapped[uuid.UUID] = site_column()
     target_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("notice_targets.id"), index=True)

@@ -129,6 +129,7 @@ QUESTIONS: dict[str, Callable[[uuid.UUID], object]] = {
     "old drafts": lambda _: reconcile.TIDYING[monitoring.Step.DRAFTS](),
     "uploads that nobody needs": lambda _: uploads.delete_old(),
     "scratch": lambda _: reconcile.TIDYING[monitoring.Step.SCRATCH](),
+    "old notices": in_session(notices.delete_old),
     "abandoned notices": lambda _: notices.fail_abandoned(),
     "abandoned deliveries": lambda _: deliveries.fail_abandoned(),
     "counts of deliveries": of_site(deliveries.count),
