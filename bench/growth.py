@@ -338,7 +338,7 @@ def _audit(engine: Engine) -> list[Ask]:
     ]
 
 
-def run(home: Path, months: int, console: Console) -> dict[str, Measured]:
+def run(home: Path, months: int, only: str | None, console: Console) -> dict[str, Measured]:
     """Measure one database, which has the rows of so many months."""
     with embedded(home) as (servers, _):
         set_defaults(home, servers)
@@ -354,8 +354,8 @@ def run(home: Path, months: int, console: Console) -> dict[str, Measured]:
                 row[0] for row in owner.execute("SELECT id FROM sites WHERE name LIKE 'Site %' ORDER BY id")
             ]
             asks += _retention(site, sites, months)
-            only = os.environ.get("ONLY")
-            found = measure([a for a in asks if not only or only in a.name], engine, owner, console)
+            chosen = [ask for ask in asks if only is None or only in ask.name]
+            found = measure(chosen, engine, owner, console)
         engine.dispose()
     return found
 
@@ -398,7 +398,7 @@ def _table(small: dict[str, Any], large: dict[str, Any], names: tuple[str, str])
     return rows
 
 
-def _one(folder: Path, millions: int, fill: bool) -> None:
+def _one(folder: Path, millions: int, fill: bool, only: str | None) -> None:
     """Make one database's rows and, unless that is all, measure it."""
     console = Console(width=160)
     place = folder / str(millions)
@@ -408,9 +408,11 @@ def _one(folder: Path, millions: int, fill: bool) -> None:
     if fill:
         return
     console.rule(f"{millions} million")
-    found = run(place / "home", millions, console)
-    said = {name: asdict(one) for name, one in found.items()}
-    (folder / f"{millions}.json").write_text(json.dumps(said, indent=1))
+    found = run(place / "home", millions, only, console)
+    kept = folder / f"{millions}.json"
+    said = json.loads(kept.read_text()) if only and kept.exists() else {}
+    said |= {name: asdict(one) for name, one in found.items()}
+    kept.write_text(json.dumps(said, indent=1))
 
 
 def main() -> None:
@@ -419,6 +421,9 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a folder for the rows: made once, read as often as asked")
     parser.add_argument("--millions", type=int, nargs="+", default=[1, 20], help="images, in millions")
     parser.add_argument("--fill", action="store_true", help="make the rows, and measure nothing")
+    parser.add_argument(
+        "--only", help="ask only what has this in its name; with --keep the others stay known"
+    )
     arguments = parser.parse_args()
     before = machine()
     with tempfile.TemporaryDirectory(prefix="fractureai-bench-") as passing:
@@ -427,7 +432,9 @@ def main() -> None:
         folder.chmod(0o711)
         for millions in arguments.millions:
             # a process each: settings and connections are made once in a process
-            child = get_context("spawn").Process(target=_one, args=(folder, millions, arguments.fill))
+            child = get_context("spawn").Process(
+                target=_one, args=(folder, millions, arguments.fill, arguments.only)
+            )
             child.start()
             child.join()
             if child.exitcode:

@@ -117,7 +117,7 @@ _BROKEN = text(
 _LINK = text("SELECT audit_id FROM audit_chain WHERE seq = :seq AND hash = :hash")
 #: Ids are given before transactions commit, in the order of which the chain is made: of so many lines around
 #: a link it is not known on which side of it they stand.
-_AROUND = 100_000
+_AROUND = 10_000
 
 
 def broken_links(connection: Connection, *, most: int, since: str = "0") -> list[tuple[int, str]]:
