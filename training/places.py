@@ -34,25 +34,21 @@ from pipeline.boxes import SuspectedPlace, drawn_places
 from pipeline.preprocess import letterbox, model_input
 from pipeline.triage import calibrate
 from pipeline.types import Float32Array, PlaceRules, UInt8Array
+from training.box_loss import entropy, sides_loss
+from training.box_targets import IN_BOX, box_targets
 from training.datasets import Example, Polygon, load_pixels, read_fracatlas, read_split
 from training.experiment import ROOT, shared_data
 from training.export import BundleContent, TrainedNetwork, taken_over, write_bundle
 from training.places_figures import FilmPlaces, boxes_of, earned, false_scores, places_figures
 from training.reading_card import card
-from training.travel import placed, styled
+from training.travel import moved_boxes, placed, styled
 
-#: From this target on a cell learns the sides of the box, and is not drawn as one without a fracture.
-_IN_BOX = 0.35
-#: How wide the target falls off, as a share of the box and in cells at least.
-_SPREAD, _LEAST_SPREAD = 0.28, 0.5
 #: Cells drawn of a view: in its boxes, on their edges, and elsewhere: likely ones and any.
 _INSIDE, _EDGE, _LIKELY, _ANY = 14, 8, 6, 2
 #: How much the picture's logit and the evidence map may count in a place's score.
 _FILM_WEIGHTS, _EVIDENCE_WEIGHTS = (0.0, 0.3, 0.6), (0.0, 0.25, 0.5)
 #: False places a film from which on a place is shown, and is strong.
 _FALSE_SHOWN, _FALSE_STRONG = 0.5, 0.1
-#: The longest side that is told is `exp` of this, in cells.
-_FURTHEST = 3.2
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def drawn_view(pixels: UInt8Array, polygons: Sequence[Polygon], size: int, rng: 
     height, width = pixels.shape
     for _ in range(6):
         matrix = _placement(width, height, size, rng)
-        boxes = _moved(polygons, matrix, width, height)
+        boxes = moved_boxes(polygons, matrix, width, height)
         inside = np.clip(boxes, 0, size)
         if np.all(_areas(inside) >= 0.6 * _areas(boxes)):
             break
@@ -81,7 +77,7 @@ def plain_view(pixels: UInt8Array, polygons: Sequence[Polygon], size: int) -> Vi
     height, width = pixels.shape
     box = letterbox(width, height, size)
     matrix = np.array([[box.inner_width / width, 0, box.left], [0, box.inner_height / height, box.top]])
-    return View(model_input(pixels, size), _moved(polygons, matrix, width, height))
+    return View(model_input(pixels, size), moved_boxes(polygons, matrix, width, height))
 
 
 def _placement(width: int, height: int, size: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -92,42 +88,8 @@ def _placement(width: int, height: int, size: int, rng: np.random.Generator) -> 
     return placed(width, height, size, scale, float(angle), aspect, rng)
 
 
-def _moved(
-    polygons: Sequence[Polygon], matrix: npt.NDArray[np.float64], width: int, height: int
-) -> Float32Array:
-    corners = []
-    for polygon in polygons:
-        points = (polygon * [width, height]) @ matrix[:, :2].T + matrix[:, 2]
-        corners.append([*points.min(axis=0), *points.max(axis=0)])
-    return np.array(corners, np.float32).reshape(-1, 4)
-
-
 def _areas(boxes: Float32Array) -> Float32Array:
     return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), np.float32)
-
-
-def targets(boxes: Float32Array, grid: int) -> tuple[Float32Array, Float32Array]:
-    """Return what the cells of a (grid, grid) map are to say of boxes (n, 4) in cells.
-
-    Returns
-    -------
-    Float32Array
-        (grid, grid), 0-1: 1 in the middle of a box, falling off like a bell towards its sides.
-    Float32Array
-        (grid, grid, 4): distances from a cell's middle to left, top, right and bottom of the box that it
-        belongs to most, in cells.
-    """
-    y, x = np.mgrid[:grid, :grid] + 0.5
-    sure, sides = np.zeros((grid, grid), np.float32), np.ones((grid, grid, 4), np.float32)
-    for left, top, right, bottom in boxes:
-        wide = max((right - left) * _SPREAD, _LEAST_SPREAD)
-        tall = max((bottom - top) * _SPREAD, _LEAST_SPREAD)
-        away = ((x - (left + right) / 2) / wide) ** 2 + ((y - (top + bottom) / 2) / tall) ** 2
-        bell = np.exp(-away / 2).astype(np.float32)
-        mine = bell > sure
-        sure[mine] = bell[mine]
-        sides[mine] = np.stack([x - left, y - top, right - x, bottom - y], axis=-1)[mine]
-    return sure, sides
 
 
 def drawn_cells(sure: Float32Array, evidence: Float32Array, rng: np.random.Generator) -> npt.NDArray[np.intp]:
@@ -136,7 +98,7 @@ def drawn_cells(sure: Float32Array, evidence: Float32Array, rng: np.random.Gener
     Elsewhere than in a box most are drawn by the trunk's own evidence (logits): those it may take for a
     fracture.
     """
-    flat, elsewhere = sure.ravel(), sure.ravel() < _IN_BOX
+    flat, elsewhere = sure.ravel(), sure.ravel() < IN_BOX
     inside = np.flatnonzero(~elsewhere)
     if len(inside) > _INSIDE:
         inside = rng.choice(inside, _INSIDE, replace=False, p=flat[inside] / flat[inside].sum())
@@ -189,17 +151,9 @@ def cell_loss(truth: Any, said: Any) -> Any:
     """
     target, logit = truth[:, 0], said[:, 0]
     wrong = ops.stop_gradient(ops.abs(ops.sigmoid(logit) - target))
-    entropy = ops.softplus(logit) - target * logit
-    in_box = ops.where(target > _IN_BOX, target, 0.0)
-    told = ops.clip(said[:, 1:], -_FURTHEST, _FURTHEST)
-    reach, wanted = ops.exp(told), ops.maximum(truth[:, 1:5], 0.06)
-    shared = ops.minimum(reach, wanted)
-    joined = (shared[:, 0] + shared[:, 2]) * (shared[:, 1] + shared[:, 3])
-    areas = [(r[:, 0] + r[:, 2]) * (r[:, 1] + r[:, 3]) for r in (reach, wanted)]
-    overlap = joined / (areas[0] + areas[1] - joined)
-    off = ops.mean(ops.abs(told - ops.log(wanted)), axis=1)
-    sides = ((1 - overlap) + 0.3 * off) * in_box
-    return 4 * ops.mean(wrong * entropy) + 0.5 * ops.sum(sides) / (ops.sum(in_box) + 1e-3)
+    in_box = ops.where(target > IN_BOX, target, 0.0)
+    sides = sides_loss(truth[:, 1:5], said[:, 1:]) * in_box
+    return 4 * ops.mean(wrong * entropy(target, logit)) + 0.5 * ops.sum(sides) / (ops.sum(in_box) + 1e-3)
 
 
 class Trunk:
@@ -222,7 +176,7 @@ class Trunk:
         *maps, local = self.maps([view.picture for view in views])
         seen, wanted = [], []
         for number, view in enumerate(views):
-            sure, sides = targets(view.boxes * (self.grid / self.size), self.grid)
+            sure, sides = box_targets(view.boxes * (self.grid / self.size), self.grid)
             cells = drawn_cells(sure, local[number, ..., 0], rng)
             rows = [look(map_[number].astype(np.float16), self.grid, cells) for map_ in maps]
             seen.append(np.concatenate(rows, axis=1))

@@ -28,6 +28,10 @@ from training.experiment import ROOT, load_config, shared_data
 from training.reading_data import HEADS, OTHER, Draws, Films, model_inputs, read_films
 from training.reading_plan import ReadingPlan, weights_file
 
+#: Pictures that a process looks at together; their maps take half a gigabyte each at 448 px.
+_AT_ONCE = 8
+#: Channels of the layers that draw boxes.
+_BOXES_WIDTH = 96
 _CHECKPOINT, _BEST = "checkpoint.pt", "average.weights.h5"
 
 
@@ -95,7 +99,40 @@ def _loss(outputs: Mapping[str, Any], batch: Any, plan: ReadingPlan) -> Any:
     entropy = nn.softplus(local) - cells * local
     # quality focal loss over cells (Li et al. 2020)
     focal = ((cells - torch.sigmoid(local)).abs() ** 2 * entropy).sum() / ((cells > 0.1).float().sum() + 4)
-    return plan.part_weight * part + plan.view_weight * view + fracture + plan.local_weight * focal
+    loss = plan.part_weight * part + plan.view_weight * view + fracture + plan.local_weight * focal
+    if plan.boxes_weight:
+        from training.box_loss import box_loss
+
+        sure, sides, drawn = (tensor(a) for a in (batch.sure, batch.sides, batch.drawn))
+        loss = loss + plan.boxes_weight * box_loss(sure, sides, outputs["boxes"], drawn[:, None, None])
+    return loss
+
+
+def settle_boxes(network: Any, sources: Sequence[str], pictures: npt.NDArray[np.uint8]) -> None:
+    """Start layers that draw boxes near what is usual: no cell sure, sides of a cell or two.
+
+    The trunk's maps differ in size by orders of magnitude; each is scaled to add alike to what a cell sees.
+
+    Parameters
+    ----------
+    sources
+        Layers whose maps are looked at.
+    pictures
+        (n, size, size, 1), some to scale by.
+    """
+    import keras
+
+    from models.architectures import BOXES
+
+    seen = [network.get_layer(f"{BOXES}_{name}") for name in sources]
+    maps = keras.Model(network.input, [layer.output for layer in seen]).predict_on_batch(pictures)
+    for layer, map_ in zip(seen, maps, strict=True):
+        kernel, bias = layer.get_weights()
+        layer.set_weights([kernel / (map_.std() * len(seen) ** 0.5 + 1e-6), bias])
+    last = network.get_layer(BOXES)
+    kernel, _ = last.get_weights()
+    small = np.random.default_rng(0).normal(0, 0.01, kernel.shape)
+    last.set_weights([small, np.array([-3.0, 0.5, 0.5, 0.5, 0.5])])
 
 
 class _Worker:
@@ -115,23 +152,33 @@ class _Worker:
         self.plan, self.rank, self.world, self.torch = plan, rank, world, torch
         self.folder = runs / plan.name
         keras.utils.set_random_seed(plan.seed)
-        self.build = lambda size: architectures.reading_network(
-            plan.architecture, size, len(PARTS), len(HEADS)
-        )
+
+        def build(size: int) -> Any:
+            network = architectures.reading_network(plan.architecture, size, len(PARTS), len(HEADS))
+            if plan.boxes_weight:
+                network = architectures.with_boxes(network, plan.architecture, width=_BOXES_WIDTH)
+            return network
+
+        self.build = build
         self.size = plan.stages[0].size
         self.network = self.build(self.size)
         if start is not None and start.suffix == ".keras":
-            trained = keras.models.load_model(start, compile=False)
-            for kept, new in zip(trained.weights, self.network.weights, strict=True):
-                new.assign(kept.value.detach())
+            trained = {w.path: w for w in keras.models.load_model(start, compile=False).weights}
+            for weight in self.network.weights:
+                if weight.path in trained or not weight.path.startswith(architectures.BOXES):
+                    weight.assign(trained[weight.path].value.detach())
         elif start is not None:
             start_from_lite(self.network, read_state(start), plan.variant)
         films = read_films(data, plan.split, runs / "cache", plan.phantoms, plan.first_seed, plan.fold)
         self.validation = films["val"]
         self.draws = Draws(films["train"], plan.shares, plan.seed)
+        if plan.boxes_weight:
+            pictures = self.draws.batch(0, _AT_ONCE, self.size, self.size // 8).image
+            settle_boxes(self.network, architectures.BOX_SOURCES[plan.architecture], pictures)
         self.values = self._learning(self.network)
         new = {"coarse", "fine", "finest", "local", "whole", "part", "view"}
         names = [v.path.split("/")[0] for v in self.network.trainable_variables]
+        new |= {name for name in names if name.startswith(architectures.BOXES)}
         groups = [
             {"params": [p for p, n in zip(self.values, names, strict=True) if n not in new], "factor": 1.0},
             {"params": [p for p, n in zip(self.values, names, strict=True) if n in new],
@@ -195,11 +242,15 @@ class _Worker:
             for group in self.optimizer.param_groups:
                 group["lr"] = float(rate) * group["factor"]
             batch = self.draws.batch(self.step * self.world + self.rank, share, stage.size, stage.size // 8)
-            image = torch.from_numpy(batch.image).float()
-            loss = _loss(self.network(image, training=True), batch, plan)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            flat = torch.cat([v.grad.reshape(-1) for v in self.values] + [loss.detach().reshape(1)])
+            whole = torch.zeros(1)
+            pieces = batch.pieces(_AT_ONCE)
+            for piece in pieces:
+                image = torch.from_numpy(piece.image).float()
+                loss = _loss(self.network(image, training=True), piece, plan) / len(pieces)
+                loss.backward()
+                whole += loss.detach()
+            flat = torch.cat([v.grad.reshape(-1) for v in self.values] + [whole])
             distributed.all_reduce(flat)
             flat /= self.world
             losses.append(float(flat[-1]))

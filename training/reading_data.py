@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from phantoms.film import REGIONS, VERSION
 from pipeline.preprocess import model_input
 from pipeline.types import Float32Array, UInt8Array
+from training.box_targets import box_targets
 from training.datasets import (
     Example,
     load_pixels,
@@ -231,7 +232,11 @@ class Shares:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step sees; `prior` is added to the fracture logits in the loss alone."""
+    """What a training step sees; `prior` is added to the fracture logits in the loss alone.
+
+    `sure` and `sides` are what the cells are to say of the boxes around fractures (`box_targets`), and
+    `drawn` is 0 for a picture whose fractures have no outline.
+    """
 
     image: UInt8Array
     main: Float32Array
@@ -241,6 +246,15 @@ class Batch:
     fractured: Float32Array
     prior: Float32Array
     cells: Float32Array
+    sure: Float32Array
+    sides: Float32Array
+    drawn: Float32Array
+
+    def pieces(self, most: int) -> list[Batch]:
+        """Divide it into batches of so many pictures at most, in order."""
+        columns = [getattr(self, f.name) for f in fields(self)]
+        starts = range(0, len(self.image), most)
+        return [Batch(*(column[start : start + most] for column in columns)) for start in starts]
 
 
 class Draws:
@@ -300,19 +314,21 @@ class Draws:
 
     def _view(self, pick: int, size: int, grid: int, rng: np.random.Generator) -> tuple[object, ...]:
         film, empty = self.train.films[pick], np.zeros((grid, grid, 1), np.float32)
+        nothing = box_targets(np.zeros((0, 4), np.float32), grid)
         if film.source != "phantom" and rng.random() < self.shares.made_up:
             picture = made_up(rng) if rng.random() < 0.5 else mosaic(self._negatives, rng)
             if rng.random() < 0.5:
                 picture = travelled(picture, (), size, grid, rng)[0]
             film = _negative(film.example)
             return (model_input(picture, size), film.main, film.view, np.ones(OTHER, np.float32),
-                    film.heads, np.float32(0), np.float32(0), empty)  # fmt: skip
-        view, cells = travelled(self.train.pixels[pick], film.example.polygons, size, grid, rng)
+                    film.heads, np.float32(0), np.float32(0), empty, *nothing, np.float32(1))  # fmt: skip
+        view, cells, boxes = travelled(self.train.pixels[pick], film.example.polygons, size, grid, rng)
         known = np.full(OTHER, film.main.sum() > 0, np.float32)
         if film.source == "phantom":
             known = film.main[:OTHER]
-        return (view, film.main, film.view, known, film.heads, np.float32(film.example.positive),
-                self.prior[pick], cells[..., None])  # fmt: skip
+        positive, drawn = film.example.positive, not film.example.positive or len(boxes) > 0
+        return (view, film.main, film.view, known, film.heads, np.float32(positive), self.prior[pick],
+                cells[..., None], *box_targets(boxes * (grid / size), grid), np.float32(drawn))  # fmt: skip
 
 
 def model_inputs(

@@ -41,6 +41,8 @@ class ReadingPlan:
         How much faster the new layers learn than the trunk.
     average
         Momentum of the moving average of the weights, which is what is measured and kept.
+    boxes_weight
+        Of the loss of boxes; with 0 the network draws none.
     folds
         For each of some folds of all films the kind of picture that its network is never shown.
     fold
@@ -66,6 +68,7 @@ class ReadingPlan:
     local_weight: float = 0.5
     part_weight: float = 0.5
     view_weight: float = 1.0
+    boxes_weight: float = 0.0
     folds: Sequence[str] = ()
     fold: Fold | None = None
 

@@ -17,12 +17,21 @@ _TEXT = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .:/-"
 
 def travelled(
     pixels: UInt8Array, polygons: Sequence[Polygon], size: int, grid: int, rng: np.random.Generator
-) -> tuple[UInt8Array, Float32Array]:
-    """Draw one random view; see `training.augment.augmented` for what comes in and out.
+) -> tuple[UInt8Array, Float32Array, Float32Array]:
+    """Draw one random view; see `training.augment.augmented` for what comes in.
 
     Geometry: rotation, scale 0.6 to 1.4, aspect, shift, mirror. Then what a picture goes through between
     detector and upload, each with a probability of its own: equalisation, gamma, contrast, inversion, blur or
     sharpening, fewer pixels, collimation, burnt-in text, noise, JPEG.
+
+    Returns
+    -------
+    UInt8Array
+        (size, size), the view.
+    Float32Array
+        (grid, grid), how much of each cell lies in a fracture's outline.
+    Float32Array
+        (n, 4), the boxes around the outlines, in pixels of the view; some may lie outside it in part.
     """
     height, width = pixels.shape
     box = letterbox(width, height, size)
@@ -33,7 +42,24 @@ def travelled(
             break  # a fracture stays in the picture
     black_border = 0 if rng.random() < 0.85 else int(rng.integers(0, 256))
     view = cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_AREA, borderValue=black_border)
-    return styled(np.asarray(view, np.uint8), rng), cells
+    return styled(np.asarray(view, np.uint8), rng), cells, moved_boxes(polygons, matrix, width, height)
+
+
+def moved_boxes(polygons: Sequence[Polygon], matrix: Float32Array, width: int, height: int) -> Float32Array:
+    """Return the boxes (n, 4) around outlines that a (2, 3) matrix moves: left, top, right, bottom.
+
+    Parameters
+    ----------
+    polygons
+        Corners (m, 2) as shares of the picture's width and height.
+    width, height
+        Of the picture, in pixels.
+    """
+    corners = []
+    for polygon in polygons:
+        points = (polygon * [width, height]) @ matrix[:, :2].T + matrix[:, 2]
+        corners.append([*points.min(axis=0), *points.max(axis=0)])
+    return np.array(corners, np.float32).reshape(-1, 4)
 
 
 def _placement(width: int, height: int, size: int, scale: float, rng: np.random.Generator) -> Float32Array:

@@ -10,7 +10,7 @@ from training.reading_plan import ReadingPlan
 #: Of one network that tells the part and reads it.
 READING = [
     ROOT / "training" / "configs" / f"{name}.py"
-    for name in ("fracatlas_2", "fracatlas_3", "folds", "folds_96")
+    for name in ("fracatlas_2", "fracatlas_3", "folds", "folds_96", "boxes_448")
 ]
 CONFIGS = sorted(
     p for p in (ROOT / "training" / "configs").glob("*.py") if p.name != "__init__.py" and p not in READING

@@ -70,9 +70,9 @@ def test_intervals_move_groups_together_and_places_are_earned_by_all_figures():
 
 
 def test_targets_are_one_in_the_middle_and_tell_the_sides():
-    from training.places import targets
+    from training.box_targets import box_targets
 
-    sure, sides = targets(np.array([[4, 4, 9, 7]], np.float32), 12)
+    sure, sides = box_targets(np.array([[4, 4, 9, 7]], np.float32), 12)
     assert np.unravel_index(sure.argmax(), sure.shape) == (5, 6)
     assert sure[5, 6] == 1
     assert np.allclose(sides[5, 6], [2.5, 1.5, 2.5, 1.5])
@@ -141,3 +141,64 @@ def test_cells_learn_to_draw_a_box(trunk):
 
     assert off(after) < 0.7 * off(before)
     assert after[inside, 0].mean() > after[~inside, 0].mean() + 1
+
+
+def _said(sure, sides):
+    """What a network says that is right: sure where it should be, sides to the point."""
+    logit = np.where(sure > 0.35, 8.0, -8.0)
+    return np.concatenate([logit[..., None], np.log(np.maximum(sides, 0.1))], axis=-1)[None].astype(
+        np.float32
+    )
+
+
+def test_boxes_that_are_right_cost_less_than_wrong_ones_and_unknown_ones_nothing():
+    from training.box_loss import box_loss
+    from training.box_targets import box_targets
+
+    sure, sides = box_targets(np.array([[2, 2, 7, 6]], np.float32), 12)
+    known, unknown = np.ones((1, 1, 1), np.float32), np.zeros((1, 1, 1), np.float32)
+
+    def loss(said, drawn=known):
+        return float(box_loss(sure[None], sides[None], said, drawn))
+
+    right = _said(sure, sides)
+    small, elsewhere = right.copy(), np.roll(right, 4, axis=1)
+    small[..., 1:] -= 0.7
+    assert loss(right) < loss(small) < loss(elsewhere)
+    assert loss(elsewhere, unknown) == 0
+
+
+def test_a_batch_in_pieces_has_all_of_it_in_order():
+    from dataclasses import fields
+
+    from training.reading_data import Batch
+
+    count = 5
+    batch = Batch(*(np.arange(count, dtype=np.float32) + 10 * n for n, _ in enumerate(fields(Batch))))
+    pieces = batch.pieces(2)
+    assert [len(piece.image) for piece in pieces] == [2, 2, 1]
+    for field in fields(Batch):
+        whole = np.concatenate([getattr(piece, field.name) for piece in pieces])
+        assert np.array_equal(whole, getattr(batch, field.name))
+
+
+def test_boxes_move_with_their_picture():
+    from training.travel import moved_boxes
+
+    outline = np.array([[0.25, 0.5], [0.5, 0.5], [0.5, 0.75]])
+    mirrored = np.array([[-1.0, 0, 100], [0, 2.0, 10]])
+    assert moved_boxes([outline], mirrored, 100, 40).tolist() == [[50, 50, 75, 70]]
+    assert moved_boxes([], mirrored, 100, 40).shape == (0, 4)
+
+
+def test_new_boxes_start_unsure_and_small():
+    from models import architectures
+    from training.reading import settle_boxes
+
+    network = architectures.reading_network("custom_cnn", 64, 3, 1)
+    network = architectures.with_boxes(network, "custom_cnn", width=8)
+    pictures = np.random.default_rng(1).integers(0, 255, (4, 64, 64, 1), np.uint8)
+    settle_boxes(network, architectures.BOX_SOURCES["custom_cnn"], pictures)
+    boxes = np.asarray(network.predict_on_batch(pictures)[architectures.BOXES])
+    assert np.abs(boxes[..., 0] + 3).max() < 0.5
+    assert np.abs(boxes[..., 1:] - 0.5).max() < 0.5
