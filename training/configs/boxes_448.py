@@ -1,4 +1,4 @@
-"""Seven epochs at 448 px, boxes learned along, from the network of the shipped bundle.
+"""Five epochs at 448 px, boxes learned along, from the network of the shipped bundle.
 
     KERAS_BACKEND=torch python -m training.reading training/configs/boxes_448.py \\
         --start models/bundles/fracatlas-3/reading.keras --processes 1
@@ -15,7 +15,7 @@ PLAN = ReadingPlan(
     architecture="efficientnet_b1_relu6",
     variant="b1",
     split=ROOT / "training" / "splits" / "fracatlas.csv",
-    stages=(Stage(7, 448, 1.2e-4, 1e-6),),
+    stages=(Stage(5, 448, 1.2e-4, 1e-6),),
     seed=4,
     draws=1600,
     frozen=("stem", "block1", "block2"),
