@@ -359,10 +359,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scorer = _opened(old, network, args.runs)
     validation = looked(scorer, *parts["val"])
     rules = chosen_rules(validation)
-    figures = places_figures([film.places(_all(rules)) for film in validation])
+    figures = places_figures([film.places(every_place(rules)) for film in validation])
     print(rules, json.dumps(figures, indent=1))
     if args.write:
-        test = places_figures([film.places(_all(rules)) for film in looked(scorer, *parts["test"])])
+        test = places_figures([film.places(every_place(rules)) for film in looked(scorer, *parts["test"])])
         print(json.dumps(test, indent=1), "earned" if earned(test) else "not earned")
         found = {"places": test, "places, validation": figures}
         command = f"{old.manifest['command']}; python -m training.places {args.bundle} --write {args.write}"
@@ -371,7 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(bundle.folder, bundle.sha256)
 
 
-def _all(rules: PlaceRules) -> PlaceRules:
+def every_place(rules: PlaceRules) -> PlaceRules:
     """Return the rules with every place shown, as figures over all scores need it."""
     return replace(rules, shown=0.0)
 

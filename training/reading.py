@@ -31,7 +31,7 @@ from training.reading_plan import ReadingPlan, weights_file
 #: Pictures that a process looks at together; their maps take half a gigabyte each at 448 px.
 _AT_ONCE = 8
 #: Channels of the layers that draw boxes.
-_BOXES_WIDTH = 96
+BOXES_WIDTH = 96
 _CHECKPOINT, _BEST = "checkpoint.pt", "average.weights.h5"
 
 
@@ -156,7 +156,7 @@ class _Worker:
         def build(size: int) -> Any:
             network = architectures.reading_network(plan.architecture, size, len(PARTS), len(HEADS))
             if plan.boxes_weight:
-                network = architectures.with_boxes(network, plan.architecture, width=_BOXES_WIDTH)
+                network = architectures.with_boxes(network, plan.architecture, width=BOXES_WIDTH)
             return network
 
         self.build = build

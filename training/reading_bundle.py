@@ -46,8 +46,10 @@ from training.earned import cautious_thresholds
 from training.experiment import ROOT, load_config, shared_data
 from training.export import BundleContent, TrainedNetwork, taken_over, write_bundle
 from training.looks import looks_by_sha256
+from training.places import Looked, chosen_rules, every_place
 from training.places_figures import FilmPlaces, boxes_of, places_figures
-from training.reading import auc_within
+from training.places_figures import earned as places_earned
+from training.reading import BOXES_WIDTH, auc_within
 from training.reading_card import card, limits
 from training.reading_data import HEADS, OTHER, Film, Films, phantom_film, read_films
 from training.reading_plan import ReadingPlan
@@ -85,6 +87,7 @@ class Read:
     route: Route
     logit: float | None
     evidence: Any
+    boxes: Any = None
 
 
 #: A film, the part that it is taken for, its probability, and the thresholds that judge it.
@@ -111,6 +114,7 @@ def read(scorer: Scorer, films: Films, *, fractures: bool = True) -> list[Read]:
     bundle, said = scorer.bundle, told_parts(scorer, films.pixels)
     logits: list[float | None] = [None] * len(said)
     maps: list[Any] = [None] * len(said)
+    boxes: list[Any] = [None] * len(said)
     limbs = [i for i, f in enumerate(films.films) if f.source != "negative" and fractures]
     for network in sorted({m.network for m in bundle.models.values()}):
         mine = [i for i in limbs if bundle.models[_best(said[i])].network == network]
@@ -120,9 +124,10 @@ def read(scorer: Scorer, films: Films, *, fractures: bool = True) -> list[Read]:
             scores = scorer.detect(network, np.stack([model_input(films.pixels[i], side) for i in some]))
             for place, i in enumerate(some):
                 logits[i], maps[i] = float(scores.logits[place]), scores.evidence[place]
+                boxes[i] = scores.boxes[place]
     return [
-        Read(f, (p.shape[0], p.shape[1]), s, _routed(s, bundle.routing), g, m)
-        for f, p, s, g, m in zip(films.films, films.pixels, said, logits, maps, strict=True)
+        Read(f, (p.shape[0], p.shape[1]), s, _routed(s, bundle.routing), g, m, b)
+        for f, p, s, g, m, b in zip(films.films, films.pixels, said, logits, maps, boxes, strict=True)
     ]
 
 
@@ -326,6 +331,28 @@ def suspected(reads: Sequence[Read]) -> dict[str, Any]:
     return places_figures(films)
 
 
+def _looked(
+    reads: Sequence[Read], fitted: Mapping[str, RegionModel], models: Mapping[str, RegionModel]
+) -> list[Looked]:
+    """Return what a bundle says of films before any rule for places.
+
+    Parameters
+    ----------
+    fitted
+        With the thresholds that judge them.
+    models
+        That say which part may be negative.
+    """
+    found = []
+    for r in reads:
+        if r.film.source == "film" and r.logit is not None:
+            part = _best(r.probabilities)
+            low = fitted[part].thresholds.low
+            negative = models[part].may_say_negative and calibrate(r.logit, fitted[part].calibration) < low
+            found.append(Looked(r.film.example, r.shape, r.logit, negative, r.boxes, r.evidence))
+    return found
+
+
 def phantom_figures(
     scorer: Scorer, models: Mapping[str, RegionModel], rules: RoutingRules, count: int = 8
 ) -> dict[str, dict[str, int]]:
@@ -351,6 +378,8 @@ def phantom_figures(
 def reading_networks(plan: ReadingPlan, size: int, weights: Path) -> dict[str, TrainedNetwork]:
     """Return the reading network of a run, its heads named."""
     network = architectures.reading_network(plan.architecture, size, len(PARTS), len(HEADS))
+    if plan.boxes_weight:
+        network = architectures.with_boxes(network, plan.architecture, width=BOXES_WIDTH)
     network.load_weights(weights)
     heads = tuple(f"reading-{head}" for head in HEADS)
     return {"reading": TrainedNetwork(network, plan.architecture, size, heads=heads)}
@@ -516,6 +545,16 @@ def build(
     rows = cross_fitted(everything, content.models, centre)
     models = with_evidence(_fit(everything, content.models, centre), rows)
     content = replace(content, models=models)
+    drawn: dict[str, Any] = {"places": suspected(test)}
+    if any(r.boxes is not None and len(r.boxes) for r in everything):
+        # a negative has no places: which films those are, thresholds fitted on validation alone say of both
+        fitted = _fit(validation, content.models, centre)
+        places = chosen_rules(_looked(validation, fitted, models))
+        drawn = {
+            name: places_figures([film.places(every_place(places)) for film in _looked(half, fitted, models)])
+            for name, half in (("places", test), ("places, validation", validation))
+        }
+        content = replace(content, places=places if places_earned(drawn["places"]) else None)
     facts = {
         "command": command,
         "joined": {name: partner for name, (partner, _) in content.partners.items()},
@@ -526,7 +565,7 @@ def build(
             "parts": parts_figures(test),
             "doubt": doubt(rows, models),
             "refused": refusals(test),
-            "places": suspected(test),
+            **drawn,
             "styles": {
                 name: _style(scorer, films["val"], style, rules)
                 for name, style in {"as it is": None, **STYLES}.items()
