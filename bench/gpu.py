@@ -164,7 +164,7 @@ def measure_form(
 
     tf.config.experimental.enable_tensor_float_32_execution(form == "TensorFloat-32")
     bundle = load_bundle(folder)
-    size, model = bundle.input_size(network), load_network(bundle, network)
+    size, model = bundle.networks[network].input_size, load_network(bundle, network)
     stack = compared_pictures(size, *images)
     with tf.device("/CPU:0"):
         truth = _answers(trace(model, size), stack, 16)

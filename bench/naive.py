@@ -21,6 +21,7 @@ from bench.reading import BUNDLE, Read, Reader
 from models import architectures
 from models.bundle import load_bundle
 from models.scorer import Reference
+from pipeline.preprocess import shrunk
 from pipeline.report.render import warm_up
 from pipeline.types import Finding
 from vocabulary.states import Triage
@@ -69,7 +70,9 @@ class Script:
     def _look_for_fractures(self, image: Read) -> None:
         assert image.reader is not None
         network = image.reader.network
-        picture = image.inputs[self.bundle.input_size(network)][None, ..., None].astype(np.float32)
+        picture = shrunk(
+            image.inputs[self.bundle.input_size(network)][None], self.bundle.networks[network].input_size
+        )[..., None].astype(np.float32)
         logit = np.asarray(_first(self.models[network].predict(picture, verbose=0))).reshape(-1)[0]
         with tf.GradientTape() as tape:
             activation, out = self.with_activation[network](picture, training=False)

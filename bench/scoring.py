@@ -33,7 +33,7 @@ _PATIENCE = 600.0
 
 
 def _stack() -> UInt8Array:
-    size = load_bundle(BUNDLE).input_size(NETWORK)
+    size = load_bundle(BUNDLE).networks[NETWORK].input_size
     return np.random.default_rng(0).integers(0, 255, (IMAGES, size, size), np.uint8)
 
 

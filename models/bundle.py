@@ -66,7 +66,7 @@ class Network:
         Which of the file's fracture outputs this is; None for a file with one. Networks that share a file
         share its trunk.
     partner
-        Another network of the bundle, of the same input size, that looks at the same pictures; '' for none.
+        Another network of the bundle that looks at the same pictures, at its own input size; '' for none.
         The logit is then `weights[0]` times this network's and `weights[1]` times the partner's.
     """
 
@@ -127,8 +127,8 @@ class Bundle:
 
     @property
     def input_sizes(self) -> tuple[int, ...]:
-        """All distinct input sides, ascending."""
-        return tuple(sorted({network.input_size for network in self.networks.values()}))
+        """All distinct sides of the pictures that are asked for, ascending."""
+        return tuple(sorted({self.input_size(name) for name in self.networks}))
 
     @property
     def region_input_size(self) -> int:
@@ -136,8 +136,10 @@ class Bundle:
         return self.networks[self.region_network].input_size
 
     def input_size(self, network: str) -> int:
-        """Return the input side of a network."""
-        return self.networks[network].input_size
+        """Return the side of the pictures that a network reads: the larger one's, where two read together."""
+        read = self.networks[network]
+        partner = self.networks[read.partner] if read.partner else read
+        return max(read.input_size, partner.input_size)
 
     def model_for(self, region: str) -> RegionModel | None:
         """Return how a region is read, or None if this bundle does not read it."""
@@ -229,8 +231,6 @@ def _assembled(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle
             raise BundleError(
                 f"the partner of network {network.name} is no other plain network of the bundle"
             )
-        if partner.input_size != network.input_size:
-            raise BundleError(f"network {network.name} and its partner take pictures of different sizes")
     models = {
         region: RegionModel(
             region,

@@ -142,7 +142,7 @@ def _convert(bundle: Bundle, network: str, folder: Path) -> None:
     save_traced(function, part / "saved")
     ov.save_model(ov.convert_model(part / "saved"), part / "network.xml", compress_to_fp16=False)
     shutil.rmtree(part / "saved")
-    said = function(self_test_images(bundle.input_size(network)))
+    said = function(self_test_images(bundle.networks[network].input_size))
     np.savez(
         part / "expected.npz",
         **{name: rows.numpy() for name, rows in said.items() if name in outputs.CHECKED},

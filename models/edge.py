@@ -108,7 +108,7 @@ def _export(bundle: Bundle, name: str, folder: Path, pictures: Sequence[UInt8Arr
     from models.traced import traced
     from pipeline.preprocess import model_input
 
-    size, function = bundle.input_size(name), traced(bundle, name)
+    size, function = bundle.networks[name].input_size, traced(bundle, name)
     one = tf.function(
         lambda stack: dict(function(stack)), input_signature=[tf.TensorSpec((1, size, size), tf.uint8)]
     )

@@ -25,6 +25,7 @@ from models.convert import (
     self_test_images,
 )
 from pipeline.boxes import SuspectedPlace, drawn_places, suspected_places
+from pipeline.preprocess import shrunk
 from pipeline.types import Float16Array, Float32Array, PlaceRules, UInt8Array
 
 #: TensorFlow's batches are padded to one of these, so that few shapes are ever compiled.
@@ -227,14 +228,15 @@ class Scorer:
         Parameters
         ----------
         stack
-            uint8 (n, s, s), s the network's input size.
+            uint8 (n, s, s), s the bundle's `input_size` of the network.
         """
         read = self.bundle.networks[network]
         own = self._look(network, stack)
-        return _joined(own, self.detect(read.partner, stack), read.weights) if read.partner else own
+        return _joined(own, self._look(read.partner, stack), read.weights) if read.partner else own
 
     def _look(self, network: str, stack: UInt8Array) -> FractureScores:
-        """Return what a network says alone; a mirrored one reads both ways."""
+        """Return what a network says alone, of pictures of its size or larger; mirrored: both ways."""
+        stack = shrunk(stack, self.bundle.networks[network].input_size)
         logits, cams, evidence, boxes = self._head(network, stack)
         spread: Float32Array = np.zeros(len(stack), np.float32)
         if self.bundle.networks[network].mirrored:
@@ -265,7 +267,7 @@ class Scorer:
             self._run(name, np.zeros((1, network.input_size, network.input_size), np.uint8))
 
     def _run(self, network: str, stack: UInt8Array) -> Mapping[str, Float32Array]:
-        size = self.bundle.input_size(network)
+        size = self.bundle.networks[network].input_size
         if stack.dtype != np.uint8 or stack.ndim != 3 or stack.shape[1:] != (size, size):
             raise ValueError(
                 f"{network} takes uint8 (n, {size}, {size}), got {stack.dtype} {tuple(stack.shape)}"
@@ -373,7 +375,7 @@ class _TensorFlow:
 
         # what the processor says of the self-test images, against the same graph as it will serve: a GPU
         # chooses how to convolve by the batch's size, so each size is asked
-        images = self_test_images(self.bundle.input_size(network))
+        images = self_test_images(self.bundle.networks[network].input_size)
         with tf.device("/CPU:0"):
             said = {n: rows.numpy() for n, rows in function(images).items() if n in outputs.CHECKED}
         for size in BATCH_SIZES:
@@ -441,7 +443,7 @@ class _OpenVino:
             requests.wait_all()
             return {n: np.concatenate([answers[i][n] for i in range(len(stack))]) for n in names}
 
-        images = self_test_images(self.bundle.input_size(network))
+        images = self_test_images(self.bundle.networks[network].input_size)
         name = f"OpenVINO in {self.precision}"
         _check(network, run(images), read_expected(folder), name, TOLERANCE[self.precision])
         return run

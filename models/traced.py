@@ -23,7 +23,7 @@ from models.bundle import Bundle
 
 def traced(bundle: Bundle, network: str) -> Any:
     """Load a network and trace it as a tf.function of uint8 (n, s, s), n free, to a dict of `outputs`."""
-    return trace(load_network(bundle, network), bundle.input_size(network))
+    return trace(load_network(bundle, network), bundle.networks[network].input_size)
 
 
 def load_network(bundle: Bundle, network: str) -> Any:

@@ -83,6 +83,26 @@ def model_input(pixels: UInt8Array, size: int) -> UInt8Array:
     return square
 
 
+def shrunk(stack: UInt8Array, size: int) -> UInt8Array:
+    """Return networks' inputs at a smaller side.
+
+    Parameters
+    ----------
+    stack
+        uint8, shape (n, s, s).
+    size
+        Side of the result, pixels; at most s.
+
+    Returns
+    -------
+    UInt8Array
+        uint8, shape (n, size, size); `stack` itself where it has that size.
+    """
+    if stack.shape[1] <= size:
+        return stack
+    return np.stack([_resized(picture, size, size) for picture in stack])
+
+
 def display_pixels(pixels: UInt8Array, max_side: int = 1280) -> UInt8Array:
     """Shrink a radiograph to what people see: long side at most `max_side`, never enlarged."""
     height, width = pixels.shape

@@ -70,11 +70,6 @@ def its_own_partner(manifest):
     manifest["networks"]["fracture"]["partner"] = "fracture"
 
 
-def unequal_partner(manifest):
-    manifest["networks"]["second"] = {**manifest["networks"]["fracture"], "input_size": 32}
-    manifest["networks"]["fracture"]["partner"] = "second"
-
-
 def crossed(manifest):
     manifest["models"]["hand"]["thresholds"] = {"low": 0.9, "high": 0.1}
 
@@ -88,7 +83,6 @@ def crossed(manifest):
         (set_file, "outside itself"),
         (unknown_network, "unknown network"),
         (its_own_partner, "no other plain network"),
-        (unequal_partner, "different sizes"),
         (crossed, "low <= high"),
     ],
 )

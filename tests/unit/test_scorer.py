@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from models import outputs
 from models import scorer as scorer_module
 from models.scorer import BATCH_SIZES, Reference, Scorer, ScorerError, open_scorer
+from pipeline.preprocess import shrunk
 
 SIZE = 64
 
@@ -256,3 +258,27 @@ def test_distances_by_hand():
     assert points.distances(np.array([[4, 2], [1, 0], [1, 1]], np.float32)).tolist() == [0.0, 0.0, 2.0]
     second = Reference(points.mean, points.projection, points.centres, 2)
     assert second.distances(np.array([[1, 0]], np.float32)).tolist() == [5.0]
+
+
+def test_partners_of_different_sizes_look_at_one_picture(scorer, tiny_bundle, stack):
+    alone = tiny_bundle.networks["fracture"]
+    small = replace(alone, name="second", sha256="small", input_size=SIZE // 2)
+    networks = {**tiny_bundle.networks, "second": small}
+    networks["fracture"] = replace(alone, partner="second", weights=(1.0, 1.0))
+    bundle = replace(tiny_bundle, networks=networks)
+    assert bundle.input_sizes == (SIZE // 2, SIZE)
+    assert bundle.input_size("fracture") == SIZE
+    networks["third"] = replace(small, name="third", partner="fracture")
+    assert replace(bundle, networks=networks).input_size("third") == SIZE
+    both, seen = Scorer(bundle, scorer._backend, scorer.backend_name, "float32"), []
+
+    def forward(some):
+        seen.append(some)
+        maps = np.zeros((len(some), 4, 4, 1), np.float32)
+        return {outputs.LOGIT: np.ones((len(some), 1), np.float32), outputs.ATTENTION: maps}
+
+    both._forwards.update({**scorer._forwards, "small": forward})
+    found = both.detect("fracture", stack)
+    assert np.allclose(found.logits, scorer.detect("fracture", stack).logits + 1, atol=1e-5)
+    assert np.array_equal(seen[0], shrunk(stack, SIZE // 2))
+    assert seen[0].shape == (len(stack), SIZE // 2, SIZE // 2)
