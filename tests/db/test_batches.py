@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import uuid
 from collections import Counter
@@ -9,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from store.base.errors import (
     BatchEmpty,
@@ -193,11 +195,14 @@ def test_results_of_more_rows_than_one_fetch(site: uuid.UUID) -> None:
 
 
 def test_earlier_batches_of_the_like_tell_what_one_takes(site: uuid.UUID) -> None:
+    hours = itertools.count(1)
+
     def end(ms: int, **values: object) -> None:
         batch = submitted(site, 16)
         with session_scope() as session:
             row = session.get_one(Batch, batch.id)
-            row.status, row.finished_at = "done", datetime.now(UTC)
+            # one after the other: what workers did beside a batch counts as theirs
+            row.status, row.finished_at = "done", datetime.now(UTC) - timedelta(hours=next(hours))
             row.started_at = row.finished_at - timedelta(milliseconds=16 * 5 * ms / 2)  # two workers at once
             for stage in STAGES:
                 setattr(row, f"s_{stage}", 16)
@@ -210,9 +215,14 @@ def test_earlier_batches_of_the_like_tell_what_one_takes(site: uuid.UUID) -> Non
     end(5, with_report=False)
     end(9000, status="cancelled")
     last = submitted(site, 16)
+    elsewhere = submitted(make_site("Elsewhere"), 1)
+
+    def told(session: Session, batch_id: uuid.UUID) -> pace.Pace | None:
+        batch = session.get_one(Batch, batch_id)
+        return pace.earlier_pace(session, batch, pace.ended_batches(session, batch))
+
     with session_scope() as session:
-        found = pace.earlier_pace(session, session.get_one(Batch, last.id))
-        other = pace.earlier_pace(session, session.get_one(Batch, submitted(make_site("Elsewhere"), 1).id))
+        found, other = told(session, last.id), told(session, elsewhere.id)
     assert found == pace.Pace((110.0,) * 5, pytest.approx(2.0))
     assert other is None, "of other sites nothing is told"
 
