@@ -32,6 +32,10 @@ class NotReady(Exception):
     """A worker cannot do such work, whatever the image; the message says what to fix."""
 
 
+class StackLost(Exception):
+    """A chunk's input stack is missing, damaged, or another's: the chunk has to be prepared again."""
+
+
 def is_outage(error: BaseException) -> bool:
     """Return whether a dependency is unavailable, so that nobody's attempt failed."""
     return isinstance(error, BlobUnavailable | BlobFull) or is_unavailable(error)
@@ -120,7 +124,7 @@ def run(work_id: uuid.UUID, stage: Stage | None, execute: Callable[[Lease], bool
         else:
             log.exception("%s of %s failed", stage, work_id)
             text = describe(error) if isinstance(error, SQLAlchemyError) else f"{describe(error)}: {error}"
-            _failed(taken, Reason.PROCESSING_ERROR, text)
+            _failed(taken, Reason.PROCESSING_ERROR, text, from_the_start=isinstance(error, StackLost))
     if not goes_on or taken.kind is not WorkKind.CHUNK:
         dispatch()
     return goes_on
@@ -143,10 +147,10 @@ def _give_back(lease: Lease, delay: float, why: str) -> None:
         _log_wait(error, "%s could not be given back, its lease runs out: %s", lease.work_id)
 
 
-def _failed(lease: Lease, reason: Reason, error: str) -> None:
+def _failed(lease: Lease, reason: Reason, error: str, *, from_the_start: bool = False) -> None:
     try:
         with session_scope() as session:
-            work.fail(session, lease, reason, error)
+            work.fail(session, lease, reason, error, from_the_start=from_the_start)
     except SQLAlchemyError as away:
         log.warning("could not note a failure of %s (%s)", lease.work_id, describe(away))
 

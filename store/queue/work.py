@@ -331,12 +331,20 @@ def give_back(session: Session, lease: Lease, delay: float, why: str) -> bool:
     return False
 
 
-def fail(session: Session, lease: Lease, reason: Reason, error: str) -> None:
-    """Count a failed attempt of the stage that holds `lease`. A stale lease changes nothing."""
+def fail(session: Session, lease: Lease, reason: Reason, error: str, *, from_the_start: bool = False) -> None:
+    """Count a failed attempt of the stage that holds `lease`. A stale lease changes nothing.
+
+    Parameters
+    ----------
+    from_the_start
+        The next attempt begins with the first stage: what an earlier one left for this one is lost.
+    """
     try:
         work = hold(session, lease)
     except StaleLease:
         return
+    if from_the_start and work.kind == WorkKind.CHUNK:
+        work.stage = STAGES[0].value
     _failed_attempt(session, work, reason, error)
 
 

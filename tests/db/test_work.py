@@ -136,6 +136,25 @@ def test_three_failures_split_a_chunk_and_three_more_fail_only_the_poison(site: 
         assert (row.n_failed, row.n_queued) == (1, 3)
 
 
+def test_a_chunk_that_lost_its_inputs_begins_again_and_not_for_ever(site: uuid.UUID) -> None:
+    batch = submitted(site, 1)
+    unit = only_unit(batch)
+    for attempt in range(1, 4):
+        with session_scope() as session:
+            lease = taken(unit)
+            work.pass_stage(session, work.hold(session, lease), Stage.CLASSIFY)
+        with session_scope() as session:
+            lease = work.take(session, unit, Stage.CLASSIFY)
+            assert isinstance(lease, work.Lease)
+            work.fail(session, lease, Reason.PROCESSING_ERROR, "no inputs", from_the_start=True)
+        with session_scope() as session:
+            row = session.get_one(Work, unit)
+            assert (row.stage, row.attempt) == (Stage.PREPARE, attempt)
+        make_due(batch)
+    with session_scope() as session:
+        assert session.get_one(Batch, batch.id).n_failed == 1
+
+
 def test_dispatch_keeps_a_small_window_and_lets_urgent_work_through(
     site: uuid.UUID, broker: redis.Redis
 ) -> None:

@@ -34,3 +34,10 @@ def test_other_arrays_are_refused() -> None:
         np.savez(buffer, **arrays)
         with pytest.raises(ValueError, match="a stack of"):
             _arrays(buffer.getvalue())
+
+
+def test_an_altered_stack_is_refused() -> None:
+    packed = bytearray(pack_inputs(STACKS, IDS))
+    packed[len(packed) // 2] ^= 1
+    with pytest.raises(ValueError, match="altered"):
+        _arrays(bytes(packed))

@@ -7,6 +7,7 @@ import math
 import struct
 import uuid
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from store.base.tables import Batch, Finding, Image
 from store.queue import work
 from store.queue.work import Lease
 from worker.base.networks import cached_bundle
+from worker.flow import StackLost
 from worker.stages.purpose import Purpose, purpose_of
 
 
@@ -103,7 +105,7 @@ def _arrays(data: bytes) -> dict[str, UInt8Array]:
     Raises
     ------
     ValueError
-        It is no such file.
+        It is no such file, or an altered one.
     """
     arrays = {}
     buffer = io.BytesIO(data)
@@ -114,7 +116,10 @@ def _arrays(data: bytes) -> dict[str, UInt8Array]:
             if member.compress_type != zipfile.ZIP_STORED:
                 raise ValueError("a compressed stack")
             lengths = struct.unpack_from("<HH", data, member.header_offset + 26)  # of name and extra field
-            buffer.seek(member.header_offset + 30 + sum(lengths))
+            start = member.header_offset + 30 + sum(lengths)
+            if zlib.crc32(memoryview(data)[start : start + member.file_size]) != member.CRC:
+                raise ValueError("an altered stack")
+            buffer.seek(start)
             version = np.lib.format.read_magic(buffer)
             shape, _, dtype = np.lib.format.read_array_header_1_0(buffer)
             if version != (1, 0) or dtype != np.uint8:
@@ -127,19 +132,30 @@ def _arrays(data: bytes) -> dict[str, UInt8Array]:
 
 
 class ModelInputs:
-    """A chunk's model inputs, read back from the blob store."""
+    """A chunk's model inputs, read back from the blob store.
+
+    Raises
+    ------
+    StackLost
+    """
 
     def __init__(self, lease: Lease) -> None:
         if lease.scratch is None:
-            raise BlobMissing("the chunk has no input stack")
-        arrays = _arrays(get_blobs().get(lease.scratch))
-        raw = arrays.pop("ids").tobytes()
+            raise StackLost("the chunk has no input stack")
+        try:
+            arrays = _arrays(get_blobs().get(lease.scratch))
+            raw = arrays.pop("ids").tobytes()
+        except (BlobMissing, ValueError, KeyError) as error:
+            raise StackLost(f"the chunk's input stack cannot be read: {error}") from error
         self._rows = {uuid.UUID(bytes=raw[n : n + 16]): n // 16 for n in range(0, len(raw), 16)}
         self._stacks = {int(name[1:]): stack for name, stack in arrays.items()}
 
     def take(self, images: Iterable[Image], size: int) -> UInt8Array:
         """Return uint8 (n, size, size), a row an image."""
-        return self._stacks[size][[self._rows[image.id] for image in images]]
+        try:
+            return self._stacks[size][[self._rows[image.id] for image in images]]
+        except KeyError as error:
+            raise StackLost(f"the chunk's input stack has no {error}") from error
 
 
 def scratch_of(batch_id: uuid.UUID) -> str:
