@@ -108,7 +108,7 @@ def greys_table(films: dict[str, list[float]], phantoms: dict[str, list[float]])
 def main() -> None:
     """Print the answers, or the greys."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", default="fracatlas-3", help="a shipped one, or a folder")
+    parser.add_argument("--bundle", default="fracatlas-4", help="a shipped one, or a folder")
     parser.add_argument("--count", type=int, default=0, help="of each region with and without a fracture")
     parser.add_argument(
         "--greys", action="store_true", help="print middle greys of the body, beside FracAtlas"

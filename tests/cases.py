@@ -29,7 +29,7 @@ from vocabulary.reasons import Reason
 from vocabulary.states import Triage
 from web.intake.archives import Limits, open_members
 
-BUNDLE = ROOT / "models" / "bundles" / "fracatlas-3"
+BUNDLE = ROOT / "models" / "bundles" / "fracatlas-4"
 CONTROL = "00_control.png"
 #: Mean grey levels by which a picture may differ from the control's, as the network gets both.
 TOLERANCE = 4.0

@@ -35,7 +35,7 @@ def stated(region=(), **elements):
 
 def test_the_parts_are_those_that_bundles_name():
     assert {name: anatomy.PARTS[name].family for name in PARTS} == dict(FAMILY)
-    for bundle in ("fracatlas-1", "fracatlas-3"):
+    for bundle in ("fracatlas-1", "fracatlas-3", "fracatlas-4"):
         assert set(load_bundle(ROOT / "models" / "bundles" / bundle).models) <= set(anatomy.PARTS)
 
 

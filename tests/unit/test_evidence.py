@@ -82,7 +82,7 @@ def test_what_a_bundle_does_not_say_is_not_made_up():
     assert part_evidence({"models": {"hand": {}}}, "hand").may_say_negative is False
 
 
-@pytest.mark.parametrize("name", ["fracatlas-1", "fracatlas-3"])
+@pytest.mark.parametrize("name", ["fracatlas-1", "fracatlas-3", "fracatlas-4"])
 def test_shipped_bundles_of_both_formats_say_it_for_every_region(name):
     said = json.loads((ROOT / "models" / "bundles" / name / "manifest.json").read_text())
     for region in said["models"]:

@@ -63,7 +63,7 @@ def test_the_file_s_hash_comes_first_and_an_unknown_look_finds_nothing():
     assert not FittedOn(frozenset({"ab" * 6}), ()).has_all_looks
 
 
-@pytest.mark.parametrize("name", ["fracatlas-1", "fracatlas-3"])
+@pytest.mark.parametrize("name", ["fracatlas-1", "fracatlas-3", "fracatlas-4"])
 def test_the_shipped_bundles_know_what_their_images_look_like(name):
     assert fitted_on(load_bundle(BUNDLES / name)).has_all_looks
 

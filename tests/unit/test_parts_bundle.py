@@ -12,7 +12,7 @@ from tests.routes import routes
 from training.datasets.parts import FAMILY, PARTS
 from training.experiment import ROOT
 
-NAME = "fracatlas-3"
+NAME = "fracatlas-4"
 
 
 @pytest.fixture(scope="module")
