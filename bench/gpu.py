@@ -28,7 +28,7 @@ from pipeline.preprocess import model_input
 from pipeline.triage import calibrate, triage
 from pipeline.types import Float32Array, Rejected, UInt8Array
 
-SHIPPED = ROOT / "models" / "bundles" / "fracatlas-3"
+SHIPPED = ROOT / "models" / "bundles" / "fracatlas-4"
 BATCHES = (16, 32, 64, 128, 256, 512)
 #: float32 is what a worker serves; the others are what it might.
 FORMS = ("float32", "float32, XLA", "TensorFloat-32", "float16", "float16, XLA")
