@@ -349,8 +349,8 @@ class Bundle(Base):
     created_at: Mapped[datetime] = now_column()
 
 
-#: Batches of which something may still come, in the words of their partial index: see `batch_is_open`.
 _HOLDS_ORIGINALS = "finished_at is not null and run_id is null and originals_gone is distinct from round"
+#: Batches of which something may still come, in the words of their partial index: see `batch_is_open`.
 OPEN_BATCHES = tuple(status.value for status in BatchStatus if status not in TERMINAL_BATCH_STATUSES)
 
 
@@ -450,7 +450,7 @@ class BatchTotal(Base):
     """Images and bytes of ended batches by site: rows that add up, so that nobody reads every batch.
 
     A trigger adds a row for each batch that ends, changes after its end, or goes, whichever version of the
-    service does it; `store.operations.totals` makes one row a site of them now and then.
+    service does it; `store.base.batch_totals` makes one row a site of them now and then.
     """
 
     __tablename__ = "batch_totals"
@@ -659,9 +659,6 @@ class Work(Base):
     finished_at: Mapped[datetime | None]
 
 
-IMAGES_A_FOLDER = 64
-
-
 def _one_of(column: Any, values: tuple[str, ...]) -> ColumnElement[bool]:
     """Return ``column IN (...)`` with the values in the statement: a partial index is known by its words.
 
@@ -680,6 +677,10 @@ def work_is_open() -> ColumnElement[bool]:
 def batch_is_open() -> ColumnElement[bool]:
     """Return the condition that a batch has not ended; the index of open batches answers it."""
     return _one_of(Batch.status, OPEN_BATCHES)
+
+
+#: Images of a batch whose pictures share a folder.
+IMAGES_A_FOLDER = 64
 
 
 class Image(Base):

@@ -263,11 +263,13 @@ def check_audit(since: str) -> FsckReport:
     with own_connection() as connection:
         connection.execute(text("SET statement_timeout = 0"))
         head = audit.chain_head(connection)
-        problems = tuple(
-            Problem(ProblemKind.ALTERED, "audit", f"audit {id_}", detail)
-            for id_, detail in audit.broken_links(connection, most=MAX_PER_CHECK, since=since)
-        )
+        problems = tuple(_check_chain(connection, since))
     return FsckReport(problems, 0, 0, 0, 0, 0, head)
+
+
+def _check_chain(connection: Connection, since: str = "0") -> Iterator[Problem]:
+    for id_, detail in audit.broken_links(connection, most=MAX_PER_CHECK, since=since):
+        yield Problem(ProblemKind.ALTERED, "audit", f"audit {id_}", detail)
 
 
 def _check_rows(connection: Connection, on_progress: OnProgress) -> Iterator[Problem]:
@@ -280,8 +282,7 @@ def _check_rows(connection: Connection, on_progress: OnProgress) -> Iterator[Pro
             for row, id_, detail in connection.execute(text(query + " LIMIT :most"), _ENDED):
                 yield Problem(ProblemKind.INCONSISTENT, code, f"{row} {id_}", detail)
         on_progress("rows", total - 3, total)
-        for id_, detail in audit.broken_links(connection, most=MAX_PER_CHECK):
-            yield Problem(ProblemKind.ALTERED, "audit", f"audit {id_}", detail)
+        yield from _check_chain(connection)
         on_progress("rows", total - 2, total)
         for id_, *values in connection.execute(text(_COUNTED)):
             wrong = [

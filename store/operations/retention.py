@@ -23,7 +23,6 @@ from store.base.blobs import get_blobs
 from store.base.errors import NotFound, ServiceError
 from store.base.session import session_scope
 from store.base.tables import (
-    ENDED_WORK,
     Batch,
     Finding,
     Image,
@@ -35,7 +34,7 @@ from store.base.tables import (
     Upload,
     Work,
     WorkKind,
-    WorkState,
+    work_is_open,
 )
 from store.intake.gateway_tables import ReceivedObject, ReceivedStudy
 from store.operations.fsck import COUNTERS
@@ -50,7 +49,6 @@ PORTION, MAX_PORTIONS = 200, 20
 #: A batch of which nothing may go is looked at again after this: somebody may have lifted a hold.
 LOOK_AGAIN = timedelta(days=1)
 _ENDED = [status.value for status in TERMINAL_BATCH_STATUSES]
-_OPEN = [state.value for state in WorkState if state not in ENDED_WORK]
 _READS_BYTES = [kind.value for kind in (WorkKind.EXPORT, WorkKind.SIGN, WorkKind.PIXELS, WorkKind.EVALUATE)]
 
 
@@ -92,7 +90,7 @@ def _signed(study_id: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
 
 def _busy_sites() -> Select[uuid.UUID]:
     """Sites for which a worker reads stored bytes, or is about to."""
-    return select(Work.site_id).where(Work.kind.in_(_READS_BYTES), Work.state.in_(_OPEN))
+    return select(Work.site_id).where(Work.kind.in_(_READS_BYTES), work_is_open())
 
 
 # originals

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-import math
-import struct
 import uuid
 import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -100,34 +97,25 @@ def pack_inputs(stacks: dict[int, UInt8Array], ids: list[uuid.UUID]) -> bytes:
 
 
 def _arrays(data: bytes) -> dict[str, UInt8Array]:
-    """Return the arrays of a file of `np.savez`, uncompressed, as views: `np.load` copies them twice.
+    """Return the arrays of a file of `np.savez`.
 
     Raises
     ------
     ValueError
         It is no such file, or an altered one.
     """
-    arrays = {}
-    buffer = io.BytesIO(data)
     try:
-        with zipfile.ZipFile(buffer) as archive:
-            members = archive.infolist()
-        for member in members:
-            if member.compress_type != zipfile.ZIP_STORED:
-                raise ValueError("a compressed stack")
-            lengths = struct.unpack_from("<HH", data, member.header_offset + 26)  # of name and extra field
-            start = member.header_offset + 30 + sum(lengths)
-            if zlib.crc32(memoryview(data)[start : start + member.file_size]) != member.CRC:
-                raise ValueError("an altered stack")
-            buffer.seek(start)
-            version = np.lib.format.read_magic(buffer)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(buffer)
-            if version != (1, 0) or dtype != np.uint8:
-                raise ValueError(f"a stack of {dtype}")
-            flat = np.frombuffer(data, np.uint8, math.prod(shape), buffer.tell())
-            arrays[member.filename.removesuffix(".npy")] = flat.reshape(shape)
-    except (zipfile.BadZipFile, struct.error) as error:
+        file = np.load(io.BytesIO(data), allow_pickle=False)
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
         raise ValueError("no stack") from error
+    try:
+        arrays = {name: file[name] for name in file.files}
+    except zipfile.BadZipFile as error:
+        raise ValueError("an altered stack") from error
+    except ValueError as error:
+        raise ValueError("a stack of objects") from error
+    if other := {str(array.dtype) for array in arrays.values()} - {"uint8"}:
+        raise ValueError(f"a stack of {', '.join(other)}")
     return arrays
 
 
