@@ -12,7 +12,6 @@ import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -45,7 +44,7 @@ CONFIG = ROOT / "training" / "configs" / "fracatlas_1.py"
 STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 HELD_OUT_PHANTOMS = 50
 #: Images at once, each on one thread.
-STREAMS = 4
+THREADS = 4
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -75,27 +74,20 @@ class Trunk:
         )
         options = {
             "INFERENCE_PRECISION_HINT": "f32",
-            "NUM_STREAMS": STREAMS,
-            "INFERENCE_NUM_THREADS": STREAMS,
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": THREADS,
         }
-        compiled = ov.compile_model(ov.convert_model(folder / "trunk"), "CPU", options)
-        self._requests = ov.AsyncInferQueue(compiled, STREAMS)
+        self._compiled = ov.compile_model(ov.convert_model(folder / "trunk"), "CPU", options)
 
     def read(self, pictures: Sequence[UInt8Array]) -> tuple[Float32Array, FloatArray]:
         """Return features (n, d) and fracture logits (n,)."""
-        answers: dict[int, tuple[FloatArray, float]] = {}
-
-        def keep(request: Any, number: int) -> None:
-            # copies: the request's memory is reused by the next image
-            features, logit = (request.get_tensor(name).data for name in ("second", "first"))
-            answers[number] = features[0].copy(), float(logit[0, 0])
-
-        self._requests.set_callback(keep)
-        for number, picture in enumerate(pictures):
-            self._requests.start_async([model_input(picture, self.size)[None]], number)
-        self._requests.wait_all()
-        ordered = [answers[number] for number in range(len(pictures))]
-        return np.array([a[0] for a in ordered], np.float32), np.array([a[1] for a in ordered])
+        request = self._compiled.create_infer_request()
+        features, logits = [], []
+        for picture in pictures:
+            request.infer([model_input(picture, self.size)[None]])
+            features.append(request.get_tensor("second").data[0].copy())
+            logits.append(float(request.get_tensor("first").data[0, 0]))
+        return np.array(features, np.float32), np.array(logits)
 
 
 def shares_of_phantoms(examples: Sequence[Example], share: float) -> FloatArray:

@@ -417,8 +417,6 @@ class _OpenVino:
         }
 
     def forward(self, network: str) -> Forward:
-        import openvino as ov
-
         try:
             folder = convert_in_process(
                 self.bundle, network, self.cache, self.conversion_seconds, self.converted
@@ -426,22 +424,27 @@ class _OpenVino:
         except ConversionError as error:
             raise ScorerError(str(error)) from error
         compiled = self.core.compile_model(folder / "network.xml", "CPU", self.options)
-        requests = ov.AsyncInferQueue(compiled, self.streams)
-
+        requests = [compiled.create_infer_request() for _ in range(self.streams)]
         names = [output.get_any_name() for output in compiled.outputs]
 
         def run(stack: UInt8Array) -> Mapping[str, Float32Array]:
-            answers: dict[int, dict[str, Float32Array]] = {}
+            answers: list[dict[str, Float32Array]] = []
 
-            def keep(request: Any, number: int) -> None:
-                # copies: the request's memory is reused by the next image
-                answers[number] = {name: _output(request, name) for name in names}
+            def finish(number: int) -> None:
+                # waited for, with no callback: that runs in a thread of OpenVINO's, and may still want the
+                # interpreter while whoever frees the network holds it and waits for that thread
+                request = requests[number % len(requests)]
+                request.wait()
+                # copies: the request's memory is reused by a later image
+                answers.append({name: _output(request, name) for name in names})
 
-            requests.set_callback(keep)
             for number in range(len(stack)):
-                requests.start_async([stack[number : number + 1]], number)
-            requests.wait_all()
-            return {n: np.concatenate([answers[i][n] for i in range(len(stack))]) for n in names}
+                if number >= len(requests):
+                    finish(number - len(requests))
+                requests[number % len(requests)].start_async([stack[number : number + 1]])
+            for number in range(max(0, len(stack) - len(requests)), len(stack)):
+                finish(number)
+            return {n: np.concatenate([answer[n] for answer in answers]) for n in names}
 
         images = self_test_images(self.bundle.networks[network].input_size)
         name = f"OpenVINO in {self.precision}"

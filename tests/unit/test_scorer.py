@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -282,3 +283,19 @@ def test_partners_of_different_sizes_look_at_one_picture(scorer, tiny_bundle, st
     assert np.allclose(found.logits, scorer.detect("fracture", stack).logits + 1, atol=1e-5)
     assert np.array_equal(seen[0], shrunk(stack, SIZE // 2))
     assert seen[0].shape == (len(stack), SIZE // 2, SIZE // 2)
+
+
+def test_answers_are_taken_by_the_thread_that_asks(tiny_bundle, tmp_path, monkeypatch, stack):
+    """A thread of OpenVINO's that runs Python can keep a network from being freed, for ever."""
+    threads, output = set(), scorer_module._output
+
+    def seen(request, name):
+        threads.add(threading.get_ident())
+        return output(request, name)
+
+    monkeypatch.setattr(scorer_module, "_output", seen)
+    scorer = open_scorer(tiny_bundle, backend="openvino", cache=tmp_path)
+    whole = scorer.detect("fracture", stack).logits
+    assert threads == {threading.get_ident()}
+    one_by_one = [scorer.detect("fracture", stack[n : n + 1]).logits[0] for n in range(len(stack))]
+    assert np.array_equal(whole, np.array(one_by_one)), "in the order of the pictures"
